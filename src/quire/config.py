@@ -1,0 +1,110 @@
+"""What an engine is told: frozen, checked when built, every default visible here with its reason.
+
+`None` means "auto"; `resolve()` in `engine/resolve.py` returns a new value in which nothing is auto any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from quire.errors import ConfigError
+from quire.units import GIB
+
+KERNEL_TILE_TOKENS = 32
+"""Tokens of one K/V kernel tile; a block holds a whole number of tiles, so block size cannot change a bit."""
+
+
+class DType(Enum):
+    """Number format of weights in memory. The exact one of the checkpoint unless the user asks for another."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class KVFormat(Enum):
+    """Number format of cached keys and values."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+    @property
+    def bytes_per_element(self) -> int:
+        return 4 if self is KVFormat.FLOAT32 else 2
+
+
+class KVCacheMode(Enum):
+    """`OFF` recomputes every token in every step on the same kernels: the O(T^3) oracle of the seed notes."""
+
+    PAGED = "paged"
+    OFF = "off"
+
+
+class PrefixCache(Enum):
+    """Whether full blocks stay findable by their content after they were written."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class ExecutorKind(Enum):
+    """`None` in a config picks `NATIVE` where the compiled core exists, else `REFERENCE`."""
+
+    NATIVE = "native"
+    REFERENCE = "reference"
+
+
+def _require_positive(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigError(f"{name} must be a positive integer", given=value, next_step=f"Pass {name} >= 1 or leave it out.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """The KV cache: where it lives, how large it is, in which format."""
+
+    mode: KVCacheMode = KVCacheMode.PAGED
+    prefix_cache: PrefixCache = PrefixCache.ON
+    block_size: int = KERNEL_TILE_TOKENS
+    memory_bytes: int = 2 * GIB
+    format: KVFormat | None = None  # auto: the weights' format
+
+    def __post_init__(self) -> None:
+        _require_positive("block_size", self.block_size)
+        _require_positive("memory_bytes", self.memory_bytes)
+        if self.block_size % KERNEL_TILE_TOKENS:
+            raise ConfigError(
+                "block_size must be a multiple of the kernel tile",
+                given=self.block_size,
+                limit=KERNEL_TILE_TOKENS,
+                next_step=f"Use {KERNEL_TILE_TOKENS}, {2 * KERNEL_TILE_TOKENS} or {4 * KERNEL_TILE_TOKENS}.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits of one step."""
+
+    max_num_batched_tokens: int = 512  # a chunk long enough to saturate the cores, short enough to keep ITL low
+    max_num_seqs: int = 64
+    max_queued_requests: int = 100_000  # bounded queue; an offline batch may be large
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"):
+            _require_positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything that shapes an engine; changing any of it makes another engine."""
+
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    dtype: DType | None = None  # auto: bfloat16 for bfloat16 checkpoints, float32 for float32 and float16 (exact)
+    executor: ExecutorKind | None = None  # auto: native if compiled here
+    max_context: int | None = None  # auto: the model's, or what the KV memory holds if that is less
+    threads: int | None = None  # auto: the cores this process may use
+
+    def __post_init__(self) -> None:
+        _require_positive("max_context", self.max_context)
+        _require_positive("threads", self.threads)

@@ -1,0 +1,110 @@
+"""Every error Quire raises on purpose.
+
+    QuireError
+    +-- ConfigError (ValueError)              an option or a combination of options that cannot work
+    +-- ModelError (ValueError)               the model directory as a whole cannot be used
+    |   +-- UnknownArchitectureError          config.json names an architecture no family maps
+    |   +-- UnsupportedConfigError            a config field asks for something we do not honour
+    |   +-- CheckpointError                   weight files: missing, truncated, wrong names or shapes
+    |   +-- TokenizerError                    tokenizer files: missing or unreadable
+    +-- ModelNotFoundError (FileNotFoundError) no such directory or hub id
+    +-- RequestError (ValueError)             this request can never be answered; others are unaffected
+    |   +-- EmptyPromptError                  nothing to compute logits from
+    |   +-- PromptTooLongError                more tokens than the context holds
+    |   +-- CapacityError                     more KV than the pool can ever hold
+    |   +-- SamplingError                     sampling parameters that contradict or exceed a limit
+    |   +-- TemplateError                     a chat template that fails, loops or floods
+    +-- DuplicateRequestError (KeyError)      a request id that is already in use
+    +-- ExecutorError (RuntimeError)          the forward pass failed
+        +-- ExecutorUnavailableError          the executor asked for is not installed here
+
+Each says what was wrong, what was given, what the limit is, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class QuireError(Exception):
+    """Base of all errors raised on purpose.
+
+    `problem` is one sentence without a full stop; `given` and `limit` are shown when they are not None;
+    `next_step` is one imperative sentence that tells the user what to do.
+    """
+
+    def __init__(self, problem: str, *, next_step: str, given: object = None, limit: object = None) -> None:
+        self.problem = problem
+        self.next_step = next_step
+        self.given = given
+        self.limit = limit
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        facts = [f"{name}: {value}" for name, value in (("given", self.given), ("limit", self.limit)) if value is not None]
+        detail = f" ({'; '.join(facts)})" if facts else ""
+        return f"{self.problem}{detail}. {self.next_step}"
+
+
+class ConfigError(QuireError, ValueError):
+    """An option, or a combination of options, that cannot work."""
+
+
+class ModelError(QuireError, ValueError):
+    """The model directory cannot be used."""
+
+
+class UnknownArchitectureError(ModelError):
+    """`config.json` names an architecture that no family maps."""
+
+
+class UnsupportedConfigError(ModelError):
+    """`config.json` asks for something Quire does not honour."""
+
+
+class CheckpointError(ModelError):
+    """Weight files are missing, truncated, or hold other tensors than the config promises."""
+
+
+class TokenizerError(ModelError):
+    """Tokenizer files are missing or unreadable."""
+
+
+class ModelNotFoundError(QuireError, FileNotFoundError):
+    """No such model directory or hub id."""
+
+
+class RequestError(QuireError, ValueError):
+    """This request can never be answered; other requests are unaffected."""
+
+
+class EmptyPromptError(RequestError):
+    """A prompt of no tokens: there is nothing to compute logits from."""
+
+
+class PromptTooLongError(RequestError):
+    """A prompt of more tokens than the context holds."""
+
+
+class CapacityError(RequestError):
+    """A request that needs more KV than the pool can ever hold."""
+
+
+class SamplingError(RequestError):
+    """Sampling parameters that contradict each other or exceed a limit."""
+
+
+class TemplateError(RequestError):
+    """A chat template that fails, loops, or produces too much."""
+
+
+class DuplicateRequestError(QuireError, KeyError):
+    """A request id that is already in use."""
+
+    __str__ = QuireError.__str__
+
+
+class ExecutorError(QuireError, RuntimeError):
+    """The forward pass failed."""
+
+
+class ExecutorUnavailableError(ExecutorError):
+    """The executor asked for is not installed on this machine."""

@@ -1,0 +1,89 @@
+"""The one interface of all executors: arrays of a step in, logits of the wanted rows out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.config import KVFormat
+from quire.kv.layout import KVLayout
+from quire.models.spec import ModelSpec
+
+Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBatch:
+    """The arrays of one step, in the letters of the glossary; PagedAttention's kernel inputs.
+
+    token_ids     [T] int32   tokens to compute, requests one after the other
+    positions     [T] int32   absolute position of each token in its request
+    query_start   [B+1] int32 request b owns rows [query_start[b], query_start[b+1])
+    context_lens  [B] int32   tokens visible to the request's last row: its past plus its rows here
+    block_tables  [B, M] int32 block ids of each request, padded with 0 beyond its own blocks
+    slot_mapping  [T] int32   block_id * block_size + offset where each token's K/V is written
+    sample_rows   [S] int32   rows whose logits are wanted, ascending; S may be 0
+    """
+
+    token_ids: Int32Array
+    positions: Int32Array
+    query_start: Int32Array
+    context_lens: Int32Array
+    block_tables: Int32Array
+    slot_mapping: Int32Array
+    sample_rows: Int32Array
+
+
+class Executor(Protocol):
+    """Runs steps over its own paged KV memory. Not thread-safe: one caller, one step at a time."""
+
+    @property
+    def name(self) -> str:
+        """What `quire info` calls it, with the instruction set: `native (avx512_bf16)`."""
+        ...
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def layout(self) -> KVLayout: ...
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of KV memory; block ids are [0, num_blocks)."""
+        ...
+
+    @property
+    def numerics(self) -> str:
+        """Names the weight format, kernel version and instruction set; equal strings promise equal bits."""
+        ...
+
+    def run(self, batch: StepBatch) -> Float32Array:
+        """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
+
+        Raises ExecutorError; K/V in the written slots is then undefined and everything else is untouched.
+        """
+        ...
+
+    def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
+        """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
+        ...
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copies all layers' K/V of block `source` to block `target`."""
+        ...
+
+
+def kv_layout(spec: ModelSpec, block_size: int, kv_format: KVFormat) -> KVLayout:
+    """Returns the cache layout of a model."""
+    return KVLayout(
+        num_layers=spec.num_layers,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim,
+        block_size=block_size,
+        format=kv_format,
+    )

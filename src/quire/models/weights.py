@@ -1,0 +1,82 @@
+"""Weights as they lie in a checkpoint: canonical names, raw bits, converted only where they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+Float32Array = npt.NDArray[np.float32]
+BitsArray = npt.NDArray[np.uint16]
+
+
+class SourceDType(Enum):
+    """Number formats a checkpoint may use."""
+
+    FLOAT32 = "F32"
+    FLOAT16 = "F16"
+    BFLOAT16 = "BF16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceTensor:
+    """One tensor, usually a view of a memory-mapped file.
+
+    `bits` is float32 for F32, float16 for F16, and uint16 (the upper half of a float32) for BF16; it may be a
+    non-contiguous view (a slice or a transpose).
+    """
+
+    dtype: SourceDType
+    bits: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.bits.shape
+
+    def to_float32(self) -> Float32Array:
+        """Returns the exact values as contiguous float32."""
+        if self.dtype is SourceDType.BFLOAT16:
+            return (self.bits.astype(np.uint32) << 16).view(np.float32)
+        return np.ascontiguousarray(self.bits, dtype=np.float32)
+
+    def to_bfloat16(self) -> BitsArray:
+        """Returns bfloat16 bits, contiguous, rounded to nearest even where the source is wider."""
+        if self.dtype is SourceDType.BFLOAT16:
+            return np.ascontiguousarray(self.bits, dtype=np.uint16)
+        return round_to_bfloat16(self.to_float32())
+
+
+class Weights(Mapping[str, SourceTensor]):
+    """All tensors of a model by canonical name (see `ModelSpec.tensor_shapes`).
+
+    `fingerprint` is a digest of the files' bytes or of their names, sizes and times: it keys the KV cache.
+    """
+
+    def __init__(self, tensors: Mapping[str, SourceTensor], fingerprint: bytes) -> None:
+        self._tensors = dict(tensors)
+        self.fingerprint = fingerprint
+
+    def __getitem__(self, name: str) -> SourceTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @property
+    def dtype(self) -> SourceDType:
+        """The format of the largest tensor, which decides what `--dtype auto` means."""
+        return max(self._tensors.values(), key=lambda tensor: tensor.bits.size).dtype
+
+
+def round_to_bfloat16(values: Float32Array) -> BitsArray:
+    """Returns the nearest bfloat16 bits, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    quiet_nan = (bits >> 16) | 0x40
+    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)

@@ -1,0 +1,277 @@
+"""A request: one prompt, how to continue it, and its growing output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+from quire.errors import SamplingError
+
+MAX_COMPLETIONS = 64
+MAX_STOPS = 64
+MAX_STOP_CHARS = 1024
+MAX_LOGPROBS = 1024
+MAX_BIASED_TOKENS = 4096
+MAX_SEED = 2**63 - 1
+
+
+class FinishReason(Enum):
+    """Why an output ended; the values are OpenAI's words."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class RequestStatus(Enum):
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True)
+class Greedy:
+    """The token with the largest logit; ties go to the smallest id."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """A seeded draw from the filtered distribution. `top_k` None keeps all tokens."""
+
+    temperature: float
+    top_k: int | None
+    top_p: float
+    min_p: float
+
+
+SamplingMethod = Greedy | Draw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How to continue a prompt. Field names and defaults are vLLM's; combinations that contradict each other raise.
+
+    `temperature` 0 is greedy. `top_k` 0 keeps all. `max_tokens` None means until the context is full. `logprobs` k
+    returns the sampled token's log-probability and the k best. `seed` None lets the engine choose one and report it.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    bad_words: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stop", "bad_words"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+        self._check_counts()
+        self._check_numbers()
+        self._check_texts()
+        self._check_combinations()
+
+    @property
+    def method(self) -> SamplingMethod:
+        """The two ways to choose a token, with only the numbers that way uses."""
+        if self.temperature == 0:
+            return Greedy()
+        return Draw(temperature=self.temperature, top_k=self.top_k or None, top_p=self.top_p, min_p=self.min_p)
+
+    def _check_counts(self) -> None:
+        _require_int("n", self.n, 1, MAX_COMPLETIONS)
+        _require_int("top_k", self.top_k, 0, MAX_SEED)
+        _require_int("min_tokens", self.min_tokens, 0, MAX_SEED)
+        for name, low, high in (
+            ("seed", 0, MAX_SEED),
+            ("max_tokens", 1, MAX_SEED),
+            ("logprobs", 0, MAX_LOGPROBS),
+            ("prompt_logprobs", 0, MAX_LOGPROBS),
+        ):
+            if getattr(self, name) is not None:
+                _require_int(name, getattr(self, name), low, high)
+        for token_id in (*self.stop_token_ids, *self.logit_bias):
+            _require_int("a token id", token_id, 0, MAX_SEED)
+
+    def _check_numbers(self) -> None:
+        _require_number("temperature", self.temperature, 0.0, 100.0)
+        _require_number("top_p", self.top_p, 0.0, 1.0)
+        _require_number("min_p", self.min_p, 0.0, 1.0)
+        _require_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _require_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _require_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        for bias in self.logit_bias.values():
+            _require_number("a logit bias", bias, -100.0, 100.0)
+        if self.top_p == 0:
+            raise SamplingError("top_p must be above 0", given=0, next_step="Use temperature=0 for greedy decoding.")
+
+    def _check_texts(self) -> None:
+        for name, values in (("stop", self.stop), ("bad_words", self.bad_words)):
+            if any(not isinstance(text, str) or not text for text in values):
+                raise SamplingError(f"{name} must hold non-empty strings", next_step="Remove the empty or non-text entries.")
+            if len(values) > MAX_STOPS or any(len(text) > MAX_STOP_CHARS for text in values):
+                raise SamplingError(
+                    f"{name} is too large",
+                    limit=f"{MAX_STOPS} entries of {MAX_STOP_CHARS} characters",
+                    next_step="Shorten the list.",
+                )
+        if len(self.logit_bias) > MAX_BIASED_TOKENS:
+            raise SamplingError(
+                "logit_bias names too many tokens",
+                given=len(self.logit_bias),
+                limit=MAX_BIASED_TOKENS,
+                next_step="Bias fewer tokens.",
+            )
+
+    def _check_combinations(self) -> None:
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise SamplingError(
+                "min_tokens exceeds max_tokens", given=self.min_tokens, limit=self.max_tokens, next_step="Lower min_tokens."
+            )
+        if isinstance(self.method, Greedy):
+            unused = [name for name, off in (("top_k", 0), ("min_p", 0.0), ("top_p", 1.0)) if getattr(self, name) != off]
+            if unused:
+                raise SamplingError(
+                    f"temperature=0 is greedy and ignores {', '.join(unused)}", next_step="Raise temperature or leave them out."
+                )
+            if self.n > 1:
+                raise SamplingError(
+                    "greedy completions are all the same", given=f"n={self.n}", next_step="Use n=1 or a temperature above 0."
+                )
+
+
+def _require_int(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SamplingError(
+            f"{name} must be an integer from {low} to {high}", given=_shown(value), next_step=f"Pass {name} within that range."
+        )
+
+
+def _require_number(name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+        raise SamplingError(
+            f"{name} must be a finite number from {low:g} to {high:g}",
+            given=_shown(value),
+            next_step=f"Pass {name} within that range.",
+        )
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:40]
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One prompt and its output on the way through the engine.
+
+    Fields above the line are set once; below it the scheduler is the only writer.
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int = 0
+    priority: int = 0  # smaller is served first
+    tenant: str = ""
+    cache_salt: str = ""
+    # -- written by the scheduler ------------------------------------------------
+    arrival: int = 0
+    output_token_ids: list[int] = field(default_factory=list)
+    status: RequestStatus = RequestStatus.WAITING
+    finish_reason: FinishReason | None = None
+    num_computed_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_preemptions: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens without K/V: the prompt's rest in prefill, exactly one in decode."""
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        return self.sampling.prompt_logprobs is not None
+
+    def token_ids(self, start: int, stop: int) -> Sequence[int]:
+        """Returns tokens [start, stop) of prompt followed by output."""
+        num_prompt = len(self.prompt_token_ids)
+        if stop <= num_prompt:
+            return self.prompt_token_ids[start:stop]
+        if start >= num_prompt:
+            return self.output_token_ids[start - num_prompt : stop - num_prompt]
+        return (*self.prompt_token_ids[start:], *self.output_token_ids[: stop - num_prompt])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logprob:
+    """One candidate at one position; `rank` 1 is the most likely token."""
+
+    logprob: float
+    rank: int
+    decoded_token: str | None = None
+
+
+TokenLogprobs = Mapping[int, Logprob]
+"""Token id -> Logprob: the chosen token and the best candidates of one position."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestMetrics:
+    """Seconds on the engine's clock and what the cache saved; `ttft_s` counts from submission."""
+
+    ttft_s: float | None
+    e2e_s: float | None
+    num_preemptions: int
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompletionOutput:
+    """One of the `n` continuations of a prompt."""
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None  # the stop id or stop string that ended it
+    seed: int
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutput:
+    """Everything known about a request; `finished` becomes True exactly once."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None
+    outputs: tuple[CompletionOutput, ...]
+    num_cached_tokens: int
+    metrics: RequestMetrics
+    finished: bool

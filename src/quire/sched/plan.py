@@ -1,0 +1,49 @@
+"""What one step will do: values passed from the scheduler to the engine, decided before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledChunk:
+    """Tokens [start, start + num_tokens) of one request, computed in this step.
+
+    `block_ids` is the request's whole block table, long enough for `start + num_tokens` tokens. `samples` is true when
+    the chunk reaches the request's last token, so a new token is drawn from its last row. `wants_all_rows` asks for the
+    logits of every row of the chunk (prompt log-probabilities).
+    """
+
+    request_id: str
+    start: int
+    num_tokens: int
+    block_ids: tuple[int, ...]
+    samples: bool
+    wants_all_rows: bool
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.num_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPlan:
+    """The chunks of step number `step`, and the requests that gave their blocks back to make room for them."""
+
+    step: int
+    scheduled: tuple[ScheduledChunk, ...]
+    preempted: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(chunk.num_tokens for chunk in self.scheduled)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """The token drawn for a request in a step, and whether it ends the request."""
+
+    token_id: int
+    finish_reason: FinishReason | None = None
