@@ -154,8 +154,7 @@ class ModelSpec:
 
     def _norm_shapes(self, name: str, size: int) -> dict[str, tuple[int, ...]]:
         weight: dict[str, tuple[int, ...]] = {f"{name}.weight": (size,)}
-
-    return {**weight, f"{name}.bias": (size,)} if self.norm is NormKind.LAYER else weight
+        return weight | {f"{name}.bias": (size,)} if self.norm is NormKind.LAYER else weight
 
 
 def _linear(name: str, num_out: int, num_in: int, has_bias: bool) -> dict[str, tuple[int, ...]]:
