@@ -1,0 +1,109 @@
+"""What llama and its descendants share: the spec they all start from, the names of their tensors, and layer windows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from quire.models.config_file import Config
+from quire.models.families.sizes import ACTIVATIONS, MAX_CONTEXT, Sizes, choose_context
+from quire.models.source import TensorSource
+from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm, RopeSpec
+
+PREFIXES = ("model.", "")
+
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "embed": "embed_tokens",
+        "final_norm": "norm",
+        "head": "lm_head",
+        "attn_norm": "input_layernorm",
+        "attn.q": "self_attn.q_proj",
+        "attn.k": "self_attn.k_proj",
+        "attn.v": "self_attn.v_proj",
+        "attn.q_norm": "self_attn.q_norm",
+        "attn.k_norm": "self_attn.k_norm",
+        "attn.out": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn.gate": "mlp.gate_proj",
+        "ffn.up": "mlp.up_proj",
+        "ffn.down": "mlp.down_proj",
+    }
+)
+
+_LAYER_TYPES: Mapping[str, bool] = MappingProxyType({"full_attention": False, "sliding_attention": True})
+_DERIVED = re.compile(r"(?:.*\.)?rotary_emb\.(?:inv_freq|cos_cached|sin_cached)|lm_head\.weight")
+
+
+def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerSpec, ...], max_context: int | None) -> ModelSpec:
+    """Returns the plain descendant of llama: RMS norms before each part, a gated feed-forward, no biases.
+
+    Families `dataclasses.replace` what they do differently.
+    """
+    return ModelSpec(
+        family=family,
+        hidden_size=sizes.hidden_size,
+        num_heads=sizes.num_heads,
+        num_kv_heads=sizes.num_kv_heads,
+        head_dim=sizes.head_dim,
+        ffn_size=sizes.ffn_size,
+        vocab_size=sizes.vocab_size,
+        max_context=choose_context(sizes.model_context, max_context),
+        layers=layers,
+        norm=NormKind.RMS,
+        norm_eps=config.number("rms_norm_eps"),
+        norm_placement=NormPlacement.PRE,
+        qk_norm=QKNorm.NONE,
+        ffn=FfnKind.GATED,
+        activation=config.choice("hidden_act", ACTIVATIONS, "silu"),
+        has_qkv_bias=False,
+        has_attention_out_bias=False,
+        has_ffn_bias=False,
+        is_head_tied=config.flag("tie_word_embeddings", default=False),
+        has_learned_positions=False,
+        attention_scale=sizes.head_dim**-0.5,
+    )
+
+
+def same_layers(num_layers: int, rope: RopeSpec, window: int | None = None) -> tuple[LayerSpec, ...]:
+    """Returns layers that do not differ."""
+    return (LayerSpec(rope=rope, sliding_window=window),) * num_layers
+
+
+def read_sliding(config: Config, num_layers: int, default: Sequence[bool]) -> tuple[bool, ...]:
+    """Returns which layers see only a window: from `layer_types`, or where that is absent as `default` says."""
+    types = config.texts("layer_types")
+    if types is None:
+        return tuple(default)
+    if len(types) != num_layers or not set(types) <= _LAYER_TYPES.keys():
+        config.refuse("layer_types", "must name every layer's attention", f"{num_layers} of {', '.join(_LAYER_TYPES)}")
+    return tuple(_LAYER_TYPES[name] for name in types)
+
+
+def read_window(config: Config) -> int | None:
+    """Returns the window of the layers that have one, in tokens."""
+    return config.optional_size("sliding_window", limit=MAX_CONTEXT)
+
+
+def mapped_sources(spec: ModelSpec, names: Mapping[str, str], layer_prefix: str = "layers") -> dict[str, TensorSource]:
+    """Returns the source of every canonical tensor, given the file's name of each canonical module."""
+    sources = {}
+    for canonical in spec.tensor_shapes():
+        layer, module, leaf = _split(canonical)
+        prefix = "" if layer is None else f"{layer_prefix}.{layer}."
+        sources[canonical] = TensorSource(name=f"{prefix}{names[module]}.{leaf}")
+    return sources
+
+
+def is_derived(tensor_name: str) -> bool:
+    """Whether a tensor repeats what the config or another tensor says: rotary tables of old files, a tied head."""
+    return _DERIVED.fullmatch(tensor_name) is not None
+
+
+def _split(canonical: str) -> tuple[str | None, str, str]:
+    path, leaf = canonical.rsplit(".", 1)
+    if not path.startswith("layers."):
+        return None, path, leaf
+    _, layer, module = path.split(".", 2)
+    return layer, module, leaf

@@ -1,0 +1,97 @@
+"""Phi-3 and Phi-4-mini: llama with fused qkv and gate/up matrices, partly rotated heads, and longrope."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from quire.models.config_file import Config
+from quire.models.families.llama_like import NAMES, PREFIXES, decoder_spec, is_derived, mapped_sources, read_window, same_layers
+from quire.models.families.rope_fields import read_rope_fields
+from quire.models.families.sizes import MAX_CONTEXT, Sizes, choose_context, read_sizes
+from quire.models.rope import LongRopeScaling, NoScaling, build_rope
+from quire.models.source import TensorSource
+from quire.models.spec import ModelSpec, RopeSpec
+
+_FUSED: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("attn.q", "attn.k", "attn.v"), "self_attn.qkv_proj")
+    | dict.fromkeys(("ffn.gate", "ffn.up"), "mlp.gate_up_proj")
+)
+_LONGROPE_NAMES = ("longrope", "su", "yarn")  # early Phi-3 files call longrope "su" or "yarn"
+
+
+@dataclass(frozen=True, slots=True)
+class Phi3:
+    """Abdin et al. 2024. The divisors of longrope are chosen once, from the context that will be served."""
+
+    name: str = "phi3"
+    architectures: tuple[str, ...] = ("Phi3ForCausalLM",)
+    prefixes: tuple[str, ...] = PREFIXES
+
+    def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
+        """Returns the spec; `max_context` above the original context selects longrope's long divisors for every request."""
+        sizes = read_sizes(config)
+        for name, only in (("attention_bias", False), ("mlp_bias", False), ("full_attn_mod", 1), ("interpolate_factor", 1)):
+            config.require(name, only)
+        rope = _read_rope(config, sizes, choose_context(sizes.model_context, max_context))
+        layers = same_layers(sizes.num_layers, rope, read_window(config))
+        return decoder_spec(config, self.name, sizes, layers, max_context)
+
+    def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
+        """Returns where each tensor lies: q, k and v are rows of one matrix, gate and up of another."""
+        query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+        rows = {
+            "attn.q": (0, query),
+            "attn.k": (query, query + kv),
+            "attn.v": (query + kv, query + 2 * kv),
+            "ffn.gate": (0, spec.ffn_size),
+            "ffn.up": (spec.ffn_size, 2 * spec.ffn_size),
+        }
+        sources = mapped_sources(spec, {**NAMES, **_FUSED})
+        for layer in range(spec.num_layers):
+            for module, part in rows.items():
+                name = f"layers.{layer}.{module}.weight"
+                sources[name] = replace(sources[name], rows=part)
+        return sources
+
+    def is_ignored(self, tensor_name: str) -> bool:
+        """Whether a tensor of the file repeats other information."""
+        return is_derived(tensor_name)
+
+
+def _read_rope(config: Config, sizes: Sizes, max_context: int) -> RopeSpec:
+    fields = read_rope_fields(config)
+    original = config.size("original_max_position_embeddings", limit=MAX_CONTEXT, default=sizes.model_context)
+    rotary_dim = _read_rotary_dim(config, fields.scaling, sizes.head_dim)
+    if fields.scaling is None or fields.kind == "default":
+        return build_rope(rotary_dim, fields.theta, NoScaling())
+    if fields.kind not in _LONGROPE_NAMES:
+        fields.scaling.refuse("rope_type", "is not honoured for this architecture", "default, longrope")
+    scaling = _read_longrope(fields.scaling, sizes.model_context, original, max_context)
+    if len(scaling.divisors) != rotary_dim // 2:
+        fields.scaling.refuse("long_factor", "and short_factor must hold one number per rotated pair", rotary_dim // 2)
+    return build_rope(rotary_dim, fields.theta, scaling)
+
+
+def _read_rotary_dim(config: Config, scaling: Config | None, head_dim: int) -> int:
+    sources = [source for source in (scaling, config) if source is not None and source.has("partial_rotary_factor")]
+    shares = {source.number("partial_rotary_factor") for source in sources} or {1.0}
+    rotary_dim = int(head_dim * min(shares))
+    if len(shares) > 1 or max(shares) > 1 or rotary_dim < 2 or rotary_dim % 2:
+        config.refuse("partial_rotary_factor", "must rotate an even, positive part of each head", f"head_dim {head_dim}")
+    return rotary_dim
+
+
+def _read_longrope(scaling: Config, model_context: int, original: int, max_context: int) -> LongRopeScaling:
+    scaling.require("original_max_position_embeddings", original)
+    factor = scaling.number("factor", model_context / original)
+    warmth = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(max(original, 2)))
+    short, long = scaling.numbers("short_factor"), scaling.numbers("long_factor")
+    if len(short) != len(long):
+        scaling.refuse("long_factor", "and short_factor must be equally long", len(short))
+    return LongRopeScaling(
+        divisors=long if max_context > original else short,
+        attention_factor=scaling.number("attention_factor", warmth),
+    )

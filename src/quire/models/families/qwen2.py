@@ -1,0 +1,59 @@
+"""Qwen2 and Qwen2.5: llama with biases on q, k and v only; the upper layers may see a sliding window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from quire.models.config_file import Config
+from quire.models.families.llama_like import (
+    NAMES,
+    PREFIXES,
+    decoder_spec,
+    is_derived,
+    mapped_sources,
+    read_sliding,
+    read_window,
+)
+from quire.models.families.rope_fields import read_rope
+from quire.models.families.sizes import MAX_LAYERS, Sizes, read_sizes
+from quire.models.source import TensorSource
+from quire.models.spec import LayerSpec, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen2:
+    """Yang et al. 2024."""
+
+    name: str = "qwen2"
+    architectures: tuple[str, ...] = ("Qwen2ForCausalLM",)
+    prefixes: tuple[str, ...] = PREFIXES
+
+    def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
+        """Returns the spec."""
+        sizes = read_sizes(config)
+        spec = decoder_spec(config, self.name, sizes, read_qwen_layers(config, sizes), max_context)
+        return replace(spec, has_qkv_bias=True)
+
+    def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
+        """Returns where each tensor lies."""
+        return mapped_sources(spec, NAMES)
+
+    def is_ignored(self, tensor_name: str) -> bool:
+        """Whether a tensor of the file repeats other information."""
+        return is_derived(tensor_name)
+
+
+def read_qwen_layers(config: Config, sizes: Sizes) -> tuple[LayerSpec, ...]:
+    """Returns the layers: with `use_sliding_window`, those from `max_window_layers` on (or in `layer_types`) see a window."""
+    rope = read_rope(config, sizes)
+    window = read_window(config)
+    first_sliding = config.size("max_window_layers", limit=MAX_LAYERS, default=sizes.num_layers, low=0)
+    if not config.flag("use_sliding_window", default=False):
+        window, first_sliding = None, sizes.num_layers
+    is_sliding = read_sliding(
+        config, sizes.num_layers, [window is not None and i >= first_sliding for i in range(sizes.num_layers)]
+    )
+    if window is None and any(is_sliding):
+        config.refuse("layer_types", "names sliding layers, but use_sliding_window and sliding_window give them no window")
+    return tuple(LayerSpec(rope=rope, sliding_window=window if sliding else None) for sliding in is_sliding)
