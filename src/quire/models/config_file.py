@@ -54,13 +54,6 @@ _ALWAYS_FALSE = (
     "use_mrope",
     "rope_interleaved",
 )
-    "is_encoder_decoder",
-    "add_cross_attention",
-    "tie_encoder_decoder",
-    "is_decoder",
-    "use_mrope",
-    "rope_interleaved",
-)
 
 Value = TypeVar("Value")
 
