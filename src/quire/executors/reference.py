@@ -1,0 +1,219 @@
+"""The definition: a decoder in NumPy, to be read from top to bottom beside the formulas of `reference_math.py`.
+
+One call of `run` is one step. It computes T new tokens of one or more requests, whatever they are: a whole prompt, a chunk
+of one, or the one token that decode adds. For every layer it first *writes* the new keys and values into the cache and then
+*attends* to the cache, so a new token finds itself and its neighbours of the step there like any older token.
+
+    token_ids --embed--> x [T, E]
+    for each layer:      x = x + post(attention(pre(x)))        post or pre is missing in most families
+                         x = x + post(feed_forward(pre(x)))
+    x[sample_rows] --final norm, head--> logits [S, V]          the head runs only where a token is wanted
+
+The cache is paged. K and V are [L, N * block_size, K, D]; token i of a request lies in slot
+
+    block_table[i // block_size] * block_size + i % block_size
+
+so a request's blocks may lie anywhere, and two requests may share one.
+
+Slow, and meant to be: every other executor is tested against this one, and this one against `transformers`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.config import DType, KVFormat
+from quire.errors import ExecutorError
+from quire.executors.protocol import Float32Array, Int32Array, StepBatch
+from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate
+from quire.kv.layout import KVLayout
+from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
+from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
+
+
+class ReferenceExecutor:
+    """Runs steps in float32. With `DType.BFLOAT16` matrices hold bfloat16 values; norms, biases and arithmetic stay float32.
+
+    Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
+    """
+
+    arithmetic: ClassVar[type[np.floating[Any]]] = np.float32
+
+    def __init__(self, spec: ModelSpec, weights: Weights, *, layout: KVLayout, num_blocks: int, dtype: DType) -> None:
+        self._spec = spec
+        self._layout = layout
+        self._num_blocks = num_blocks
+        self._dtype = dtype
+        self._weights: dict[str, Array] = {name: self._load(weights[name]) for name in spec.tensor_shapes()}
+        shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
+        self._k_cache: Array = np.zeros(shape, dtype=self.arithmetic)
+        self._v_cache: Array = np.zeros(shape, dtype=self.arithmetic)
+
+    @property
+    def name(self) -> str:
+        return f"reference (NumPy {np.dtype(self.arithmetic).name})"
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def layout(self) -> KVLayout:
+        return self._layout
+
+    @property
+    def num_blocks(self) -> int:
+        return self._num_blocks
+
+    @property
+    def numerics(self) -> str:
+        arithmetic = np.dtype(self.arithmetic).name
+        return f"reference-1 {arithmetic} weights={self._dtype.value} kv={self._layout.format.value} numpy={np.__version__}"
+
+    def run(self, batch: StepBatch) -> Float32Array:
+        """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
+
+        Raises ExecutorError, before anything is written, for a token, position, slot or row outside its range.
+        """
+        self._check(batch)
+        x = self._embed(batch)
+        for index, layer in enumerate(self._spec.layers):
+            x = self._run_layer(index, layer, x, batch)
+        return self._head(x[batch.sample_rows])
+
+    def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
+        """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
+        return self._k_cache[layer, slots].astype(np.float32), self._v_cache[layer, slots].astype(np.float32)
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copies all layers' K/V of block `source` to block `target`."""
+        size = self._layout.block_size
+        for cache in (self._k_cache, self._v_cache):
+            cache[:, target * size : (target + 1) * size] = cache[:, source * size : (source + 1) * size]
+
+    def _embed(self, batch: StepBatch) -> Array:
+        """Returns x [T, E]: one row of the table a token, plus one row a position where positions are learned."""
+        x = self._weights["embed.weight"][batch.token_ids]
+        if self._spec.embedding_scale is not None:
+            x = x * self._spec.embedding_scale
+        if self._spec.has_learned_positions:
+            x = x + self._weights["position.weight"][batch.positions]
+        return x
+
+    def _run_layer(self, index: int, layer: LayerSpec, x: Array, batch: StepBatch) -> Array:
+        """Returns x after attention and feed-forward; a norm that the family does not place passes its input through."""
+        name = f"layers.{index}"
+        attended = self._attend(index, layer, self._norm(f"{name}.attn_norm", x), batch)
+        x = x + self._norm(f"{name}.attn_post_norm", attended)
+        fed = self._feed_forward(f"{name}.ffn", self._norm(f"{name}.ffn_norm", x))
+        return x + self._norm(f"{name}.ffn_post_norm", fed)
+
+    def _attend(self, index: int, layer: LayerSpec, x: Array, batch: StepBatch) -> Array:
+        """Returns the attention part of a layer [T, E]: project, rotate, write K/V, attend request by request."""
+        name, num_tokens = f"layers.{index}.attn", len(x)
+        q, k, v = self._project(name, x)
+        if layer.rope is not None:
+            q, k = rotate(q, batch.positions, layer.rope), rotate(k, batch.positions, layer.rope)
+        self._k_cache[index, batch.slot_mapping] = self._round_kv(k)
+        self._v_cache[index, batch.slot_mapping] = self._round_kv(v)
+        mixed = np.empty_like(q)
+        for request in range(len(batch.context_lens)):
+            rows = slice(batch.query_start[request], batch.query_start[request + 1])
+            slots = self._context_slots(batch.block_tables[request], int(batch.context_lens[request]))
+            mixed[rows] = attention(
+                q[rows],
+                self._k_cache[index, slots],
+                self._v_cache[index, slots],
+                scale=self._spec.attention_scale,
+                window=layer.sliding_window,
+                softcap=self._spec.attention_softcap,
+            )
+        return self._linear(f"{name}.out", mixed.reshape(num_tokens, -1))
+
+    def _project(self, name: str, x: Array) -> tuple[Array, Array, Array]:
+        """Returns q [T, H, D], k [T, K, D] and v [T, K, D]; queries and keys normed where the family does so."""
+        q, k, v = (self._linear(f"{name}.{part}", x) for part in ("q", "k", "v"))
+        if self._spec.qk_norm is QKNorm.WHOLE:
+            q, k = self._norm_rms(f"{name}.q_norm", q), self._norm_rms(f"{name}.k_norm", k)
+        q, k, v = (projected.reshape(len(x), -1, self._spec.head_dim) for projected in (q, k, v))
+        if self._spec.qk_norm is QKNorm.PER_HEAD:
+            q, k = self._norm_rms(f"{name}.q_norm", q), self._norm_rms(f"{name}.k_norm", k)
+        return q, k, v
+
+    def _context_slots(self, block_table: Int32Array, context_len: int) -> npt.NDArray[np.int64]:
+        """Returns the slots of positions [0, context_len) of one request."""
+        position = np.arange(context_len)
+        size = self._layout.block_size
+        return block_table[position // size].astype(np.int64) * size + position % size
+
+    def _feed_forward(self, name: str, x: Array) -> Array:
+        """Returns down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
+        if self._spec.ffn is FfnKind.GATED:
+            hidden = activate(self._linear(f"{name}.gate", x), self._spec.activation) * self._linear(f"{name}.up", x)
+        else:
+            hidden = activate(self._linear(f"{name}.up", x), self._spec.activation)
+        return self._linear(f"{name}.down", hidden)
+
+    def _head(self, x: Array) -> Float32Array:
+        """Returns the logits of the rows in x, [S, V]."""
+        table = "embed.weight" if self._spec.is_head_tied else "head.weight"
+        logits = linear(self._norm("final_norm", x), self._weights[table], None)
+        if self._spec.logit_softcap is not None:
+            logits = self._spec.logit_softcap * np.tanh(logits / self._spec.logit_softcap)
+        return logits.astype(np.float32)
+
+    def _linear(self, name: str, x: Array) -> Array:
+        return linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
+
+    def _norm(self, name: str, x: Array) -> Array:
+        if f"{name}.weight" not in self._weights:
+            return x
+        if self._spec.norm is NormKind.RMS:
+            return self._norm_rms(name, x)
+        return layer_norm(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self._spec.norm_eps)
+
+    def _norm_rms(self, name: str, x: Array) -> Array:
+        return rms_norm(x, self._weights[f"{name}.weight"], self._spec.norm_eps)
+
+    def _load(self, tensor: SourceTensor) -> Array:
+        values = tensor.to_float32()
+        is_matrix = values.ndim > 1
+        rounded = _through_bfloat16(values) if self._dtype is DType.BFLOAT16 and is_matrix else values
+        return rounded.astype(self.arithmetic)
+
+    def _round_kv(self, values: Array) -> Array:
+        if self._layout.format is KVFormat.FLOAT32:
+            return values
+        return _through_bfloat16(values.astype(np.float32)).astype(self.arithmetic)
+
+    def _check(self, batch: StepBatch) -> None:
+        num_slots = self._num_blocks * self._layout.block_size
+        _check_range("token id", batch.token_ids, self._spec.vocab_size)
+        _check_range("position", batch.positions, self._spec.max_context)
+        _check_range("slot", batch.slot_mapping, num_slots)
+        _check_range("block id", batch.block_tables, self._num_blocks)
+        _check_range("sampled row", batch.sample_rows, len(batch.token_ids))
+        _check_range("context length", batch.context_lens - 1, batch.block_tables.shape[1] * self._layout.block_size)
+
+
+class Float64ReferenceExecutor(ReferenceExecutor):
+    """The same in float64, to measure the rounding of the float32 executors; a float32 cache holds float64 here."""
+
+    arithmetic: ClassVar[type[np.floating[Any]]] = np.float64
+
+
+def _through_bfloat16(values: Float32Array) -> Float32Array:
+    return (round_to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+
+
+def _check_range(what: str, values: Int32Array, stop: int) -> None:
+    if values.size and (values.min() < 0 or values.max() >= stop):
+        raise ExecutorError(
+            f"A {what} of the step lies outside its range",
+            given=f"{values.min()} to {values.max()}",
+            limit=f"0 to {stop - 1}",
+            next_step="Report this: the engine built a step that its executor cannot run.",
+        )
