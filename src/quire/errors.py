@@ -15,6 +15,7 @@
     |   +-- SamplingError                     sampling parameters that contradict or exceed a limit
     |   +-- TemplateError                     a chat template that fails, loops or floods
     +-- DuplicateRequestError (KeyError)      a request id that is already in use
+    +-- IntegrityError (RuntimeError)         the engine's own bookkeeping contradicts itself
     +-- ExecutorError (RuntimeError)          the forward pass failed
         +-- ExecutorUnavailableError          the executor asked for is not installed here
 
@@ -100,6 +101,10 @@ class DuplicateRequestError(QuireError, KeyError):
     """A request id that is already in use."""
 
     __str__ = QuireError.__str__
+
+
+class IntegrityError(QuireError, RuntimeError):
+    """The engine's own bookkeeping contradicts itself, or its steps were called out of order: a defect, not a user's mistake."""
 
 
 class ExecutorError(QuireError, RuntimeError):

@@ -1,0 +1,105 @@
+"""A block of KV memory, and the queue of blocks that nobody holds.
+
+    first -> [ no content, no content | cached, least recently released ... most recently released ] <- last
+
+The queue is threaded through the blocks themselves, so a cached block that is wanted again leaves the middle in O(1).
+Blocks without findable content are always used before a cached one is evicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from quire.errors import IntegrityError
+
+
+class Block:
+    """`block_size` slots of KV memory. `hash` is None until the block is full, written and committed.
+
+    `parent` and `token_ids` are what `hash` was made of; a free block keeps all three until it is evicted.
+    """
+
+    __slots__ = ("hash", "id", "next_free", "parent", "prev_free", "ref_count", "token_ids")
+
+    def __init__(self, block_id: int) -> None:
+        self.id = block_id
+        self.ref_count = 0
+        self.hash: bytes | None = None
+        self.parent: bytes | None = None
+        self.token_ids: tuple[int, ...] = ()
+        self.prev_free: Block | None = None
+        self.next_free: Block | None = None
+
+    def __repr__(self) -> str:
+        key = self.hash.hex()[:6] if self.hash is not None else "-"
+        return f"Block(id={self.id}, ref_count={self.ref_count}, hash={key})"
+
+
+class FreeQueue:
+    """The blocks with ref_count 0, in the order in which they will be allocated."""
+
+    __slots__ = ("_first", "_last", "_length")
+
+    def __init__(self, blocks: list[Block]) -> None:
+        self._first = Block(len(blocks))  # two ends that are never allocated; they spare every operation its edge cases
+        self._last = Block(len(blocks) + 1)
+        self._first.next_free, self._last.prev_free = self._last, self._first
+        self._length = 0
+        for block in blocks:
+            self.put_last(block)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Block]:
+        block = self._first.next_free
+        while block is not None and block is not self._last:
+            yield block
+            block = block.next_free
+
+    def put_first(self, block: Block) -> None:
+        """Queues a block whose content is worth nothing: it is allocated next."""
+        self._link(self._first, block, self._first.next_free)
+
+    def put_last(self, block: Block) -> None:
+        """Queues a block whose content may be wanted again: it is allocated after all that are queued now."""
+        self._link(self._last.prev_free, block, self._last)
+
+    def take_first(self) -> Block | None:
+        """Returns the block to allocate next, or None when none is free."""
+        block = self._first.next_free
+        if block is None or block is self._last:
+            return None
+        self.remove(block)
+        return block
+
+    def remove(self, block: Block) -> None:
+        """Takes a queued block out of the middle."""
+        before, after = block.prev_free, block.next_free
+        if before is None or after is None:
+            raise defect(f"block {block.id} is taken from the free queue but is not in it")
+        before.next_free, after.prev_free = after, before
+        block.prev_free = block.next_free = None
+        self._length -= 1
+
+    def check(self) -> None:
+        """Raises IntegrityError unless links agree in both directions and with the count."""
+        blocks = [self._first, *self, self._last]
+        if len(blocks) != self._length + 2:
+            raise defect(f"the free queue links {len(blocks) - 2} blocks and counts {self._length}")
+        for before, after in pairwise(blocks):
+            if before.next_free is not after or after.prev_free is not before:
+                raise defect(f"free queue links between blocks {before.id} and {after.id} disagree")
+
+    def _link(self, before: Block | None, block: Block, after: Block | None) -> None:
+        if before is None or after is None or block.next_free is not None:
+            raise defect(f"block {block.id} is put into the free queue twice")
+        block.prev_free, block.next_free = before, after
+        before.next_free = after.prev_free = block
+        self._length += 1
+
+
+def defect(problem: str) -> IntegrityError:
+    """Returns the error for bookkeeping that contradicts itself."""
+    return IntegrityError(problem, next_step="Report this as a defect with the steps that led to it.")

@@ -1,0 +1,266 @@
+"""The KV cache manager: the one owner of "which request holds which blocks".
+
+    open -> match -> admit -> (reserve -> commit)* -> release -> close
+                       ^________________________________|   preempted requests come back
+
+Every verb that may run out checks first and acts afterwards: it succeeds whole, or returns None and has done nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from quire.config import CacheConfig, KVCacheMode, PrefixCache
+from quire.errors import DuplicateRequestError
+from quire.kv.block import Block, defect
+from quire.kv.events import EventLog
+from quire.kv.hashing import CacheDomain
+from quire.kv.layout import KVLayout
+from quire.kv.ledger import CacheExplanation, Ledger, MissReason
+from quire.kv.pool import BlockPool
+from quire.kv.table import BlockTable, PrefixMatch, block_tokens
+from quire.request import Request
+from quire.units import cdiv
+
+
+class KVCacheManager:
+    """Block tables of all open requests over one pool. `fingerprint` names weights, formats and numerics (see CacheDomain)."""
+
+    def __init__(self, pool: BlockPool, *, fingerprint: bytes, prefix_cache: PrefixCache = PrefixCache.ON) -> None:
+        self.pool = pool
+        self.prefix_cache = prefix_cache
+        self.ledger = Ledger()
+        self._fingerprint = fingerprint
+        self._tables: dict[str, BlockTable] = {}
+        self._announced: Counter[bytes] = Counter()  # keys of blocks that running requests are computing
+
+    @classmethod
+    def for_config(
+        cls, cache: CacheConfig, layout: KVLayout, fingerprint: bytes, *, events: EventLog | None = None
+    ) -> KVCacheManager:
+        """Builds pool and manager for the memory and mode of a configuration."""
+        pool = BlockPool(layout.blocks_in_bytes(cache.memory_bytes), layout.block_size, events=events)
+        has_prefix_cache = cache.mode is KVCacheMode.PAGED and cache.prefix_cache is PrefixCache.ON
+        return cls(pool, fingerprint=fingerprint, prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF)
+
+    def begin_step(self, step: int) -> None:
+        """Stamps the events that follow with a step number."""
+        if self.pool.events is not None:
+            self.pool.events.step = step
+
+    # -- a request's life ----------------------------------------------------------
+
+    def open(self, request: Request) -> None:
+        """Starts an empty table."""
+        if request.request_id in self._tables:
+            raise DuplicateRequestError(
+                "A request with this id is already open", given=request.request_id, next_step="Use another request id."
+            )
+        domain = CacheDomain(fingerprint=self._fingerprint, tenant=request.tenant, salt=request.cache_salt)
+        self._tables[request.request_id] = BlockTable(domain.root())
+
+    def close(self, request_id: str) -> None:
+        """Releases what the request holds and forgets its table. Committed content stays findable."""
+        self.release(request_id)
+        del self._tables[request_id]
+
+    def block_ids(self, request_id: str) -> tuple[int, ...]:
+        """Returns the request's block table."""
+        return self._tables[request_id].block_ids
+
+    def explain(self, request_id: str) -> CacheExplanation | None:
+        """Returns what the cache did for a request when it was first admitted, or None when that is not known (any more)."""
+        return self.ledger.explain(request_id)
+
+    # -- finding -------------------------------------------------------------------
+
+    def match(self, request: Request) -> PrefixMatch:
+        """Finds the longest cached prefix in whole blocks. It never covers the last token: its logits are still wanted."""
+        if self.prefix_cache is PrefixCache.OFF:
+            return PrefixMatch()
+        size = self.pool.block_size
+        table = self._tables[request.request_id]
+        table.hash_blocks(request, request.num_tokens // size, size)
+        if _must_compute_all(request):
+            return PrefixMatch()
+        found: list[Block] = []
+        for block_idx in range((request.num_tokens - 1) // size):
+            key = table.keys[block_idx]
+            block = self.pool.find(key, block_tokens(request, block_idx, size))
+            if block is None:
+                return PrefixMatch(blocks=tuple(found), num_tokens=block_idx * size, missing_key=key)
+            found.append(block)
+        return PrefixMatch(blocks=tuple(found), num_tokens=len(found) * size)
+
+    def is_being_computed(self, match: PrefixMatch) -> bool:
+        """Whether a request that holds blocks now will commit the first block that the match lacks."""
+        return match.missing_key is not None and match.missing_key in self._announced
+
+    # -- holding -------------------------------------------------------------------
+
+    def admit(self, request: Request, match: PrefixMatch, num_tokens: int) -> tuple[int, ...] | None:
+        """Shares the matched blocks and allocates the rest for tokens [0, num_tokens); None when the request does not fit now.
+
+        A request is let in only when blocks for *all* its tokens are free, so that it is not preempted on its way.
+        """
+        size, request_id = self.pool.block_size, request.request_id
+        table = self._tables[request_id]
+        num_revived = sum(block.ref_count == 0 for block in match.blocks)
+        if cdiv(request.num_tokens, size) - len(match.blocks) + num_revived > self.pool.num_free:
+            return None
+        if request.num_preemptions == 0:
+            self._record(request, match.num_tokens, *self._reason(request, match))
+        for block in match.blocks:
+            self.pool.share(block, request_id)
+        added = self.pool.allocate(cdiv(num_tokens, size) - len(match.blocks), request_id)
+        if table.blocks or added is None:
+            raise defect(f"request {request_id} is admitted but holds blocks already, or counted blocks are missing")
+        table.set_blocks([*match.blocks, *added], size)
+        table.num_committed = len(match.blocks)
+        if self.prefix_cache is PrefixCache.ON:
+            self._announce(table)
+        return table.block_ids
+
+    def reserve(self, request_id: str, num_tokens: int) -> tuple[int, ...] | None:
+        """Grows the table to hold tokens [0, num_tokens) and returns it; None when too few blocks are free."""
+        table = self._tables[request_id]
+        if num_tokens > table.capacity:
+            size = self.pool.block_size
+            added = self.pool.allocate(cdiv(num_tokens - table.capacity, size), request_id)
+            if added is None:
+                return None
+            table.set_blocks([*table.blocks, *added], size)
+        return table.block_ids
+
+    def commit(self, request: Request, num_written: int) -> None:
+        """Makes the blocks findable that tokens [0, num_written), all written now, have filled since the last commit."""
+        size = self.pool.block_size
+        table = self._tables[request.request_id]
+        num_full = num_written // size
+        if num_full <= table.num_committed:
+            return
+        if num_written > table.capacity:
+            raise defect(f"request {request.request_id} commits {num_written} tokens but holds room for {table.capacity}")
+        if self.prefix_cache is PrefixCache.ON:
+            table.hash_blocks(request, num_full, size)
+            for block_idx in range(table.num_committed, num_full):
+                key, token_ids = table.keys[block_idx], block_tokens(request, block_idx, size)
+                self.pool.commit(table.blocks[block_idx], table.parent(block_idx), key, token_ids, request.request_id)
+            self._retract(table, num_full)
+        table.num_committed = num_full
+
+    def trim(self, request_id: str, num_blocks: int) -> None:
+        """Gives back the blocks from index `num_blocks` on, which must not have been written; undoes `reserve`."""
+        table = self._tables[request_id]
+        if num_blocks < table.num_committed:
+            raise defect(f"request {request_id} gives back blocks that were committed")
+        self._release_from(table, num_blocks, request_id)
+
+    def release(self, request_id: str) -> None:
+        """Gives back all blocks, tails first. The keys stay, so coming back hashes nothing again."""
+        table = self._tables[request_id]
+        self._retract(table, table.num_announced)
+        table.num_committed = table.num_announced = 0
+        self._release_from(table, 0, request_id)
+
+    def fork(self, parent: Request, child: Request) -> int:
+        """Lets `child` hold the parent's full, written blocks as far as both have the same tokens; returns those tokens.
+
+        Nothing is copied: a partly filled block is not shared, the child computes its tokens again. Returns 0, and does
+        nothing, when the two are in different cache domains or the child needs the logits of every prompt token.
+        """
+        size = self.pool.block_size
+        source, table = self._tables[parent.request_id], self._tables[child.request_id]
+        if source.root != table.root or table.blocks or child.needs_prompt_logits:
+            return 0
+        num_possible = min(source.num_committed, (child.num_tokens - 1) // size)
+        num_shared = 0
+        while num_shared < num_possible and block_tokens(parent, num_shared, size) == block_tokens(child, num_shared, size):
+            num_shared += 1
+        for block in source.blocks[:num_shared]:
+            self.pool.share(block, child.request_id)
+        table.set_blocks(source.blocks[:num_shared], size)
+        table.num_committed = num_shared
+        if num_shared and self.prefix_cache is PrefixCache.ON:
+            table.keys = source.keys[:num_shared]
+            table.hash_blocks(child, child.num_tokens // size, size)
+            self._announce(table)
+        if num_shared:
+            self._record(child, num_shared * size, *_reason_of_fork(parent, child, num_shared * size, num_possible * size))
+        return num_shared * size
+
+    # -- integrity -----------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises IntegrityError unless tables, reference counts and announcements agree."""
+        self.pool.check()
+        holders = Counter(block.id for table in self._tables.values() for block in table.blocks)
+        for block in self.pool.blocks:
+            if block.ref_count != holders[block.id]:
+                raise defect(f"block {block.id} has ref_count {block.ref_count} but is in {holders[block.id]} tables")
+        announced: Counter[bytes] = Counter()
+        for request_id, table in self._tables.items():
+            announced.update(table.keys[table.num_committed : table.num_announced])
+            if table.block_ids != tuple(block.id for block in table.blocks) or table.num_committed > len(table.blocks):
+                raise defect(f"the table of request {request_id} contradicts its blocks")
+            for block, key in zip(table.blocks[: table.num_committed], table.keys, strict=False):
+                if block.hash not in (None, key):
+                    raise defect(f"block {block.id} of request {request_id} was committed under another key")
+            if any(block.hash is not None for block in table.blocks[table.num_committed :]):
+                raise defect(f"request {request_id} holds a committed block that it would write to")
+        if announced != self._announced:
+            raise defect("announced blocks differ from those being computed")
+
+    # -- inside --------------------------------------------------------------------
+
+    def _record(self, request: Request, num_reused: int, reason: MissReason, diverged_at: int | None) -> None:
+        self.ledger.record(
+            CacheExplanation(
+                request_id=request.request_id,
+                num_tokens=request.num_tokens,
+                num_reused_tokens=num_reused,
+                reason=reason,
+                diverged_at=diverged_at,
+            )
+        )
+
+    def _reason(self, request: Request, match: PrefixMatch) -> tuple[MissReason, int | None]:
+        if self.prefix_cache is PrefixCache.OFF:
+            return MissReason.DISABLED, None
+        if _must_compute_all(request):
+            return MissReason.BYPASSED, None
+        if match.missing_key is None:
+            return MissReason.PARTIAL, None
+        if match.missing_key in self.pool.evicted:
+            return MissReason.EVICTED, None
+        block_idx = len(match.blocks)
+        parent = self._tables[request.request_id].parent(block_idx)
+        num_equal = self.pool.num_equal_tokens(parent, block_tokens(request, block_idx, self.pool.block_size))
+        return (MissReason.COLD, None) if num_equal is None else (MissReason.DIVERGED, match.num_tokens + num_equal)
+
+    def _announce(self, table: BlockTable) -> None:
+        table.num_announced = len(table.keys)
+        for key in table.keys[table.num_committed : table.num_announced]:
+            self._announced[key] += 1
+
+    def _retract(self, table: BlockTable, until: int) -> None:
+        for key in table.keys[table.num_committed : min(until, table.num_announced)]:
+            self._announced[key] -= 1
+            if not self._announced[key]:
+                del self._announced[key]
+
+    def _release_from(self, table: BlockTable, num_kept: int, request_id: str) -> None:
+        for block in reversed(table.blocks[num_kept:]):
+            self.pool.release(block, request_id)
+        table.set_blocks(table.blocks[:num_kept], self.pool.block_size)
+
+
+def _must_compute_all(request: Request) -> bool:
+    return request.needs_prompt_logits and not request.output_token_ids
+
+
+def _reason_of_fork(parent: Request, child: Request, num_shared: int, num_possible: int) -> tuple[MissReason, int | None]:
+    for position in range(num_shared, min(num_possible, parent.num_tokens)):
+        if parent.token_ids(position, position + 1)[0] != child.token_ids(position, position + 1)[0]:
+            return MissReason.DIVERGED, position
+    return MissReason.PARTIAL, None

@@ -1,0 +1,59 @@
+"""What can never be answered is refused at once, with the numbers: promise 3 at the scheduler's door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.errors import CapacityError, EmptyPromptError, PromptTooLongError, RequestError
+from quire.kv.hashing import MAX_TOKEN_ID
+from quire.request import Request
+from quire.units import cdiv
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestLimits:
+    """The model's context and the pool's size; `max_tokens` is the longest prompt plus output that both hold."""
+
+    max_context: int
+    num_blocks: int
+    block_size: int
+
+    @property
+    def max_tokens(self) -> int:
+        return min(self.max_context, self.num_blocks * self.block_size)
+
+    def check(self, request: Request) -> None:
+        """Raises the RequestError that says why this request can never be answered."""
+        num_prompt = len(request.prompt_token_ids)
+        if not num_prompt:
+            raise EmptyPromptError("The prompt has no tokens", next_step="Send at least one token.")
+        if min(request.prompt_token_ids) < 0 or max(request.prompt_token_ids) > MAX_TOKEN_ID:
+            raise RequestError(
+                "The prompt holds an impossible token id", limit=f"0 to {MAX_TOKEN_ID}", next_step="Send ids of the vocabulary."
+            )
+        if num_prompt >= self.max_context:
+            raise PromptTooLongError(
+                "The prompt leaves no room for a new token",
+                given=f"{num_prompt} tokens",
+                limit=f"a context of {self.max_context} tokens",
+                next_step="Shorten the prompt or raise --max-context.",
+            )
+        self._check_capacity(num_prompt, request.sampling.max_tokens)
+
+    def _check_capacity(self, num_prompt: int, max_new: int | None) -> None:
+        num_tokens = num_prompt + (1 if max_new is None else max_new)
+        if num_tokens > self.max_context:
+            raise CapacityError(
+                "The prompt and max_tokens together exceed the context",
+                given=f"{num_prompt} + {max_new} tokens",
+                limit=f"{self.max_context} tokens",
+                next_step=f"Lower max_tokens to {self.max_context - num_prompt} or less.",
+            )
+        num_needed = cdiv(num_tokens, self.block_size)
+        if num_needed > self.num_blocks:
+            raise CapacityError(
+                "The request needs more KV blocks than the pool has",
+                given=f"{num_needed} blocks for {num_tokens} tokens",
+                limit=f"{self.num_blocks} blocks of {self.block_size} tokens",
+                next_step="Shorten the prompt, lower max_tokens, or raise --kv-memory.",
+            )
