@@ -1,0 +1,184 @@
+"""The native executor: the compiled core behind the `Executor` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from quire.config import DType, KVFormat
+from quire.environment import read_environment
+from quire.errors import ExecutorError, ExecutorUnavailableError
+from quire.executors.protocol import Float32Array, Int32Array, StepBatch
+from quire.kv.layout import KVLayout
+from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
+from quire.models.weights import SourceDType, SourceTensor, Weights
+
+NUMERICS_VERSION = 1
+"""Raised whenever a kernel change could change a bit; part of every cache key."""
+
+_UNBOUNDED_WINDOW = 2**31 - 1
+
+
+class NativeExecutor:
+    """Runs steps on the compiled core, over its own packed weights and paged K/V memory.
+
+    `threads` workers split outputs, never a sum, so their number changes no bit. `on_progress(done, total)` is called
+    with the number of tensors packed. Raises ExecutorUnavailableError where the core was not compiled.
+    """
+
+    def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        *,
+        layout: KVLayout,
+        num_blocks: int,
+        dtype: DType,
+        threads: int = 1,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        core = load_core()
+        self._spec = spec
+        self._layout = layout
+        self._num_blocks = num_blocks
+        self._dtype = dtype
+        try:
+            self._decoder = core.Decoder(_shape_of(core, spec), _element(core, dtype), read_environment().isa or "", threads)
+        except ValueError as error:
+            raise ExecutorUnavailableError(
+                f"the native executor cannot start: {error}", next_step="Unset QUIRE_ISA, or choose a listed one."
+            ) from error
+        self._pack(weights, on_progress)
+        try:
+            self._decoder.allocate_kv(num_blocks, layout.block_size, _element(core, layout.format))
+        except MemoryError as error:
+            raise ExecutorError(
+                "the operating system refused the KV memory",
+                given=num_blocks * layout.bytes_per_block,
+                next_step="Ask for less with kv_memory.",
+            ) from error
+
+    @property
+    def name(self) -> str:
+        return f"native ({self._decoder.isa})"
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def layout(self) -> KVLayout:
+        return self._layout
+
+    @property
+    def num_blocks(self) -> int:
+        return self._num_blocks
+
+    @property
+    def numerics(self) -> str:
+        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={self._dtype.value} kv={self._layout.format.value}"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of packed weights in memory."""
+        return self._decoder.weight_bytes
+
+    def run(self, batch: StepBatch) -> Float32Array:
+        logits = np.empty((len(batch.sample_rows), self._spec.vocab_size), np.float32)
+        try:
+            self._decoder.run(
+                batch.token_ids,
+                batch.positions,
+                batch.query_start,
+                batch.context_lens,
+                batch.block_tables,
+                batch.slot_mapping,
+                batch.sample_rows,
+                logits,
+            )
+        except (ValueError, TypeError) as error:
+            raise ExecutorError(f"the step was refused: {error}", next_step="Report this as a bug of the scheduler.") from error
+        return logits
+
+    def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
+        shape = (len(slots), self._spec.num_kv_heads, self._spec.head_dim)
+        keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._decoder.read_kv(layer, np.ascontiguousarray(slots, np.int32), keys, values)
+        return keys, values
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._decoder.copy_block(source, target)
+
+    def _pack(self, weights: Weights, on_progress: Callable[[int, int], None] | None) -> None:
+        for done, (name, tensor) in enumerate(weights.items(), start=1):
+            if tensor.bits.ndim == 1 or name == "position.weight":
+                self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
+            else:
+                self._decoder.set_matrix(name.removesuffix(".weight"), _matrix_bits(tensor))
+            if on_progress is not None:
+                on_progress(done, len(weights))
+
+
+def load_core() -> Any:
+    """Returns the compiled module; raises ExecutorUnavailableError where it was not built."""
+    try:
+        from quire.native import _core
+    except ImportError as error:
+        raise ExecutorUnavailableError(
+            "the native core is not compiled here",
+            next_step="Install a C++17 compiler and CMake and reinstall Quire, or use executor='reference'.",
+        ) from error
+    return _core
+
+
+def available_isas() -> tuple[str, ...]:
+    """Returns the instruction sets this machine can run, slowest first; empty where the core was not built."""
+    try:
+        return tuple(load_core().available_isas())
+    except ExecutorUnavailableError:
+        return ()
+
+
+def _matrix_bits(tensor: SourceTensor) -> Any:
+    """Returns float32 values or bfloat16 bits, with the strides they have in the file."""
+    return tensor.to_float32() if tensor.dtype is SourceDType.FLOAT16 else tensor.bits
+
+
+def _element(core: Any, number_format: DType | KVFormat) -> Any:
+    return core.Element.F32 if number_format.value == "float32" else core.Element.BF16
+
+
+def _shape_of(core: Any, spec: ModelSpec) -> Any:
+    shape = core.ModelShape()
+    for field in ("hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size", "vocab_size", "max_context", "norm_eps"):
+        setattr(shape, field, getattr(spec, field))
+    for field in ("is_head_tied", "has_learned_positions", "attention_scale"):
+        setattr(shape, field, getattr(spec, field))
+    shape.norm = core.NormKind[spec.norm.name]
+    shape.norm_placement = core.NormPlacement[spec.norm_placement.name]
+    shape.activation = core.Activation[spec.activation.name]
+    shape.qk_norm_whole = spec.qk_norm is QKNorm.WHOLE
+    shape.is_ffn_gated = spec.ffn is FfnKind.GATED
+    shape.embedding_scale = 1.0 if spec.embedding_scale is None else spec.embedding_scale
+    shape.attention_softcap = spec.attention_softcap or 0.0
+    shape.logit_softcap = spec.logit_softcap or 0.0
+    ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
+    shape.ropes = [_rope_of(core, rope) for rope in ropes]
+    shape.layers = [_layer_of(core, layer, ropes) for layer in spec.layers]
+    return shape
+
+
+def _rope_of(core: Any, rope: RopeSpec) -> Any:
+    result = core.Rope()
+    result.inv_freq = list(rope.inv_freq)
+    result.attention_factor = rope.attention_factor
+    return result
+
+
+def _layer_of(core: Any, layer: LayerSpec, ropes: list[RopeSpec]) -> Any:
+    result = core.LayerShape()
+    result.rope = 0 if layer.rope is None else ropes.index(layer.rope)
+    result.window = layer.sliding_window or _UNBOUNDED_WINDOW
+    return result

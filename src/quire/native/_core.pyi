@@ -1,0 +1,92 @@
+"""Types of the compiled core; see csrc/bindings.cpp. Arrays are C-contiguous unless said otherwise."""
+
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+Int32Array = npt.NDArray[np.int32]
+Float32Array = npt.NDArray[np.float32]
+BitsArray = npt.NDArray[np.uint16]
+
+class Element(Enum):
+    F32 = ...
+    BF16 = ...
+
+class NormKind(Enum):
+    RMS = ...
+    LAYER = ...
+
+class NormPlacement(Enum):
+    PRE = ...
+    POST = ...
+    SANDWICH = ...
+
+class Activation(Enum):
+    SILU = ...
+    GELU = ...
+    GELU_TANH = ...
+    RELU = ...
+
+class Rope:
+    inv_freq: list[float]
+    attention_factor: float
+
+class LayerShape:
+    rope: int
+    window: int
+
+class ModelShape:
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    ffn_size: int
+    vocab_size: int
+    max_context: int
+    norm: NormKind
+    norm_eps: float
+    norm_placement: NormPlacement
+    qk_norm_whole: bool
+    is_ffn_gated: bool
+    is_head_tied: bool
+    has_learned_positions: bool
+    activation: Activation
+    attention_scale: float
+    embedding_scale: float
+    attention_softcap: float
+    logit_softcap: float
+    ropes: list[Rope]
+    layers: list[LayerShape]
+
+class Decoder:
+    def __init__(self, shape: ModelShape, weights: Element, isa: str, threads: int) -> None: ...
+    def set_matrix(self, name: str, weight: Float32Array | BitsArray) -> None:
+        """Packs a weight [N, K] of any strides."""
+    def set_vector(self, name: str, values: Float32Array) -> None: ...
+    def allocate_kv(self, num_blocks: int, block_size: int, element: Element) -> None: ...
+    def run(
+        self,
+        token_ids: Int32Array,
+        positions: Int32Array,
+        query_start: Int32Array,
+        context_lens: Int32Array,
+        block_tables: Int32Array,
+        slots: Int32Array,
+        sample_rows: Int32Array,
+        logits: Float32Array,
+    ) -> None:
+        """Runs a step without the GIL and fills logits [S, V]; ValueError if an index is out of range."""
+    def read_kv(self, layer: int, slots: Int32Array, keys: Float32Array, values: Float32Array) -> None: ...
+    def copy_block(self, source: int, target: int) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def num_threads(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+
+def available_isas() -> list[str]: ...
+def multiply(isa: str, element: Element, weight: Float32Array, a: Float32Array | BitsArray, out: Float32Array) -> None: ...
+def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...
+def softcap(isa: str, x: Float32Array, cap: float) -> None: ...

@@ -1,0 +1,174 @@
+// What Python sees of the core: shapes in, arrays in and out, no ownership shared, the GIL released while it computes.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+
+#include "cpu.h"
+#include "decoder.h"
+
+namespace nb = nanobind;
+using namespace quire;
+
+using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
+using BitsMatrix = nb::ndarray<const uint16_t, nb::ndim<2>, nb::device::cpu>;
+using OutFloats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+static int64_t size_of(const Ints& array) { return static_cast<int64_t>(array.shape(0)); }
+
+template <class Matrix>
+static SourceMatrix source_of(const Matrix& m, Element element) {
+  return {m.data(), element, static_cast<int64_t>(m.shape(0)), static_cast<int64_t>(m.shape(1)), m.stride(0), m.stride(1)};
+}
+
+// Everything a step indexes memory with is checked here, once, so that the kernels need not.
+static void check_step(const Decoder& d, const Step& s, const Ints& lens) {
+  const ModelShape& shape = d.shape();
+  auto require = [](bool holds, const char* what) {
+    if (!holds) throw std::invalid_argument(what);
+  };
+  for (int64_t t = 0; t < s.num_rows; ++t) {
+    require(s.token_ids[t] >= 0 && s.token_ids[t] < shape.vocab_size, "a token id is outside the vocabulary");
+    require(s.positions[t] >= 0 && s.positions[t] < shape.max_context, "a position is outside the context");
+    require(s.slots[t] >= 0 && s.slots[t] / d.block_size() < d.num_blocks(), "a slot is outside the KV memory");
+  }
+  require(s.query_start[0] == 0 && s.query_start[s.num_requests] == s.num_rows, "query_start does not cover the rows");
+  for (int64_t b = 0; b < s.num_requests; ++b) {
+    int64_t begin = s.query_start[b], end = s.query_start[b + 1];
+    require(begin < end && end <= s.num_rows, "a request has no rows");
+    for (int64_t t = begin; t < end; ++t)
+      require(s.positions[t] == lens.data()[b] - (end - t), "positions and context_lens do not agree");
+    int64_t blocks = (lens.data()[b] + d.block_size() - 1) / d.block_size();
+    require(blocks <= s.blocks_per_request, "a block table is too short for its context");
+    for (int64_t i = 0; i < blocks; ++i) {
+      int32_t id = s.block_tables[b * s.blocks_per_request + i];
+      require(id >= 0 && id < d.num_blocks(), "a block id is outside the KV memory");
+    }
+  }
+  for (int64_t i = 0; i < s.num_samples; ++i)
+    require(s.sample_rows[i] >= 0 && s.sample_rows[i] < s.num_rows, "a sample row is outside the step");
+}
+
+static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, Ints context_lens, IntTable block_tables, Ints slots,
+                Ints sample_rows, OutMatrix logits) {
+  Step s{size_of(token_ids), size_of(context_lens), static_cast<int64_t>(block_tables.shape(1)), size_of(sample_rows),
+         token_ids.data(), positions.data(), query_start.data(), block_tables.data(), slots.data(), sample_rows.data()};
+  bool fits = size_of(positions) == s.num_rows && size_of(slots) == s.num_rows && size_of(query_start) == s.num_requests + 1 &&
+              static_cast<int64_t>(block_tables.shape(0)) == s.num_requests && s.num_rows > 0 && s.num_requests > 0 &&
+              static_cast<int64_t>(logits.shape(0)) == s.num_samples && static_cast<int64_t>(logits.shape(1)) == d.shape().vocab_size;
+  if (!fits) throw std::invalid_argument("the arrays of the step do not fit each other");
+  check_step(d, s, context_lens);
+  nb::gil_scoped_release release;
+  d.run(s, logits.data());
+}
+
+static void read_kv(const Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHeads values) {
+  size_t count = slots.shape(0) * static_cast<size_t>(d.shape().num_kv_heads * d.shape().head_dim);
+  if (keys.size() != count || values.size() != count || layer < 0 || layer >= static_cast<int64_t>(d.shape().layers.size()))
+    throw std::invalid_argument("keys and values must be [slots, K, D] of an existing layer");
+  for (int64_t i = 0; i < size_of(slots); ++i)
+    if (slots.data()[i] < 0 || slots.data()[i] / d.block_size() >= d.num_blocks()) throw std::invalid_argument("a slot is outside the KV memory");
+  d.read_kv(layer, slots.data(), size_of(slots), keys.data(), values.data());
+}
+
+static void copy_block(Decoder& d, int64_t source, int64_t target) {
+  if (source < 0 || target < 0 || source >= d.num_blocks() || target >= d.num_blocks())
+    throw std::invalid_argument("a block id is outside the KV memory");
+  d.copy_block(source, target);
+}
+
+// One product on one instruction set, for the kernel tests: out = a W^T.
+static void multiply(const std::string& isa, Element element, FloatMatrix weight, nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu> a,
+                     OutMatrix out) {
+  ThreadPool alone(1);
+  SourceMatrix source = source_of(weight, Element::kF32);
+  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, element);
+  packed.pack(source, 0, 1, alone);
+  Gemm g{};
+  g.weight = packed.panels();
+  g.a = a.data();
+  g.lda = static_cast<int64_t>(a.shape(1));
+  g.rows = static_cast<int64_t>(a.shape(0));
+  g.epilogue = Epilogue::kStore;
+  g.out = out.data();
+  g.ldo = g.num_columns = source.rows;
+  bool fits = static_cast<int64_t>(a.itemsize()) == element_bytes(element) && g.lda >= source.columns && (element == Element::kF32 || g.lda % 2 == 0) &&
+              static_cast<int64_t>(out.shape(0)) == g.rows && static_cast<int64_t>(out.shape(1)) == source.rows;
+  if (!fits) throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed; bfloat16 rows must be padded to pairs");
+  choose_kernels(isa).gemm(g, 0, g.weight.num_panels);
+}
+
+NB_MODULE(_core, m) {
+  m.doc() = "Quire's native core: kernels for several instruction sets and the decoder that runs on them.";
+
+  nb::enum_<Element>(m, "Element").value("F32", Element::kF32).value("BF16", Element::kBF16);
+  nb::enum_<NormKind>(m, "NormKind").value("RMS", NormKind::kRms).value("LAYER", NormKind::kLayer);
+  nb::enum_<NormPlacement>(m, "NormPlacement")
+      .value("PRE", NormPlacement::kPre)
+      .value("POST", NormPlacement::kPost)
+      .value("SANDWICH", NormPlacement::kSandwich);
+  nb::enum_<Activation>(m, "Activation")
+      .value("SILU", Activation::kSilu)
+      .value("GELU", Activation::kGelu)
+      .value("GELU_TANH", Activation::kGeluTanh)
+      .value("RELU", Activation::kRelu);
+
+  nb::class_<Rope>(m, "Rope").def(nb::init<>()).def_rw("inv_freq", &Rope::inv_freq).def_rw("attention_factor", &Rope::attention_factor);
+  nb::class_<LayerShape>(m, "LayerShape").def(nb::init<>()).def_rw("rope", &LayerShape::rope).def_rw("window", &LayerShape::window);
+  nb::class_<ModelShape>(m, "ModelShape")
+      .def(nb::init<>())
+      .def_rw("hidden_size", &ModelShape::hidden_size)
+      .def_rw("num_heads", &ModelShape::num_heads)
+      .def_rw("num_kv_heads", &ModelShape::num_kv_heads)
+      .def_rw("head_dim", &ModelShape::head_dim)
+      .def_rw("ffn_size", &ModelShape::ffn_size)
+      .def_rw("vocab_size", &ModelShape::vocab_size)
+      .def_rw("max_context", &ModelShape::max_context)
+      .def_rw("norm", &ModelShape::norm)
+      .def_rw("norm_eps", &ModelShape::norm_eps)
+      .def_rw("norm_placement", &ModelShape::norm_placement)
+      .def_rw("qk_norm_whole", &ModelShape::qk_norm_whole)
+      .def_rw("is_ffn_gated", &ModelShape::is_ffn_gated)
+      .def_rw("is_head_tied", &ModelShape::is_head_tied)
+      .def_rw("has_learned_positions", &ModelShape::has_learned_positions)
+      .def_rw("activation", &ModelShape::activation)
+      .def_rw("attention_scale", &ModelShape::attention_scale)
+      .def_rw("embedding_scale", &ModelShape::embedding_scale)
+      .def_rw("attention_softcap", &ModelShape::attention_softcap)
+      .def_rw("logit_softcap", &ModelShape::logit_softcap)
+      .def_rw("ropes", &ModelShape::ropes)
+      .def_rw("layers", &ModelShape::layers);
+
+  nb::class_<Decoder>(m, "Decoder")
+      .def(nb::init<ModelShape, Element, const std::string&, int>(), nb::arg("shape"), nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
+      .def("set_matrix", [](Decoder& d, const std::string& name, FloatMatrix w) { d.set_matrix(name, source_of(w, Element::kF32)); })
+      .def("set_matrix", [](Decoder& d, const std::string& name, BitsMatrix w) { d.set_matrix(name, source_of(w, Element::kBF16)); })
+      .def("set_vector", [](Decoder& d, const std::string& name, Floats v) { d.set_vector(name, v.data(), static_cast<int64_t>(v.shape(0))); })
+      .def("allocate_kv", &Decoder::allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("element"))
+      .def("run", &run)
+      .def("read_kv", &read_kv)
+      .def("copy_block", &copy_block)
+      .def_prop_ro("isa", &Decoder::isa)
+      .def_prop_ro("num_threads", &Decoder::num_threads)
+      .def_prop_ro("weight_bytes", &Decoder::weight_bytes);
+
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
+    return names;
+  });
+  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("element"), nb::arg("weight"), nb::arg("a"), nb::arg("out"));
+  m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
+    choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));
+  });
+  m.def("softcap", [](const std::string& isa, OutFloats x, float cap) {
+    choose_kernels(isa).softcap(x.data(), static_cast<int64_t>(x.shape(0)), cap);
+  });
+}

@@ -1,0 +1,48 @@
+#include "cpu.h"
+
+#include <stdexcept>
+
+#if defined(QUIRE_X86)
+#include <cpuid.h>
+#endif
+
+namespace quire {
+
+#if defined(QUIRE_X86)
+// CPUID leaf 7, sub-leaf 1, EAX bit 5: AVX512_BF16. Operating-system support comes with AVX-512 itself.
+static bool has_avx512_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1);
+}
+
+static bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+std::vector<const Kernels*> available_kernels() {
+  std::vector<const Kernels*> found{&generic::kernels};
+#if defined(QUIRE_X86)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::kernels);
+  if (has_avx512()) {
+    found.push_back(&avx512::kernels);
+    if (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni")) found.push_back(&avx512_bf16::kernels);
+  }
+#endif
+  return found;
+}
+
+const Kernels& choose_kernels(const std::string& name) {
+  std::string names;
+  auto found = available_kernels();
+  if (name.empty()) return *found.back();
+  for (const Kernels* table : found) {
+    if (name == table->name) return *table;
+    names += std::string(names.empty() ? "" : ", ") + table->name;
+  }
+  throw std::invalid_argument("no instruction set '" + name + "' here; choose one of " + names);
+}
+
+}  // namespace quire

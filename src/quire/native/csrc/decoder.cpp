@@ -1,0 +1,228 @@
+// A step, told in the order it happens.
+#include "decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace quire {
+
+static const float* pointer_or_null(const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); }
+
+// Units worth handing to another thread at once: below some 64k multiplications the hand-over costs more than it saves.
+static int64_t grain_of(int64_t multiplications_per_unit) { return 1 + (1 << 16) / (1 + multiplications_per_unit); }
+
+void Decoder::run(const Step& step, float* logits) {
+  reserve(step);
+  embed(step);
+  compute_rotations(step);
+  for (int64_t layer = 0; layer < static_cast<int64_t>(layers_.size()); ++layer) {
+    attention_block(step, layer);
+    ffn_block(step, layer);
+  }
+  if (step.num_samples > 0) head(step, logits);
+}
+
+// Row strides are whole panels, and what lies beyond a row's end stays zero: bfloat16 products read pairs.
+void Decoder::reserve(const Step& step) {
+  int64_t hidden = columns_of(shape_.hidden_size), query = columns_of(shape_.num_heads * shape_.head_dim);
+  if (step.num_rows > capacity_) {
+    capacity_ = step.num_rows;
+    size_t rows = static_cast<size_t>(capacity_);
+    residual_ = Buffer(rows * hidden * sizeof(float));
+    product_ = Buffer(rows * hidden * sizeof(float));
+    normed_ = Buffer(rows * hidden * sizeof(float));
+    qkv_ = Buffer(rows * layers_[0].qkv.panels().num_panels * kPanel * sizeof(float));
+    queries_ = Buffer(rows * query * sizeof(float));
+    attended_ = Buffer(rows * query * sizeof(float));
+    hidden_ = Buffer(rows * columns_of(shape_.ffn_size) * sizeof(float));
+    int64_t group = shape_.num_heads / shape_.num_kv_heads;
+    scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
+  }
+  if (step.num_samples > sample_capacity_) {
+    sample_capacity_ = step.num_samples;
+    sampled_ = Buffer(static_cast<size_t>(sample_capacity_ * hidden) * sizeof(float));
+  }
+}
+
+void Decoder::embed(const Step& step) {
+  Embed e{embed_.panels(), step.token_ids, step.positions, pointer_or_null(position_table_), shape_.embedding_scale,
+          residual_.as<float>(), columns_of(shape_.hidden_size)};
+  threads_.run(step.num_rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.embed(e, begin, end); });
+}
+
+// cos and sin of float32(position) * inv_freq, for every distinct rotation [ropes][T][rotary_dim / 2].
+void Decoder::compute_rotations(const Step& step) {
+  if (shape_.has_learned_positions) return;
+  size_t pairs = shape_.ropes[0].inv_freq.size(), rows = static_cast<size_t>(step.num_rows);
+  cos_.resize(shape_.ropes.size() * rows * pairs);
+  sin_.resize(cos_.size());
+  for (size_t r = 0; r < shape_.ropes.size(); ++r) {
+    const Rope& rope = shape_.ropes[r];
+    threads_.run(step.num_rows, 16, [&](int64_t begin, int64_t end, int) {
+      for (int64_t t = begin; t < end; ++t)
+        for (size_t i = 0; i < pairs; ++i) {
+          float angle = static_cast<float>(step.positions[t]) * rope.inv_freq[i];
+          size_t at = (r * rows + static_cast<size_t>(t)) * pairs + i;
+          cos_[at] = static_cast<float>(std::cos(static_cast<double>(angle))) * rope.attention_factor;
+          sin_[at] = static_cast<float>(std::sin(static_cast<double>(angle))) * rope.attention_factor;
+        }
+    });
+  }
+}
+
+void Decoder::attention_block(const Step& step, int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  normalise(layer.attn_norm, layer.attn_norm_bias, step.num_rows);
+  project_qkv(step, layer);
+  rotate_append(step, index);
+  attend(step, index);
+  add_product(layer.out, layer.out_bias, attended_.get(), columns_of(shape_.num_heads * shape_.head_dim), step);
+  add_normalised(layer.attn_post_norm, layer.attn_post_norm_bias, step.num_rows);
+}
+
+void Decoder::ffn_block(const Step& step, int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  normalise(layer.ffn_norm, layer.ffn_norm_bias, step.num_rows);
+  Gemm up{};
+  up.weight = layer.up.panels();
+  up.a = normed_.get();
+  up.lda = columns_of(shape_.hidden_size);
+  up.rows = step.num_rows;
+  up.bias = pointer_or_null(layer.up_bias);
+  up.epilogue = shape_.is_ffn_gated ? Epilogue::kGate : Epilogue::kActivate;
+  up.activation = shape_.activation;
+  up.hidden = hidden_.get();
+  up.ldh = columns_of(shape_.ffn_size);
+  multiply(up);
+  add_product(layer.down, layer.down_bias, hidden_.get(), up.ldh, step);
+  add_normalised(layer.ffn_post_norm, layer.ffn_post_norm_bias, step.num_rows);
+}
+
+// normed = norm(residual), or the residual itself in the weights' element where the block has no norm of its own.
+void Decoder::normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
+  int64_t stride = columns_of(shape_.hidden_size);
+  Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), residual_.as<float>(), stride, nullptr,
+         shape_.hidden_size, normed_.get(), stride, element_, false};
+  threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+}
+
+// residual += norm(product), where the block's output is normalised; elsewhere the product was added already.
+void Decoder::add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
+  if (shape_.norm_placement == NormPlacement::kPre) return;
+  int64_t stride = columns_of(shape_.hidden_size);
+  Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), product_.as<float>(), stride, nullptr,
+         shape_.hidden_size, residual_.get(), stride, Element::kF32, true};
+  threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+}
+
+void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const char* a, int64_t lda, const Step& step) {
+  bool adds = shape_.norm_placement == NormPlacement::kPre;
+  Gemm g{};
+  g.weight = weight.panels();
+  g.a = a;
+  g.lda = lda;
+  g.rows = step.num_rows;
+  g.bias = pointer_or_null(bias);
+  g.epilogue = adds ? Epilogue::kAdd : Epilogue::kStore;
+  g.out = adds ? residual_.as<float>() : product_.as<float>();
+  g.ldo = columns_of(shape_.hidden_size);
+  g.num_columns = shape_.hidden_size;
+  multiply(g);
+}
+
+void Decoder::multiply(const Gemm& g) {
+  int64_t units = g.weight.num_panels / (g.epilogue == Epilogue::kGate ? 2 : 1);
+  threads_.run(units, grain_of(kPanel * g.weight.k * g.rows), [&](int64_t begin, int64_t end, int) { kernels_.gemm(g, begin, end); });
+}
+
+void Decoder::project_qkv(const Step& step, const Layer& layer) {
+  Gemm g{};
+  g.weight = layer.qkv.panels();
+  g.a = normed_.get();
+  g.lda = columns_of(shape_.hidden_size);
+  g.rows = step.num_rows;
+  g.bias = pointer_or_null(layer.qkv_bias);
+  g.epilogue = Epilogue::kStore;
+  g.out = qkv_.as<float>();
+  g.ldo = g.num_columns = g.weight.num_panels * kPanel;
+  multiply(g);
+}
+
+void Decoder::rotate_append(const Step& step, int64_t index) {
+  const Layer& layer = layers_[static_cast<size_t>(index)];
+  int64_t query = columns_of(shape_.num_heads * shape_.head_dim), kv = columns_of(shape_.num_kv_heads * shape_.head_dim);
+  RotateAppend r{};
+  r.q = qkv_.as<float>();
+  r.k = r.q + query;
+  r.v = r.k + kv;
+  r.ldqkv = layer.qkv.panels().num_panels * kPanel;
+  r.num_heads = shape_.num_heads;
+  r.q_norm = pointer_or_null(layer.q_norm);
+  r.k_norm = pointer_or_null(layer.k_norm);
+  r.norms_whole = shape_.qk_norm_whole;
+  r.norm_eps = shape_.norm_eps;
+  if (!shape_.has_learned_positions) {
+    size_t rope = static_cast<size_t>(shape_.layers[static_cast<size_t>(index)].rope);
+    size_t pairs = shape_.ropes[rope].inv_freq.size();
+    r.cos = cos_.data() + rope * static_cast<size_t>(step.num_rows) * pairs;
+    r.sin = sin_.data() + rope * static_cast<size_t>(step.num_rows) * pairs;
+    r.rotary_dim = static_cast<int64_t>(2 * pairs);
+  }
+  r.slots = step.slots;
+  r.q_out = queries_.get();
+  r.pages = pages(index);
+  threads_.run(step.num_rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.rotate_append(r, begin, end); });
+}
+
+void Decoder::attend(const Step& step, int64_t index) {
+  Attention a{};
+  a.pages = pages(index);
+  a.q = queries_.get();
+  a.num_heads = shape_.num_heads;
+  a.query_start = step.query_start;
+  a.positions = step.positions;
+  a.block_tables = step.block_tables;
+  a.blocks_per_request = step.blocks_per_request;
+  a.window = shape_.layers[static_cast<size_t>(index)].window;
+  a.scale = shape_.attention_scale;
+  a.softcap = shape_.attention_softcap;
+  a.out = attended_.get();
+  a.ldo = columns_of(shape_.num_heads * shape_.head_dim);
+  a.out_element = element_;
+  int64_t group = shape_.num_heads / shape_.num_kv_heads;
+  int32_t tokens = static_cast<int32_t>(attention_rows(group) / group);
+  int64_t longest = 0;
+  items_.clear();
+  for (int32_t b = 0; b < step.num_requests; ++b) {
+    longest = std::max<int64_t>(longest, step.positions[step.query_start[b + 1] - 1] + 1);
+    for (int32_t row = step.query_start[b]; row < step.query_start[b + 1]; row += tokens)
+      for (int32_t h = 0; h < shape_.num_kv_heads; ++h)
+        items_.push_back({b, h, row, row + tokens < step.query_start[b + 1] ? row + tokens : step.query_start[b + 1]});
+  }
+  int64_t scratch = attention_scratch(group, shape_.head_dim);
+  threads_.run(static_cast<int64_t>(items_.size()), grain_of(longest * group * shape_.head_dim), [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i) kernels_.attend(a, items_[static_cast<size_t>(i)], scratch_.as<float>() + worker * scratch);
+  });
+}
+
+void Decoder::head(const Step& step, float* logits) {
+  int64_t stride = columns_of(shape_.hidden_size);
+  Norm n{shape_.norm, shape_.norm_eps, final_norm_.data(), pointer_or_null(final_norm_bias_), residual_.as<float>(), stride,
+         step.sample_rows, shape_.hidden_size, sampled_.get(), stride, element_, false};
+  threads_.run(step.num_samples, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  Gemm g{};
+  g.weight = shape_.is_head_tied ? embed_.panels() : head_.panels();
+  g.a = sampled_.get();
+  g.lda = stride;
+  g.rows = step.num_samples;
+  g.epilogue = Epilogue::kStore;
+  g.out = logits;
+  g.ldo = g.num_columns = shape_.vocab_size;
+  multiply(g);
+  if (shape_.logit_softcap > 0)
+    threads_.run(step.num_samples, 1, [&](int64_t begin, int64_t end, int) {
+      kernels_.softcap(logits + begin * shape_.vocab_size, (end - begin) * shape_.vocab_size, shape_.logit_softcap);
+    });
+}
+
+}  // namespace quire

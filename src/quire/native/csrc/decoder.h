@@ -1,0 +1,137 @@
+// The decoder: packed weights, paged K/V memory, and one call a step that runs the whole forward pass.
+//
+// The story of a step is Decoder::run in decoder.cpp; loading is in weights.cpp.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "pack.h"
+#include "threads.h"
+
+namespace quire {
+
+enum class NormPlacement { kPre, kPost, kSandwich };
+
+struct Rope {
+  std::vector<float> inv_freq;
+  float attention_factor = 1.0f;
+};
+
+struct LayerShape {
+  int64_t rope = 0;  // index into ropes; unused with learned positions
+  int64_t window = 0;
+};
+
+// The fields of ModelSpec that the forward pass reads, under the same names.
+struct ModelShape {
+  int64_t hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, ffn_size = 0, vocab_size = 0, max_context = 0;
+  NormKind norm = NormKind::kRms;
+  float norm_eps = 0;
+  NormPlacement norm_placement = NormPlacement::kPre;
+  bool qk_norm_whole = false, is_ffn_gated = true, is_head_tied = false, has_learned_positions = false;
+  Activation activation = Activation::kSilu;
+  float attention_scale = 1, embedding_scale = 1, attention_softcap = 0, logit_softcap = 0;  // softcap 0: none
+  std::vector<Rope> ropes;
+  std::vector<LayerShape> layers;
+};
+
+// Where a named linear weight goes: `q`, `k`, `v` and `gate`, `up` share a matrix.
+struct Slice {
+  PackedMatrix* matrix;
+  std::vector<float>* bias;
+  int64_t rows;
+  int64_t first_panel;
+  int64_t panel_step;
+};
+
+struct Layer {
+  PackedMatrix qkv, out, up, down;
+  std::vector<float> qkv_bias, out_bias, up_bias, down_bias;
+  std::vector<float> attn_norm, attn_norm_bias, attn_post_norm, attn_post_norm_bias;
+  std::vector<float> ffn_norm, ffn_norm_bias, ffn_post_norm, ffn_post_norm_bias;
+  std::vector<float> q_norm, k_norm;
+};
+
+// The arrays of a step; see StepBatch. All int32.
+struct Step {
+  int64_t num_rows, num_requests, blocks_per_request, num_samples;
+  const int32_t* token_ids;
+  const int32_t* positions;
+  const int32_t* query_start;
+  const int32_t* block_tables;
+  const int32_t* slots;
+  const int32_t* sample_rows;
+};
+
+class Decoder {
+ public:
+  Decoder(ModelShape shape, Element weights, const std::string& isa, int num_threads);
+
+  // Packs the weight of that canonical name. Throws std::invalid_argument for a name or shape that the shape has not.
+  void set_matrix(const std::string& name, const SourceMatrix& source);
+  void set_vector(const std::string& name, const float* values, int64_t size);
+
+  // Reserves K/V memory for blocks of `block_size` tokens. Throws std::bad_alloc.
+  void allocate_kv(int64_t num_blocks, int64_t block_size, Element element);
+
+  // Runs one step and writes logits [num_samples, vocab_size].
+  void run(const Step& step, float* logits);
+
+  // Writes K and V of each slot, float32 [count, K, D].
+  void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
+  void copy_block(int64_t source, int64_t target);
+
+  const ModelShape& shape() const { return shape_; }
+  const char* isa() const { return kernels_.name; }
+  int num_threads() const { return threads_.size(); }
+  int64_t num_blocks() const { return num_blocks_; }
+  int64_t block_size() const { return tiles_per_block_ * kTile; }
+  size_t weight_bytes() const;
+
+ private:
+  struct Activations;
+
+  Slice find_slice(const std::string& name);
+  std::vector<float>* find_vector(const std::string& name);
+  KVPages pages(int64_t layer) const;
+  int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
+
+  void reserve(const Step& step);
+  void embed(const Step& step);
+  void compute_rotations(const Step& step);
+  void attention_block(const Step& step, int64_t layer);
+  void ffn_block(const Step& step, int64_t layer);
+  void project_qkv(const Step& step, const Layer& layer);
+  void rotate_append(const Step& step, int64_t layer);
+  void attend(const Step& step, int64_t layer);
+  void head(const Step& step, float* logits);
+
+  void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
+  void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
+  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const char* a, int64_t lda, const Step& step);
+  void multiply(const Gemm& gemm);
+
+  ModelShape shape_;
+  Element element_;
+  const Kernels& kernels_;
+  ThreadPool threads_;
+
+  PackedMatrix embed_, head_;
+  std::vector<float> position_table_, final_norm_, final_norm_bias_;
+  std::vector<Layer> layers_;
+
+  Buffer kv_;
+  Element kv_element_ = Element::kF32;
+  int64_t num_blocks_ = 0, tiles_per_block_ = 1;
+
+  // Activations of a step, grown when a step is larger than any before.
+  int64_t capacity_ = 0, sample_capacity_ = 0;
+  Buffer residual_, normed_, qkv_, queries_, attended_, hidden_, product_, sampled_, scratch_;
+  std::vector<float> cos_, sin_;
+  std::vector<AttentionItem> items_;
+};
+
+}  // namespace quire
