@@ -18,6 +18,7 @@
     +-- IntegrityError (RuntimeError)         the engine's own bookkeeping contradicts itself
     +-- ExecutorError (RuntimeError)          the forward pass failed
         +-- ExecutorUnavailableError          the executor asked for is not installed here
+        +-- SampleRowError                    one row of logits from which no token can be drawn
 
 Each says what was wrong, what was given, what the limit is, and what to do next.
 """
@@ -113,3 +114,11 @@ class ExecutorError(QuireError, RuntimeError):
 
 class ExecutorUnavailableError(ExecutorError):
     """The executor asked for is not installed on this machine."""
+
+
+class SampleRowError(ExecutorError):
+    """No token can be drawn from row `row_idx` of a step's logits; the other rows are unaffected."""
+
+    def __init__(self, problem: str, *, row_idx: int, next_step: str, given: object = None) -> None:
+        super().__init__(problem, next_step=next_step, given=given)
+        self.row_idx = row_idx

@@ -1,0 +1,114 @@
+"""What a request asks to change in its logits before a token is chosen, in vLLM's order.
+
+bad words, min_tokens     banned tokens become -inf
+logit_bias                added
+repetition_penalty        tokens of prompt or output: positive logits divided, negative ones multiplied
+frequency_penalty         output only: subtracted once an occurrence
+presence_penalty          output only: subtracted once
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quire.request import SamplingParams
+from quire.sample.ranking import Float64Array, IdArray, RowArray
+
+
+class TokenCounts:
+    """How often each token occurs in one request; kept beside the request, a step then costs its new tokens only.
+
+    Without one, penalties count prompt and output anew in every step, with the same result.
+    """
+
+    __slots__ = ("_num_counted", "_output", "_prompt")
+
+    def __init__(self, prompt_token_ids: Sequence[int]) -> None:
+        self._prompt: IdArray = np.unique(np.asarray(prompt_token_ids, dtype=np.intp))
+        self._output: Counter[int] = Counter()
+        self._num_counted = 0
+
+    def catch_up(self, output_token_ids: Sequence[int]) -> None:
+        """Counts the tokens that are new since the last call; an output that became shorter is counted anew."""
+        if len(output_token_ids) < self._num_counted:
+            self._output.clear()
+            self._num_counted = 0
+        self._output.update(output_token_ids[self._num_counted :])
+        self._num_counted = len(output_token_ids)
+
+    def seen_ids(self) -> IdArray:
+        """Returns the distinct tokens of prompt and output."""
+        return np.union1d(self._prompt, self.output_counts()[0])
+
+    def output_counts(self) -> tuple[IdArray, IdArray]:
+        """Returns the distinct tokens of the output and how often each occurs."""
+        ids = np.fromiter(self._output.keys(), dtype=np.intp, count=len(self._output))
+        return ids, np.fromiter(self._output.values(), dtype=np.intp, count=len(self._output))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRow:
+    """Whose logits a row holds: everything besides the logits that decides the next token.
+
+    `bad_word_ids` are token sequences that must not be completed (`Tokenizer.bad_word_ids`); `counts` saves recounting the
+    context when penalties are used.
+    """
+
+    params: SamplingParams
+    seed: int
+    prompt_token_ids: Sequence[int]
+    output_token_ids: Sequence[int]
+    eos_token_ids: frozenset[int]
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
+    counts: TokenCounts | None = None
+
+    @property
+    def position(self) -> int:
+        """Position of the token to be drawn."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+
+def adjusted(logits: RowArray, row: SampleRow) -> RowArray:
+    """Returns the logits [V] that a choice is made from: a float64 copy, or `logits` itself where nothing changes."""
+    params = row.params
+    banned = [token_id for token_id in _banned_ids(row) if token_id < logits.size]
+    if not banned and not params.logit_bias and not _has_penalties(params):
+        return logits
+    changed = logits.astype(np.float64)
+    changed[banned] = -np.inf
+    for token_id, bias in params.logit_bias.items():
+        changed[token_id] += bias
+    if _has_penalties(params):
+        _penalise(changed, row)
+    return changed
+
+
+def _banned_ids(row: SampleRow) -> Iterable[int]:
+    output = row.output_token_ids
+    if len(output) < row.params.min_tokens:
+        yield from row.eos_token_ids
+        yield from row.params.stop_token_ids
+    for *start, last in row.bad_word_ids:
+        if len(start) <= len(output) and start == list(output[len(output) - len(start) :]):
+            yield last
+
+
+def _has_penalties(params: SamplingParams) -> bool:
+    return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
+
+
+def _penalise(logits: Float64Array, row: SampleRow) -> None:
+    params = row.params
+    counts = row.counts or TokenCounts(row.prompt_token_ids)
+    counts.catch_up(row.output_token_ids)
+    if params.repetition_penalty != 1:
+        seen = counts.seen_ids()
+        values = logits[seen]
+        logits[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+    ids, occurrences = counts.output_counts()
+    logits[ids] -= params.frequency_penalty * occurrences
+    logits[ids] -= params.presence_penalty
