@@ -35,8 +35,10 @@ from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
 
 
 class ReferenceExecutor:
-    """Runs steps in float32. With `DType.BFLOAT16` matrices hold bfloat16 values; norms, biases and arithmetic stay float32.
+    """Runs steps in float32.
 
+    With `DType.BFLOAT16` the token table, the linear layers and the head hold bfloat16 values; norms, biases, learned
+    positions and all arithmetic stay float32. With `KVFormat.BFLOAT16` keys and values are rounded when they are written.
     Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
     """
 
@@ -47,7 +49,7 @@ class ReferenceExecutor:
         self._layout = layout
         self._num_blocks = num_blocks
         self._dtype = dtype
-        self._weights: dict[str, Array] = {name: self._load(weights[name]) for name in spec.tensor_shapes()}
+        self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
         shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
         self._k_cache: Array = np.zeros(shape, dtype=self.arithmetic)
         self._v_cache: Array = np.zeros(shape, dtype=self.arithmetic)
@@ -143,11 +145,11 @@ class ReferenceExecutor:
             q, k = self._norm_rms(f"{name}.q_norm", q), self._norm_rms(f"{name}.k_norm", k)
         return q, k, v
 
-    def _context_slots(self, block_table: Int32Array, context_len: int) -> npt.NDArray[np.int64]:
+    def _context_slots(self, block_table: Int32Array, context_len: int) -> npt.NDArray[np.integer[Any]]:
         """Returns the slots of positions [0, context_len) of one request."""
         position = np.arange(context_len)
         size = self._layout.block_size
-        return block_table[position // size].astype(np.int64) * size + position % size
+        return block_table[position // size] * size + position % size
 
     def _feed_forward(self, name: str, x: Array) -> Array:
         """Returns down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
@@ -178,11 +180,10 @@ class ReferenceExecutor:
     def _norm_rms(self, name: str, x: Array) -> Array:
         return rms_norm(x, self._weights[f"{name}.weight"], self._spec.norm_eps)
 
-    def _load(self, tensor: SourceTensor) -> Array:
+    def _load(self, name: str, tensor: SourceTensor) -> Array:
         values = tensor.to_float32()
-        is_matrix = values.ndim > 1
-        rounded = _through_bfloat16(values) if self._dtype is DType.BFLOAT16 and is_matrix else values
-        return rounded.astype(self.arithmetic)
+        is_rounded = self._dtype is DType.BFLOAT16 and values.ndim > 1 and name != "position.weight"
+        return (_through_bfloat16(values) if is_rounded else values).astype(self.arithmetic)
 
     def _round_kv(self, values: Array) -> Array:
         if self._layout.format is KVFormat.FLOAT32:

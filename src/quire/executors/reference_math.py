@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from quire.models.spec import Activation, RopeSpec
 
-Array = npt.NDArray[np.floating[Any]]
+Array = npt.NDArray[Any]  # float32 or float64
 IntArray = npt.NDArray[np.int32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has no erf; one Python call an element is fine for a definition
@@ -49,7 +49,8 @@ def attention(q: Array, k_cache: Array, v_cache: Array, *, scale: float, window:
         scores = softcap * np.tanh(scores / softcap)
     scores = np.where(visible(num_queries, num_keys, window), scores, -np.inf)
     mixed = softmax(scores) @ v_cache.transpose(1, 0, 2)[:, None]  # [K, G, Nq, D]
-    return mixed.transpose(2, 0, 1, 3).reshape(num_queries, num_heads, head_dim)
+    by_token: Array = mixed.transpose(2, 0, 1, 3)
+    return by_token.reshape(num_queries, num_heads, head_dim)
 
 
 def visible(num_queries: int, num_keys: int, window: int | None) -> npt.NDArray[np.bool_]:
@@ -62,13 +63,14 @@ def visible(num_queries: int, num_keys: int, window: int | None) -> npt.NDArray[
 
 def softmax(scores: Array) -> Array:
     """Returns softmax over the last axis; the largest score is subtracted first so that nothing overflows."""
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    weights: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    total: Array = weights.sum(axis=-1, keepdims=True)
+    return weights / total
 
 
 def linear(x: Array, weight: Array, bias: Array | None) -> Array:
     """Returns x W^T + b for x [T, in], W [out, in], b [out]."""
-    y = x @ weight.T
+    y: Array = x @ weight.T
     return y if bias is None else y + bias
 
 
@@ -105,7 +107,7 @@ def activate(x: Array, activation: Activation) -> Array:
         case Activation.SILU:
             return x * sigmoid(x)
         case Activation.GELU:
-            return (0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))).astype(x.dtype)
+            return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)).astype(x.dtype))
         case Activation.GELU_TANH:
             return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 

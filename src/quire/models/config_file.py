@@ -11,40 +11,46 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedConfigError
+from quire.models.strict_json import parse_json, shorten
 from quire.units import MIB
 
 MAX_CONFIG_BYTES = MIB
 MAX_LIST_ITEMS = 4096
 
-_CODE_FIELDS = {
-    "auto_map": "Quire never runs code from a model directory; use a checkpoint of a supported architecture without custom code.",
-    "quantization_config": "Use the unquantised checkpoint of this model; Quire does its own quantising.",
-}
+_CODE_FIELDS = MappingProxyType(
+    {
+        "auto_map": "Quire never runs code from a model directory; use a checkpoint without custom code.",
+        "quantization_config": "Use the unquantised checkpoint of this model; Quire does its own quantising.",
+    }
+)
 
-_HARMLESS_BY_REASON = {
-    "where the file came from, and what libraries wrote down about themselves": """
+_HARMLESS_BY_REASON = MappingProxyType(
+    {
+        "where the file came from, and what libraries wrote down about themselves": """
         _name_or_path name_or_path transformers_version transformers.js_config torch_dtype dtype use_bfloat16 torchscript
         unsloth_fixed unsloth_version unsloth_tracked_at is_llama_config tokenizer_class prefix""",
-    "how to compute the same numbers, or what else to return": """
+        "how to compute the same numbers, or what else to return": """
         _attn_implementation _attn_implementation_internal _attn_implementation_autoset attn_implementation use_flash_attn
         use_flash_attention cache_implementation use_cache chunk_size_feed_forward gradient_checkpointing
         reorder_and_upcast_attn output_attentions output_hidden_states output_scores return_dict return_dict_in_generate""",
-    "training only": """
+        "training only": """
         initializer_range initializer_factor attention_dropout attn_dropout hidden_dropout residual_dropout embedding_dropout
         resid_dropout embd_dropout attn_pdrop resid_pdrop embd_pdrop z_loss_coefficient label_smoothing""",
-    "heads for other tasks": """
+        "heads for other tasks": """
         id2label label2id num_labels problem_type finetuning_task task_specific_params tf_legacy_loss summary_activation
         summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""",
-    "token ids and generation defaults: the tokenizer, generation_config.json and the request decide these": """
+        "token ids and generation defaults: the tokenizer, generation_config.json and the request decide these": """
         bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id
         forced_bos_token_id forced_eos_token_id max_length min_length do_sample early_stopping num_beams num_beam_groups
         num_return_sequences diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
         no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids remove_invalid_values suppress_tokens
         begin_suppress_tokens exponential_decay_length_penalty""",
-}
+    }
+)
 HARMLESS_FIELDS = frozenset(name for names in _HARMLESS_BY_REASON.values() for name in names.split())
 _ALWAYS_FALSE = (
     "is_encoder_decoder",
@@ -161,7 +167,7 @@ class Config:
         if unread:
             raise UnsupportedConfigError(
                 "config.json holds fields that Quire does not know for this architecture",
-                given=", ".join(_shorten(f"{self._path}{name}={self._fields[name]!r}") for name in unread[:8]),
+                given=", ".join(shorten(f"{self._path}{name}={self._fields[name]!r}") for name in unread[:8]),
                 next_step="Ignoring a field could change the model: report the field, or remove it if it has no effect.",
             )
         for section in self._sections.values():
@@ -171,7 +177,7 @@ class Config:
         """Raises UnsupportedConfigError about one field."""
         raise UnsupportedConfigError(
             f"config.json: {self._path}{name} {problem}",
-            given=_shorten(repr(self._fields[name])) if name in self._fields else "nothing",
+            given=shorten(repr(self._fields[name])) if name in self._fields else "nothing",
             limit=limit,
             next_step="Check that config.json is complete and belongs to a supported model.",
         )
@@ -215,29 +221,14 @@ def read_config(directory: Path) -> Config:
 def parse_config(content: bytes) -> Config:
     """Returns the configuration in the bytes of a `config.json`; raises ModelError unless they are one JSON object."""
     try:
-        fields = json.loads(content.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_unique_fields)
-    except (ValueError, RecursionError) as error:
-        reason = _shorten(str(error))
+        fields = parse_json(content)
+    except ValueError as error:
+        reason = shorten(str(error))
         raise ModelError("config.json is not valid JSON", given=reason, next_step="Restore the original file.") from error
     if not isinstance(fields, dict):
         raise ModelError("config.json is not a JSON object", given=type(fields).__name__, next_step="Restore the original file.")
     return Config(fields)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field occurs twice in one object")
-    return fields
-
-
 def _is_positive_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _shorten(text: str, limit: int = 120) -> str:
-    return text if len(text) <= limit else text[: limit - 3] + "..."
