@@ -62,7 +62,7 @@ static inline vf activate(Activation kind, vf x) {
     case Activation::kSilu: return silu(x);
     case Activation::kGelu: return gelu(x);
     case Activation::kGeluTanh: return gelu_tanh(x);
-    case Activation::kRelu: return max(x, set1(0.0f));
+    case Activation::kRelu: return max(set1(0.0f), x);  // in this order a NaN stays
   }
   return x;
 }
