@@ -1,0 +1,71 @@
+"""Tokens to text while they arrive: a character is released when its last byte is there, never before."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from itertools import takewhile
+
+from quire.text.tokenizer import Tokenizer
+
+_REPLACEMENT = "\ufffd"
+_MAX_TOKENS_OF_A_CHARACTER = 4
+"""UTF-8 characters have at most four bytes, so no more tokens than that share one."""
+
+
+class IncrementalDetokenizer:
+    """Turns a stream of token ids into pieces of text that, joined, are the text of all of them.
+
+    Joined pieces equal `tokenizer.decode` of all tokens, with one exception: `tokenizers` replaces every byte of a run of
+    SentencePiece byte tokens when any of them is invalid, and here only the invalid ones become U+FFFD. `after` holds
+    the tokens that precede the first pushed one (the prompt): their text is not repeated, but a word then keeps
+    the space that separates it from them. A push costs the token's own length.
+    """
+
+    __slots__ = ("_num_spaces", "_pending", "_released", "_skipped", "_tokenizer", "_utf8")
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool, after: Sequence[int] = ()) -> None:
+        rule = tokenizer.token_bytes
+        self._tokenizer = tokenizer
+        self._skipped = tokenizer.special_ids if skip_special else frozenset()
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._released: list[int] = []
+        self._pending: list[int] = []
+        self._num_spaces = 0 if rule is None or len(after) > _MAX_TOKENS_OF_A_CHARACTER else rule.num_leading_spaces
+        for token_id in after[-_MAX_TOKENS_OF_A_CHARACTER:]:
+            self.push(token_id)
+
+    def push(self, token_id: int) -> str:
+        """Returns the text that this token completes, empty while it ends inside a character."""
+        if token_id in self._skipped:
+            return ""
+        content = self._tokenizer.bytes_of(token_id)
+        if content is None:
+            return self._push_in_context(token_id)
+        return self._without_leading_spaces(self._utf8.decode(content))
+
+    def finish(self) -> str:
+        """Returns what is left of a character that never became whole: U+FFFD, or nothing."""
+        if self._pending:
+            return self._release(self._tokenizer.decode([*self._released, *self._pending], skip_special=False))
+        return self._without_leading_spaces(self._utf8.decode(b"", final=True))
+
+    def _without_leading_spaces(self, text: str) -> str:
+        if not self._num_spaces or not text:
+            return text
+        num_dropped = len(list(takewhile(lambda character: character == " ", text[: self._num_spaces])))
+        self._num_spaces = self._num_spaces - num_dropped if num_dropped == len(text) else 0
+        return text[num_dropped:]
+
+    def _push_in_context(self, token_id: int) -> str:
+        """For decoders that look at neighbours: the text of the last released tokens and this one, beyond that of the former."""
+        self._pending.append(token_id)
+        text = self._tokenizer.decode([*self._released, *self._pending], skip_special=False)
+        if text.endswith(_REPLACEMENT) and len(self._pending) < _MAX_TOKENS_OF_A_CHARACTER:
+            return ""
+        return self._release(text)
+
+    def _release(self, text: str) -> str:
+        before = self._tokenizer.decode(self._released, skip_special=False)
+        self._released, self._pending = self._pending, []
+        return text[len(before) :]

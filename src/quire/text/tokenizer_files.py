@@ -1,0 +1,112 @@
+"""The JSON files beside a tokenizer: which of their fields Quire reads, and how they are checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from quire.errors import TokenizerError
+from quire.units import MIB, format_bytes
+
+MAX_TOKENIZER_BYTES = 256 * MIB
+MAX_JSON_BYTES = 16 * MIB
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFiles:
+    """What the files beside `tokenizer.json` say: named special tokens, ids that end an answer, the chat template."""
+
+    named_tokens: Mapping[str, str]
+    eos_ids: frozenset[int]
+    chat_template: str | None
+
+
+def read_tokenizer_files(directory: Path) -> TokenizerFiles:
+    """Reads the optional files of a model directory; raises TokenizerError on one that is damaged.
+
+    `eos_token_id` comes from generation_config.json, or from config.json where that is silent.
+    """
+    settings = _read_json(directory / "tokenizer_config.json")
+    named = _read_json(directory / "special_tokens_map.json") | settings
+    eos_ids = _eos_ids(_read_json(directory / "generation_config.json"))
+    return TokenizerFiles(
+        named_tokens=MappingProxyType(dict(_named_tokens(named))),
+        eos_ids=eos_ids or _eos_ids(_read_json(directory / "config.json")),
+        chat_template=_chat_template(directory, settings),
+    )
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Returns a file's content; raises TokenizerError if it is missing or longer than `max_bytes`."""
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= max_bytes else b""
+    except OSError as error:
+        raise TokenizerError(
+            f"{path.name} cannot be read",
+            given=error.strerror,
+            next_step="Use a model directory that holds tokenizer.json, as save_pretrained of a fast tokenizer writes it.",
+        ) from error
+    if size > max_bytes:
+        raise TokenizerError(
+            f"{path.name} is too large",
+            given=format_bytes(size),
+            limit=format_bytes(max_bytes),
+            next_step="Check the file; tokenizers are smaller.",
+        )
+    return content
+
+
+def damaged(name: str, reason: str) -> TokenizerError:
+    """Returns the error for a file that exists and cannot be used."""
+    return TokenizerError(f"{name} is damaged", given=reason[:200], next_step="Download or export the file again.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(read_bytes(path, MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, TokenizerError) else damaged(path.name, "not JSON") from error
+    if not isinstance(content, dict):
+        raise damaged(path.name, "not a JSON object")
+    return content
+
+
+def _named_tokens(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for name in _NAMED_TOKENS:
+        value = settings.get(name)
+        text = value.get("content") if isinstance(value, Mapping) else value
+        if isinstance(text, str):
+            yield name, text
+
+
+def _eos_ids(settings: Mapping[str, Any]) -> frozenset[int]:
+    value = settings.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if any(isinstance(token_id, bool) or not isinstance(token_id, int) or token_id < 0 for token_id in ids):
+        raise damaged("eos_token_id", "not a token id or a list of them")
+    return frozenset(ids)
+
+
+def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
+    """The template of its own file wins; of a list of named templates, the one called default."""
+    path = directory / "chat_template.jinja"
+    if path.exists():
+        try:
+            return read_bytes(path, MAX_JSON_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise damaged(path.name, "not UTF-8") from error
+    value = settings.get("chat_template")
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
+        value = named.get("default")
+    if value is not None and not isinstance(value, str):
+        raise damaged("chat_template", "not a text")
+    return value
