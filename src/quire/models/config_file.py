@@ -211,8 +211,11 @@ def read_config(directory: Path) -> Config:
     path = directory / "config.json"
     if not path.is_file():
         raise ModelError("The model directory holds no config.json", given=directory, next_step="Pass a Hugging Face checkpoint.")
-    with path.open("rb") as file:
-        content = file.read(MAX_CONFIG_BYTES + 1)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ModelError("config.json cannot be read", given=error.strerror, next_step="Check its permissions.") from error
     if len(content) > MAX_CONFIG_BYTES:
         raise ModelError("config.json is too large", limit=f"{MAX_CONFIG_BYTES} bytes", next_step="Restore the original file.")
     return parse_config(content)

@@ -82,7 +82,7 @@ def _read_layers(config: Config, sizes: Sizes) -> tuple[LayerSpec, ...]:
 def _read_ropes(config: Config, sizes: Sizes) -> tuple[RopeSpec, RopeSpec]:
     """Returns the rotation of global and of local layers, from one object per layer type or from the older flat fields."""
     parameters = config.section("rope_parameters")
-    if parameters is not None and (parameters.has("full_attention") or parameters.has("sliding_attention")):
+    if parameters is not None:
         fields = [
             RopeFields(theta=theta if section is None else read_theta(section, "rope_theta", theta), scaling=section)
             for section, theta in (

@@ -19,6 +19,7 @@ _FUSED: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("attn.q", "attn.k", "attn.v"), "self_attn.qkv_proj")
     | dict.fromkeys(("ffn.gate", "ffn.up"), "mlp.gate_up_proj")
 )
+_ORIGINAL_CONTEXT = 4096  # of the first Phi-3; files that leave it out mean this one
 _LONGROPE_NAMES = ("longrope", "su", "yarn")  # early Phi-3 files call longrope "su" or "yarn"
 
 
@@ -63,7 +64,7 @@ class Phi3:
 
 def _read_rope(config: Config, sizes: Sizes, max_context: int) -> RopeSpec:
     fields = read_rope_fields(config)
-    original = config.size("original_max_position_embeddings", limit=MAX_CONTEXT, default=sizes.model_context)
+    original = config.size("original_max_position_embeddings", limit=MAX_CONTEXT, default=_ORIGINAL_CONTEXT)
     rotary_dim = _read_rotary_dim(config, fields.scaling, sizes.head_dim)
     if fields.scaling is None or fields.kind == "default":
         return build_rope(rotary_dim, fields.theta, NoScaling())
