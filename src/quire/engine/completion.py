@@ -1,0 +1,135 @@
+"""One completion while it grows: released text, tokens, log-probabilities, and why it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from quire.request import CompletionOutput, FinishReason, Logprob, Request, SamplingParams, TokenLogprobs
+from quire.sample.sampler import SampledToken, SampleRow, TokenCounts
+from quire.text.detokenizer import IncrementalDetokenizer
+from quire.text.stop import StopMatcher
+from quire.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What one step added to completion `index` of a request. `text` may be empty: half a character, or a possible stop."""
+
+    request_id: str
+    index: int
+    text: str
+    token_id: int
+    logprobs: TokenLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class CompletionState:
+    """Follows one scheduler request on behalf of its reader.
+
+    STOP is decided here: an end-of-sequence or stop id, or a stop string, once there are more than `min_tokens` tokens.
+    LENGTH is decided by the scheduler, which knows the limits. A stop id stays in `token_ids` and is left out of the text;
+    a stop string is cut from the text; `include_stop_str_in_output` keeps either.
+    """
+
+    def __init__(self, request: Request, index: int, tokenizer: Tokenizer) -> None:
+        params = request.sampling
+        self.request = request
+        self.index = index
+        self.row = _sample_row(request, tokenizer)
+        self._tokenizer = tokenizer
+        self._eos_ids = frozenset[int]() if params.ignore_eos else tokenizer.eos_token_ids
+        self._detokenizer = IncrementalDetokenizer(
+            tokenizer, skip_special=params.skip_special_tokens, after=request.prompt_token_ids
+        )
+        self._matcher = StopMatcher(params.stop, keeps_stop=params.include_stop_str_in_output)
+        self._stop_reason: int | str | None = None
+        self._error: str | None = None
+        self._text: list[str] = []
+        self._logprobs: list[TokenLogprobs] = []
+
+    def advance(self, sampled: SampledToken) -> FinishReason | None:
+        """Takes the token drawn for the next position; returns STOP if the completion ends with it."""
+        params = self.request.sampling
+        is_past_minimum = len(self.request.output_token_ids) >= params.min_tokens
+        is_stop_id = is_past_minimum and (sampled.token_id in self._eos_ids or sampled.token_id in params.stop_token_ids)
+        if is_stop_id and sampled.token_id in params.stop_token_ids:
+            self._stop_reason = sampled.token_id
+        text = ""
+        if not is_stop_id or params.include_stop_str_in_output:
+            text = self._detokenizer.push(sampled.token_id)
+        if is_past_minimum and text:
+            text = self._match(text)
+        self._text.append(text)
+        if sampled.logprobs is not None:
+            self._logprobs.append(name_tokens(sampled.logprobs, self._tokenizer))
+        return FinishReason.STOP if is_stop_id or self._stop_reason is not None else None
+
+    def end(self, error: str | None = None) -> None:
+        """Releases the text still held back, unless an error ended it; called once, after the scheduler finished the request."""
+        self._error = error
+        if error is not None or isinstance(self._stop_reason, str):
+            return
+        rest = self._match(self._detokenizer.finish())
+        if not isinstance(self._stop_reason, str):
+            rest += self._matcher.finish()
+        self._text.append(rest)
+
+    def progress(self, request_id: str, num_text_parts: int) -> Progress:
+        """Returns what the last token added: the text parts from `num_text_parts` on."""
+        return Progress(
+            request_id=request_id,
+            index=self.index,
+            text="".join(self._text[num_text_parts:]),
+            token_id=self.request.output_token_ids[-1],
+            logprobs=self._logprobs[-1] if self._logprobs else None,
+            finish_reason=self.request.finish_reason,
+        )
+
+    @property
+    def num_text_parts(self) -> int:
+        return len(self._text)
+
+    def output(self) -> CompletionOutput:
+        """Returns the completion so far."""
+        request = self.request
+        return CompletionOutput(
+            index=self.index,
+            text="".join(self._text),
+            token_ids=tuple(request.output_token_ids),
+            finish_reason=request.finish_reason,
+            stop_reason=self._stop_reason,
+            seed=request.seed,
+            logprobs=tuple(self._logprobs) if request.sampling.logprobs is not None else None,
+            error=self._error,
+        )
+
+    def _match(self, text: str) -> str:
+        result = self._matcher.push(text)
+        if result.matched is not None:
+            self._stop_reason = result.matched
+        return result.emit
+
+
+def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer) -> Mapping[int, Logprob]:
+    """Returns the candidates with the text of each token."""
+    return {
+        token_id: replace(candidate, decoded_token=tokenizer.token_text(token_id)) for token_id, candidate in candidates.items()
+    }
+
+
+def _sample_row(request: Request, tokenizer: Tokenizer) -> SampleRow:
+    params = request.sampling
+    return SampleRow(
+        params=params,
+        seed=request.seed,
+        prompt_token_ids=request.prompt_token_ids,
+        output_token_ids=request.output_token_ids,
+        eos_token_ids=tokenizer.eos_token_ids,
+        bad_word_ids=tokenizer.bad_word_ids(params.bad_words) if params.bad_words else (),
+        counts=TokenCounts(request.prompt_token_ids) if _has_penalties(params) else None,
+    )
+
+
+def _has_penalties(params: SamplingParams) -> bool:
+    return (params.repetition_penalty, params.frequency_penalty, params.presence_penalty) != (1, 0, 0)

@@ -1,0 +1,213 @@
+"""The engine's core: submissions in, one step at a time, exactly one final output each.
+
+    plan    = scheduler.plan_step()              reserves blocks
+    logits  = run_chunks(executor, ...)          may fail: the culprit is found and fails alone
+    drawn   = draw_tokens(logits, ...)           may fail: likewise
+    ended   = scheduler.complete_step(plan, ..)  only now does anything count
+
+Until the last line nothing has happened that `scheduler.abandon(plan)` cannot put back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from quire.engine.completion import CompletionState, Progress
+from quire.engine.drawing import StepTokens, draw_tokens
+from quire.engine.group import RequestGroup, Submission
+from quire.engine.isolate import failure_message, run_chunks
+from quire.errors import DuplicateRequestError, IntegrityError, RequestError
+from quire.executors.protocol import Executor, Float32Array
+from quire.request import FinishReason, Request, RequestOutput
+from quire.sample.sampler import require_known_tokens
+from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
+from quire.sched.scheduler import Scheduler
+from quire.text.tokenizer import Tokenizer
+
+StepEvent = Progress | RequestOutput
+"""A token of one completion, or the final output of a request."""
+
+_log = logging.getLogger("quire")
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One completion and the group it belongs to."""
+
+    group: RequestGroup
+    state: CompletionState
+
+    def token_ids(self, start: int, stop: int) -> Sequence[int]:
+        return self.state.request.token_ids(start, stop)
+
+
+class EngineCore:
+    """Drives scheduler, executor and output states. No clock, no threads: `now` is the caller's, in seconds."""
+
+    def __init__(self, executor: Executor, tokenizer: Tokenizer, make_scheduler: Callable[[], Scheduler]) -> None:
+        self.executor = executor
+        self.tokenizer = tokenizer
+        self.integrity_errors: list[IntegrityError] = []
+        self._make_scheduler = make_scheduler
+        self._scheduler = make_scheduler()
+        self._groups: dict[str, RequestGroup] = {}
+        self._members: dict[str, _Member] = {}
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._scheduler
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._groups)
+
+    @property
+    def request_ids(self) -> tuple[str, ...]:
+        """The submissions without a final output yet, oldest first."""
+        return tuple(self._groups)
+
+    def check(self, submission: Submission) -> None:
+        """Raises the RequestError for which `submit` would refuse a submission, whatever else is queued."""
+        self._check_tokens(submission)
+        self._scheduler.limits.check(RequestGroup(submission, self.tokenizer, 0.0).states[0].request)
+
+    def submit(self, submission: Submission, now: float) -> RequestGroup:
+        """Queues a submission and returns its group, to look at.
+
+        Raises RequestError or DuplicateRequestError, and keeps nothing, if it can never be answered.
+        """
+        if submission.request_id in self._groups:
+            raise DuplicateRequestError(
+                "a request with this id is in progress", given=submission.request_id, next_step="Use another request id."
+            )
+        self._check_tokens(submission)
+        group = RequestGroup(submission, self.tokenizer, now)
+        queued: list[str] = []
+        try:
+            for state in group.states:
+                self._scheduler.submit(state.request)
+                queued.append(state.request.request_id)
+        except BaseException:
+            for request_id in queued:
+                self._scheduler.abort(request_id)
+            raise
+        self._groups[group.request_id] = group
+        self._members |= {state.request.request_id: _Member(group, state) for state in group.states}
+        return group
+
+    def abort(self, request_id: str, now: float) -> RequestOutput | None:
+        """Ends a request where it is and returns its final output; its computed prefix stays cached. None if unknown."""
+        group = self._groups.get(request_id)
+        if group is None:
+            return None
+        for state in group.states:
+            if self._scheduler.abort(state.request.request_id) is not None:
+                state.end()
+                self._close(state.request, now)
+        self._check_when_idle()
+        return group.output(now)
+
+    def step(self, now: float) -> list[StepEvent]:
+        """Computes one step and returns what it brought; an empty list also when there is nothing to do.
+
+        An error that belongs to one request ends that request; the others lose a step, but no token changes.
+        """
+        plan = self._scheduler.plan_step()
+        if plan is None:
+            return []
+        try:
+            run = run_chunks(self.executor, plan.scheduled, self._members)
+            drawn = StepTokens(failures=dict(run.failures)) if run.failures else self._draw(run.logits, plan)
+        except BaseException:
+            self._scheduler.abandon(plan)
+            raise
+        if drawn.failures:
+            self._scheduler.abandon(plan)
+            events = [event for request_id, message in drawn.failures.items() for event in self._fail(request_id, message, now)]
+        else:
+            events = self._complete(plan, drawn, now)
+        self._check_when_idle()
+        return events
+
+    def _check_tokens(self, submission: Submission) -> None:
+        vocab_size = self.executor.spec.vocab_size
+        require_known_tokens(submission.sampling, vocab_size)
+        largest = max(submission.prompt_token_ids, default=0)
+        if largest >= vocab_size:
+            raise RequestError(
+                "the prompt holds a token id that the model does not have",
+                given=largest,
+                limit=vocab_size - 1,
+                next_step="Encode the text with this model's tokenizer.",
+            )
+
+    def _draw(self, logits: Float32Array, plan: StepPlan) -> StepTokens:
+        rows = {chunk.request_id: self._members[chunk.request_id].state.row for chunk in plan.scheduled}
+        return draw_tokens(logits, plan.scheduled, rows)
+
+    def _complete(self, plan: StepPlan, drawn: StepTokens, now: float) -> list[StepEvent]:
+        """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
+        sampled: dict[str, Sampled] = {}
+        errors: dict[str, str] = {}
+        num_parts = {request_id: self._members[request_id].state.num_text_parts for request_id in drawn.tokens}
+        for chunk in plan.scheduled:
+            self._note_chunk(chunk, plan, drawn, now)
+        for request_id, token in drawn.tokens.items():
+            try:
+                reason = self._members[request_id].state.advance(token)
+            except Exception as error:
+                errors[request_id], reason = failure_message(error), FinishReason.ERROR
+            sampled[request_id] = Sampled(token_id=token.token_id, finish_reason=reason)
+        finished = self._scheduler.complete_step(plan, sampled)
+        for request in finished:
+            self._members[request.request_id].state.end(errors.get(request.request_id))
+        events: list[StepEvent] = [
+            self._members[request_id].state.progress(self._members[request_id].group.request_id, num_parts[request_id])
+            for request_id in drawn.tokens
+        ]
+        return events + [output for request in finished if (output := self._close(request, now)) is not None]
+
+    def _note_chunk(self, chunk: ScheduledChunk, plan: StepPlan, drawn: StepTokens, now: float) -> None:
+        group = self._members[chunk.request_id].group
+        group.note_step(plan.step)
+        if chunk.samples:
+            group.note_token(now)
+        if group.scores is not None and chunk.request_id in drawn.scores:
+            group.scores.add(chunk.start + 1, drawn.scores[chunk.request_id], self.tokenizer)
+
+    def _fail(self, request_id: str, message: str, now: float) -> list[StepEvent]:
+        request = self._scheduler.fail(request_id)
+        if request is None:
+            return []
+        self._members[request_id].state.end(message)
+        output = self._close(request, now)
+        return [] if output is None else [output]
+
+    def _close(self, request: Request, now: float) -> RequestOutput | None:
+        """Forgets a finished completion; returns the final output when it was the last of its group."""
+        group = self._members.pop(request.request_id).group
+        group.num_open -= 1
+        if group.num_open:
+            return None
+        del self._groups[group.request_id]
+        return group.output(now)
+
+    def _check_when_idle(self) -> None:
+        """Without requests every block must be free. If the books are wrong, they are reported and begun anew."""
+        if self._groups:
+            return
+        pool = self._scheduler.manager.pool
+        try:
+            self._scheduler.manager.check()
+            if pool.num_free != pool.num_blocks or self._scheduler.has_work:
+                raise IntegrityError(
+                    "blocks or requests are left over while nothing runs",
+                    given=f"{pool.num_blocks - pool.num_free} blocks held",
+                    next_step="Report this as a defect with the steps that led to it.",
+                )
+        except IntegrityError as error:
+            _log.error("KV cache bookkeeping was repaired by starting it anew, cached prefixes are lost: %s", error)
+            self.integrity_errors.append(error)
+            self._scheduler = self._make_scheduler()

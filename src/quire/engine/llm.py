@@ -1,0 +1,166 @@
+"""`LLM`: the engine for a program that waits for its answers. The shape is that of vLLM's offline API."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from quire.config import EngineConfig
+from quire.engine.core import EngineCore, StepEvent
+from quire.engine.group import Submission, last_delta
+from quire.engine.interrupt import interrupts_deferred
+from quire.engine.loading import build_core, load_executor
+from quire.engine.options import EngineOptions, engine_config
+from quire.engine.prompts import Prompt, Prompts, one_param_each, split_prompts, token_ids_of
+from quire.engine.scores import Score, score_of
+from quire.errors import ExecutorError, IntegrityError, RequestError
+from quire.models.spec import ModelSpec
+from quire.request import RequestOutput, SamplingParams
+from quire.text.tokenizer import Tokenizer
+
+
+class LLM:
+    """A model in memory with its KV cache. Not thread-safe; use it as a context manager or call `close()`.
+
+    `model` is a directory, a Hugging Face id, or None for the bundled model; options are those of `EngineOptions`.
+    Raises ModelNotFoundError, ModelError, ConfigError or ExecutorUnavailableError. Nothing is printed.
+    """
+
+    def __init__(self, model: str | Path | None = None, **options: Unpack[EngineOptions]) -> None:
+        checkpoint, executor, config = load_executor(model, engine_config(options), options.get("on_progress"))
+        self.config: EngineConfig = config
+        self.spec: ModelSpec = checkpoint.spec
+        self.tokenizer = Tokenizer.from_directory(checkpoint.directory)
+        self._core: EngineCore | None = build_core(executor, self.tokenizer, config, checkpoint.weights.fingerprint)
+        self._clock: Callable[[], float] = time.perf_counter
+        self._num_requests = 0
+        self._streams: dict[str, deque[StepEvent]] = {}
+        self._outputs: dict[str, RequestOutput] = {}
+
+    # -- asking ----------------------------------------------------------------------
+
+    def generate(self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[RequestOutput]:
+        """Continues every prompt (text or token ids) and returns one output a prompt, in their order.
+
+        `params` is one for all or one each. Raises RequestError before anything runs if any prompt can never be answered.
+        A failure while running ends only its request, with FinishReason.ERROR. Ctrl-C ends all of them.
+        """
+        split = split_prompts(prompts)
+        return self._run(
+            [self._submission(prompt, each) for prompt, each in zip(split, one_param_each(split, params), strict=True)]
+        )
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
+        """Yields what each step adds: the new text and token only; a last one adds nothing and has `finished` set.
+
+        Checks the request at once, computes while it is iterated. Closing the iterator early ends the request, frees its
+        blocks and keeps the computed prefix.
+        """
+        submission = self._submission(prompt, params or SamplingParams())
+        self._open_core.check(submission)
+        return self._follow(submission)
+
+    def score(self, prompt: Prompt, *, num_candidates: int = 0) -> Score:
+        """Returns the teacher-forced log-probability of every token of a text or of token ids, computed chunk by chunk.
+
+        `num_candidates` adds that many of the most likely tokens at each position. Room for one more token must be left.
+        """
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=num_candidates)
+        output = self._run([self._submission(prompt, params)])[0]
+        if output.outputs[0].error is not None:
+            raise ExecutorError(output.outputs[0].error, next_step="Check the checkpoint's weights.")
+        return score_of(output)
+
+    # -- life ------------------------------------------------------------------------
+
+    @property
+    def core(self) -> EngineCore:
+        """The engine underneath: scheduler, KV cache manager and executor, to look at."""
+        return self._open_core
+
+    def close(self) -> None:
+        """Ends everything that runs and lets go of the model's memory; a second call does nothing."""
+        if self._core is not None:
+            self._abort(self._core.request_ids)
+            self._core = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- inside ----------------------------------------------------------------------
+
+    @property
+    def _open_core(self) -> EngineCore:
+        if self._core is None:
+            raise RequestError("this LLM is closed", next_step="Create another one.")
+        return self._core
+
+    def _submission(self, prompt: Prompt, params: SamplingParams) -> Submission:
+        self._num_requests += 1
+        return Submission(
+            request_id=f"request-{self._num_requests}",
+            prompt_token_ids=tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else token_ids_of(prompt),
+            sampling=params,
+            prompt=prompt if isinstance(prompt, str) else None,
+        )
+
+    def _run(self, submissions: Sequence[Submission]) -> list[RequestOutput]:
+        pending = {submission.request_id for submission in submissions}
+        try:
+            for submission in submissions:
+                self._open_core.submit(submission, self._clock())
+            while pending:
+                pending.difference_update(self._step())
+            return [self._outputs[submission.request_id] for submission in submissions]
+        except BaseException:
+            self._abort(pending)
+            raise
+        finally:
+            for submission in submissions:
+                self._outputs.pop(submission.request_id, None)
+
+    def _follow(self, submission: Submission) -> Iterator[RequestOutput]:
+        request_id = submission.request_id
+        events = self._streams.setdefault(request_id, deque())
+        try:
+            group = self._open_core.submit(submission, self._clock())
+            while True:
+                while not events:
+                    self._step()
+                event = events.popleft()
+                if isinstance(event, RequestOutput):
+                    yield last_delta(event)
+                    return
+                yield group.delta(event, self._clock())
+        finally:
+            del self._streams[request_id]
+            self._abort([request_id])
+
+    def _step(self) -> list[str]:
+        """Runs one step, puts each event where its reader looks, and returns the ids of the requests that ended."""
+        core = self._open_core
+        if not core.has_work:
+            raise IntegrityError("an answer is awaited but nothing runs", next_step="Do not end requests behind the LLM's back.")
+        ended: list[str] = []
+        with interrupts_deferred():
+            for event in core.step(self._clock()):
+                if event.request_id in self._streams:
+                    self._streams[event.request_id].append(event)
+                elif isinstance(event, RequestOutput):
+                    self._outputs[event.request_id] = event
+                    ended.append(event.request_id)
+        return ended
+
+    def _abort(self, request_ids: Iterable[str]) -> None:
+        if self._core is None:
+            return
+        with interrupts_deferred():
+            for request_id in request_ids:
+                self._core.abort(request_id, self._clock())

@@ -1,0 +1,85 @@
+"""From a name to a model in memory: find the directory, read the checkpoint, choose and build the executor."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from pathlib import Path
+
+from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
+from quire.engine.core import EngineCore
+from quire.engine.options import LoadProgress
+from quire.engine.resolve import is_native_built, layout_of, pool_blocks, resolve, settled
+from quire.errors import ExecutorUnavailableError
+from quire.executors.protocol import Executor
+from quire.kv.manager import KVCacheManager
+from quire.kv.pool import BlockPool
+from quire.models.bundled import directory as bundled_directory
+from quire.models.checkpoint import Checkpoint, load_checkpoint
+from quire.models.hub import find_model
+from quire.sched.scheduler import Scheduler
+from quire.text.tokenizer import Tokenizer
+
+
+def load_executor(
+    model: str | Path | None, config: EngineConfig, on_progress: LoadProgress | None = None
+) -> tuple[Checkpoint, Executor, EngineConfig]:
+    """Loads a directory, hub id, or (None) the bundled model; returns it with its executor and the resolved configuration."""
+    directory = bundled_directory() if model is None else find_model(str(model))
+    checkpoint = load_checkpoint(directory, max_context=config.max_context)
+    resolved = resolve(config, checkpoint.spec, checkpoint.weights)
+    return checkpoint, build_executor(checkpoint, resolved, on_progress), resolved
+
+
+def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgress | None = None) -> Executor:
+    """Builds the executor of a resolved configuration; raises ExecutorUnavailableError if it is not installed."""
+    if config.executor is ExecutorKind.NATIVE:
+        return _native(checkpoint, config, on_progress)
+    from quire.executors.reference import ReferenceExecutor
+
+    layout, num_blocks = layout_of(config, checkpoint.spec), pool_blocks(config, checkpoint.spec)
+    return ReferenceExecutor(
+        checkpoint.spec, checkpoint.weights, layout=layout, num_blocks=num_blocks, dtype=settled(config.dtype, "dtype")
+    )
+
+
+def build_core(executor: Executor, tokenizer: Tokenizer, config: EngineConfig, weights_fingerprint: bytes) -> EngineCore:
+    """Builds the core of a resolved configuration: pool and admission know exactly the executor's blocks."""
+    has_prefix_cache = config.cache.mode is KVCacheMode.PAGED and config.cache.prefix_cache is PrefixCache.ON
+    fingerprint = cache_fingerprint(executor, weights_fingerprint)
+
+    def make_scheduler() -> Scheduler:
+        manager = KVCacheManager(
+            BlockPool(executor.num_blocks, executor.layout.block_size),
+            fingerprint=fingerprint,
+            prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
+        )
+        max_context = settled(config.max_context, "max_context")
+        return Scheduler(config.scheduler, manager, max_context=max_context, mode=config.cache.mode)
+
+    return EngineCore(executor, tokenizer, make_scheduler)
+
+
+def cache_fingerprint(executor: Executor, weights_fingerprint: bytes) -> bytes:
+    """Returns the digest that two engines share only if their cached keys and values are the same bits."""
+    numerics = f"{executor.numerics} {executor.layout.format.value}".encode()
+    return sha256(sha256(weights_fingerprint).digest() + numerics).digest()
+
+
+def _native(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgress | None) -> Executor:
+    if not is_native_built():
+        raise ExecutorUnavailableError(
+            "the native executor was not compiled in this installation",
+            limit="executors here: reference",
+            next_step="Install g++ and cmake and reinstall, or pass executor='reference'.",
+        )
+    from quire.executors.native import NativeExecutor
+
+    return NativeExecutor(
+        checkpoint.spec,
+        checkpoint.weights,
+        layout=layout_of(config, checkpoint.spec),
+        num_blocks=pool_blocks(config, checkpoint.spec),
+        dtype=settled(config.dtype, "dtype"),
+        threads=settled(config.threads, "threads"),
+        on_progress=on_progress,
+    )

@@ -1,0 +1,162 @@
+"""The model as a function: `logits, past_kvs = model(input_ids, past_kvs, use_cache)`, for loops written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Unpack, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.engine.batch import build_batch
+from quire.engine.loading import load_executor
+from quire.engine.options import EngineOptions, ModelOptions, engine_config
+from quire.engine.past import BlockTable, PastKVs, PastStore
+from quire.engine.resolve import settled
+from quire.errors import EmptyPromptError, PromptTooLongError, RequestError
+from quire.executors.protocol import Executor, Float32Array
+from quire.models.spec import ModelSpec
+from quire.sched.plan import ScheduledChunk
+
+MAX_STEP_TOKENS = 512
+
+
+def load_model(
+    path: str | Path | None = None, executor: str = "native", dtype: str = "float32", **options: Unpack[ModelOptions]
+) -> CausalModel:
+    """Loads a checkpoint directory or hub id (None: the bundled model) as a function from tokens to logits.
+
+    Raises ModelNotFoundError, ModelError, ConfigError, or ExecutorUnavailableError where the executor is not installed.
+    """
+    asked = cast(EngineOptions, {**options, "executor": executor, "dtype": dtype})
+    _, loaded, config = load_executor(path, engine_config(asked), options.get("on_progress"))
+    return CausalModel(loaded, settled(config.max_context, "max_context"))
+
+
+@dataclass(frozen=True, slots=True)
+class _NewTokens:
+    """New tokens of one row, found by their absolute position."""
+
+    num_past: int
+    tokens: npt.NDArray[np.int64]
+
+    def token_ids(self, start: int, stop: int) -> Sequence[int]:
+        ids: list[int] = self.tokens[start - self.num_past : stop - self.num_past].tolist()
+        return ids
+
+
+class CausalModel:
+    """A decoder-only model over a paged KV cache. Not thread-safe."""
+
+    def __init__(self, executor: Executor, max_context: int) -> None:
+        self._executor = executor
+        self._store = PastStore(executor)
+        self.max_context = max_context
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._executor.spec
+
+    @property
+    def executor(self) -> Executor:
+        return self._executor
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks of KV memory that no living `past_kvs` holds."""
+        return self._store.num_free_blocks
+
+    def check(self) -> None:
+        """Raises IntegrityError unless every block is accounted for."""
+        self._store.check()
+
+    def __call__(
+        self, input_ids: npt.ArrayLike, past_kvs: PastKVs | None = None, use_cache: bool = True
+    ) -> tuple[Float32Array, PastKVs | None]:
+        """Returns logits [B, T, V] float32 of `input_ids` [B, T] that follow `past_kvs`, and the cache that includes them.
+
+        Without `use_cache` the second value is None and nothing stays in memory. The past is never changed, so it may be
+        continued several times. Raises RequestError for tokens that do not fit and CapacityError when KV memory is out.
+        """
+        tokens = self._checked(input_ids, past_kvs)
+        num_past = past_kvs.num_tokens if past_kvs is not None else 0
+        tables = self._store.extend(past_kvs, len(tokens), tokens.shape[1])
+        try:
+            logits = self._run(tokens, tables, num_past)
+        except BaseException:
+            self._store.release(tables)
+            raise
+        if not use_cache:
+            self._store.release(tables)
+            return logits, None
+        return logits, self._store.handle(tables, num_past + tokens.shape[1])
+
+    def _run(self, tokens: npt.NDArray[np.int64], tables: tuple[BlockTable, ...], num_past: int) -> Float32Array:
+        batch_size, num_new = tokens.shape
+        logits = np.empty((batch_size, num_new, self.spec.vocab_size), dtype=np.float32)
+        rows = [_NewTokens(num_past, row) for row in tokens]
+        block_ids = [tuple(block.id for block in table) for table in tables]
+        seqs_per_step = min(batch_size, MAX_STEP_TOKENS)
+        chunk_size = MAX_STEP_TOKENS // seqs_per_step
+        for first in range(0, batch_size, seqs_per_step):
+            members = range(first, min(first + seqs_per_step, batch_size))
+            for start in range(0, num_new, chunk_size):
+                stop = min(start + chunk_size, num_new)
+                chunks = [_chunk(member, num_past + start, stop - start, block_ids[member]) for member in members]
+                batch = build_batch(chunks, {str(member): rows[member] for member in members}, self._executor.layout.block_size)
+                logits[members.start : members.stop, start:stop] = self._executor.run(batch).reshape(
+                    len(members), stop - start, self.spec.vocab_size
+                )
+        return logits
+
+    def _checked(self, input_ids: npt.ArrayLike, past_kvs: PastKVs | None) -> npt.NDArray[np.int64]:
+        tokens = np.asarray(input_ids)
+        if tokens.ndim != 2 or not (np.issubdtype(tokens.dtype, np.integer) or tokens.size == 0):
+            raise RequestError(
+                "input_ids must be integers in the shape [B, T]",
+                given=f"{tokens.dtype} {list(tokens.shape)}",
+                next_step="Wrap one prompt as [[id, id, ...]].",
+            )
+        if tokens.size == 0:
+            raise EmptyPromptError("input_ids holds no tokens", given=list(tokens.shape), next_step="Pass at least one token.")
+        if tokens.min() < 0 or tokens.max() >= self.spec.vocab_size:
+            raise RequestError(
+                "a token id is outside the vocabulary",
+                given=f"{tokens.min()} to {tokens.max()}",
+                limit=f"0 to {self.spec.vocab_size - 1}",
+                next_step="Encode the text with this model's tokenizer.",
+            )
+        self._check_past(tokens, past_kvs)
+        return tokens.astype(np.int64)
+
+    def _check_past(self, tokens: npt.NDArray[np.integer], past_kvs: PastKVs | None) -> None:
+        if past_kvs is not None and not past_kvs.belongs_to(self._executor):
+            raise RequestError("past_kvs comes from another model", next_step="Pass what this model returned.")
+        if past_kvs is not None and past_kvs.batch_size != len(tokens):
+            raise RequestError(
+                "past_kvs has another number of rows",
+                given=len(tokens),
+                limit=past_kvs.batch_size,
+                next_step="Continue every row of the batch.",
+            )
+        num_tokens = tokens.shape[1] + (past_kvs.num_tokens if past_kvs is not None else 0)
+        if num_tokens > self.max_context:
+            raise PromptTooLongError(
+                "past and new tokens exceed the context",
+                given=num_tokens,
+                limit=self.max_context,
+                next_step="Start again with fewer tokens, or load the model with a larger max_context.",
+            )
+
+
+def _chunk(member: int, start: int, num_tokens: int, block_ids: tuple[int, ...]) -> ScheduledChunk:
+    return ScheduledChunk(
+        request_id=str(member),
+        start=start,
+        num_tokens=num_tokens,
+        block_ids=block_ids,
+        samples=True,
+        wants_all_rows=True,
+    )

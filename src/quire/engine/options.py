@@ -1,0 +1,130 @@
+"""Options as users write them, in words and sizes, turned into an `EngineConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import TypedDict, TypeVar
+
+from quire.config import (
+    KERNEL_TILE_TOKENS,
+    CacheConfig,
+    DType,
+    EngineConfig,
+    ExecutorKind,
+    KVCacheMode,
+    KVFormat,
+    PrefixCache,
+    SchedulerConfig,
+)
+from quire.errors import ConfigError
+from quire.units import parse_bytes
+
+LoadProgress = Callable[[int, int], None]
+"""Called while weights load with (tensors packed, tensors in all)."""
+
+AUTO = "auto"
+WEIGHT_FORMATS = ("none",)
+
+_Choice = TypeVar("_Choice", bound=Enum)
+
+
+class ModelOptions(TypedDict, total=False):
+    """Keyword options of `load_model`: memory and threads. Every one may be left out.
+
+    kv_format auto|float32|bfloat16; kv_memory a size such as "2GiB" or a number of bytes, never more than `max_num_seqs`
+    full contexts need; `on_progress(done, total)` is called while weights load.
+    """
+
+    kv_format: str
+    kv_memory: str | int
+    block_size: int
+    max_num_seqs: int
+    max_context: int | None
+    threads: int | None
+    on_progress: LoadProgress | None
+
+
+class EngineOptions(ModelOptions, total=False):
+    """Keyword options of `LLM`, with the words of the command line.
+
+    dtype auto|float32|bfloat16, quantize none, kv_cache paged|off, prefix_cache on|off, executor auto|native|reference.
+    """
+
+    dtype: str
+    quantize: str
+    kv_cache: str
+    prefix_cache: str
+    max_num_batched_tokens: int
+    executor: str
+
+
+_OPTION_NAMES = tuple(sorted({**ModelOptions.__annotations__, **EngineOptions.__annotations__}))
+
+
+def engine_config(options: EngineOptions) -> EngineConfig:
+    """Returns the configuration that `options` ask for; raises ConfigError that lists the choices for an unknown word."""
+    unknown = sorted(set(options) - set(_OPTION_NAMES))
+    if unknown:
+        raise ConfigError(f"unknown option {unknown[0]!r}", next_step=f"Options are {', '.join(_OPTION_NAMES)}.")
+    _check_quantize(options.get("quantize", "none"))
+    steps = SchedulerConfig()
+    return EngineConfig(
+        cache=_cache_config(options),
+        scheduler=SchedulerConfig(
+            max_num_batched_tokens=options.get("max_num_batched_tokens", steps.max_num_batched_tokens),
+            max_num_seqs=options.get("max_num_seqs", steps.max_num_seqs),
+        ),
+        dtype=_choose_or_auto("dtype", options.get("dtype", AUTO), DType),
+        executor=_choose_or_auto("executor", options.get("executor", AUTO), ExecutorKind),
+        max_context=options.get("max_context"),
+        threads=options.get("threads"),
+    )
+
+
+def _cache_config(options: EngineOptions) -> CacheConfig:
+    return CacheConfig(
+        mode=_choose("kv_cache", options.get("kv_cache", "paged"), KVCacheMode),
+        prefix_cache=_choose("prefix_cache", options.get("prefix_cache", "on"), PrefixCache),
+        block_size=options.get("block_size", KERNEL_TILE_TOKENS),
+        memory_bytes=_memory_bytes(options.get("kv_memory", CacheConfig().memory_bytes)),
+        format=_choose_or_auto("kv_format", options.get("kv_format", AUTO), KVFormat),
+    )
+
+
+def _choose(name: str, value: str, choices: type[_Choice]) -> _Choice:
+    for choice in choices:
+        if value == choice.value:
+            return choice
+    raise _unknown_word(name, value, [str(choice.value) for choice in choices])
+
+
+def _choose_or_auto(name: str, value: str, choices: type[_Choice]) -> _Choice | None:
+    if value == AUTO:
+        return None
+    for choice in choices:
+        if value == choice.value:
+            return choice
+    raise _unknown_word(name, value, [AUTO, *(str(choice.value) for choice in choices)])
+
+
+def _check_quantize(value: str) -> None:
+    if value not in WEIGHT_FORMATS:
+        raise ConfigError(
+            f"this version cannot quantize weights to {value!r}",
+            limit=f"quantize is one of: {', '.join(WEIGHT_FORMATS)}",
+            next_step="Leave quantize out; dtype='bfloat16' halves the memory of float32 weights.",
+        )
+
+
+def _memory_bytes(value: str | int) -> int:
+    if isinstance(value, int):
+        return value
+    try:
+        return parse_bytes(value)
+    except (ValueError, AttributeError) as error:
+        raise ConfigError("kv_memory is not a size", given=repr(value)[:40], next_step="Write it like 512MiB or 2GiB.") from error
+
+
+def _unknown_word(name: str, value: object, choices: list[str]) -> ConfigError:
+    return ConfigError(f"{name} has no such choice", given=repr(value)[:40], next_step=f"Use one of: {', '.join(choices)}.")
