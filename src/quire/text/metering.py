@@ -1,0 +1,56 @@
+"""Compiling a chat template so that what Jinja turns into bare Python is paid for as well.
+
+The source is parsed, and every loop, comparison, concatenation, slice and piece of fixed text is routed through a filter of
+`PayingEnvironment` that pays. These filters take the context, which also keeps Jinja from folding them while compiling.
+"""
+
+from __future__ import annotations
+
+from types import CodeType
+
+from jinja2 import nodes
+from jinja2.visitor import NodeTransformer
+
+from quire.text.budget import Budget
+from quire.text.sandbox import PayingEnvironment
+
+_COMPILE_WORK = 2_000_000
+
+
+class _Metering(NodeTransformer):
+    """Routes what Jinja compiles to bare Python through paying filters."""
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802  # named after Jinja's nodes
+        self.generic_visit(node)
+        node.iter = _filtered("paid_items", node.iter)
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:  # noqa: N802  # named after Jinja's nodes
+        self.generic_visit(node)
+        node.expr = _filtered("paid_text", node.expr)
+        for operand in node.ops:
+            operand.expr = _filtered("paid_text", operand.expr)
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802  # named after Jinja's nodes
+        self.generic_visit(node)
+        return _filtered("concatenated", nodes.List(node.nodes, lineno=node.lineno))
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802  # named after Jinja's nodes
+        self.generic_visit(node)
+        return _filtered("paid", node) if isinstance(node.arg, nodes.Slice) else node
+
+    def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802  # named after Jinja's nodes
+        return _filtered("paid", nodes.Const(node.data, lineno=node.lineno))
+
+
+def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def compile_template(source: str) -> CodeType:
+    """Returns code that `Template.from_code` binds to a fresh PayingEnvironment; raises Jinja's own errors."""
+    environment = PayingEnvironment(Budget(_COMPILE_WORK))
+    tree = _Metering().visit(environment.parse(source))
+    tree.set_environment(environment)
+    return environment.compile(tree)
