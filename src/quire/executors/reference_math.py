@@ -76,13 +76,15 @@ def linear(x: Array, weight: Array, bias: Array | None) -> Array:
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """Returns x / rms(x) * w over the last axis (Zhang and Sennrich 2019)."""
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+    mean_square: Array = np.mean(x * x, axis=-1, keepdims=True)
+    return x / np.sqrt(mean_square + eps) * weight
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """Returns (x - mean) / std * w + b over the last axis (Ba et al. 2016)."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps) * weight + bias
+    centred: Array = x - x.mean(axis=-1, keepdims=True)
+    variance: Array = np.mean(centred * centred, axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + eps) * weight + bias
 
 
 def rotate(x: Array, positions: IntArray, rope: RopeSpec) -> Array:
@@ -107,9 +109,11 @@ def activate(x: Array, activation: Activation) -> Array:
         case Activation.SILU:
             return x * sigmoid(x)
         case Activation.GELU:
-            return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)).astype(x.dtype))
+            below: Array = 0.5 * (1.0 + _erf(x / math.sqrt(2.0)))  # the share of a normal distribution below x
+            return x * below.astype(x.dtype)
         case Activation.GELU_TANH:
-            return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+            inner: Array = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
+            return x * sigmoid(2.0 * inner)
 
 
 def sigmoid(x: Array) -> Array:

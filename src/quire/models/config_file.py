@@ -59,6 +59,7 @@ _ALWAYS_FALSE = (
     "is_decoder",
     "use_mrope",
     "rope_interleaved",
+    "lm_head_bias",
 )
 
 Value = TypeVar("Value")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -190,3 +191,17 @@ def test_gemma3_spec() -> None:
     assert (spec.norm_placement, spec.activation) == (NormPlacement.SANDWICH, Activation.GELU_TANH)
     assert (spec.attention_scale, spec.embedding_scale, spec.logit_softcap) == (0.25, 56**0.5, 30.0)
     assert spec.is_head_tied
+
+
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("llama", {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"dtype": "q4"}}),
+        ("qwen2", {"use_mrope": False, "sliding_window": 32_768, "max_window_layers": 21, "use_sliding_window": False}),
+        ("phi3", {"full_attn_mod": 1, "interpolate_factor": 1, "lm_head_bias": False, "mlp_bias": False, "embd_pdrop": 0.0}),
+        ("gpt2", {"task_specific_params": {"text-generation": {"do_sample": True}}, "reorder_and_upcast_attn": False}),
+        ("olmo2", {"use_cache": False, "rope_scaling": None, "dtype": "float32"}),
+    ],
+)
+def test_fields_that_published_checkpoints_carry_are_accepted(family: str, fields: dict[str, Any]) -> None:
+    assert spec_of(family, **fields) == spec_of(family)
