@@ -1,0 +1,194 @@
+"""One request computed in many ways, its logits kept: how promise 1 is checked, by the suite and by `quire verify`.
+
+A scenario fixes everything that must not matter. `replay` drives the real scheduler and executor through it and returns
+the logits from which each new token was chosen:
+
+    neighbours   ====decode====================>     more urgent, one token a step each
+    rival        ==decode===|needs a block|====>     takes the last block, so the subject is preempted
+    subject          [chunk][chunk]x       [chunk][chunk]d d d d>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import product
+
+import numpy as np
+
+from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
+from quire.engine.batch import build_batch, num_logit_rows
+from quire.errors import ExecutorError
+from quire.executors.protocol import Executor, Float32Array
+from quire.kv.manager import KVCacheManager
+from quire.kv.pool import BlockPool
+from quire.request import Request, SamplingParams
+from quire.sched.plan import Sampled, StepPlan
+from quire.sched.scheduler import Scheduler
+from quire.units import cdiv
+
+NUM_NEIGHBOURS = 5
+_NEIGHBOUR_PROMPT = 9
+_RIVAL_ROOM = 6  # tokens until the rival needs its second block
+_SUBJECT = "subject"
+
+
+class Prefix(Enum):
+    """State of the prefix cache when the subject arrives: disabled, enabled but empty, or holding its prompt."""
+
+    OFF = "off"
+    COLD = "cold"
+    WARM = "warm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """Circumstances of one replay. `chunk` None computes the prompt in one step."""
+
+    mode: KVCacheMode = KVCacheMode.PAGED
+    chunk: int | None = None
+    prefix: Prefix = Prefix.COLD
+    num_neighbours: int = 0
+    is_preempted: bool = False
+
+    def __str__(self) -> str:
+        if self.mode is KVCacheMode.OFF:
+            words = ["cache off"]
+        else:
+            words = [f"chunk {self.chunk or 'whole'}", f"prefix {self.prefix.value}"]
+        words += [f"{self.num_neighbours} neighbours"] if self.num_neighbours else []
+        return ", ".join(words + (["preempted"] if self.is_preempted else []))
+
+
+ORACLE = Scenario(mode=KVCacheMode.OFF)
+"""Every token recomputed in every step, alone: what all other scenarios must equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """`logits` [num_new, V] of the subject's new tokens, and what happened on the way."""
+
+    logits: Float32Array
+    num_cached_tokens: int
+    num_preemptions: int
+    num_computed_tokens: int  # rows the subject was given in all steps together
+
+
+def grid(chunks: Sequence[int | None] = (1, 7, 64, None)) -> Iterator[Scenario]:
+    """Yields chunk size x prefix cache x neighbours x preemption, and the cache switched off with neighbours."""
+    yield Scenario(mode=KVCacheMode.OFF, num_neighbours=NUM_NEIGHBOURS)
+    for chunk, prefix, neighbours, is_preempted in product(chunks, Prefix, (0, NUM_NEIGHBOURS), (False, True)):
+        yield Scenario(chunk=chunk, prefix=prefix, num_neighbours=neighbours, is_preempted=is_preempted)
+
+
+def replay(executor: Executor, scenario: Scenario, prompt: Sequence[int], num_new: int) -> Replay:
+    """Computes `num_new` greedy tokens after `prompt` under a scenario, with blocks of the executor's first ids.
+
+    Raises ExecutorError when a logit is not finite or the executor has too few blocks for the scenario.
+    """
+    return _Stage(executor, scenario, tuple(prompt), num_new).play()
+
+
+def blocks_needed(num_tokens: int, block_size: int) -> int:
+    """Returns the blocks an executor needs for every scenario with a subject of `num_tokens` tokens in the end."""
+    return 2 * cdiv(num_tokens, block_size) + 2 * (NUM_NEIGHBOURS + 2) + cdiv(num_tokens, block_size) * NUM_NEIGHBOURS
+
+
+class _Stage:
+    """Scheduler, pool and cast of one replay."""
+
+    def __init__(self, executor: Executor, scenario: Scenario, prompt: tuple[int, ...], num_new: int) -> None:
+        self.executor = executor
+        self.scenario = scenario
+        self.prompt = prompt
+        self.num_new = num_new
+        self.block_size = executor.layout.block_size
+        self.requests: dict[str, Request] = {}
+        self.rows: list[Float32Array] = []
+        self.num_computed_tokens = 0
+        self.scheduler = self._make_scheduler()
+
+    def play(self) -> Replay:
+        if self.scenario.prefix is Prefix.WARM:
+            self._submit("warm-up", self.prompt, self.num_new, priority=0)
+            self._run_while(lambda: "warm-up" in self.requests)
+        self._start_company()
+        subject = self._submit(_SUBJECT, self.prompt, self.num_new, priority=1)
+        self._run_while(lambda: _SUBJECT in self.requests)
+        for request_id in tuple(self.requests):
+            self.scheduler.abort(request_id)
+        self.scheduler.manager.check()
+        return Replay(
+            logits=np.stack(self.rows),
+            num_cached_tokens=subject.num_cached_tokens,
+            num_preemptions=subject.num_preemptions,
+            num_computed_tokens=self.num_computed_tokens,
+        )
+
+    def _make_scheduler(self) -> Scheduler:
+        scenario = self.scenario
+        has_prefix_cache = scenario.mode is KVCacheMode.PAGED and scenario.prefix is not Prefix.OFF
+        manager = KVCacheManager(
+            BlockPool(self._num_blocks(), self.block_size),
+            fingerprint=b"replay",
+            prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
+        )
+        total = len(self.prompt) + self.num_new
+        company = scenario.num_neighbours + scenario.is_preempted
+        config = SchedulerConfig(max_num_batched_tokens=(scenario.chunk or total) + company, max_num_seqs=company + 1)
+        capacity = manager.pool.num_blocks * self.block_size
+        return Scheduler(config, manager, max_context=min(self.executor.spec.max_context, capacity), mode=scenario.mode)
+
+    def _num_blocks(self) -> int:
+        """A subject to be preempted gets a pool that holds all of it and one block of each other request: they will want more."""
+        subject = cdiv(len(self.prompt) + self.num_new, self.block_size)
+        if self.scenario.is_preempted:
+            return subject + self.scenario.num_neighbours + 1
+        return min(self.executor.num_blocks, blocks_needed(len(self.prompt) + self.num_new, self.block_size))
+
+    def _start_company(self) -> None:
+        """Brings neighbours and the rival to the point where each needs one token a step, for longer than the subject lives."""
+        num_new = len(self.prompt) + self.num_new
+        vocab_size = self.executor.spec.vocab_size
+        for index in range(self.scenario.num_neighbours):
+            prompt = [(7 * index + 3 * offset + 1) % vocab_size for offset in range(_NEIGHBOUR_PROMPT)]
+            self._submit(f"neighbour-{index}", prompt, num_new, priority=0)
+        if self.scenario.is_preempted:
+            prompt = [(5 * offset + 2) % vocab_size for offset in range(self.block_size - _RIVAL_ROOM)]
+            self._submit("rival", prompt, num_new, priority=0)
+        self._run_while(lambda: any(not request.output_token_ids for request in self.requests.values()))
+
+    def _submit(self, request_id: str, prompt: Sequence[int], num_new: int, *, priority: int) -> Request:
+        sampling = SamplingParams(temperature=0, max_tokens=num_new, ignore_eos=True)
+        request = Request(request_id=request_id, prompt_token_ids=tuple(prompt), sampling=sampling, priority=priority)
+        self.scheduler.submit(request)
+        self.requests[request_id] = request
+        return request
+
+    def _run_while(self, is_unfinished: Callable[[], bool]) -> None:
+        while is_unfinished():
+            plan = self.scheduler.plan_step()
+            if plan is None:
+                raise ExecutorError("the replay stands still", next_step="Report this as a defect of the scheduler.")
+            self._run_step(plan)
+
+    def _run_step(self, plan: StepPlan) -> None:
+        logits = self.executor.run(build_batch(plan.scheduled, self.requests, self.block_size))
+        sampled: dict[str, Sampled] = {}
+        row = 0
+        for chunk in plan.scheduled:
+            row += num_logit_rows(chunk)
+            is_subject = chunk.request_id == _SUBJECT
+            self.num_computed_tokens += chunk.num_tokens if is_subject else 0
+            if chunk.samples:
+                sampled[chunk.request_id] = Sampled(token_id=_greedy(logits[row - 1]))
+                self.rows += [logits[row - 1].copy()] if is_subject else []
+        for request in self.scheduler.complete_step(plan, sampled):
+            del self.requests[request.request_id]
+
+
+def _greedy(row: Float32Array) -> int:
+    if not np.isfinite(row).all():
+        raise ExecutorError("a logit is not finite", next_step="Check the checkpoint: its weights may be damaged.")
+    return int(row.argmax())

@@ -1,0 +1,165 @@
+"""Promise 1, bit by bit: the logits of a token depend on the tokens before it and on nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from quire.config import DType, KVFormat
+from quire.engine.replay import ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay
+from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
+from quire.models.checkpoint import Checkpoint, load_checkpoint
+from quire.models.weights import SourceDType, SourceTensor, Weights
+from support.checkpoints import CASES, VOCAB, make_model, save_model
+
+pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
+
+NUM_NEW = 20
+PROMPT = [int(token) for token in np.random.default_rng(0).integers(0, VOCAB, 100)]  # crosses three block borders
+
+
+@pytest.fixture(scope="module", params=["gpt2-untied-gelu", "llama-biases"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return make_checkpoint(str(request.param), tmp_path_factory.mktemp("model"))
+
+
+def make_checkpoint(name: str, directory: Path) -> Checkpoint:
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    case = next(case for case in CASES if case.name == name)
+    save_model(case, make_model(case), directory)
+    return load_checkpoint(directory)
+
+
+def make_executor(checkpoint: Checkpoint, dtype: DType = DType.FLOAT32, threads: int = 1, block_size: int = 32) -> Executor:
+    return NativeExecutor(
+        checkpoint.spec,
+        checkpoint.weights,
+        layout=kv_layout(checkpoint.spec, block_size, KVFormat(dtype.value)),
+        num_blocks=blocks_needed(len(PROMPT) + NUM_NEW, block_size),
+        dtype=dtype,
+        threads=threads,
+    )
+
+
+def assert_same_bits(found: Replay, expected: Replay, scenario: Scenario) -> None:
+    assert found.logits.shape == expected.logits.shape
+    differing = np.flatnonzero((found.logits.view(np.uint32) != expected.logits.view(np.uint32)).any(axis=1))
+    assert not len(differing), f"{scenario}: new tokens {differing.tolist()} differ"
+
+
+def assert_scenario_took_place(found: Replay, scenario: Scenario) -> None:
+    assert (found.num_preemptions > 0) == scenario.is_preempted
+    if scenario.prefix is Prefix.WARM and not scenario.is_preempted:
+        assert found.num_cached_tokens == 96
+        assert found.num_computed_tokens == len(PROMPT) - 96 + NUM_NEW - 1
+    if scenario.prefix is not Prefix.WARM:
+        assert found.num_cached_tokens == 0
+
+
+@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.value)
+def test_no_circumstance_changes_a_bit(checkpoint: Checkpoint, dtype: DType) -> None:
+    expected = replay(make_executor(checkpoint, dtype), ORACLE, PROMPT, NUM_NEW)
+    for threads in (1, 2):
+        executor = make_executor(checkpoint, dtype, threads)
+        for scenario in grid():
+            found = replay(executor, scenario, PROMPT, NUM_NEW)
+            assert_same_bits(found, expected, scenario)
+            assert_scenario_took_place(found, scenario)
+
+
+@pytest.mark.parametrize("isa", available_isas()[:-1])
+@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.value)
+def test_every_instruction_set_keeps_the_promise(
+    checkpoint: Checkpoint, dtype: DType, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    executor = make_executor(checkpoint, dtype, threads=2)
+    assert isa in executor.name
+    expected = replay(executor, ORACLE, PROMPT, NUM_NEW)
+    for scenario in grid(chunks=(7,)):
+        assert_same_bits(replay(executor, scenario, PROMPT, NUM_NEW), expected, scenario)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 65])
+def test_prompts_around_a_block_border_keep_the_promise(checkpoint: Checkpoint, length: int) -> None:
+    executor = make_executor(checkpoint)
+    expected = replay(executor, ORACLE, PROMPT[:length], NUM_NEW)
+    for scenario in (Scenario(chunk=1), Scenario(chunk=7), Scenario(prefix=Prefix.WARM)):
+        assert_same_bits(replay(executor, scenario, PROMPT[:length], NUM_NEW), expected, scenario)
+
+
+def test_block_size_changes_no_bit(checkpoint: Checkpoint) -> None:
+    expected = replay(make_executor(checkpoint), ORACLE, PROMPT, NUM_NEW)
+    for block_size in (64, 128):
+        executor = make_executor(checkpoint, block_size=block_size)
+        assert_same_bits(replay(executor, Scenario(chunk=7), PROMPT, NUM_NEW), expected, Scenario(chunk=7))
+
+
+@pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return make_checkpoint("gemma3-windows", tmp_path_factory.mktemp("windowed"))
+
+
+@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.value)
+def test_sliding_windows_keep_the_promise(windowed: Checkpoint, dtype: DType) -> None:
+    executor = make_executor(windowed, dtype)
+    expected = replay(executor, ORACLE, PROMPT, NUM_NEW)
+    for scenario in grid(chunks=(7, None)):
+        assert_same_bits(replay(executor, scenario, PROMPT, NUM_NEW), expected, scenario)
+
+
+@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.value)
+def test_what_lies_in_other_slots_is_never_read(checkpoint: Checkpoint, dtype: DType) -> None:
+    """Blocks that held NaN and infinity for another request give the same bits as fresh ones."""
+    poisoned_token = VOCAB - 1
+    prompt = [token for token in PROMPT if token != poisoned_token][:70]
+    spoiled = replace(checkpoint, weights=with_poisoned_row(checkpoint.weights, poisoned_token))
+    expected = replay(make_executor(spoiled, dtype), ORACLE, prompt, 3)
+    executor = make_executor(spoiled, dtype)
+    assert np.isnan(fill_every_slot(executor, poisoned_token)).any()
+    for scenario in (Scenario(chunk=1), Scenario(chunk=7), Scenario()):
+        assert_same_bits(replay(executor, scenario, prompt, 3), expected, scenario)
+
+
+def with_poisoned_row(weights: Weights, token_id: int) -> Weights:
+    """Returns weights whose embedding of one token is not a number; an untied head keeps its own rows."""
+    table = weights["embed.weight"].to_float32().copy()
+    table[token_id] = np.nan
+    head = weights.get("head.weight", weights["embed.weight"])
+    poisoned = SourceTensor(dtype=SourceDType.FLOAT32, bits=table)
+    return Weights({**dict(weights), "embed.weight": poisoned, "head.weight": head}, weights.fingerprint)
+
+
+def fill_every_slot(executor: Executor, token_id: int) -> Float32Array:
+    """Writes K/V of one token into every slot of the executor; returns the last keys."""
+    size = executor.layout.block_size
+    for block in range(executor.num_blocks):
+        slots = np.arange(block * size, (block + 1) * size, dtype=np.int32)
+        executor.run(
+            StepBatch(
+                token_ids=np.full(size, token_id, np.int32),
+                positions=np.arange(size, dtype=np.int32),
+                query_start=np.array([0, size], np.int32),
+                context_lens=np.array([size], np.int32),
+                block_tables=np.array([[block]], np.int32),
+                slot_mapping=slots,
+                sample_rows=np.empty(0, np.int32),
+            )
+        )
+    return executor.read_kv(0, slots)[0]
+
+
+def test_the_grid_covers_what_the_promise_names() -> None:
+    covered = list(grid())
+    assert {scenario.chunk for scenario in covered} == {1, 7, 64, None}
+    assert {scenario.prefix for scenario in covered} == set(Prefix)
+    assert {scenario.num_neighbours for scenario in covered} == {0, 5}
+    assert {scenario.is_preempted for scenario in covered} == {False, True}
+    assert len(set(covered)) == len(covered) == 49
