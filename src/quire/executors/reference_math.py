@@ -109,8 +109,8 @@ def activate(x: Array, activation: Activation) -> Array:
         case Activation.SILU:
             return x * sigmoid(x)
         case Activation.GELU:
-            below: Array = 0.5 * (1.0 + _erf(x / math.sqrt(2.0)))  # the share of a normal distribution below x
-            return x * below.astype(x.dtype)
+            below: Array = (0.5 * (1.0 + _erf(x / math.sqrt(2.0)))).astype(x.dtype)  # share of a normal distribution below x
+            return x * below
         case Activation.GELU_TANH:
             inner: Array = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)
             return x * sigmoid(2.0 * inner)
