@@ -134,12 +134,12 @@ class EngineCore:
     def _check_tokens(self, submission: Submission) -> None:
         vocab_size = self.executor.spec.vocab_size
         require_known_tokens(submission.sampling, vocab_size)
-        largest = max(submission.prompt_token_ids, default=0)
-        if largest >= vocab_size:
+        unknown = [token_id for token_id in submission.prompt_token_ids if not 0 <= token_id < vocab_size]
+        if unknown:
             raise RequestError(
                 "the prompt holds a token id that the model does not have",
-                given=largest,
-                limit=vocab_size - 1,
+                given=unknown[0],
+                limit=f"0 to {vocab_size - 1}",
                 next_step="Encode the text with this model's tokenizer.",
             )
 
