@@ -1,0 +1,154 @@
+"""A chat of many turns whose tokens only grow, so that the prefix cache always hits.
+
+    turn 1   prompt P1 = encode(render(messages))                      answer A1 as generated
+    turn 2   prompt P2 = P1 + A1 + encode(what render now adds)        answer A2
+    turn 3   prompt P3 = P2 + A2 + encode(what render now adds)
+
+Old turns are never encoded again: tokens that the model generated stay as they are, even where encoding their text would give
+others. This needs a template that only adds text. One that rewrites old turns (drops their reasoning, say) is followed
+faithfully: the text is encoded anew from the last border before the first difference, and `num_rewritten_tokens` tells it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from quire.errors import RequestError
+from quire.text.chat import ChatTemplate
+from quire.text.detokenizer import IncrementalDetokenizer
+from quire.text.tokenizer import AddSpecial, Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Border:
+    """The first `num_chars` characters of the rendered text are the first `num_tokens` tokens."""
+
+    num_chars: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """`token_ids` stand for `text`, the part of the rendering that is already encoded."""
+
+    messages: tuple[Mapping[str, str], ...] = ()
+    token_ids: tuple[int, ...] = ()
+    text: str = ""
+    borders: tuple[_Border, ...] = ()
+    num_rewritten: int = 0
+
+    def with_message(self, role: str, content: str) -> _State:
+        return replace(self, messages=(*self.messages, {"role": role, "content": content}))
+
+    def with_tokens(self, token_ids: Sequence[int], text: str) -> _State:
+        grown = (*self.token_ids, *token_ids)
+        border = _Border(num_chars=len(self.text) + len(text), num_tokens=len(grown))
+        return replace(self, token_ids=grown, text=self.text + text, borders=(*self.borders, border))
+
+    def up_to(self, num_chars: int) -> _State:
+        """Returns the state cut at its last border within the first `num_chars` characters."""
+        borders = tuple(border for border in self.borders if border.num_chars <= num_chars)
+        last = borders[-1] if borders else _Border(num_chars=0, num_tokens=0)
+        return replace(self, token_ids=self.token_ids[: last.num_tokens], text=self.text[: last.num_chars], borders=borders)
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Messages and their tokens. `now` and `variables` go to the template in every turn, so that they cannot change old ones."""
+
+    template: ChatTemplate
+    tokenizer: Tokenizer
+    now: datetime | None = field(default=None, kw_only=True)
+    variables: Mapping[str, Any] | None = field(default=None, kw_only=True)
+    _state: _State = field(default_factory=_State, init=False)
+    _before_turns: tuple[_State, ...] = field(default=(), init=False)
+
+    @property
+    def messages(self) -> tuple[Mapping[str, str], ...]:
+        return self._state.messages
+
+    @property
+    def num_rewritten_tokens(self) -> int:
+        """Tokens that the template's rewriting of old turns has replaced so far; 0 as long as the tokens only grew."""
+        return self._state.num_rewritten
+
+    def add_system(self, text: str) -> None:
+        self._state = self._state.with_message("system", text)
+
+    def add_user(self, text: str) -> None:
+        self._before_turns = (*self._before_turns, self._state)
+        self._state = self._state.with_message("user", text)
+
+    def add_assistant(self, token_ids: Sequence[int]) -> str:
+        """Adds the answer to `prompt_token_ids()` as it was generated and returns its text.
+
+        Final end-of-answer tokens are left to the template, which writes its own.
+        """
+        prompt = self._rendered()
+        answer = self._without_eos(token_ids)
+        text = self._text_after(prompt.token_ids, answer)
+        state = prompt.with_message("assistant", text)
+        shown = self._as_shown(text, prompt.text, self._render(state, add_generation_prompt=False))
+        self._state = state.with_tokens(answer, shown)
+        return text
+
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """Returns the tokens of all messages and of the start of the next answer; raises TemplateError."""
+        self._state = self._rendered()
+        return self._state.token_ids
+
+    def undo(self) -> None:
+        """Forgets the last user message and everything after it; raises RequestError if there is none."""
+        if not self._before_turns:
+            raise RequestError("there is no turn to undo", next_step="Ask something first.")
+        *earlier, self._state = self._before_turns
+        self._before_turns = tuple(earlier)
+
+    def fork(self) -> Conversation:
+        """Returns an independent conversation that continues from here."""
+        twin = Conversation(self.template, self.tokenizer, now=self.now, variables=self.variables)
+        twin._state, twin._before_turns = self._state, self._before_turns
+        return twin
+
+    def _rendered(self) -> _State:
+        old = self._state
+        text = self._render(old, add_generation_prompt=True)
+        kept = old if text.startswith(old.text) else old.up_to(_num_common(text, old.text))
+        added = text[len(kept.text) :]
+        new = kept.with_tokens(self._encode_after(kept, added), added) if added else kept
+        num_same = len(old.token_ids) if kept is old else _num_common(old.token_ids, new.token_ids)
+        return replace(new, num_rewritten=old.num_rewritten + len(old.token_ids) - num_same)
+
+    def _encode_after(self, state: _State, text: str) -> list[int]:
+        if state.token_ids:
+            return self.tokenizer.encode_continuation(text)
+        return self.tokenizer.encode(text, special=AddSpecial.NO)
+
+    def _render(self, state: _State, *, add_generation_prompt: bool) -> str:
+        return self.template.render(
+            state.messages, add_generation_prompt=add_generation_prompt, now=self.now, variables=self.variables
+        )
+
+    def _without_eos(self, token_ids: Sequence[int]) -> tuple[int, ...]:
+        end = len(token_ids)
+        while end and token_ids[end - 1] in self.tokenizer.eos_token_ids:
+            end -= 1
+        return tuple(token_ids[:end])
+
+    def _text_after(self, prompt_token_ids: Sequence[int], answer: Sequence[int]) -> str:
+        detokenizer = IncrementalDetokenizer(self.tokenizer, skip_special=True, after=prompt_token_ids)
+        return "".join([*map(detokenizer.push, answer), detokenizer.finish()])
+
+    @staticmethod
+    def _as_shown(text: str, before: str, rendered: str) -> str:
+        """Returns the answer as the template shows it: some templates strip spaces around it, and its tokens keep them."""
+        forms = (text, text.rstrip(), text.lstrip(), text.strip())
+        return next((form for form in forms if rendered.startswith(before + form)), text)
+
+
+def _num_common(first: Sequence[object], second: Sequence[object]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
