@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 from quire.config import EngineConfig
+from quire.engine.chats import Messages, split_conversations, template_of
 from quire.engine.core import EngineCore, StepEvent
 from quire.engine.group import Submission, last_delta
 from quire.engine.interrupt import interrupts_deferred
@@ -20,7 +23,9 @@ from quire.engine.scores import Score, score_of
 from quire.errors import ExecutorError, IntegrityError, RequestError
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
-from quire.text.tokenizer import Tokenizer
+from quire.text.chat import ChatTemplate
+from quire.text.conversation import Conversation
+from quire.text.tokenizer import AddSpecial, Tokenizer
 
 
 class LLM:
@@ -53,6 +58,35 @@ class LLM:
         return self._run(
             [self._submission(prompt, each) for prompt, each in zip(split, one_param_each(split, params), strict=True)]
         )
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answers one conversation or many through the model's chat template, otherwise as `generate`.
+
+        A message is {"role": ..., "content": ...}; `variables` (such as enable_thinking) go to the template. Without `params`
+        an answer may fill the context. Raises TemplateError where the model has no template or the template fails.
+        """
+        template, now = self._chat_template, datetime.now().astimezone()
+        rendered = [
+            template.render(conversation, tools=tools, now=now, variables=variables)
+            for conversation in split_conversations(messages)
+        ]
+        each = one_param_each(rendered, SamplingParams(max_tokens=None) if params is None else params)
+        prompts = [self.tokenizer.encode(text, special=AddSpecial.NO) for text in rendered]
+        return self._run([self._numbered(*parts) for parts in zip(prompts, each, rendered, strict=True)])
+
+    def conversation(self, *, variables: Mapping[str, Any] | None = None) -> Conversation:
+        """Returns an empty conversation of many turns whose tokens only grow, so that each turn finds the last in the cache.
+
+        Add messages, pass its `prompt_token_ids()` to `generate` or `stream`, and give the answer's tokens back to it.
+        """
+        return Conversation(self._chat_template, self.tokenizer, now=datetime.now().astimezone(), variables=variables)
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
         """Yields what each step adds: the new text and token only; a last one adds nothing and has `finished` set.
@@ -102,14 +136,19 @@ class LLM:
             raise RequestError("this LLM is closed", next_step="Create another one.")
         return self._core
 
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return template_of(self.tokenizer)
+
     def _submission(self, prompt: Prompt, params: SamplingParams) -> Submission:
+        if isinstance(prompt, str):
+            return self._numbered(self.tokenizer.encode(prompt), params, prompt)
+        return self._numbered(token_ids_of(prompt), params, None)
+
+    def _numbered(self, token_ids: Sequence[int], params: SamplingParams, text: str | None) -> Submission:
         self._num_requests += 1
-        return Submission(
-            request_id=f"request-{self._num_requests}",
-            prompt_token_ids=tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else token_ids_of(prompt),
-            sampling=params,
-            prompt=prompt if isinstance(prompt, str) else None,
-        )
+        request_id = f"request-{self._num_requests}"
+        return Submission(request_id=request_id, prompt_token_ids=tuple(token_ids), sampling=params, prompt=text)
 
     def _run(self, submissions: Sequence[Submission]) -> list[RequestOutput]:
         pending = {submission.request_id for submission in submissions}

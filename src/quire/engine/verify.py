@@ -1,0 +1,216 @@
+"""The five promises, checked on one model and this machine: what `quire verify` runs.
+
+1 one answer          every scenario of `replay` equals the oracle bit by bit; any number of threads; near the reference
+2 no silent anything  a prompt that does not fit is refused, not shortened
+3 one formula         KV memory is what the formula says, and admission draws its line exactly there
+4 explainable cache   tokens reported as reused are exactly the tokens not computed
+5 small and quick     importing Quire loads no torch and takes a fraction of a second
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
+from quire.engine.loading import build_executor, load_executor
+from quire.engine.replay import NUM_NEIGHBOURS, ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay
+from quire.engine.resolve import settled
+from quire.errors import ConfigError, PromptTooLongError, RequestError
+from quire.executors.protocol import Executor, Float32Array
+from quire.models.checkpoint import Checkpoint
+from quire.request import Request, SamplingParams
+from quire.sched.limits import RequestLimits
+from quire.units import format_bytes
+
+PROMPT_TOKENS = 70
+NEW_TOKENS = 8
+FLOAT32_BOUND = 1e-4  # of the largest logit: another order of sums
+BFLOAT16_BOUND = 5e-2  # root mean square: native also rounds the inputs of matrix products, the reference does not
+IMPORT_LIMIT_S = 0.2
+
+_IMPORT_PROBE = """
+import sys, time
+start = time.perf_counter()
+import quire
+print(time.perf_counter() - start, "torch" in sys.modules)
+"""
+
+_CHUNKED = tuple(Scenario(chunk=chunk) for chunk in (1, 7, 64))
+_QUICK: tuple[tuple[str, Scenario], ...] = (
+    ("cached = not cached", Scenario()),
+    *(("chunked = whole", scenario) for scenario in _CHUNKED),
+    ("warm = cold", Scenario(prefix=Prefix.WARM)),
+    ("batched = alone", Scenario(num_neighbours=NUM_NEIGHBOURS)),
+    ("preempted = undisturbed", Scenario(chunk=7, is_preempted=True)),
+    ("all at once", Scenario(chunk=7, prefix=Prefix.WARM, num_neighbours=NUM_NEIGHBOURS, is_preempted=True)),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding: which promise, what was compared, whether it held, and the figures."""
+
+    promise: int
+    name: str
+    has_passed: bool
+    detail: str
+
+
+def verify(model: str | Path | None, config: EngineConfig, *, is_full: bool = False) -> Iterator[Check]:
+    """Yields the checks as they are made; `is_full` replays the whole grid instead of one scenario a circumstance.
+
+    Raises what loading the model raises, and ConfigError if its KV memory is too small for the workload.
+    """
+    cache = replace(config.cache, mode=KVCacheMode.PAGED, prefix_cache=PrefixCache.ON)
+    checkpoint, executor, resolved = load_executor(model, replace(config, cache=cache))
+    prompt = _prompt(executor)
+    oracle = replay(executor, ORACLE, prompt, NEW_TOKENS)
+    scenarios = tuple(("grid", scenario) for scenario in grid()) if is_full else _QUICK
+    yield from _check_scenarios(executor, oracle, prompt, scenarios)
+    yield _check_explained(executor, prompt)
+    yield from _check_limits(executor, resolved)
+    yield _check_memory(executor)
+    del executor  # one copy of the weights at a time
+    yield _check_threads(checkpoint, resolved, oracle, prompt)
+    yield _check_reference(checkpoint, resolved, oracle, prompt)
+    yield _check_import()
+
+
+def _prompt(executor: Executor) -> tuple[int, ...]:
+    needed = blocks_needed(PROMPT_TOKENS + NEW_TOKENS, executor.layout.block_size)
+    if executor.num_blocks < needed:
+        raise ConfigError(
+            "the KV memory is too small to verify this model",
+            given=f"{executor.num_blocks} blocks",
+            limit=f"{needed} blocks, {format_bytes(needed * executor.layout.bytes_per_block)}",
+            next_step="Raise --kv-memory.",
+        )
+    rng = np.random.default_rng(0)
+    return tuple(rng.integers(0, executor.spec.vocab_size, min(PROMPT_TOKENS, executor.spec.max_context - NEW_TOKENS)).tolist())
+
+
+def _check_scenarios(
+    executor: Executor, oracle: Replay, prompt: Sequence[int], named: Sequence[tuple[str, Scenario]]
+) -> Iterator[Check]:
+    for name, group in groupby(named, key=lambda pair: pair[0]):
+        scenarios = [scenario for _, scenario in group]
+        differing = [
+            str(scenario) for scenario in scenarios if not _is_same(replay(executor, scenario, prompt, NEW_TOKENS), oracle)
+        ]
+        detail = f"differs: {'; '.join(differing)}" if differing else _compared(oracle, len(scenarios))
+        yield Check(promise=1, name=name, has_passed=not differing, detail=detail)
+
+
+def _check_threads(checkpoint: Checkpoint, config: EngineConfig, oracle: Replay, prompt: Sequence[int]) -> Check:
+    threads = settled(config.threads, "threads")
+    other = 1 if threads > 1 else 2
+    executor = build_executor(checkpoint, replace(config, threads=other))
+    has_passed = _is_same(replay(executor, Scenario(chunk=7), prompt, NEW_TOKENS), oracle)
+    detail = f"{other} and {threads} threads, {_compared(oracle, 1) if has_passed else 'logits differ'}"
+    return Check(promise=1, name="any number of threads", has_passed=has_passed, detail=detail)
+
+
+def _check_reference(checkpoint: Checkpoint, config: EngineConfig, oracle: Replay, prompt: Sequence[int]) -> Check:
+    small = CacheConfig(
+        block_size=config.cache.block_size,
+        memory_bytes=config.cache.memory_bytes,
+        format=config.cache.format,
+    )
+    one_request = replace(config.scheduler, max_num_seqs=1)
+    reference = build_executor(checkpoint, replace(config, executor=ExecutorKind.REFERENCE, cache=small, scheduler=one_request))
+    expected = replay(reference, Scenario(), prompt, 1).logits[0]
+    found = oracle.logits[0]
+    if config.dtype is DType.FLOAT32:
+        error, bound, kind = float(np.abs(found - expected).max() / np.abs(expected).max()), FLOAT32_BOUND, "largest"
+    else:
+        error, bound, kind = _mean_error(found, expected), BFLOAT16_BOUND, "mean"
+    return Check(
+        promise=1,
+        name="near the reference executor",
+        has_passed=error <= bound,
+        detail=f"{kind} relative error {error:.1e}, bound {bound:.0e}",
+    )
+
+
+def _check_limits(executor: Executor, config: EngineConfig) -> Iterator[Check]:
+    """Admission accepts exactly what fits and refuses the next larger prompt and answer."""
+    max_context = settled(config.max_context, "max_context")
+    limits = RequestLimits(max_context=max_context, num_blocks=executor.num_blocks, block_size=executor.layout.block_size)
+    too_long = _refusal(limits, num_prompt=max_context, num_new=None)
+    yield Check(
+        promise=2,
+        name="a prompt that does not fit is refused",
+        has_passed=isinstance(too_long, PromptTooLongError),
+        detail=str(too_long or "it was accepted"),
+    )
+    largest = _refusal(limits, num_prompt=max_context - 1, num_new=1)
+    larger = _refusal(limits, num_prompt=max_context - 1, num_new=2)
+    detail = f"{max_context} tokens fit, {max_context + 1} are refused"
+    has_passed = largest is None and larger is not None
+    yield Check(promise=3, name="admission by the formula", has_passed=has_passed, detail=detail if has_passed else str(largest))
+
+
+def _refusal(limits: RequestLimits, *, num_prompt: int, num_new: int | None) -> RequestError | None:
+    sampling = SamplingParams(temperature=0, max_tokens=num_new)
+    try:
+        limits.check(Request(request_id="probe", prompt_token_ids=(0,) * num_prompt, sampling=sampling))
+    except RequestError as error:
+        return error
+    return None
+
+
+def _check_memory(executor: Executor) -> Check:
+    planned = executor.num_blocks * executor.layout.bytes_per_block
+    taken = executor.kv_bytes
+    return Check(
+        promise=3,
+        name="KV memory is what the formula says",
+        has_passed=0 <= taken - planned < executor.layout.bytes_per_block,
+        detail=f"planned {planned:,} bytes, taken {taken:,}",
+    )
+
+
+def _check_explained(executor: Executor, prompt: Sequence[int]) -> Check:
+    warm = replay(executor, Scenario(prefix=Prefix.WARM), prompt, NEW_TOKENS)
+    needed = len(prompt) + NEW_TOKENS - 1
+    return Check(
+        promise=4,
+        name="reused + computed = all",
+        has_passed=warm.num_cached_tokens > 0 and warm.num_cached_tokens + warm.num_computed_tokens == needed,
+        detail=f"{warm.num_cached_tokens} reused + {warm.num_computed_tokens} computed of {needed} tokens",
+    )
+
+
+def _check_import() -> Check:
+    """Imports Quire in fresh interpreters; the best of three is what the machine can do."""
+    results = [
+        subprocess.run([sys.executable, "-c", _IMPORT_PROBE], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(3)
+    ]
+    best = min(float(seconds) for seconds, _ in results)
+    has_torch = any(word == "True" for _, word in results)
+    return Check(
+        promise=5,
+        name="import quire",
+        has_passed=best <= IMPORT_LIMIT_S and not has_torch,
+        detail=f"{best:.3f} s, limit {IMPORT_LIMIT_S} s, torch {'loaded' if has_torch else 'not loaded'}",
+    )
+
+
+def _is_same(found: Replay, expected: Replay) -> bool:
+    return found.logits.shape == expected.logits.shape and found.logits.tobytes() == expected.logits.tobytes()
+
+
+def _compared(oracle: Replay, num_replays: int) -> str:
+    return f"{num_replays * oracle.logits.size:,} logits equal bit for bit"
+
+
+def _mean_error(found: Float32Array, expected: Float32Array) -> float:
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
