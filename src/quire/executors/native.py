@@ -83,7 +83,11 @@ class NativeExecutor:
     @property
     def weight_bytes(self) -> int:
         """Bytes of packed weights in memory."""
-        return self._decoder.weight_bytes
+        return int(self._decoder.weight_bytes)
+
+    @property
+    def kv_bytes(self) -> int:
+        return int(self._decoder.kv_bytes)
 
     def run(self, batch: StepBatch) -> Float32Array:
         logits = np.empty((len(batch.sample_rows), self._spec.vocab_size), np.float32)

@@ -58,6 +58,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def kv_bytes(self) -> int:
+        """Bytes of KV memory actually taken: the capacity formula's, plus at most a few hundred."""
+        ...
+
+    @property
     def numerics(self) -> str:
         """Names the weight format, kernel version and instruction set; equal strings promise equal bits."""
         ...

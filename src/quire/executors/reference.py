@@ -71,6 +71,10 @@ class ReferenceExecutor:
         return self._num_blocks
 
     @property
+    def kv_bytes(self) -> int:
+        return self._k_cache.nbytes + self._v_cache.nbytes
+
+    @property
     def numerics(self) -> str:
         arithmetic = np.dtype(self.arithmetic).name
         return f"reference-1 {arithmetic} weights={self._dtype.value} kv={self._layout.format.value} numpy={np.__version__}"

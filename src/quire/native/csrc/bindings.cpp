@@ -157,7 +157,8 @@ NB_MODULE(_core, m) {
       .def("copy_block", &copy_block)
       .def_prop_ro("isa", &Decoder::isa)
       .def_prop_ro("num_threads", &Decoder::num_threads)
-      .def_prop_ro("weight_bytes", &Decoder::weight_bytes);
+      .def_prop_ro("weight_bytes", &Decoder::weight_bytes)
+      .def_prop_ro("kv_bytes", &Decoder::kv_bytes);
 
   m.def("available_isas", [] {
     std::vector<std::string> names;

@@ -90,6 +90,7 @@ class Decoder {
   int64_t num_blocks() const { return num_blocks_; }
   int64_t block_size() const { return tiles_per_block_ * kTile; }
   size_t weight_bytes() const;
+  size_t kv_bytes() const { return kv_.size(); }
 
  private:
   struct Activations;
