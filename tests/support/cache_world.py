@@ -1,0 +1,300 @@
+"""The engine around the scheduler, reduced to a model that remembers what was written into every slot.
+
+The fake executor's K/V of a token is a hash of *all* tokens up to it, as in a real model. Before anything is written it reads
+every past slot of every scheduled request through its block table: a wrong share, a block offered before it was written, a
+table that lost a block or content that was overwritten all show up as K/V of somebody else's tokens.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
+from quire.errors import DuplicateRequestError, RequestError
+from quire.kv.events import EventLog, KVEventKind
+from quire.kv.manager import KVCacheManager
+from quire.kv.pool import BlockPool
+from quire.request import FinishReason, Request, RequestStatus, SamplingParams
+from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
+from quire.sched.scheduler import Scheduler
+
+MAX_CONTEXT = 26
+VOCABULARY = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A small engine."""
+
+    block_size: int
+    num_blocks: int
+    budget: int
+    max_num_seqs: int
+    mode: KVCacheMode
+    prefix_cache: PrefixCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What one request asks for besides its prompt."""
+
+    max_tokens: int | None
+    priority: int
+    tenant: str
+    prompt_logprobs: int | None
+
+
+def require(fact: bool, message: str) -> None:
+    if not fact:
+        raise AssertionError(message)
+
+
+class World:
+    """The engine around the scheduler, reduced to what can be checked. Every public verb is one counted operation."""
+
+    def __init__(self, shape: Shape, tally: Counter[str]) -> None:
+        self.tally = tally
+        self.mode: KVCacheMode = shape.mode
+        self.block_size: int = shape.block_size
+        self.config = SchedulerConfig(
+            max_num_batched_tokens=shape.budget, max_num_seqs=shape.max_num_seqs, max_queued_requests=20
+        )
+        self.events = EventLog()
+        self.pool = BlockPool(shape.num_blocks, self.block_size, events=self.events)
+        prefix_cache = PrefixCache.OFF if self.mode is KVCacheMode.OFF else shape.prefix_cache
+        self.manager = KVCacheManager(self.pool, fingerprint=b"model", prefix_cache=prefix_cache)
+        self.scheduler = Scheduler(self.config, self.manager, max_context=MAX_CONTEXT, mode=self.mode)
+        self.kv: list[int | None] = [None] * (shape.num_blocks * self.block_size)
+        self.live: dict[str, Request] = {}
+        self.computed: dict[str, int] = {}  # the model's own count of tokens that were written for a request
+        self.tables: dict[str, tuple[int, ...]] = {}
+        self.tables_at_plan: dict[str, tuple[int, ...]] = {}
+        self.holders: Counter[int] = Counter()  # block id -> holders, replayed from events
+        self.cached: dict[int, None] = {}  # free blocks with content, least recently released first, replayed from events
+        self.num_submitted = self.num_ended = self.num_ended_at_plan = self.dice = 0
+        self.is_mid_verb = False  # stays true when a verb fails, so that the failure is not hidden by another one
+
+    # -- verbs ---------------------------------------------------------------------
+
+    def new_request(self, prompt: tuple[int, ...], options: Options) -> Request:
+        sampling = SamplingParams(max_tokens=options.max_tokens, prompt_logprobs=options.prompt_logprobs)
+        name = f"r{self.num_submitted}"
+        return Request(
+            request_id=name, prompt_token_ids=prompt, sampling=sampling, priority=options.priority, tenant=options.tenant
+        )
+
+    def submit(self, request: Request, parent: Request | None = None) -> None:
+        try:
+            if parent is None:
+                self.scheduler.submit(request)
+            else:
+                self.scheduler.fork(parent.request_id, request)
+        except (RequestError, DuplicateRequestError):
+            require(request.request_id not in self.live or self.live[request.request_id] is not request, "refused but known")
+            self.done("refused")
+            return
+        self.num_submitted += 1
+        self.live[request.request_id] = request
+        is_running = request.status is RequestStatus.RUNNING
+        self.computed[request.request_id] = request.num_cached_tokens if is_running else 0
+        self.done("fork" if is_running else "submit")
+
+    def end(self, request: Request, verb: str) -> None:
+        ended = self.scheduler.abort(request.request_id) if verb == "abort" else self.scheduler.fail(request.request_id)
+        require(ended is request, "the wrong request ended")
+        self.note_end(request)
+        self.done(verb)
+
+    def plan(self) -> StepPlan | None:
+        self.is_mid_verb = True
+        self.num_ended_at_plan = self.num_ended
+        self.tables_at_plan = dict(self.tables)
+        states = {name: request.status for name, request in self.live.items()}
+        plan = self.scheduler.plan_step()
+        require((plan is None) == (not self.live), "a plan is missing or out of nowhere")
+        if plan is not None:
+            self.check_plan(plan, states)
+        self.done("plan")
+        return plan
+
+    def run(self, plan: StepPlan) -> None:
+        chunks = [chunk for chunk in plan.scheduled if chunk.request_id in self.live]
+        for chunk in chunks:
+            chain = self.chain(chunk)
+            for position in range(chunk.start):
+                require(self.kv[self.slot(chunk, position)] == chain[position], f"{chunk} reads foreign K/V at {position}")
+        for chunk in chunks:
+            chain = self.chain(chunk)
+            for position in range(chunk.start, chunk.stop):
+                self.write(chunk, position, chain[position])
+
+    def complete(self, plan: StepPlan) -> None:
+        sampled = {chunk.request_id: self.sample() for chunk in plan.scheduled if chunk.samples}
+        running = {chunk.request_id: chunk for chunk in plan.scheduled if chunk.request_id in self.live}
+        before = {name: len(self.live[name].output_token_ids) for name in running}
+        finished = self.scheduler.complete_step(plan, sampled)
+        for name, chunk in running.items():
+            grown = len(self.live[name].output_token_ids) - before[name]
+            require(grown == chunk.samples, "a chunk that samples adds one token, any other none")
+            self.computed[name] = 0 if self.mode is KVCacheMode.OFF else chunk.stop
+        for request in finished:
+            require(request.finish_reason in (FinishReason.STOP, FinishReason.LENGTH), "finished without a reason")
+            self.note_end(request)
+        self.done("complete")
+
+    def abandon(self, plan: StepPlan) -> None:
+        """The run fails after it has spoilt the slots it was to write; the next plan must be the same."""
+        for chunk in plan.scheduled:
+            for position in range(chunk.start, chunk.stop):
+                if chunk.request_id in self.live:
+                    self.write(chunk, position, None)
+        self.scheduler.abandon(plan)
+        for chunk in plan.scheduled:
+            request = self.live.get(chunk.request_id)
+            if request is None:
+                continue
+            if request.status is RequestStatus.WAITING:
+                self.computed[chunk.request_id] = 0
+            table = self.manager.block_ids(chunk.request_id)
+            require(table == self.tables_at_plan.get(chunk.request_id, ()), "an abandoned plan keeps blocks")
+        self.done("abandon")
+        is_undisturbed = not plan.preempted and self.num_ended == self.num_ended_at_plan
+        again = self.plan()
+        if is_undisturbed:
+            require(again == plan, f"after abandoning, another plan was made: {plan} {again}")
+        if again is not None:
+            self.run(again)
+            self.complete(again)
+
+    def evict(self) -> None:
+        self.pool.evict_cached()
+        self.done("evict")
+
+    def step(self) -> StepPlan | None:
+        plan = self.plan()
+        if plan is not None:
+            self.run(plan)
+            self.complete(plan)
+        return plan
+
+    # -- the model -----------------------------------------------------------------
+
+    def sample(self) -> Sampled:
+        self.dice = (self.dice * 1103515245 + 12345) % 2**31
+        is_stop = (self.dice >> 9) % 11 == 0
+        return Sampled(token_id=(self.dice >> 16) % VOCABULARY, finish_reason=FinishReason.STOP if is_stop else None)
+
+    def chain(self, chunk: ScheduledChunk) -> list[int]:
+        request = self.live[chunk.request_id]
+        value, chain = len(request.tenant), []
+        for token_id in request.token_ids(0, chunk.stop):
+            value = hash((value, token_id))
+            chain.append(value)
+        return chain
+
+    def slot(self, chunk: ScheduledChunk, position: int) -> int:
+        return chunk.block_ids[position // self.block_size] * self.block_size + position % self.block_size
+
+    def write(self, chunk: ScheduledChunk, position: int, value: int | None) -> None:
+        slot = self.slot(chunk, position)
+        block = self.pool.blocks[slot // self.block_size]
+        require(block.ref_count == 1 and block.hash is None, f"{chunk} writes to shared or committed {block}")
+        self.kv[slot] = value
+
+    def note_end(self, request: Request) -> None:
+        require(request.status is RequestStatus.FINISHED, "ended but not finished")
+        del self.live[request.request_id], self.computed[request.request_id]
+        self.tables.pop(request.request_id, None)
+        self.num_ended += 1
+
+    def done(self, verb: str) -> None:
+        """Checks every invariant and counts the operation."""
+        self.is_mid_verb = True
+        self.replay_events()
+        self.check()
+        self.is_mid_verb = verb == "plan" and self.scheduler.has_work
+        self.tally[verb] += 1
+        self.tally["operations"] += 1
+
+    def replay_events(self) -> None:
+        last_released: tuple[str, int] | None = None
+        for event in self.events.drain():
+            block_id = event.block_id
+            self.tally[event.kind.value] += 1
+            if event.kind is KVEventKind.EVICTED:
+                require(next(iter(self.cached)) == block_id, "evicted before something released earlier")
+                del self.cached[block_id]
+            elif event.kind is KVEventKind.RELEASED:
+                self.holders[block_id] -= 1
+                if event.hash is not None and not self.holders[block_id]:
+                    self.cached[block_id] = None
+                table = self.tables.get(event.request_id, ())
+                if block_id in table:
+                    place = (event.request_id, table.index(block_id))
+                    is_in_order = last_released is None or last_released[0] != place[0] or last_released[1] > place[1]
+                    require(is_in_order, "a head was released before its tail")
+                    last_released = place
+            elif event.kind in (KVEventKind.ALLOCATED, KVEventKind.SHARED):
+                self.holders[block_id] += 1
+                self.cached.pop(block_id, None)
+
+    def check_plan(self, plan: StepPlan, states: dict[str, RequestStatus]) -> None:
+        for name in plan.preempted:
+            self.tally["preempted"] += 1
+            self.computed[name] = 0
+            self.tables.pop(name, None)
+        total = sum(chunk.num_tokens for chunk in plan.scheduled)
+        is_lone = self.mode is KVCacheMode.OFF and len(plan.scheduled) == 1
+        require(total <= self.config.max_num_batched_tokens or is_lone, "over the token budget")
+        require(len({chunk.request_id for chunk in plan.scheduled}) == len(plan.scheduled), "scheduled twice")
+        for chunk in plan.scheduled:
+            request = self.live[chunk.request_id]
+            if states[chunk.request_id] is RequestStatus.WAITING:
+                require(chunk.start % self.block_size == 0, "a match of a part of a block")
+                is_blind = request.needs_prompt_logits and not request.output_token_ids
+                require(not (is_blind and chunk.start), "a match hides prompt logits")
+                self.tally["hit"] += chunk.start > 0
+                self.computed[chunk.request_id] = chunk.start
+            require(chunk.start == self.computed[chunk.request_id] == request.num_computed_tokens, "chunks do not tile")
+            require(0 < chunk.num_tokens <= request.num_tokens - chunk.start, "a chunk outside the request")
+            require(chunk.samples == (chunk.stop == request.num_tokens), "samples at the wrong place")
+            require(len(chunk.block_ids) == -(-chunk.stop // self.block_size), "table and tokens differ in length")
+            require(self.mode is KVCacheMode.PAGED or (chunk.start == 0 and chunk.samples), "a cache although it is off")
+        self.check_urgency(plan)
+
+    def check_urgency(self, plan: StepPlan) -> None:
+        order = {name: (request.priority, request.arrival) for name, request in self.live.items()}
+        for name in plan.preempted:
+            require(all(order[chunk.request_id] < order[name] for chunk in plan.scheduled), "preempted a more urgent request")
+
+    def check(self) -> None:
+        self.manager.check()
+        tables = {name: self.manager.block_ids(name) for name in self.live}
+        held = Counter(block_id for table in tables.values() for block_id in table)
+        free = self.pool.free_block_ids()
+        require(len(free) + len(held) == len(self.pool.blocks) and not held.keys() & set(free), "free + used != total")
+        for block in self.pool.blocks:
+            require(block.ref_count == held[block.id] == self.holders[block.id], f"{block} is in {held[block.id]} tables")
+            if block.hash is not None:
+                content = self.kv[block.id * self.block_size : (block.id + 1) * self.block_size]
+                for before, after, token_id in zip(content, content[1:], block.token_ids[1:], strict=False):
+                    require(after is not None and after == hash((before, token_id)), f"{block} is committed but not written")
+        require([b for b in free if self.pool.blocks[b].hash is not None] == list(self.cached), "not in order of release")
+        require(self.pool.num_cached == len(self.cached), "cached blocks are miscounted")
+        running = [name for name, request in self.live.items() if request.status is RequestStatus.RUNNING]
+        require(len(running) == self.scheduler.num_running <= self.config.max_num_seqs, "too many running")
+        require(len(self.live) - len(running) == self.scheduler.num_waiting, "waiting requests are miscounted")
+        for name in running:
+            known = self.tables.get(name, ())[: self.computed[name] // self.block_size]
+            require(tables[name][: len(known)] == known, "a running table changed below what was computed")
+        self.tables = {name: tables[name] for name in running}
+
+    def drain(self) -> None:
+        """Everything that was accepted ends, once, and leaves nothing behind."""
+        for _ in range(40 * MAX_CONTEXT):
+            if not self.scheduler.has_work:
+                break
+            self.step()
+        require(not self.live and self.num_ended == self.num_submitted, "a request never ended")
+        require(len(self.pool.free_block_ids()) == len(self.pool.blocks), "blocks leaked")

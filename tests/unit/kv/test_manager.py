@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quire.config import CacheConfig, KVCacheMode, KVFormat, PrefixCache
+from quire.errors import DuplicateRequestError, IntegrityError
+from quire.kv.events import EventLog
+from quire.kv.layout import KVLayout
+from quire.kv.ledger import MissReason
+from quire.kv.manager import KVCacheManager
+from quire.kv.pool import BlockPool
+from quire.request import Request, SamplingParams
+
+SIZE = 4
+
+
+def manager_of(num_blocks: int = 10, prefix_cache: PrefixCache = PrefixCache.ON) -> KVCacheManager:
+    return KVCacheManager(BlockPool(num_blocks, SIZE), fingerprint=b"model", prefix_cache=prefix_cache)
+
+
+def opened(manager: KVCacheManager, name: str, tokens: range | tuple[int, ...], **fields: Any) -> Request:
+    request = Request(
+        request_id=name, prompt_token_ids=tuple(tokens), sampling=fields.pop("sampling", SamplingParams()), **fields
+    )
+    manager.open(request)
+    return request
+
+
+def computed(manager: KVCacheManager, name: str, tokens: range | tuple[int, ...], **fields: Any) -> Request:
+    """A request whose whole prompt was admitted, written and committed."""
+    request = opened(manager, name, tokens, **fields)
+    assert manager.admit(request, manager.match(request), request.num_tokens) is not None
+    manager.commit(request, request.num_tokens)
+    return request
+
+
+def reason_for(manager: KVCacheManager, request: Request) -> tuple[int, MissReason, int | None]:
+    assert manager.admit(request, manager.match(request), request.num_tokens) is not None
+    explanation = manager.explain(request.request_id)
+    assert explanation is not None
+    return explanation.num_reused_tokens, explanation.reason, explanation.diverged_at
+
+
+# -- matching ------------------------------------------------------------------------
+
+
+def test_a_prompt_finds_the_full_blocks_of_an_equal_one() -> None:
+    manager = manager_of()
+    first = computed(manager, "first", range(10))
+    second = opened(manager, "second", range(10))
+    match = manager.match(second)
+    assert match.num_tokens == 8
+    assert manager.admit(second, match, 10) is not None
+    assert manager.block_ids("second")[:2] == manager.block_ids(first.request_id)[:2]
+    manager.check()
+
+
+@pytest.mark.parametrize(("num_tokens", "num_matched"), [(4, 0), (5, 4), (8, 4), (9, 8), (12, 8)])
+def test_a_match_never_covers_the_last_token(num_tokens: int, num_matched: int) -> None:
+    manager = manager_of()
+    computed(manager, "first", range(12))
+    assert manager.match(opened(manager, "second", range(num_tokens))).num_tokens == num_matched
+
+
+def test_finding_changes_nothing() -> None:
+    manager = manager_of()
+    manager.release(computed(manager, "first", range(9)).request_id)
+    before = manager.pool.free_block_ids()
+    manager.match(opened(manager, "second", range(9)))
+    assert manager.pool.free_block_ids() == before
+
+
+def test_a_block_is_not_findable_before_it_is_committed() -> None:
+    manager = manager_of()
+    writer = opened(manager, "writer", range(9))
+    manager.admit(writer, manager.match(writer), 9)
+    reader = opened(manager, "reader", range(9))
+    assert manager.match(reader).num_tokens == 0
+    manager.commit(writer, 7)
+    assert manager.match(reader).num_tokens == 4
+
+
+def test_equal_tokens_after_different_ones_are_not_shared() -> None:
+    manager = manager_of()
+    computed(manager, "first", (0, 0, 0, 0, 5, 6, 7, 8, 9))
+    assert manager.match(opened(manager, "second", (1, 1, 1, 1, 5, 6, 7, 8, 9))).num_tokens == 0
+
+
+@pytest.mark.parametrize("field", ["tenant", "cache_salt"])
+def test_tenants_and_salts_do_not_see_each_other(field: str) -> None:
+    manager = manager_of()
+    computed(manager, "first", range(9))
+    assert manager.match(opened(manager, "second", range(9), **{field: "other"})).num_tokens == 0
+
+
+def test_without_prefix_cache_nothing_is_found_or_kept() -> None:
+    manager = manager_of(prefix_cache=PrefixCache.OFF)
+    manager.close(computed(manager, "first", range(9)).request_id)
+    assert manager.pool.num_cached == 0
+    assert manager.match(opened(manager, "second", range(9))).num_tokens == 0
+
+
+def test_output_tokens_are_found_like_prompt_tokens() -> None:
+    manager = manager_of()
+    first = computed(manager, "first", range(6))
+    first.output_token_ids.extend((6, 7, 8))
+    manager.reserve("first", 9)
+    manager.commit(first, 8)
+    assert manager.match(opened(manager, "second", range(9))).num_tokens == 8
+
+
+# -- explaining ------------------------------------------------------------------------
+
+
+def test_explains_a_cold_start() -> None:
+    manager = manager_of()
+    assert reason_for(manager, opened(manager, "r", range(9))) == (0, MissReason.COLD, None)
+
+
+def test_explains_the_first_token_that_diverged() -> None:
+    manager = manager_of()
+    computed(manager, "first", range(12))
+    second = opened(manager, "second", (0, 1, 2, 3, 4, 5, 99, 7, 8))
+    assert reason_for(manager, second) == (4, MissReason.DIVERGED, 6)
+
+
+def test_explains_an_eviction() -> None:
+    manager = manager_of(num_blocks=4)
+    manager.close(computed(manager, "first", range(9)).request_id)
+    manager.close(computed(manager, "other", range(50, 62)).request_id)
+    assert reason_for(manager, opened(manager, "second", range(9))) == (4, MissReason.EVICTED, None)
+
+
+def test_explains_a_rest_of_less_than_a_block() -> None:
+    manager = manager_of()
+    computed(manager, "first", range(8))
+    assert reason_for(manager, opened(manager, "second", range(10))) == (8, MissReason.PARTIAL, None)
+
+
+def test_explains_that_the_cache_is_off() -> None:
+    manager = manager_of(prefix_cache=PrefixCache.OFF)
+    assert reason_for(manager, opened(manager, "r", range(9))) == (0, MissReason.DISABLED, None)
+
+
+def test_prompt_logprobs_bypass_the_cache_until_they_were_given() -> None:
+    manager = manager_of()
+    computed(manager, "first", range(9))
+    scored = opened(manager, "scored", range(9), sampling=SamplingParams(prompt_logprobs=0))
+    assert reason_for(manager, scored) == (0, MissReason.BYPASSED, None)
+    manager.release("scored")
+    scored.output_token_ids.append(9)
+    assert manager.match(scored).num_tokens == 8
+
+
+def test_an_unknown_request_has_no_explanation() -> None:
+    assert manager_of().explain("nobody") is None
+
+
+# -- holding ---------------------------------------------------------------------------
+
+
+def test_admission_is_all_or_nothing() -> None:
+    manager = manager_of(num_blocks=3)
+    computed(manager, "first", range(8))
+    second = opened(manager, "second", range(100, 108))
+    before = manager.pool.free_block_ids()
+    assert manager.admit(second, manager.match(second), 4) is None
+    assert manager.block_ids("second") == ()
+    assert manager.pool.free_block_ids() == before
+    assert manager.explain("second") is None
+    manager.check()
+
+
+def test_cached_blocks_that_a_match_revives_count_as_memory() -> None:
+    manager = manager_of(num_blocks=3)
+    manager.close(computed(manager, "first", range(8)).request_id)
+    computed(manager, "holder", (77,))
+    second = opened(manager, "second", range(12))
+    assert manager.match(second).num_tokens == 8
+    assert manager.admit(second, manager.match(second), 12) is None
+    manager.check()
+
+
+def test_reserve_grows_the_table_and_never_changes_its_head() -> None:
+    manager = manager_of(num_blocks=3)
+    computed(manager, "r", range(4))
+    before = manager.block_ids("r")
+    grown = manager.reserve("r", 9)
+    assert grown is not None
+    assert (grown[:1], len(grown)) == (before, 3)
+    assert manager.reserve("r", 13) is None
+    assert manager.block_ids("r") is grown
+
+
+def test_a_table_that_did_not_grow_is_the_same_tuple() -> None:
+    manager = manager_of()
+    computed(manager, "r", range(5))
+    assert manager.reserve("r", 6) is manager.reserve("r", 8)
+
+
+def test_trim_gives_back_only_what_was_not_written() -> None:
+    manager = manager_of()
+    request = computed(manager, "r", range(8))
+    manager.reserve("r", 16)
+    manager.trim("r", 2)
+    assert len(manager.block_ids("r")) == 2
+    with pytest.raises(IntegrityError, match="were committed"):
+        manager.trim(request.request_id, 1)
+
+
+def test_committing_more_than_is_held_is_reported() -> None:
+    manager = manager_of()
+    request = computed(manager, "r", range(8))
+    request.output_token_ids.extend(range(4))
+    with pytest.raises(IntegrityError, match="holds room for 8"):
+        manager.commit(request, 12)
+
+
+def test_opening_twice_is_refused() -> None:
+    manager = manager_of()
+    opened(manager, "r", range(3))
+    with pytest.raises(DuplicateRequestError, match="already open"):
+        opened(manager, "r", range(3))
+
+
+def test_release_lets_tails_be_evicted_before_heads() -> None:
+    manager = manager_of(num_blocks=3)
+    request = computed(manager, "r", range(12))
+    table = manager.block_ids("r")
+    manager.release(request.request_id)
+    assert manager.pool.free_block_ids() == tuple(reversed(table))
+
+
+# -- waiting for a block that is being computed ------------------------------------------
+
+
+def test_a_missing_block_is_announced_while_somebody_computes_it() -> None:
+    manager = manager_of()
+    writer, reader = opened(manager, "writer", range(9)), opened(manager, "reader", range(9))
+    assert not manager.is_being_computed(manager.match(reader))
+    manager.admit(writer, manager.match(writer), 4)
+    assert manager.is_being_computed(manager.match(reader))
+    manager.reserve("writer", 9)
+    manager.commit(writer, 8)
+    assert not manager.is_being_computed(manager.match(reader))
+    manager.check()
+
+
+def test_an_announcement_ends_with_its_request() -> None:
+    manager = manager_of()
+    writer, reader = opened(manager, "writer", range(9)), opened(manager, "reader", range(9))
+    manager.admit(writer, manager.match(writer), 4)
+    manager.release("writer")
+    assert not manager.is_being_computed(manager.match(reader))
+
+
+# -- forking ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix_cache", list(PrefixCache))
+def test_a_fork_shares_full_blocks_and_recomputes_the_partial_tail(prefix_cache: PrefixCache) -> None:
+    manager = manager_of(prefix_cache=prefix_cache)
+    parent = computed(manager, "parent", range(10))
+    child = opened(manager, "child", range(11))
+    assert manager.fork(parent, child) == 8
+    assert manager.block_ids("child") == manager.block_ids("parent")[:2]
+    manager.check()
+    manager.close("parent")
+    assert [manager.pool.blocks[block_id].ref_count for block_id in manager.block_ids("child")] == [1, 1]
+
+
+def test_a_fork_shares_only_equal_tokens_and_says_where_they_end() -> None:
+    manager = manager_of()
+    parent = computed(manager, "parent", range(12))
+    child = opened(manager, "child", (0, 1, 2, 3, 4, 99, 6, 7, 8, 9))
+    assert manager.fork(parent, child) == 4
+    explanation = manager.explain("child")
+    assert explanation is not None
+    assert (explanation.reason, explanation.diverged_at) == (MissReason.DIVERGED, 5)
+
+
+def test_a_fork_never_covers_the_childs_last_token() -> None:
+    manager = manager_of()
+    parent = computed(manager, "parent", range(8))
+    assert manager.fork(parent, opened(manager, "child", range(8))) == 4
+
+
+def test_a_fork_into_another_domain_or_with_prompt_logprobs_shares_nothing() -> None:
+    manager = manager_of()
+    parent = computed(manager, "parent", range(8))
+    assert manager.fork(parent, opened(manager, "stranger", range(9), tenant="other")) == 0
+    scored = opened(manager, "scored", range(9), sampling=SamplingParams(prompt_logprobs=0))
+    assert manager.fork(parent, scored) == 0
+    manager.check()
+
+
+# -- integrity and building ----------------------------------------------------------------
+
+
+def test_check_sees_a_reference_that_no_table_holds() -> None:
+    manager = manager_of()
+    request = computed(manager, "r", range(8))
+    manager.pool.share(manager.pool.blocks[manager.block_ids(request.request_id)[0]], "ghost")
+    with pytest.raises(IntegrityError, match="is in 1 tables"):
+        manager.check()
+
+
+@pytest.mark.parametrize(
+    ("mode", "prefix_cache", "expected"),
+    [
+        (KVCacheMode.PAGED, PrefixCache.ON, PrefixCache.ON),
+        (KVCacheMode.PAGED, PrefixCache.OFF, PrefixCache.OFF),
+        (KVCacheMode.OFF, PrefixCache.ON, PrefixCache.OFF),
+    ],
+)
+def test_a_configuration_decides_blocks_and_prefix_cache(
+    mode: KVCacheMode, prefix_cache: PrefixCache, expected: PrefixCache
+) -> None:
+    layout = KVLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=32, format=KVFormat.FLOAT32)
+    config = CacheConfig(mode=mode, prefix_cache=prefix_cache, memory_bytes=5 * layout.bytes_per_block + 1)
+    manager = KVCacheManager.for_config(config, layout, b"model", events=EventLog())
+    assert (manager.pool.num_blocks, manager.pool.block_size) == (5, 32)
+    assert manager.prefix_cache is expected

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from quire.errors import IntegrityError
+from quire.kv.block import Block
+from quire.kv.events import EventLog, KVEventKind
+from quire.kv.hashing import block_key
+from quire.kv.pool import BlockPool
+
+ROOT = b"root".ljust(32)
+
+
+def allocate(pool: BlockPool, count: int, request_id: str = "a") -> list[Block]:
+    blocks = pool.allocate(count, request_id)
+    assert blocks is not None
+    return blocks
+
+
+def commit(pool: BlockPool, block: Block, token_ids: tuple[int, int], parent: bytes = ROOT) -> bytes:
+    key = block_key(parent, token_ids)
+    pool.commit(block, parent, key, token_ids, "a")
+    return key
+
+
+def release_all(pool: BlockPool, blocks: list[Block]) -> None:
+    for block in reversed(blocks):
+        pool.release(block, "a")
+
+
+def test_running_out_returns_none_and_takes_nothing() -> None:
+    pool = BlockPool(3, 2)
+    allocate(pool, 2)
+    assert pool.allocate(2, "b") is None
+    assert pool.num_free == 1
+    pool.check()
+
+
+def test_shared_block_survives_its_first_owner() -> None:
+    pool = BlockPool(2, 2)
+    (block,) = allocate(pool, 1)
+    key = commit(pool, block, (1, 2))
+    pool.share(block, "b")
+    pool.release(block, "a")
+    assert block.ref_count == 1
+    assert pool.find(key, (1, 2)) is block
+    assert pool.num_free == 1
+
+
+def test_a_freed_block_is_found_until_its_memory_is_given_away() -> None:
+    pool = BlockPool(2, 2)
+    (block,) = allocate(pool, 1)
+    key = commit(pool, block, (1, 2))
+    pool.release(block, "a")
+    assert pool.find(key, (1, 2)) is block
+    assert pool.num_cached == 1
+    allocate(pool, 2)
+    assert pool.find(key, (1, 2)) is None
+    assert key in pool.evicted
+    assert pool.num_cached == 0
+
+
+def test_empty_blocks_are_used_before_cached_ones_are_evicted() -> None:
+    pool = BlockPool(3, 2)
+    cached, empty = allocate(pool, 2)
+    commit(pool, cached, (1, 2))
+    pool.release(empty, "a")
+    pool.release(cached, "a")
+    assert pool.free_block_ids() == (empty.id, 2, cached.id)
+
+
+def test_the_least_recently_released_is_evicted_first_and_tails_before_heads() -> None:
+    pool = BlockPool(4, 2)
+    first, second = allocate(pool, 2, "first"), allocate(pool, 2, "second")
+    for owner, blocks in enumerate((first, second)):
+        key = commit(pool, blocks[0], (owner, 0))
+        commit(pool, blocks[1], (owner, 1), parent=key)
+    release_all(pool, second)
+    release_all(pool, first)
+    order = [allocate(pool, 1)[0].id for _ in range(4)]
+    assert order == [second[1].id, second[0].id, first[1].id, first[0].id]
+
+
+def test_the_second_block_with_the_same_content_stays_unfindable() -> None:
+    pool = BlockPool(2, 2)
+    first, second = allocate(pool, 2)
+    key = commit(pool, first, (1, 2))
+    commit(pool, second, (1, 2))
+    assert pool.find(key, (1, 2)) is first
+    assert second.hash is None
+    pool.check()
+
+
+def test_a_colliding_key_is_a_miss() -> None:
+    pool = BlockPool(1, 2)
+    (block,) = allocate(pool, 1)
+    key = commit(pool, block, (1, 2))
+    assert pool.find(key, (1, 3)) is None
+
+
+def test_content_that_is_committed_again_counts_as_known_again() -> None:
+    pool = BlockPool(1, 2)
+    (block,) = allocate(pool, 1)
+    key = commit(pool, block, (1, 2))
+    pool.release(block, "a")
+    (block,) = allocate(pool, 1)
+    commit(pool, block, (1, 2))
+    assert key not in pool.evicted
+
+
+def test_evict_cached_forgets_free_content_and_spares_held_blocks() -> None:
+    pool = BlockPool(3, 2)
+    held, freed = allocate(pool, 2)
+    held_key, freed_key = commit(pool, held, (1, 2)), commit(pool, freed, (3, 4))
+    pool.release(freed, "a")
+    assert pool.evict_cached() == 1
+    assert pool.find(held_key, (1, 2)) is held
+    assert pool.find(freed_key, (3, 4)) is None
+    pool.check()
+
+
+def test_the_most_similar_continuation_tells_where_tokens_diverge() -> None:
+    pool = BlockPool(3, 2)
+    for block, token_ids in zip(allocate(pool, 2), ((1, 2), (5, 6)), strict=True):
+        commit(pool, block, token_ids)
+    assert pool.num_equal_tokens(ROOT, (1, 9)) == 1
+    assert pool.num_equal_tokens(ROOT, (9, 9)) == 0
+    assert pool.num_equal_tokens(b"elsewhere", (1, 2)) is None
+
+
+def free_a_free_block(pool: BlockPool) -> None:
+    pool.release(pool.blocks[0], "a")
+
+
+def share_an_empty_block(pool: BlockPool) -> None:
+    pool.share(pool.blocks[0], "a")
+
+
+def commit_a_free_block(pool: BlockPool) -> None:
+    commit(pool, pool.blocks[0], (1, 2))
+
+
+def commit_twice(pool: BlockPool) -> None:
+    (block,) = allocate(pool, 1)
+    commit(pool, block, (1, 2))
+    commit(pool, block, (1, 2))
+
+
+def commit_half_a_block(pool: BlockPool) -> None:
+    (block,) = allocate(pool, 1)
+    pool.commit(block, ROOT, ROOT, (1,), "a")
+
+
+@pytest.mark.parametrize(
+    "misuse", [free_a_free_block, share_an_empty_block, commit_a_free_block, commit_twice, commit_half_a_block]
+)
+def test_misuse_is_reported(misuse: Callable[[BlockPool], None]) -> None:
+    with pytest.raises(IntegrityError, match="Report this"):
+        misuse(BlockPool(2, 2))
+
+
+def leak(pool: BlockPool) -> None:
+    pool.blocks[0].ref_count = 0
+
+
+def resurrect(pool: BlockPool) -> None:
+    pool.blocks[2].ref_count = 1
+
+
+def lose_the_key(pool: BlockPool) -> None:
+    pool.blocks[1].hash = b"another"
+
+
+def change_the_tokens(pool: BlockPool) -> None:
+    pool.blocks[1].token_ids = (1,)
+
+
+def forget_the_parent(pool: BlockPool) -> None:
+    pool.blocks[1].parent = b"another"
+
+
+def miscount(pool: BlockPool) -> None:
+    pool.num_cached += 1
+
+
+@pytest.mark.parametrize("damage", [leak, resurrect, lose_the_key, change_the_tokens, forget_the_parent, miscount])
+def test_check_sees_damage(damage: Callable[[BlockPool], None]) -> None:
+    pool = BlockPool(3, 2)
+    _, cached = allocate(pool, 2)
+    commit(pool, cached, (1, 2))
+    pool.release(cached, "a")
+    pool.check()
+    damage(pool)
+    with pytest.raises(IntegrityError):
+        pool.check()
+
+
+def test_events_tell_a_blocks_life_in_its_verbs() -> None:
+    log = EventLog()
+    pool = BlockPool(1, 2, events=log)
+    log.step = 7
+    (block,) = allocate(pool, 1)
+    key = commit(pool, block, (1, 2))
+    pool.share(block, "b")
+    pool.release(block, "a")
+    pool.release(block, "b")
+    allocate(pool, 1, "c")
+    events = log.drain()
+    kinds = KVEventKind
+    expected = [kinds.ALLOCATED, kinds.COMMITTED, kinds.SHARED, kinds.RELEASED, kinds.RELEASED, kinds.EVICTED, kinds.ALLOCATED]
+    assert [event.kind for event in events] == expected
+    assert {event.step for event in events} == {7}
+    assert (events[5].request_id, events[5].hash) == ("c", key)
+    assert len(log) == 0
+
+
+def test_a_full_event_log_drops_the_oldest() -> None:
+    log = EventLog(max_events=2)
+    pool = BlockPool(3, 2, events=log)
+    allocate(pool, 3)
+    assert [event.block_id for event in log.drain()] == [1, 2]
