@@ -18,13 +18,11 @@ from itertools import product
 import numpy as np
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
-from quire.engine.batch import build_batch, num_logit_rows
-from quire.errors import ExecutorError
+from quire.engine.token_loop import TokenLoop
 from quire.executors.protocol import Executor, Float32Array
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
-from quire.request import Request, SamplingParams
-from quire.sched.plan import Sampled, StepPlan
+from quire.request import Request
 from quire.sched.scheduler import Scheduler
 from quire.units import cdiv
 
@@ -104,21 +102,21 @@ class _Stage:
         self.prompt = prompt
         self.num_new = num_new
         self.block_size = executor.layout.block_size
-        self.requests: dict[str, Request] = {}
         self.rows: list[Float32Array] = []
         self.num_computed_tokens = 0
-        self.scheduler = self._make_scheduler()
+        self.loop = TokenLoop(executor, self._make_scheduler())
 
     def play(self) -> Replay:
         if self.scenario.prefix is Prefix.WARM:
-            self._submit("warm-up", self.prompt, self.num_new, priority=0)
-            self._run_while(lambda: "warm-up" in self.requests)
+            self.loop.submit("warm-up", self.prompt, self.num_new)
+            self._run_while(lambda: "warm-up" in self.loop.requests)
         self._start_company()
-        subject = self._submit(_SUBJECT, self.prompt, self.num_new, priority=1)
-        self._run_while(lambda: _SUBJECT in self.requests)
-        for request_id in tuple(self.requests):
-            self.scheduler.abort(request_id)
-        self.scheduler.manager.check()
+        subject = self.loop.submit(_SUBJECT, self.prompt, self.num_new, priority=1)
+        self._run_while(lambda: _SUBJECT in self.loop.requests)
+        self.loop.abort_all()
+        return self._replay(subject)
+
+    def _replay(self, subject: Request) -> Replay:
         return Replay(
             logits=np.stack(self.rows),
             num_cached_tokens=subject.num_cached_tokens,
@@ -153,42 +151,15 @@ class _Stage:
         vocab_size = self.executor.spec.vocab_size
         for index in range(self.scenario.num_neighbours):
             prompt = [(7 * index + 3 * offset + 1) % vocab_size for offset in range(_NEIGHBOUR_PROMPT)]
-            self._submit(f"neighbour-{index}", prompt, num_new, priority=0)
+            self.loop.submit(f"neighbour-{index}", prompt, num_new)
         if self.scenario.is_preempted:
             prompt = [(5 * offset + 2) % vocab_size for offset in range(self.block_size - _RIVAL_ROOM)]
-            self._submit("rival", prompt, num_new, priority=0)
-        self._run_while(lambda: any(not request.output_token_ids for request in self.requests.values()))
-
-    def _submit(self, request_id: str, prompt: Sequence[int], num_new: int, *, priority: int) -> Request:
-        sampling = SamplingParams(temperature=0, max_tokens=num_new, ignore_eos=True)
-        request = Request(request_id=request_id, prompt_token_ids=tuple(prompt), sampling=sampling, priority=priority)
-        self.scheduler.submit(request)
-        self.requests[request_id] = request
-        return request
+            self.loop.submit("rival", prompt, num_new)
+        self._run_while(lambda: any(not request.output_token_ids for request in self.loop.requests.values()))
 
     def _run_while(self, is_unfinished: Callable[[], bool]) -> None:
         while is_unfinished():
-            plan = self.scheduler.plan_step()
-            if plan is None:
-                raise ExecutorError("the replay stands still", next_step="Report this as a defect of the scheduler.")
-            self._run_step(plan)
-
-    def _run_step(self, plan: StepPlan) -> None:
-        logits = self.executor.run(build_batch(plan.scheduled, self.requests, self.block_size))
-        sampled: dict[str, Sampled] = {}
-        row = 0
-        for chunk in plan.scheduled:
-            row += num_logit_rows(chunk)
-            is_subject = chunk.request_id == _SUBJECT
-            self.num_computed_tokens += chunk.num_tokens if is_subject else 0
-            if chunk.samples:
-                sampled[chunk.request_id] = Sampled(token_id=_greedy(logits[row - 1]))
-                self.rows += [logits[row - 1].copy()] if is_subject else []
-        for request in self.scheduler.complete_step(plan, sampled):
-            del self.requests[request.request_id]
-
-
-def _greedy(row: Float32Array) -> int:
-    if not np.isfinite(row).all():
-        raise ExecutorError("a logit is not finite", next_step="Check the checkpoint: its weights may be damaged.")
-    return int(row.argmax())
+            step = self.loop.step()
+            self.num_computed_tokens += sum(chunk.num_tokens for chunk in step.plan.scheduled if chunk.request_id == _SUBJECT)
+            if _SUBJECT in step.rows:
+                self.rows.append(step.rows[_SUBJECT].copy())
