@@ -5,6 +5,7 @@ Only data is fetched: safetensors, JSON, chat templates and vocabularies; never 
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from enum import Enum
@@ -44,11 +45,11 @@ def find_model(name: str, *, access: HubAccess | None = None) -> Path:
     Raises ModelNotFoundError where there is no such directory or id or it may not be read, and CheckpointError where the
     download breaks off.
     """
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return path
+    path = os.path.expanduser(name)
+    if os.path.isdir(path):
+        return Path(path)
     match = _HUB_ID.fullmatch(name)
-    if match is None or path.exists() or ".." in name:
+    if match is None or os.path.exists(path) or ".." in name:
         raise ModelNotFoundError(
             "This is neither a model directory nor a Hugging Face id",
             given=name[:200],

@@ -64,7 +64,10 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafetensorsFile:
-    """A mapped file whose header has been checked. The mapping lives as long as any tensor of it."""
+    """A mapped file whose header has been checked. The mapping lives as long as any tensor of it.
+
+    Replacing or deleting the file meanwhile is harmless; rewriting it in place changes the tensors, as any mapping would.
+    """
 
     name: str
     entries: Mapping[str, TensorEntry]

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 def parse_json(content: bytes) -> Any:
     """Returns the value in UTF-8 bytes.
 
-    Raises ValueError with a short reason for bad text or syntax, a name that occurs twice in one object, NaN and
-    infinities, numbers of thousands of digits, and nesting too deep to follow.
+    Raises ValueError with a short reason for bad text or syntax, a name that occurs twice in one object or is half a
+    character, NaN and infinities, numbers of thousands of digits, and nesting too deep to follow.
     """
     try:
         return json.loads(content.decode("utf-8"), object_pairs_hook=_unique_fields, parse_constant=_refuse_constant)
@@ -27,6 +27,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         raise ValueError("a name occurs twice in one object")
+    "".join(fields).encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
     return fields
 
 
