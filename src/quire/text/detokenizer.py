@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from quire.text.tokenizer import Tokenizer
 
@@ -31,8 +31,10 @@ class IncrementalDetokenizer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._released: list[int] = []
         self._pending: list[int] = []
-        self._num_spaces = 0 if rule is None or len(after) > _MAX_TOKENS_OF_A_CHARACTER else rule.num_leading_spaces
-        for token_id in after[-_MAX_TOKENS_OF_A_CHARACTER:]:
+        visible = list(islice((i for i in reversed(after) if i not in self._skipped), _MAX_TOKENS_OF_A_CHARACTER + 1))
+        is_start = len(visible) <= _MAX_TOKENS_OF_A_CHARACTER
+        self._num_spaces = rule.num_leading_spaces if rule is not None and is_start else 0
+        for token_id in visible[_MAX_TOKENS_OF_A_CHARACTER - 1 :: -1]:
             self.push(token_id)
 
     def push(self, token_id: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
 
@@ -86,13 +87,13 @@ class Tokenizer:
         The text is encoded behind an anchor whose own tokens stay apart, and the anchor's tokens are cut off.
         """
         plain = self.encode(text, special=AddSpecial.NO)
-        if self._stands_for(plain, text):
+        if self._begins(plain, text):
             return plain
         for anchor in _ANCHORS:
             anchor_ids = self.encode(anchor, special=AddSpecial.NO)
             ids = self.encode(anchor + text, special=AddSpecial.NO)
             rest = ids[len(anchor_ids) :]
-            if ids[: len(anchor_ids)] == anchor_ids and self._stands_for(rest, text):
+            if ids[: len(anchor_ids)] == anchor_ids and self._begins(rest, text):
                 return rest
         return plain
 
@@ -125,7 +126,9 @@ class Tokenizer:
         forms.pop((), None)
         return tuple(forms)
 
-    def _stands_for(self, token_ids: Sequence[int], text: str) -> bool:
-        pieces = [self.bytes_of(token_id) for token_id in token_ids]
+    def _begins(self, token_ids: Sequence[int], text: str) -> bool:
+        """Tells whether the tokens up to the first special one are how `text` begins, with nothing before it."""
+        plain_ids = takewhile(lambda token_id: token_id not in self._special_ids, token_ids)
+        pieces = [self.bytes_of(token_id) for token_id in plain_ids]
         known = [piece for piece in pieces if piece is not None]
-        return len(known) < len(pieces) or b"".join(known) == text.encode()
+        return len(known) < len(pieces) or text.encode().startswith(b"".join(known))

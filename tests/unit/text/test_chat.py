@@ -1,0 +1,175 @@
+"""Chat templates: what they may do, and that nothing they try costs more than their budget."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from quire.errors import TemplateError
+from quire.text.chat import MAX_TEMPLATE_BYTES, ChatTemplate
+
+MESSAGES = [{"role": "user", "content": " Wo bist Du, caf\u00e9? "}, {"role": "assistant", "content": "Here"}]
+
+
+def render(source: str, **more: object) -> str:
+    return ChatTemplate(source, special_tokens={"bos_token": "<s>"}).render(MESSAGES, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m['content'] | trim }}{% endfor %}", None),
+        ("{{ messages[0] | tojson }}", '{"role": "user", "content": " Wo bist Du, caf\u00e9? "}'),
+        ("{{ {'b': 1, 'a': [2]} | tojson(sort_keys=true, separators=(',', ':')) }}", '{"a":[2],"b":1}'),
+        ("{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}{{ loop.length }}{% endfor %}", "2"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content.strip()[-2:] }}{% endfor %}", "\u00e9?"),
+        ("{% set ns = namespace(n=0) %}{% for i in range(3) %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}", "3"),
+        ("{% macro shout(x) %}{{ x | upper ~ '!' }}{% endmacro %}{{ shout('hey') }}", "HEY!"),
+        ("{{ messages | map(attribute='role') | join(', ') }}", "user, assistant"),
+        ("{{ messages | selectattr('role', 'equalto', 'assistant') | list | length }}", "1"),
+        ("{{ ['b', 'a'] | sort | join }}{{ ('x' * 3) ~ 2 ** 3 }}{{ 'a,b'.split(',')[1] }}", "abxxx8b"),
+        ("{% generation %}{{ 'answer' }}{% endgeneration %}", "answer"),
+        ("{{ tools is none }} {{ tools is defined }} {{ missing is defined }}", "True True False"),
+        ("{{ 'a\nb' | indent(2) }}|{{ 'aXa'.replace('a', 'bb') }}", "a\n  b|bbXbb"),
+        ("{% if strftime_now is defined %}now{% else %}fixed{% endif %}", "fixed"),
+    ],
+)
+def test_templates_do_what_hugging_faces_do(source: str, expected: str | None) -> None:
+    assert render(source) == (expected or "<s>[user]Wo bist Du, caf\u00e9?[assistant]Here")
+
+
+def test_the_time_comes_from_the_caller() -> None:
+    now = datetime(2031, 5, 4, tzinfo=UTC)
+    assert render("{{ strftime_now('%d %b %Y') }}", now=now) == "04 May 2031"
+    with pytest.raises(TemplateError, match="odd time format"):
+        render("{{ strftime_now('%999999999d') }}", now=now)
+
+
+def test_variables_and_tools_reach_the_template() -> None:
+    source = "{{ enable_thinking }} {{ tools[0].name }} {{ add_generation_prompt }}"
+    assert render(source, variables={"enable_thinking": False}, tools=[{"name": "add"}]) == "False add True"
+
+
+def test_what_a_template_raises_is_told() -> None:
+    with pytest.raises(TemplateError, match="roles must alternate"):
+        render("{{ raise_exception('roles must alternate') }}")
+
+
+def test_an_unknown_filter_is_named() -> None:
+    with pytest.raises(TemplateError, match="line 1: No filter named 'center'"):
+        render("{{ 'a' | center(1000000000) }}")
+
+
+def doubling(step: str, use: str = "") -> str:
+    start = "{% set ns = namespace(x='ab', l=['a'], m=['a']) %}"
+    return start + "{% for i in range(100) %}" + step + "{% endfor %}" + use
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% continue %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{{ 'a' in range(99999) }}{% endfor %}",
+        "{% for i in range(99999) %}{{ 'a' is in(range(99999)) }}{% endfor %}",
+        "{% for i in range(99999) %}{% set x = ('a' * 99999)[::-1] %}{% endfor %}",
+        "{% set x %}{% for i in range(99999) %}" + "x" * 9999 + "{% endfor %}{% endset %}",
+        "{% for a in [[]] recursive %}{{ loop([a, a]) }}{% endfor %}",
+        "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(90) }}",
+        "{% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}",
+        "{{ 'a' * 10 ** 10 }}",
+        "{{ (['a' * 999999] * 999999) | join }}",
+        "{{ ('a' * 99999).join(range(99999) | map('string')) }}",
+        "{{ range(99999) | map('replace', '1', 'x' * 99999) | join }}",
+        "{{ 2 ** (2 ** 40) }}",
+        doubling("{% set ns.x = ns.x + ns.x %}"),
+        doubling("{% set ns.x = ns.x ~ ns.x %}"),
+        doubling("{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"),
+        doubling("{% set ns.x = ns.x.replace('a', 'aaaa') %}"),
+        doubling("{% set ns.x = ns.x | replace('a', 'aaaa') %}"),
+        doubling("{% set ns.l = [ns.l, ns.l] %}", "{{ ns.l }}"),
+        doubling("{% set ns.l = [ns.l, ns.l] %}", "{{ ns.l | tojson }}"),
+        doubling("{% set ns.l = [ns.l, ns.l] %}{% set ns.m = [ns.m, ns.m] %}", "{{ ns.l == ns.m }}"),
+        doubling("{% set ns.l = {'a': ns.l, 'b': ns.l} %}", "{{ ns.l.items() }}"),
+        "{{ 'a' | indent(10 ** 10) }}",
+        "{{ messages | tojson(indent=10 ** 9) }}",
+        "{{" + "(" * 5000 + "1" + ")" * 5000 + "}}",
+    ],
+)
+def test_a_template_that_loops_or_floods_is_stopped(source: str) -> None:
+    with pytest.raises(TemplateError):
+        render(source)
+
+
+def test_a_number_that_keeps_growing_is_stopped() -> None:
+    with pytest.raises(TemplateError, match="huge number"):
+        render("{% set ns = namespace(n=3) %}{% for i in range(64) %}{% set ns.n = ns.n * ns.n %}{% endfor %}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1] }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update({'role': 'system'}) }}",
+        "{{ '{0:999999999}'.format(1) }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ 'a'.center(999999999) }}",
+        "{{ (1).to_bytes(999999999, 'big') }}",
+        "{{ namespace.__init__.__globals__ }}",
+        "{{ raise_exception.__globals__['re'] }}",
+        "{{ lipsum(n=1000) }}",
+        "{{ namespace(a=1) }}",
+        "{{ self }}",
+        "{% include 'other' %}",
+        "{% import 'os' as os %}",
+    ],
+)
+def test_ways_out_of_the_sandbox_are_closed(source: str) -> None:
+    with pytest.raises(TemplateError):
+        render(source)
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, b"bytes", print])
+def test_a_template_meets_plain_values_only(value: object) -> None:
+    template = ChatTemplate("{{ messages[0].content }}", special_tokens={})
+    with pytest.raises(TemplateError, match="JSON values"):
+        template.render([{"role": "user", "content": value}])
+
+
+def test_messages_nested_without_end_are_refused() -> None:
+    loop: list[object] = []
+    loop.append(loop)
+    with pytest.raises(TemplateError, match="nested too deeply"):
+        ChatTemplate("x", special_tokens={}).render([{"content": loop}])
+
+
+def test_rendering_leaves_the_callers_messages_alone() -> None:
+    messages = [{"role": "user", "content": "a", "parts": [1]}]
+    ChatTemplate("{% for m in messages %}{% set m = {} %}{% endfor %}", special_tokens={}).render(messages)
+    assert messages == [{"role": "user", "content": "a", "parts": [1]}]
+
+
+def test_a_template_of_many_bytes_is_refused() -> None:
+    with pytest.raises(TemplateError, match="too large"):
+        ChatTemplate("x" * (MAX_TEMPLATE_BYTES + 1), special_tokens={})
+
+
+def test_errors_of_a_template_do_not_repeat_the_messages() -> None:
+    with pytest.raises(TemplateError) as caught:
+        render("{{ messages[0].content + 1 }}")
+    assert "bist" not in str(caught.value)
+
+
+def test_a_long_honest_conversation_fits_the_budget() -> None:
+    source = (
+        "{% set ns = namespace(all=[]) %}{% for m in messages %}{% set ns.all = ns.all + [m.content | trim] %}"
+        "{% if '</think>' in m.content %}{{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    )
+    messages = [{"role": "user", "content": "What is the capital of France? " * 5}] * 2000
+    assert len(ChatTemplate(source, special_tokens={}).render(messages)) > 300_000
