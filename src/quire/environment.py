@@ -4,6 +4,7 @@
     QUIRE_THREADS    worker threads, where the configuration leaves the number open
     QUIRE_OFFLINE    1, true, yes or on: never use the network; models come from directories and the local cache
     HF_HUB_OFFLINE   the same, under the name other Hugging Face tools obey
+    XDG_STATE_HOME   where `quire chat` keeps its history; an absolute path, else ~/.local/state
 
 An option given in code or on the command line wins over a variable. An empty variable counts as unset.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from quire.errors import ConfigError
@@ -30,6 +32,7 @@ class Environment:
     isa: str | None = None
     threads: int | None = None
     is_offline: bool = False
+    state_home: Path | None = None
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -39,6 +42,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         isa=source.get("QUIRE_ISA", "").strip() or None,
         threads=_read_threads(source.get("QUIRE_THREADS", "").strip()),
         is_offline=_read_switch("QUIRE_OFFLINE", source) or _read_switch("HF_HUB_OFFLINE", source),
+        state_home=_read_absolute(source.get("XDG_STATE_HOME", "")),
     )
 
 
@@ -53,6 +57,11 @@ def _read_threads(text: str) -> int | None:
             next_step="Correct or unset QUIRE_THREADS.",
         )
     return int(text)
+
+
+def _read_absolute(text: str) -> Path | None:
+    """Returns the directory; None for a relative one, which the XDG specification says to ignore."""
+    return Path(text) if Path(text).is_absolute() else None
 
 
 def _read_switch(name: str, source: Mapping[str, str]) -> bool:

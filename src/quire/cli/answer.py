@@ -1,0 +1,133 @@
+"""Follows one answer: hands its text on as it comes, keeps its tokens, and counts at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from unicodedata import category
+
+from quire.errors import ExecutorError
+from quire.kv.layout import KVLayout
+from quire.request import FinishReason, RequestOutput
+from quire.units import format_bytes, format_rate
+
+
+class AnswerEnd(Enum):
+    """Whether the model ended the answer or Ctrl-C did."""
+
+    COMPLETE = "complete"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a stream brought. `last` is its newest output: the final one, unless Ctrl-C came first or nothing ever came."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    last: RequestOutput | None = None
+    end: AnswerEnd = AnswerEnd.COMPLETE
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why the answer ended; an interrupted one was aborted."""
+        reason = self.last.outputs[0].finish_reason if self.last is not None and self.end is AnswerEnd.COMPLETE else None
+        return reason or FinishReason.ABORT
+
+    def take(self, output: RequestOutput) -> str:
+        """Adds what one step brought and returns its text."""
+        added = output.outputs[0]
+        self.text += added.text
+        self.token_ids.extend(added.token_ids)
+        self.last = output
+        return added.text
+
+
+def follow(stream: Iterator[RequestOutput], write: Callable[[str], None]) -> Answer:
+    """Reads a stream to its end or to Ctrl-C, passing each piece of text to `write`."""
+    answer = Answer()
+    try:
+        for output in stream:
+            write(answer.take(output))
+    except KeyboardInterrupt:
+        answer.end = AnswerEnd.INTERRUPTED
+    return answer
+
+
+def raise_failure(answer: Answer) -> None:
+    """Raises ExecutorError if the engine could not finish the answer."""
+    error = None if answer.last is None else answer.last.outputs[0].error
+    if error is not None:
+        raise ExecutorError(f"the answer failed: {error}", next_step="Try again, or check the model's weights.")
+
+
+def write_out(text: str) -> None:
+    """Writes text to standard output at once. On a terminal, control characters are shown and not obeyed."""
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def end_line(text: str) -> None:
+    """Ends the line on standard output unless `text` already did."""
+    if not text.endswith("\n"):
+        write_out("\n")
+
+
+def harmless(text: str) -> str:
+    """Returns the text with every control character but line break and tab written as an escape."""
+    return "".join(_escape(character) if category(character) == "Cc" else character for character in text)
+
+
+def _escape(character: str) -> str:
+    return character if character in "\n\t" else character.encode("unicode_escape").decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerStats:
+    """One answer in numbers; rates and times are None where nothing was measured."""
+
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_output_tokens: int
+    ttft_s: float | None
+    e2e_s: float | None
+    kv_bytes: int
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens after the first one, per second."""
+        if self.ttft_s is None or self.e2e_s is None or self.num_output_tokens < 2 or self.e2e_s <= self.ttft_s:
+            return None
+        return (self.num_output_tokens - 1) / (self.e2e_s - self.ttft_s)
+
+    def __str__(self) -> str:
+        parts = [
+            f"prompt {self.num_prompt_tokens} tokens ({self.num_cached_tokens} reused)",
+            f"answer {self.num_output_tokens} tokens",
+        ]
+        if self.ttft_s is not None:
+            parts.append(f"TTFT {_format_seconds(self.ttft_s)}")
+        if self.tokens_per_s is not None:
+            parts.append(format_rate(self.tokens_per_s, "tokens"))
+        return " | ".join([*parts, f"KV {format_bytes(self.kv_bytes)}"])
+
+
+def stats_of(answer: Answer, layout: KVLayout) -> AnswerStats | None:
+    """Counts an answer; None if it ended before its first token. The newest token has no KV yet."""
+    if answer.last is None:
+        return None
+    num_prompt, num_output = len(answer.last.prompt_token_ids), len(answer.token_ids)
+    return AnswerStats(
+        num_prompt_tokens=num_prompt,
+        num_cached_tokens=answer.last.num_cached_tokens,
+        num_output_tokens=num_output,
+        ttft_s=answer.last.metrics.ttft_s,
+        e2e_s=answer.last.metrics.e2e_s,
+        kv_bytes=layout.blocks_for_tokens(num_prompt + num_output - 1) * layout.bytes_per_block,
+    )
+
+
+def _format_seconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"

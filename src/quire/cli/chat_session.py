@@ -1,0 +1,116 @@
+"""A chat in progress: one model, named branches of the conversation, and what the last answer cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from quire.cli.answer import Answer, AnswerEnd, AnswerStats, follow, raise_failure, stats_of
+from quire.cli.opening import OpenedModel, new_conversation
+from quire.engine.llm import LLM
+from quire.errors import RequestError
+from quire.kv.ledger import CacheExplanation
+from quire.text.conversation import Conversation
+
+MAIN_BRANCH = "main"
+
+
+@dataclass(slots=True)
+class Dialogue:
+    """A conversation and its answers as they were generated, one a user turn: what saving it must keep."""
+
+    conversation: Conversation
+    system: str | None = None
+    answers: tuple[tuple[int, ...], ...] = ()
+
+    @classmethod
+    def start(cls, llm: LLM, system: str | None) -> Dialogue:
+        """Returns a dialogue without turns; raises TemplateError if the model has no chat template."""
+        return cls(new_conversation(llm, system), system)
+
+    def keep(self, token_ids: list[int]) -> None:
+        """Adds the answer to the last user turn."""
+        self.conversation.add_assistant(token_ids)
+        self.answers = (*self.answers, tuple(token_ids))
+
+    def undo(self) -> None:
+        """Forgets the last turn and its answer; raises RequestError if there is none."""
+        self.conversation.undo()
+        self.answers = self.answers[:-1]
+
+    def fork(self) -> Dialogue:
+        """Returns an independent dialogue that continues from here; the cache holds the tokens of both once."""
+        return Dialogue(self.conversation.fork(), self.system, self.answers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastAnswer:
+    """What the newest answer cost, and what the prefix cache did for it (None when that is not known)."""
+
+    stats: AnswerStats
+    explanation: CacheExplanation | None
+
+
+@dataclass(slots=True)
+class ChatSession:
+    """The state that the commands of a chat look at and change."""
+
+    opened: OpenedModel
+    dialogue: Dialogue
+    branch: str = MAIN_BRANCH
+    last: LastAnswer | None = None
+    _others: dict[str, Dialogue] = field(default_factory=dict)
+
+    @property
+    def llm(self) -> LLM:
+        return self.opened.llm
+
+    @property
+    def branches(self) -> dict[str, Dialogue]:
+        """Every branch by name, the current one included."""
+        return self._others | {self.branch: self.dialogue}
+
+    def ask(self, text: str, write: Callable[[str], None]) -> Answer:
+        """Answers a turn and keeps both. A turn without any answer is forgotten: it failed, or Ctrl-C came too early.
+
+        Raises RequestError where the turn cannot be answered and ExecutorError where answering failed.
+        """
+        conversation, num_answers = self.dialogue.conversation, len(self.dialogue.answers)
+        conversation.add_user(text)
+        try:
+            answer = follow(self.llm.stream(conversation.prompt_token_ids(), self.opened.params), write)
+            raise_failure(answer)
+            if answer.token_ids:
+                self.dialogue.keep(answer.token_ids)
+        finally:
+            if len(self.dialogue.answers) == num_answers:
+                conversation.undo()
+        self._note(answer)
+        return answer
+
+    def switch(self, name: str) -> bool:
+        """Goes to a branch, made from here if it is new; returns whether it is."""
+        if name == self.branch:
+            raise RequestError("this is the current branch", given=name, next_step="Choose another name.")
+        is_new = name not in self._others
+        target = self.dialogue.fork() if is_new else self._others.pop(name)
+        self._others[self.branch] = self.dialogue
+        self.branch, self.dialogue = name, target
+        return is_new
+
+    def restart(self, system: str | None) -> None:
+        """Forgets the turns of this branch and gives it another system message."""
+        self.dialogue = Dialogue.start(self.llm, system)
+        self.last = None
+
+    def _note(self, answer: Answer) -> None:
+        stats = stats_of(answer, self.llm.core.executor.layout)
+        if stats is None or answer.last is None:
+            return
+        explanation = self.llm.core.scheduler.manager.explain(answer.last.request_id)
+        self.last = LastAnswer(stats=stats, explanation=explanation)
+
+
+def was_interrupted(answer: Answer) -> bool:
+    """Returns whether Ctrl-C ended the answer."""
+    return answer.end is AnswerEnd.INTERRUPTED

@@ -1,0 +1,102 @@
+"""What `/stats` and `/cache` show, as rich tables and a map of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from quire.cli.chat_session import ChatSession, Dialogue
+from quire.cli.display import facts
+from quire.kv.ledger import CacheExplanation, KVUsage, MissReason
+from quire.kv.pool import BlockPool
+from quire.units import cdiv, format_bytes, format_rate
+
+MAP_CELLS = 64
+_REASONS: Mapping[MissReason, str] = MappingProxyType(
+    {
+        MissReason.COLD: "nothing that follows this prefix was ever cached",
+        MissReason.DIVERGED: "what is cached goes on with other tokens",
+        MissReason.EVICTED: "the next block was cached, but its memory has been given away",
+        MissReason.PARTIAL: "all that could be reused was: less than a block, or only the last token, remained",
+        MissReason.DISABLED: "the prefix cache is off",
+        MissReason.BYPASSED: "every token was computed because the logits of all of them were wanted",
+    }
+)
+
+
+def stats_view(session: ChatSession) -> RenderableType:
+    """Returns the numbers of the conversation and of its last answer."""
+    num_tokens = num_context_tokens(session.dialogue)
+    layout = session.llm.core.executor.layout
+    rows = {
+        "model": f"{session.opened.name} on {session.llm.core.executor.name}",
+        "branch": session.branch,
+        "turns": str(len(session.dialogue.answers)),
+        "context": f"{num_tokens} of {session.llm.config.max_context} tokens",
+        "KV": f"{format_bytes(layout.blocks_for_tokens(num_tokens) * layout.bytes_per_block)} for this conversation",
+    }
+    if session.last is None:
+        return facts("Conversation", rows)
+    stats = session.last.stats
+    last = {
+        "prompt": f"{stats.num_prompt_tokens} tokens, {stats.num_cached_tokens} reused",
+        "answer": f"{stats.num_output_tokens} tokens",
+        "TTFT": "unknown" if stats.ttft_s is None else f"{stats.ttft_s * 1000:.0f} ms",
+        "speed": "too short to tell" if stats.tokens_per_s is None else format_rate(stats.tokens_per_s, "tokens"),
+    }
+    return Group(facts("Conversation", rows), "", facts("Last answer", last))
+
+
+def cache_view(session: ChatSession) -> RenderableType:
+    """Returns what the prefix cache did for the last answer, why it ended where it did, and where the pool's blocks are."""
+    core = session.llm.core
+    pool = core.scheduler.manager.pool
+    usage = KVUsage.of(core.executor.layout, num_blocks=pool.num_blocks, num_free=pool.num_free, num_cached=pool.num_cached)
+    pool_rows = {
+        "held": f"{usage.num_used_blocks} blocks, {format_bytes(usage.used_bytes)}",
+        "cached": f"{usage.num_cached_blocks} blocks, {format_bytes(usage.cached_bytes)}",
+        "empty": f"{usage.num_empty_blocks} blocks, {format_bytes(usage.empty_bytes)}",
+        "map": pool_map(pool),
+    }
+    pool_view = facts(f"Pool of {pool.num_blocks} blocks (# held, = cached, . empty)", pool_rows)
+    explanation = None if session.last is None else session.last.explanation
+    if explanation is None:
+        return Group(Text("There is no answer to explain yet.", style="dim"), "", pool_view)
+    return Group(facts("Last prompt", explanation_rows(explanation, pool.block_size)), "", pool_view)
+
+
+def explanation_rows(explanation: CacheExplanation, block_size: int) -> dict[str, str]:
+    """Returns how far the cache reached, why no further, and the prompt's blocks as a map."""
+    rows = {
+        "reused": f"{explanation.num_reused_tokens} of {explanation.num_tokens} tokens",
+        "then": _REASONS[explanation.reason],
+    }
+    if explanation.diverged_at is not None:
+        rows["diverged"] = f"at token {explanation.diverged_at}, in block {explanation.diverged_at // block_size}"
+    return rows | {"blocks": f"{prompt_map(explanation, block_size)}  (= reused, + computed; {block_size} tokens each)"}
+
+
+def prompt_map(explanation: CacheExplanation, block_size: int) -> str:
+    """Returns one character a block of the prompt; long prompts are shown with several blocks a character."""
+    num_blocks, num_reused = cdiv(explanation.num_tokens, block_size), explanation.num_reused_tokens // block_size
+    return _scaled("=" * num_reused + "+" * (num_blocks - num_reused), "=+")
+
+
+def pool_map(pool: BlockPool) -> str:
+    """Returns one character for each block of the pool, or for a run of them: its busiest state."""
+    states = "".join("#" if block.ref_count else "." if block.hash is None else "=" for block in pool.blocks)
+    return _scaled(states, ".=#")
+
+
+def num_context_tokens(dialogue: Dialogue) -> int:
+    """Returns the tokens of all turns so far, with the start of the next answer; 0 before the first turn."""
+    return len(dialogue.conversation.fork().prompt_token_ids()) if dialogue.answers else 0
+
+
+def _scaled(states: str, order: str) -> str:
+    """Returns at most MAP_CELLS characters, each the last in `order` of those it stands for."""
+    per_cell = max(1, cdiv(len(states), MAP_CELLS))
+    return "".join(max(states[start : start + per_cell], key=order.index) for start in range(0, len(states), per_cell))

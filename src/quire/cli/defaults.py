@@ -1,0 +1,83 @@
+"""Sampling where the user is silent: the model's own recommendation in `generation_config.json`, else greedy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quire.cli.options import SamplingOptions
+from quire.errors import ModelError, SamplingError
+from quire.models.strict_json import parse_json, shorten
+from quire.request import SamplingParams
+from quire.units import MIB
+
+FILE_NAME = "generation_config.json"
+MAX_FILE_BYTES = MIB
+_DRAWING = ("temperature", "top_p", "top_k", "min_p")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingDefaults:
+    """What a model recommends. Without `do_sample` it is greedy, and the numbers for drawing mean nothing."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    def params(self, options: SamplingOptions) -> SamplingParams:
+        """Returns what to sample with: the user's words first, then the model's.
+
+        Greedy drops the model's numbers for drawing; those of the user stay and raise SamplingError as contradictions.
+        """
+        given = {name: value for name, value in asdict(options).items() if value is not None}
+        recommended = asdict(self)
+        if given.get("temperature", self.temperature) == 0:
+            recommended = {"temperature": 0.0, "repetition_penalty": self.repetition_penalty}
+        return SamplingParams(**({"max_tokens": None} | recommended | given))
+
+
+def read_defaults(directory: Path) -> SamplingDefaults:
+    """Returns the recommendation in a model directory; raises ModelError if the file is there and damaged."""
+    path = directory / FILE_NAME
+    if not path.is_file():
+        return SamplingDefaults()
+    fields = _read(path)
+    names = [*(_DRAWING if fields.get("do_sample") is True else ()), "repetition_penalty"]
+    chosen = {name: fields[name] for name in names if fields.get(name) is not None}
+    if fields.get("do_sample") is True:
+        chosen.setdefault("temperature", 1.0)
+    try:
+        SamplingParams(**_usable(chosen))
+    except SamplingError as error:
+        raise ModelError(
+            f"{FILE_NAME} recommends what cannot be: {error.problem}",
+            given=error.given,
+            next_step="Correct or remove the file.",
+        ) from error
+    return SamplingDefaults(**_usable(chosen))
+
+
+def _usable(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Returns the numbers with those for drawing left out where the temperature is 0."""
+    if chosen.get("temperature", 0) == 0:
+        return {name: value for name, value in chosen.items() if name == "repetition_penalty"} | {"temperature": 0.0}
+    return chosen
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    try:
+        fields = parse_json(content) if len(content) <= MAX_FILE_BYTES else None
+    except ValueError as error:
+        raise _damaged(shorten(str(error))) from error
+    if not isinstance(fields, dict):
+        raise _damaged("not a JSON object, or too large")
+    return fields
+
+
+def _damaged(reason: str) -> ModelError:
+    return ModelError(f"{FILE_NAME} is damaged", given=reason, next_step="Download the file again or remove it.")

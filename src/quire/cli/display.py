@@ -1,0 +1,90 @@
+"""How results look: sober tables, one line for an error, a bar while a model loads. Colour only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+PIPED_WIDTH = 200
+"""Columns where there is no terminal to ask: wide enough that no path is broken in the middle."""
+
+LoadReport = Callable[[int, int], None]
+
+
+def out_console() -> Console:
+    """Returns a console on standard output."""
+    return _console(is_error=False)
+
+
+def err_console() -> Console:
+    """Returns a console on standard error."""
+    return _console(is_error=True)
+
+
+def _console(*, is_error: bool) -> Console:
+    stream = sys.stderr if is_error else sys.stdout
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(file=stream, width=width, highlight=False, emoji=False, markup=False)
+
+
+def show_error(message: str) -> None:
+    """Prints `error: ...` in red on standard error, as one line however long."""
+    err_console().print(Text(f"error: {one_line(message)}", style="red"), soft_wrap=True)
+
+
+def show_note(message: str) -> None:
+    """Prints a dim line on standard error."""
+    err_console().print(Text(one_line(message), style="dim"), soft_wrap=True)
+
+
+def one_line(text: str) -> str:
+    """Returns the text with line breaks as spaces and other control characters as escapes, safe for a terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in " ".join(text.splitlines()))
+
+
+def print_json(value: object) -> None:
+    """Prints one JSON value on one line of standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def facts(title: str, rows: Mapping[str, str]) -> Table:
+    """Returns a table of names and values under a title."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def listing(title: str, headers: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Returns a table with a header line under a title; headers that end with `>` head right-aligned numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, header_style="dim", pad_edge=False)
+    for header in headers:
+        name, is_number = header.removesuffix(">"), header.endswith(">")
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+@contextmanager
+def loading_bar(label: str) -> Iterator[LoadReport | None]:
+    """Shows a bar on standard error while the body loads a model, and wipes it; None where that is no terminal."""
+    console = err_console()
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}", style="dim"), BarColumn(bar_width=30), TaskProgressColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(one_line(label), total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -1,0 +1,102 @@
+"""The `quire` command: a group that imports a command's module only when that command runs.
+
+A new command is one line in `COMMANDS`. `quire --help` imports click and this file, so it answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from io import TextIOWrapper
+from types import MappingProxyType
+
+import click
+
+from quire import __version__
+from quire.errors import QuireError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells report it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEntry:
+    """Where a command lives, `module:function`, and its line in `quire --help`."""
+
+    path: str
+    summary: str
+
+    def load(self) -> click.Command:
+        """Imports and returns the command."""
+        module, name = self.path.split(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
+    {
+        "run": CommandEntry("quire.cli.run:run", "Answer one prompt, streamed to standard output."),
+        "chat": CommandEntry("quire.cli.chat:chat", "Hold a conversation; earlier turns are never computed twice."),
+        "verify": CommandEntry("quire.cli.verify:verify", "Check the five promises on a model and this machine."),
+        "info": CommandEntry("quire.cli.info:info", "Show the machine, instruction sets, executors and versions."),
+        "models": CommandEntry("quire.cli.models:models", "List supported families and local checkpoints, or describe one."),
+    }
+)
+
+
+class ReportedError(click.ClickException):
+    """A QuireError on its way out: one red line on standard error, exit code 1."""
+
+    exit_code = 1
+
+    def show(self, file: object = None) -> None:  # noqa: ARG002 - click's signature
+        from quire.cli.display import show_error
+
+        show_error(self.message)
+
+
+class LazyGroup(click.Group):
+    """A group over `COMMANDS` that turns errors and Ctrl-C into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        entry = COMMANDS.get(cmd_name)
+        return None if entry is None else entry.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except QuireError as error:
+            raise ReportedError(str(error)) from error
+        except KeyboardInterrupt:
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="quire", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run language models from Hugging Face checkpoints, with a KV cache you can trust and watch.
+
+    \b
+    Example:
+      quire run "What is the capital of France?"
+    """
+
+
+def main() -> None:
+    """Runs the command line of this process; what its output cannot encode is written as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        cli(prog_name="quire")
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,188 @@
+"""`quire models`: what can be run, what is here already, and what one model directory holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from quire.config import KERNEL_TILE_TOKENS, KVFormat
+from quire.units import format_bytes
+
+if TYPE_CHECKING:
+    from quire.models.hub import LocalModel
+    from quire.models.spec import ModelSpec
+
+_SPEC_FIELDS = (
+    "family",
+    "num_layers",
+    "hidden_size",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "ffn_size",
+    "vocab_size",
+    "max_context",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """One model directory in numbers; `kv_bytes_per_token` is by KV format, `file_bytes` None without weight files."""
+
+    directory: Path
+    spec: ModelSpec
+    num_parameters: int
+    file_bytes: int | None
+    kv_bytes_per_token: dict[str, int]
+
+
+@click.command()
+@click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def models(directory: Path | None, as_json: bool) -> None:
+    """List supported families, the bundled model and the checkpoints in the Hugging Face cache.
+
+    With a DIRECTORY, describe the model in it; a config.json is enough.
+
+    \b
+    Example:
+      quire models
+      quire models path/to/model --json
+    """
+    if directory is None:
+        _list_all(as_json)
+    else:
+        _describe_one(describe(directory), as_json)
+
+
+def describe(directory: Path) -> Description:
+    """Reads a model directory's config; raises ModelError or one of its kinds where it cannot be used."""
+    from math import prod
+
+    from quire.executors.protocol import kv_layout
+    from quire.models.config_file import read_config
+    from quire.models.families import build_spec
+
+    spec = build_spec(read_config(directory))
+    sizes = [file.stat().st_size for file in directory.glob("*.safetensors")]
+    return Description(
+        directory=directory,
+        spec=spec,
+        num_parameters=sum(prod(shape) for shape in spec.tensor_shapes().values()),
+        file_bytes=sum(sizes) if sizes else None,
+        kv_bytes_per_token={kind.value: kv_layout(spec, KERNEL_TILE_TOKENS, kind).bytes_per_token for kind in KVFormat},
+    )
+
+
+# -- everything --------------------------------------------------------------------
+
+
+def _list_all(as_json: bool) -> None:
+    from quire.cli.display import listing, out_console, print_json
+    from quire.models.families import FAMILIES
+    from quire.models.hub import local_models
+
+    found, bundled = local_models(), _bundled()
+    if as_json:
+        print_json(
+            {
+                "families": [{"name": family.name, "architectures": list(family.architectures)} for family in FAMILIES],
+                "bundled": None if bundled is None else _description_json(bundled),
+                "local": [_local_json(model) for model in found],
+            }
+        )
+        return
+    console = out_console()
+    rows = [(family.name, ", ".join(family.architectures)) for family in FAMILIES]
+    console.print(listing("Supported families", ("family", "architectures in config.json"), rows))
+    console.print(listing("Local models", ("model", "size>", "directory"), [*_bundled_rows(bundled), *map(_local_row, found)]))
+    if not found:
+        console.print("The Hugging Face cache holds no model that Quire can run.", style="dim")
+
+
+def _bundled() -> Description | None:
+    from quire.errors import ModelNotFoundError
+    from quire.models.bundled import directory
+
+    try:
+        return describe(directory())
+    except ModelNotFoundError:
+        return None
+
+
+def _bundled_rows(bundled: Description | None) -> list[tuple[str, str, str]]:
+    if bundled is None:
+        return []
+    return [("bundled (the default)", format_bytes(bundled.file_bytes or 0), str(bundled.directory))]
+
+
+def _local_row(model: LocalModel) -> tuple[str, str, str]:
+    return model.name, format_bytes(model.size_bytes), str(model.directory)
+
+
+def _local_json(model: LocalModel) -> dict[str, Any]:
+    return {"name": model.name, "directory": str(model.directory), "size_bytes": model.size_bytes}
+
+
+# -- one model ---------------------------------------------------------------------
+
+
+def _describe_one(found: Description, as_json: bool) -> None:
+    from quire.cli.display import facts, listing, out_console, print_json
+
+    if as_json:
+        print_json(_description_json(found))
+        return
+    console = out_console()
+    console.print(facts(str(found.directory), _spec_rows(found)), "")
+    rows = [
+        (name, format_bytes(per_token), format_bytes(per_token * found.spec.max_context))
+        for name, per_token in found.kv_bytes_per_token.items()
+    ]
+    console.print(listing("KV cache", ("format", "a token>", f"a whole context of {found.spec.max_context}>"), rows))
+
+
+def _spec_rows(found: Description) -> dict[str, str]:
+    spec = found.spec
+    windows = sorted({layer.sliding_window for layer in spec.layers if layer.sliding_window is not None})
+    num_windowed = sum(layer.sliding_window is not None for layer in spec.layers)
+    rows = {
+        "family": spec.family,
+        "parameters": f"{found.num_parameters:,}",
+        "weight files": "none here" if found.file_bytes is None else format_bytes(found.file_bytes),
+        "layers": str(spec.num_layers),
+        "hidden size": str(spec.hidden_size),
+        "heads": f"{spec.num_heads} query, {spec.num_kv_heads} kv, {spec.head_dim} wide",
+        "ffn size": f"{spec.ffn_size} ({spec.ffn.value}, {spec.activation.value})",
+        "vocabulary": f"{spec.vocab_size}{', head tied to the embedding' if spec.is_head_tied else ''}",
+        "context": f"{spec.max_context} tokens",
+        "positions": "learned" if spec.has_learned_positions else "rotary",
+    }
+    if windows:
+        rows["sliding window"] = f"{', '.join(map(str, windows))} tokens in {num_windowed} of {spec.num_layers} layers"
+    return rows
+
+
+def _description_json(found: Description) -> dict[str, Any]:
+    spec = found.spec
+    names = (
+        "family",
+        "num_layers",
+        "hidden_size",
+        "num_heads",
+        "num_kv_heads",
+        "head_dim",
+        "ffn_size",
+        "vocab_size",
+        "max_context",
+    )
+    return {
+        "directory": str(found.directory),
+        **{name: getattr(spec, name) for name in names},
+        "num_parameters": found.num_parameters,
+        "file_bytes": found.file_bytes,
+        "kv_bytes_per_token": found.kv_bytes_per_token,
+    }

@@ -1,0 +1,54 @@
+"""From the options of a command to a loaded model, with a bar on the terminal meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire.cli.defaults import read_defaults
+from quire.cli.display import loading_bar
+from quire.cli.options import EngineChoice, SamplingOptions
+from quire.engine.llm import LLM
+from quire.errors import TemplateError
+from quire.models.bundled import directory as bundled_directory
+from quire.models.hub import find_model
+from quire.request import SamplingParams
+from quire.text.chat import ChatTemplate
+from quire.text.conversation import Conversation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedModel:
+    """A loaded model, what to call it, and how to sample its answers."""
+
+    name: str
+    llm: LLM
+    params: SamplingParams
+
+
+def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
+    """Finds and loads the model; raises SamplingError before loading, and what `LLM` raises."""
+    directory = find_directory(choice.model)
+    params = read_defaults(directory).params(sampling)
+    name = choice.model or "bundled"
+    options = choice.options.copy()
+    with loading_bar(f"Loading {name}") as on_progress:
+        options["on_progress"] = on_progress
+        llm = LLM(directory, **options)
+    return OpenedModel(name=name, llm=llm, params=params)
+
+
+def find_directory(model: str | None) -> Path:
+    """Returns the directory of a model named on the command line; None names the bundled one."""
+    return bundled_directory() if model is None else find_model(model)
+
+
+def new_conversation(llm: LLM, system: str | None = None) -> Conversation:
+    """Returns a conversation with at most a system message in it; raises TemplateError for a model that has no chat format."""
+    source = llm.tokenizer.chat_template
+    if source is None:
+        raise TemplateError("this model has no chat template", next_step="Use `quire run --raw`, which continues plain text.")
+    conversation = Conversation(ChatTemplate(source, special_tokens=llm.tokenizer.named_tokens), llm.tokenizer)
+    if system is not None:
+        conversation.add_system(system)
+    return conversation

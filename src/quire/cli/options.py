@@ -1,0 +1,164 @@
+"""Options that several commands share, as two decorators: `engine_options` and `sampling_options`.
+
+Each gathers its options into one value, so a command takes `engine: EngineChoice` or `sampling: SamplingOptions`.
+Choices come from the enums of `quire.config`: what the engine learns, the command line offers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import click
+
+from quire.config import (
+    CacheConfig,
+    DType,
+    ExecutorKind,
+    KVCacheMode,
+    KVFormat,
+    SchedulerConfig,
+)
+from quire.engine.options import AUTO, WEIGHT_FORMATS, EngineOptions
+from quire.request import MAX_SEED
+from quire.units import format_bytes, parse_bytes
+
+_R = TypeVar("_R")
+OptionDecorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_CACHE = CacheConfig()
+_SCHEDULER = SchedulerConfig()
+
+
+def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_bytes(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
+
+
+def _words(choices: type[Enum], *extra: str) -> click.Choice[str]:
+    return click.Choice([*extra, *(str(choice.value) for choice in choices)])
+
+
+_COUNT = click.IntRange(min=1)
+_ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
+    click.option("-m", "--model", metavar="MODEL", help="A model directory or a Hugging Face id. [default: the bundled model]"),
+    click.option(
+        "--dtype",
+        type=_words(DType, AUTO),
+        help="Number format of the weights in memory. [default: auto, exact for the checkpoint]",
+    ),
+    click.option("--quantize", type=click.Choice(WEIGHT_FORMATS), help="Quantise the weights on loading. [default: none]"),
+    click.option(
+        "--kv-format",
+        type=_words(KVFormat, AUTO),
+        help="Number format of cached keys and values. [default: auto, the weights' format]",
+    ),
+    click.option(
+        "--kv-cache",
+        type=_words(KVCacheMode),
+        help=f"`off` recomputes every token in every step, to compare. [default: {_CACHE.mode.value}]",
+    ),
+    click.option(
+        "--kv-memory",
+        metavar="SIZE",
+        callback=_parse_size,
+        help=f"Memory for the KV cache, such as 512MiB. [default: {format_bytes(_CACHE.memory_bytes)}]",
+    ),
+    click.option("--block-size", type=_COUNT, help=f"Tokens in a KV block. [default: {_CACHE.block_size}]"),
+    click.option(
+        "--max-num-batched-tokens",
+        type=_COUNT,
+        help=f"Tokens computed in one step. [default: {_SCHEDULER.max_num_batched_tokens}]",
+    ),
+    click.option("--max-num-seqs", type=_COUNT, help=f"Requests computed in one step. [default: {_SCHEDULER.max_num_seqs}]"),
+    click.option(
+        "--max-context",
+        type=_COUNT,
+        help="Tokens of prompt and answer together. [default: the model's, or what --kv-memory holds if that is less]",
+    ),
+    click.option("--threads", type=_COUNT, help="Worker threads. [default: the cores this process may use]"),
+    click.option(
+        "--executor", type=_words(ExecutorKind, AUTO), help="What computes. [default: auto, native where it is compiled]"
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """The model (None: the bundled one) and those of the engine's options that were given."""
+
+    model: str | None
+    options: EngineOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """What the user said about sampling; None leaves it to the model."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+_MODEL_OR = "[default: the model's generation_config.json, else {}]"
+_SAMPLING_OPTIONS: tuple[OptionDecorator, ...] = (
+    click.option("--max-tokens", type=_COUNT, help="Tokens of an answer at most. [default: until the context is full]"),
+    click.option("--temperature", type=click.FloatRange(min=0), help=f"0 takes the likeliest token. {_MODEL_OR.format('0')}"),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(0, 1, min_open=True),
+        help=f"Draw from this share of the probability. {_MODEL_OR.format('1')}",
+    ),
+    click.option("--top-k", type=click.IntRange(min=0), help=f"Draw from this many tokens; 0 means all. {_MODEL_OR.format('0')}"),
+    click.option(
+        "--min-p",
+        type=click.FloatRange(0, 1),
+        help=f"Leave out tokens less likely than this share of the likeliest. {_MODEL_OR.format('0')}",
+    ),
+    click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Draw the same tokens again. [default: chosen, --json tells]"),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given several times."),
+)
+
+
+def engine_options(command: Callable[..., _R]) -> Callable[..., _R]:
+    """Adds MODEL and the options that shape an engine; `command` receives them as `engine`."""
+
+    def gather(values: dict[str, Any]) -> EngineChoice:
+        model = values.pop("model")
+        given = {name: value for name, value in values.items() if value is not None}
+        return EngineChoice(model=model, options=cast(EngineOptions, given))
+
+    return gathered(command, _ENGINE_OPTIONS, "engine", gather)
+
+
+def sampling_options(command: Callable[..., _R]) -> Callable[..., _R]:
+    """Adds the options that choose tokens; `command` receives them as `sampling`."""
+    return gathered(command, _SAMPLING_OPTIONS, "sampling", lambda values: SamplingOptions(**values))
+
+
+def gathered(
+    command: Callable[..., _R], options: tuple[OptionDecorator, ...], keyword: str, gather: Callable[[dict[str, Any]], object]
+) -> Callable[..., _R]:
+    """Adds `options` to a command, which receives `gather` of their values as the one keyword `keyword`."""
+
+    names: list[str] = []
+
+    @wraps(command)
+    def gathering(**values: Any) -> _R:
+        taken = {name: values.pop(name) for name in names}
+        return command(**values, **{keyword: gather(taken)})
+
+    result: Any = gathering
+    for option in reversed(options):
+        result = option(result)
+    names.extend(parameter.name for parameter in result.__click_params__[-len(options) :])
+    return cast(Callable[..., _R], result)
