@@ -30,6 +30,10 @@ TOKENS = (*LETTERS, "\u0120", "\u00c3", "\u00a9", "<eos>")  # a to z, space, the
 E_ACUTE = (27, 28)
 EOS = 29
 VOCAB_SIZE = len(TOKENS)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role[0] }} {{ message.content }} {% endfor %}"
+    "{% if add_generation_prompt %}a {% endif %}"
+)
 BLOCK_SIZE = 32
 MAX_CONTEXT = 512
 
@@ -111,7 +115,7 @@ def write_tokenizer(directory: Path) -> None:
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<eos>"])
     backend.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>"}))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "chat_template": CHAT_TEMPLATE}))
 
 
 def make_core(

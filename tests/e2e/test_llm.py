@@ -1,0 +1,218 @@
+"""`LLM` from a checkpoint on disk to text, on the reference executor."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quire import LLM, SamplingParams
+from quire.errors import ConfigError, EmptyPromptError, ExecutorUnavailableError, RequestError
+from quire.executors.protocol import Float32Array, StepBatch
+from quire.request import FinishReason
+from support.fake_engine import EOS
+
+PROMPTS = ["the quick brown fox", "jumps over the lazy dog and then some more of it", "a"]
+GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model: Path) -> Iterator[LLM]:
+    with LLM(tiny_model, executor="reference", kv_memory="64MiB") as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(llm: LLM) -> Iterator[None]:
+    yield
+    pool = llm.core.scheduler.manager.pool
+    llm.core.scheduler.manager.check()
+    assert (pool.num_free, llm.core.integrity_errors, llm.core.has_work) == (pool.num_blocks, [], False)
+
+
+def test_outputs_come_in_the_order_of_prompts(llm: LLM) -> None:
+    together = llm.generate(PROMPTS, GREEDY)
+    assert [output.prompt for output in together] == PROMPTS
+    for prompt, output in zip(PROMPTS, together, strict=True):
+        (alone,) = llm.generate(prompt, GREEDY)
+        assert alone.outputs[0].token_ids == output.outputs[0].token_ids
+        assert alone.outputs[0].text == llm.tokenizer.decode(alone.outputs[0].token_ids)
+    assert len({output.request_id for output in together}) == len(PROMPTS)
+
+
+def test_tokens_and_text_are_the_same_prompt(llm: LLM) -> None:
+    token_ids = llm.tokenizer.encode(PROMPTS[0])
+    outputs = [*llm.generate(PROMPTS[0], GREEDY), *llm.generate(token_ids, GREEDY), *llm.generate([token_ids], GREEDY)]
+    assert len({output.outputs[0].token_ids for output in outputs}) == 1
+    assert outputs[1].prompt is None
+
+
+def test_recomputing_everything_gives_the_same_greedy_tokens(llm: LLM, tiny_model: Path) -> None:
+    cached = llm.generate(PROMPTS, GREEDY)
+    with LLM(tiny_model, executor="reference", kv_cache="off", max_context=128) as uncached:
+        recomputed = uncached.generate(PROMPTS, GREEDY)
+    assert [out.outputs[0].token_ids for out in cached] == [out.outputs[0].token_ids for out in recomputed]
+    assert {out.num_cached_tokens for out in recomputed} == {0}
+
+
+def test_stream_brings_what_generate_returns(llm: LLM) -> None:
+    params = SamplingParams(temperature=0.9, seed=5, max_tokens=40, logprobs=2)
+    (whole,) = llm.generate(PROMPTS[0], params)
+    deltas = list(llm.stream(PROMPTS[0], params))
+    assert "".join(delta.outputs[0].text for delta in deltas) == whole.outputs[0].text
+    assert tuple(token for delta in deltas for token in delta.outputs[0].token_ids) == whole.outputs[0].token_ids
+    assert [delta.finished for delta in deltas] == [False] * (len(deltas) - 1) + [True]
+    assert tuple(entry for delta in deltas for entry in delta.outputs[0].logprobs or ()) == whole.outputs[0].logprobs
+    last = deltas[-1].outputs[0]
+    assert (last.finish_reason, last.stop_reason, last.seed) == (whole.outputs[0].finish_reason, whole.outputs[0].stop_reason, 5)
+
+
+def test_closing_a_stream_keeps_the_computed_prefix(llm: LLM) -> None:
+    prompt = "a prompt that is longer than two blocks so that a block of it can be found again later on ok"
+    stream = llm.stream(prompt, GREEDY)
+    next(stream)
+    assert llm.core.has_work
+    stream.close()  # type: ignore[attr-defined]
+    assert not llm.core.has_work
+    assert llm.generate(prompt, GREEDY)[0].num_cached_tokens == 64
+
+
+def test_stream_that_is_never_read_computes_nothing(llm: LLM) -> None:
+    stream = llm.stream(PROMPTS[0], GREEDY)
+    assert not llm.core.has_work
+    del stream
+
+
+def test_generate_while_a_stream_is_open_disturbs_neither(llm: LLM) -> None:
+    expected = [output.outputs[0].text for output in llm.generate(PROMPTS, GREEDY)]
+    stream = llm.stream(PROMPTS[0], GREEDY)
+    text = next(stream).outputs[0].text
+    assert [output.outputs[0].text for output in llm.generate(PROMPTS[1:], GREEDY)] == expected[1:]
+    assert text + "".join(delta.outputs[0].text for delta in stream) == expected[0]
+
+
+@pytest.mark.parametrize("bad", ["", []])
+def test_one_bad_prompt_stops_all_before_anything_runs(llm: LLM, bad: str | list[int]) -> None:
+    with pytest.raises(EmptyPromptError):
+        llm.generate([PROMPTS[0], bad, PROMPTS[1]], GREEDY)
+    with pytest.raises(EmptyPromptError):
+        llm.stream(bad, GREEDY)
+
+
+def test_params_must_match_prompts(llm: LLM) -> None:
+    one_token = SamplingParams(temperature=0, max_tokens=1)
+    outputs = llm.generate(PROMPTS[:2], [one_token, GREEDY])
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [1, 24]
+    with pytest.raises(RequestError, match="one for each"):
+        llm.generate(PROMPTS, [GREEDY])
+
+
+def test_score_is_the_log_probability_of_every_token(llm: LLM, tiny_model: Path) -> None:
+    import torch
+    import transformers
+
+    text = " ".join(PROMPTS)
+    score = llm.score(text, num_candidates=3)
+    model = transformers.LlamaForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        expected = torch.log_softmax(model(torch.tensor([score.token_ids])).logits[0], dim=-1)
+    assert score.logprobs[0] is None
+    assert len(score.logprobs) == len(score.token_ids) == len(text)
+    wanted = [float(expected[i, token]) for i, token in enumerate(score.token_ids[1:])]
+    np.testing.assert_allclose(np.array(score.logprobs[1:], dtype=np.float64), wanted, rtol=1e-4, atol=1e-4)
+    assert score.total == pytest.approx(sum(wanted), rel=1e-4)
+    assert all(entry is not None and 3 <= len(entry) <= 4 for entry in score.candidates[1:])
+
+
+def test_chat_renders_the_template(llm: LLM) -> None:
+    conversation = [{"role": "user", "content": "hello"}]
+    (output,) = llm.chat(conversation, GREEDY)
+    assert output.prompt == "u hello a "
+    assert output.outputs[0].token_ids == llm.generate("u hello a ", GREEDY)[0].outputs[0].token_ids
+    assert len(llm.chat([conversation, conversation], GREEDY)) == 2
+    with pytest.raises(RequestError, match="list of messages"):
+        llm.chat("hello", GREEDY)  # type: ignore[arg-type]
+
+
+def test_turns_of_a_conversation_find_each_other_in_the_cache(llm: LLM) -> None:
+    conversation = llm.conversation()
+    num_before = 0
+    for words in ("tell me about the sea and what is in it", "and now about the mountains", "thank you"):
+        conversation.add_user(words)
+        prompt = conversation.prompt_token_ids()
+        (output,) = llm.generate(prompt, GREEDY)
+        assert output.num_cached_tokens == num_before // 32 * 32
+        conversation.add_assistant(output.outputs[0].token_ids)
+        num_before = len(prompt) + len(output.outputs[0].token_ids) - 1
+    assert conversation.num_rewritten_tokens == 0
+
+
+def test_interrupt_ends_all_requests_between_steps(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = llm.core.executor.run
+    num_finished_runs = 0
+
+    def interrupted_run(batch: StepBatch) -> Float32Array:
+        nonlocal num_finished_runs
+        if num_finished_runs == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        logits = run(batch)
+        num_finished_runs += 1
+        return logits
+
+    monkeypatch.setattr(llm.core.executor, "run", interrupted_run)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate(PROMPTS, GREEDY)
+    assert num_finished_runs == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_end_of_sequence_stops_an_answer(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=9, logit_bias={EOS: 100.0})
+    (output,) = llm.generate(PROMPTS[0], params)
+    assert (output.outputs[0].finish_reason, output.outputs[0].text) == (FinishReason.STOP, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": "float64"}, "auto, float32, bfloat16"),
+        ({"quantize": "int8"}, "none"),
+        ({"kv_format": "fp8"}, "auto, float32, bfloat16"),
+        ({"kv_cache": "maybe"}, "paged, off"),
+        ({"prefix_cache": "yes"}, "on, off"),
+        ({"executor": "magic"}, "auto, native, reference"),
+        ({"kv_memory": "lots"}, "512MiB"),
+        ({"kv_memory": 100}, "one block"),
+        ({"max_context": 513}, "512"),
+        ({"max_context": 512, "kv_memory": "100KiB"}, "512 tokens"),
+        ({"threads": 0}, "threads"),
+        ({"gpu_memory_utilization": 0.9}, "max_num_seqs"),
+    ],
+)
+def test_option_that_cannot_work_says_what_can(tiny_model: Path, options: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        LLM(tiny_model, **({"executor": "reference"} | options))  # type: ignore[typeddict-item]
+
+
+def test_missing_native_core_is_refused_only_when_asked_for(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quire.engine.resolve.NATIVE_CORE", "quire.native.not_built")
+    with pytest.raises(ExecutorUnavailableError, match="executor='reference'"):
+        LLM(tiny_model, executor="native")
+    with LLM(tiny_model, kv_memory="1MiB") as fallback:
+        assert fallback.core.executor.name.startswith("reference")
+
+
+def test_closed_llm_refuses_work(tiny_model: Path) -> None:
+    closed = LLM(tiny_model, executor="reference", kv_memory="1MiB")
+    stream = closed.stream(PROMPTS[0], GREEDY)
+    next(stream)
+    closed.close()
+    closed.close()
+    with pytest.raises(RequestError, match="closed"):
+        closed.generate(PROMPTS[0])
+    with pytest.raises(RequestError, match="closed"):
+        next(stream)
