@@ -1,0 +1,81 @@
+"""What "auto" becomes, and that memory is counted by one formula."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, SchedulerConfig
+from quire.engine import resolve as resolving
+from quire.engine.options import engine_config
+from quire.engine.resolve import layout_of, pool_blocks, resolve, settled
+from quire.errors import ConfigError
+from quire.models.weights import SourceDType, SourceTensor, Weights
+from quire.units import GIB, MIB
+from support.fake_engine import FAKE_SPEC
+from support.weights import random_weights
+
+WEIGHTS = random_weights(FAKE_SPEC)
+FORMATS = {SourceDType.FLOAT32: DType.FLOAT32, SourceDType.FLOAT16: DType.FLOAT32, SourceDType.BFLOAT16: DType.BFLOAT16}
+
+
+@pytest.mark.parametrize(("source", "expected"), FORMATS.items())
+def test_weights_keep_their_exact_format(source: SourceDType, expected: DType) -> None:
+    weights = Weights({name: SourceTensor(dtype=source, bits=WEIGHTS[name].bits) for name in WEIGHTS}, b"")
+    resolved = resolve(EngineConfig(), FAKE_SPEC, weights)
+    assert (resolved.dtype, resolved.cache.format) == (expected, KVFormat(expected.value))
+    chosen = resolve(EngineConfig(dtype=DType.BFLOAT16, cache=CacheConfig(format=KVFormat.FLOAT32)), FAKE_SPEC, weights)
+    assert (chosen.dtype, chosen.cache.format) == (DType.BFLOAT16, KVFormat.FLOAT32)
+
+
+def test_nothing_stays_auto_and_resolving_again_changes_nothing() -> None:
+    resolved = resolve(EngineConfig(), FAKE_SPEC, WEIGHTS)
+    assert None not in [getattr(resolved, name) for name in resolved.__dataclass_fields__]
+    assert resolve(resolved, FAKE_SPEC, WEIGHTS) == resolved
+    with pytest.raises(ConfigError, match="still auto"):
+        settled(EngineConfig().dtype, "dtype")
+
+
+@pytest.mark.parametrize(("core", "expected"), [("quire.errors", ExecutorKind.NATIVE), ("quire.none", ExecutorKind.REFERENCE)])
+def test_native_is_chosen_where_it_is_compiled(monkeypatch: pytest.MonkeyPatch, core: str, expected: ExecutorKind) -> None:
+    monkeypatch.setattr(resolving, "NATIVE_CORE", core)
+    assert resolve(EngineConfig(), FAKE_SPEC, WEIGHTS).executor is expected
+    assert resolve(EngineConfig(executor=ExecutorKind.REFERENCE), FAKE_SPEC, WEIGHTS).executor is ExecutorKind.REFERENCE
+
+
+@given(memory=st.integers(1, 4 * MIB), max_num_seqs=st.integers(1, 8), asked=st.one_of(st.none(), st.integers(1, 600)))
+def test_pool_fits_its_memory_and_holds_the_context(memory: int, max_num_seqs: int, asked: int | None) -> None:
+    config = EngineConfig(
+        cache=CacheConfig(memory_bytes=memory), scheduler=SchedulerConfig(max_num_seqs=max_num_seqs), max_context=asked
+    )
+    per_token = 2 * 1 * 1 * 2 * 4
+    room = memory // (32 * per_token) * 32
+    if room == 0 or (asked or 0) > min(FAKE_SPEC.max_context, room):
+        with pytest.raises(ConfigError):
+            resolve(config, FAKE_SPEC, WEIGHTS)
+        return
+    resolved = resolve(config, FAKE_SPEC, WEIGHTS)
+    num_blocks = pool_blocks(resolved, FAKE_SPEC)
+    max_context = settled(resolved.max_context, "max_context")
+    assert max_context == (asked or min(FAKE_SPEC.max_context, room))
+    assert max_context <= num_blocks * 32
+    assert num_blocks * layout_of(resolved, FAKE_SPEC).bytes_per_block <= memory
+    assert num_blocks <= max_num_seqs * -(-max_context // 32)
+
+
+def test_without_a_cache_one_context_is_enough() -> None:
+    config = resolve(EngineConfig(), FAKE_SPEC, WEIGHTS)
+    assert pool_blocks(config, FAKE_SPEC) == 64 * 16
+    assert pool_blocks(replace(config, cache=replace(config.cache, mode=KVCacheMode.OFF)), FAKE_SPEC) == 16
+
+
+def test_words_and_sizes_become_a_configuration() -> None:
+    assert engine_config({}) == EngineConfig()
+    config = engine_config(
+        {"dtype": "bfloat16", "kv_memory": "3GiB", "kv_cache": "off", "executor": "reference", "max_context": 64}
+    )
+    assert (config.dtype, config.cache.memory_bytes, config.cache.mode) == (DType.BFLOAT16, 3 * GIB, KVCacheMode.OFF)
+    assert (config.executor, config.max_context) == (ExecutorKind.REFERENCE, 64)
