@@ -33,7 +33,8 @@ OPTIONS = st.builds(
     tenant=st.sampled_from(["", "", "", "other"]),
     prompt_logprobs=st.sampled_from([None, None, None, None, 1]),
 )
-PROMPTS = st.tuples(st.sampled_from(FAMILIES), st.integers(0, 16), st.lists(st.integers(0, VOCABULARY - 1), max_size=4)).map(
+TOKEN = st.integers(0, VOCABULARY - 1)
+PROMPTS = st.tuples(st.sampled_from(FAMILIES), st.integers(0, 16), st.lists(TOKEN, max_size=4)).map(
     lambda parts: (*parts[0][: parts[1]], *parts[2])
 )
 PICK = st.integers(0, 11)
@@ -66,14 +67,16 @@ class CacheMachine(RuleBasedStateMachine):
         self.world.submit(dataclasses.replace(request, request_id=name) if name in self.world.live else request)
         self.world.step()
 
-    @rule(number=PICK, tail=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=3), options=OPTIONS)
-    def fork(self, number: int, tail: list[int], options: Options) -> None:
+    @rule(number=PICK, tail=st.lists(TOKEN, min_size=1, max_size=3), options=OPTIONS, changed=st.none() | st.integers(0, 12))
+    def fork(self, number: int, tail: list[int], options: Options, changed: int | None) -> None:
         self.world.step()
         parent = self.pick(number)
         if parent is not None:
+            prompt = [*parent.token_ids(0, parent.num_tokens), *tail]
+            if changed is not None:
+                prompt[changed % len(prompt)] = VOCABULARY  # the child leaves its parent's tokens here
             options = dataclasses.replace(options, max_tokens=3, tenant=parent.tenant, prompt_logprobs=None)
-            prompt = (*parent.token_ids(0, parent.num_tokens), *tail)
-            self.world.submit(self.world.new_request(prompt, options), parent)
+            self.world.submit(self.world.new_request(tuple(prompt), options), parent)
 
     @rule(count=st.integers(1, 12), dice=st.integers(0, 1000))
     def steps(self, count: int, dice: int) -> None:
@@ -115,7 +118,7 @@ class CacheMachine(RuleBasedStateMachine):
 def test_every_invariant_survives_any_order_of_verbs() -> None:
     tally: Counter[str] = Counter()
     while_running = settings(
-        max_examples=850,
+        max_examples=800,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,

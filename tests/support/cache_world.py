@@ -138,6 +138,8 @@ class World:
             grown = len(self.live[name].output_token_ids) - before[name]
             require(grown == chunk.samples, "a chunk that samples adds one token, any other none")
             self.computed[name] = 0 if self.mode is KVCacheMode.OFF else chunk.stop
+            is_kept = self.mode is KVCacheMode.PAGED or self.live[name].status is RequestStatus.FINISHED
+            require(is_kept or not self.manager.block_ids(name), "K/V outlives its step although the cache is off")
         for request in finished:
             require(request.finish_reason in (FinishReason.STOP, FinishReason.LENGTH), "finished without a reason")
             self.note_end(request)
@@ -285,6 +287,9 @@ class World:
         running = [name for name, request in self.live.items() if request.status is RequestStatus.RUNNING]
         require(len(running) == self.scheduler.num_running <= self.config.max_num_seqs, "too many running")
         require(len(self.live) - len(running) == self.scheduler.num_waiting, "waiting requests are miscounted")
+        for name, request in self.live.items():
+            require(request.num_computed_tokens == self.computed[name], f"{name} miscounts its computed tokens")
+            require(request.status is RequestStatus.RUNNING or not tables[name], f"{name} waits and holds blocks")
         for name in running:
             known = self.tables.get(name, ())[: self.computed[name] // self.block_size]
             require(tables[name][: len(known)] == known, "a running table changed below what was computed")
