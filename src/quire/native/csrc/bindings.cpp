@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 
+#include "canary.h"
 #include "cpu.h"
 #include "decoder.h"
 
@@ -165,6 +166,10 @@ NB_MODULE(_core, m) {
     for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
     return names;
   });
+  m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("element"), nb::arg("rounds"),
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("multiply", &multiply, nb::arg("isa"), nb::arg("element"), nb::arg("weight"), nb::arg("a"), nb::arg("out"));
   m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
     choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));

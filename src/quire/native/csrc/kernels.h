@@ -158,6 +158,10 @@ struct Kernels {
   void (*attend)(const Attention&, const AttentionItem&, float* scratch);
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
+  // Canaries: the most this instruction set can do, to stand beside every measurement.
+  float (*spin)(Element, int64_t rounds);                  // multiply-adds in registers; a sum, so that it is not dropped
+  uint64_t (*read)(const char* data, int64_t num_bytes);  // reads whole cache lines, in order
+  int64_t spin_flops;                                      // float32 operations of one round; bfloat16 has twice as many
 };
 
 namespace generic { extern const Kernels kernels; }

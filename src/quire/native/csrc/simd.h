@@ -45,6 +45,7 @@ static inline vf lane_index() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 
 static inline vi set1_pair(uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
 static inline vi load_pairs(const uint32_t* p) { return _mm512_loadu_si512(p); }
 static inline vi keep_bits(vi x, uint32_t mask) { return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(mask))); }
+static inline vi xor_bits(vi a, vi b) { return _mm512_xor_si512(a, b); }
 static inline vf even_of(vi x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm512_castsi512_ps(keep_bits(x, 0xffff0000u)); }
 
@@ -95,6 +96,7 @@ static inline vf lane_index() { return _mm256_set_ps(7, 6, 5, 4, 3, 2, 1, 0); }
 static inline vi set1_pair(uint32_t pair) { return _mm256_set1_epi32(static_cast<int>(pair)); }
 static inline vi load_pairs(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 static inline vi keep_bits(vi x, uint32_t mask) { return _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(mask))); }
+static inline vi xor_bits(vi a, vi b) { return _mm256_xor_si256(a, b); }
 static inline vf even_of(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm256_castsi256_ps(keep_bits(x, 0xffff0000u)); }
 
@@ -142,6 +144,7 @@ static inline vi load_pairs(const uint32_t* p) {
   return x;
 }
 static inline vi keep_bits(vi x, uint32_t mask) { return x & set1_pair(mask); }
+static inline vi xor_bits(vi a, vi b) { return a ^ b; }
 static inline vf even_of(vi x) { return (vf)(x << 16); }
 static inline vf odd_of(vi x) { return (vf)keep_bits(x, 0xffff0000u); }
 

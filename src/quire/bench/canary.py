@@ -1,0 +1,29 @@
+"""The machine's limits at this moment: memory bandwidth and arithmetic, measured before and after every benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.config import DType
+from quire.executors.native import load_core
+
+_BANDWIDTH_BYTES = 1 << 29  # beyond any cache's reach on the machines we know, and read in a fraction of a second
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Canary:
+    """Bytes and floating-point operations a second that `threads` threads reach."""
+
+    bandwidth: float
+    flops: float
+
+
+def measure_canary(isa: str, threads: int, dtype: DType) -> Canary:
+    """Measures now; takes about a second."""
+    core = load_core()
+    element = core.Element.F32 if dtype is DType.FLOAT32 else core.Element.BF16
+    return Canary(
+        bandwidth=core.measure_bandwidth(isa, threads, _BANDWIDTH_BYTES, _ROUNDS),
+        flops=core.measure_flops(isa, threads, element, _ROUNDS),
+    )

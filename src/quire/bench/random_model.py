@@ -1,0 +1,33 @@
+"""A model of a real shape with random weights, from a `config.json` alone: speed needs no download."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from quire.errors import ConfigError
+from quire.models.checkpoint import Checkpoint
+from quire.models.config_file import parse_config
+from quire.models.families import build_spec
+from quire.models.weights import SourceDType, SourceTensor, Weights, round_to_bfloat16
+
+_POOL_ELEMENTS = 1 << 24
+_SCALE = 0.02  # the usual initialisation: logits stay finite through any depth
+
+
+def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> Checkpoint:
+    """Returns a bfloat16 checkpoint; tensors repeat one pool of random values. Raises ConfigError or ModelError."""
+    try:
+        text = config_file.read_bytes()
+    except OSError as error:
+        raise ConfigError("the config file cannot be read", given=config_file.name, next_step="Name a config.json.") from error
+    spec = build_spec(parse_config(text), max_context)
+    pool = round_to_bfloat16(np.random.default_rng(0).standard_normal(_POOL_ELEMENTS, dtype=np.float32) * np.float32(_SCALE))
+    tensors = {
+        name: SourceTensor(dtype=SourceDType.BFLOAT16, bits=np.resize(pool, prod(shape)).reshape(shape))
+        for name, shape in spec.tensor_shapes().items()
+    }
+    return Checkpoint(directory=config_file.parent, spec=spec, weights=Weights(tensors, sha256(text).digest()))
