@@ -1,0 +1,16 @@
+// The machine's limits, measured: what stands beside every benchmark figure.
+#pragma once
+
+#include <string>
+
+#include "kernels.h"
+
+namespace quire {
+
+// Bytes a second that `num_threads` threads read from memory, over a buffer of `num_bytes`, best of `rounds`.
+double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_bytes, int rounds);
+
+// Floating-point operations a second of `num_threads` threads in registers, best of `rounds`.
+double measure_flops(const std::string& isa, int num_threads, Element element, int rounds);
+
+}  // namespace quire
