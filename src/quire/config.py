@@ -54,8 +54,8 @@ class ExecutorKind(Enum):
     REFERENCE = "reference"
 
 
-def _require_positive(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def _require_positive(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a positive integer", given=value, next_step=f"Pass {name} >= 1 or leave it out.")
 
 
@@ -106,5 +106,6 @@ class EngineConfig:
     threads: int | None = None  # auto: the cores this process may use
 
     def __post_init__(self) -> None:
-        _require_positive("max_context", self.max_context)
-        _require_positive("threads", self.threads)
+        for name in ("max_context", "threads"):
+            if getattr(self, name) is not None:
+                _require_positive(name, getattr(self, name))

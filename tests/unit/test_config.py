@@ -1,0 +1,83 @@
+"""Configuration: defaults that work, and a typed error for every value that cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quire.config import KERNEL_TILE_TOKENS, CacheConfig, EngineConfig, KVFormat, SchedulerConfig
+from quire.errors import ConfigError
+
+CONFIGS = (CacheConfig, SchedulerConfig, EngineConfig)
+NOT_POSITIVE = [0, -1, -(2**70), 1.5, 32.0, float("nan"), float("inf"), True, False, "32", [32], (), b"1", object()]
+REQUIRED = [
+    (CacheConfig, "block_size"),
+    (CacheConfig, "memory_bytes"),
+    (SchedulerConfig, "max_num_batched_tokens"),
+    (SchedulerConfig, "max_num_seqs"),
+    (SchedulerConfig, "max_queued_requests"),
+]
+AUTOMATIC = [(EngineConfig, "max_context"), (EngineConfig, "threads")]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_defaults_are_valid_and_frozen(kind: type[Any]) -> None:
+    config = kind()
+    field = dataclasses.fields(config)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, field, None)
+
+
+@pytest.mark.parametrize(("kind", "name"), REQUIRED + AUTOMATIC)
+@pytest.mark.parametrize("value", NOT_POSITIVE, ids=lambda value: repr(value)[:12])
+def test_counts_must_be_positive_integers(kind: type[Any], name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name) as caught:
+        kind(**{name: value})
+    assert caught.value.given is value
+    assert name in caught.value.next_step
+
+
+@pytest.mark.parametrize(("kind", "name"), AUTOMATIC)
+def test_none_means_automatic(kind: type[Any], name: str) -> None:
+    assert getattr(kind(**{name: None}), name) is None
+
+
+@pytest.mark.parametrize(("kind", "name"), REQUIRED)
+def test_none_is_no_value_where_nothing_is_automatic(kind: type[Any], name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        kind(**{name: None})
+
+
+@given(block_size=st.integers(1, 4096))
+def test_a_block_is_a_whole_number_of_kernel_tiles(block_size: int) -> None:
+    if block_size % KERNEL_TILE_TOKENS == 0:
+        assert CacheConfig(block_size=block_size).block_size == block_size
+    else:
+        with pytest.raises(ConfigError, match="kernel tile"):
+            CacheConfig(block_size=block_size)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_unknown_options_are_refused(kind: type[Any]) -> None:
+    with pytest.raises(TypeError, match="gpu_memory_utilization"):
+        kind(gpu_memory_utilization=0.9)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_options_are_given_by_name(kind: type[Any]) -> None:
+    with pytest.raises(TypeError):
+        kind(32)
+
+
+def test_equal_configurations_are_equal_and_may_be_keys() -> None:
+    assert EngineConfig() == EngineConfig()
+    assert len({EngineConfig(), EngineConfig(), EngineConfig(threads=2)}) == 2
+
+
+@pytest.mark.parametrize(("kv_format", "num_bytes"), [(KVFormat.FLOAT32, 4), (KVFormat.BFLOAT16, 2)])
+def test_kv_formats_know_their_width(kv_format: KVFormat, num_bytes: int) -> None:
+    assert kv_format.bytes_per_element == num_bytes
