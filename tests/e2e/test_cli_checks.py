@@ -1,0 +1,71 @@
+"""`quire verify` and `quire bench` on a tiny checkpoint, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from quire.cli.main import cli
+from quire.executors.native import available_isas
+
+pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, arguments)
+
+
+def test_verify_finds_every_promise_kept(tiny_model: Path) -> None:
+    result = invoke("verify", "-m", str(tiny_model), "--json", "--kv-memory", "64MiB")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["has_passed"]
+    assert {check["promise"] for check in report["checks"]} == {1, 2, 3, 4, 5}
+
+
+def test_verify_prints_a_table(tiny_model: Path) -> None:
+    result = invoke("verify", "-m", str(tiny_model), "--dtype", "bfloat16", "--kv-memory", "64MiB")
+    assert result.exit_code == 0, result.output
+    assert "preempted = undisturbed" in result.stdout
+    assert "0 broken" in result.stdout
+
+
+def test_verify_reports_a_broken_promise(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor whose bits depend on the number of rows is found out."""
+    from quire.executors.native import NativeExecutor
+
+    honest = NativeExecutor.run
+    monkeypatch.setattr(
+        NativeExecutor, "run", lambda self, batch: honest(self, batch) + (1e-6 if len(batch.token_ids) > 1 else 0)
+    )
+    result = invoke("verify", "-m", str(tiny_model), "--json", "--kv-memory", "64MiB")
+    assert result.exit_code == 1
+    broken = {check["name"] for check in json.loads(result.stdout)["checks"] if not check["has_passed"]}
+    assert "chunked = whole" in broken
+
+
+def test_verify_needs_room_for_its_workload(tiny_model: Path) -> None:
+    result = invoke("verify", "-m", str(tiny_model), "--kv-memory", "128KiB")
+    assert result.exit_code == 1
+    assert "too small to verify" in result.stderr
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_bench_ends_with_a_json_line(tiny_model: Path, phase: str) -> None:
+    result = invoke("bench", phase, "-m", str(tiny_model), "--repeat", "2", "--depth", "20", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["before"]["bandwidth"] > 0
+    assert all(speed["tokens_per_second"] > 0 and speed["share_of_flops"] > 0 for speed in report["speeds"])
+    assert "canary before" in result.stdout
+
+
+def test_bench_measures_a_shape_without_weights(tmp_path: Path, tiny_model: Path) -> None:
+    config = tmp_path / "shape.json"
+    config.write_bytes((tiny_model / "config.json").read_bytes())
+    result = invoke("bench", "prefill", "--config", str(config), "--repeat", "1", "--depth", "8", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["dtype"] == "bfloat16"

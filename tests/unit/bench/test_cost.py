@@ -1,0 +1,65 @@
+"""The roofline's inputs, counted by hand for a small shape."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from quire.bench.cost import matrix_elements, step_bytes, step_flops
+from quire.bench.random_model import random_checkpoint
+from quire.config import DType, KVFormat
+from quire.errors import ConfigError
+from quire.executors.protocol import kv_layout
+from quire.models.spec import ModelSpec
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+LAYER = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    return random_checkpoint(path).spec
+
+
+def test_matrices_are_counted_once_a_token_and_the_head_once_a_sample(spec: ModelSpec) -> None:
+    assert matrix_elements(spec) == (2 * LAYER, 100 * 64)
+
+
+def test_a_prefill_step_costs_products_and_attention(spec: ModelSpec) -> None:
+    attended = 10 * 11 // 2
+    assert step_flops(spec, 10, 1, attended) == 2 * (10 * 2 * LAYER + 100 * 64) + 4 * 2 * 4 * 16 * attended
+
+
+def test_a_decode_step_reads_weights_and_the_context(spec: ModelSpec) -> None:
+    layout = kv_layout(spec, 32, KVFormat.BFLOAT16)
+    assert layout.bytes_per_token == 2 * 2 * 2 * 16 * 2
+    assert step_bytes(spec, DType.BFLOAT16, layout, 50) == 2 * (2 * LAYER + 6400) + 50 * layout.bytes_per_token
+
+
+def test_a_missing_config_file_is_a_typed_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        random_checkpoint(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[3] / "benchmarks/configs").glob("*.json")), ids=lambda p: p.stem)
+def test_every_benchmark_shape_is_one_we_support(path: Path) -> None:
+    from quire.models.config_file import parse_config
+    from quire.models.families import build_spec
+
+    assert build_spec(parse_config(path.read_bytes())).num_layers > 0
