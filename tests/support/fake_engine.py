@@ -127,13 +127,13 @@ def make_core(
     prefix_cache: PrefixCache = PrefixCache.ON,
     mode: KVCacheMode = KVCacheMode.PAGED,
 ) -> EngineCore:
-    """Returns a core over all blocks of the executor."""
+    """Returns a core over all blocks of the executor; its clock counts forward passes, a second each."""
     config = EngineConfig(
         cache=CacheConfig(mode=mode, prefix_cache=prefix_cache, format=KVFormat.FLOAT32),
         scheduler=SchedulerConfig(max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs),
         max_context=min(MAX_CONTEXT, executor.num_blocks * BLOCK_SIZE),
     )
-    return build_core(executor, tokenizer, config, b"fake")
+    return build_core(executor, tokenizer, config, b"fake", clock=lambda: float(executor.num_steps))
 
 
 def submission(request_id: str, prompt: tuple[int, ...], **params: object) -> Submission:
@@ -146,11 +146,9 @@ def run_all(core: EngineCore, *submissions: Submission) -> dict[str, RequestOutp
     """Submits everything, steps until idle, and returns the final output of each; more than one for an id is an error."""
     outputs: dict[str, RequestOutput] = {}
     for each in submissions:
-        core.submit(each, 0.0)
-    now = 0.0
+        core.submit(each)
     while core.has_work:
-        now += 1.0
-        for event in core.step(now):
+        for event in core.step():
             if isinstance(event, RequestOutput):
                 if event.request_id in outputs:
                     raise ValueError(f"{event.request_id} has two final outputs")

@@ -44,12 +44,15 @@ class _Member:
 
 
 class EngineCore:
-    """Drives scheduler, executor and output states. No clock, no threads: `now` is the caller's, in seconds."""
+    """Drives scheduler, executor and output states. No threads; `clock` gives seconds and is only read for metrics."""
 
-    def __init__(self, executor: Executor, tokenizer: Tokenizer, make_scheduler: Callable[[], Scheduler]) -> None:
+    def __init__(
+        self, executor: Executor, tokenizer: Tokenizer, make_scheduler: Callable[[], Scheduler], clock: Callable[[], float]
+    ) -> None:
         self.executor = executor
         self.tokenizer = tokenizer
         self.integrity_errors: list[IntegrityError] = []
+        self._clock = clock
         self._make_scheduler = make_scheduler
         self._scheduler = make_scheduler()
         self._groups: dict[str, RequestGroup] = {}
@@ -73,7 +76,7 @@ class EngineCore:
         self._check_tokens(submission)
         self._scheduler.limits.check(RequestGroup(submission, self.tokenizer, 0.0).states[0].request)
 
-    def submit(self, submission: Submission, now: float) -> RequestGroup:
+    def submit(self, submission: Submission) -> RequestGroup:
         """Queues a submission and returns its group, to look at.
 
         Raises RequestError or DuplicateRequestError, and keeps nothing, if it can never be answered.
@@ -83,7 +86,7 @@ class EngineCore:
                 "a request with this id is in progress", given=submission.request_id, next_step="Use another request id."
             )
         self._check_tokens(submission)
-        group = RequestGroup(submission, self.tokenizer, now)
+        group = RequestGroup(submission, self.tokenizer, self._clock())
         queued: list[str] = []
         try:
             for state in group.states:
@@ -97,7 +100,7 @@ class EngineCore:
         self._members |= {state.request.request_id: _Member(group, state) for state in group.states}
         return group
 
-    def abort(self, request_id: str, now: float) -> RequestOutput | None:
+    def abort(self, request_id: str) -> RequestOutput | None:
         """Ends a request where it is and returns its final output; its computed prefix stays cached. None if unknown."""
         group = self._groups.get(request_id)
         if group is None:
@@ -105,11 +108,11 @@ class EngineCore:
         for state in group.states:
             if self._scheduler.abort(state.request.request_id) is not None:
                 state.end()
-                self._close(state.request, now)
+                self._close(state.request)
         self._check_when_idle()
-        return group.output(now)
+        return group.output()
 
-    def step(self, now: float) -> list[StepEvent]:
+    def step(self) -> list[StepEvent]:
         """Computes one step and returns what it brought; an empty list also when there is nothing to do.
 
         An error that belongs to one request ends that request; the others lose a step, but no token changes.
@@ -125,9 +128,9 @@ class EngineCore:
             raise
         if drawn.failures:
             self._scheduler.abandon(plan)
-            events = [event for request_id, message in drawn.failures.items() for event in self._fail(request_id, message, now)]
+            events = [event for request_id, message in drawn.failures.items() for event in self._fail(request_id, message)]
         else:
-            events = self._complete(plan, drawn, now)
+            events = self._complete(plan, drawn)
         self._check_when_idle()
         return events
 
@@ -147,11 +150,12 @@ class EngineCore:
         rows = {chunk.request_id: self._members[chunk.request_id].state.row for chunk in plan.scheduled}
         return draw_tokens(logits, plan.scheduled, rows)
 
-    def _complete(self, plan: StepPlan, drawn: StepTokens, now: float) -> list[StepEvent]:
+    def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
         sampled: dict[str, Sampled] = {}
         errors: dict[str, str] = {}
         num_parts = {request_id: self._members[request_id].state.num_text_parts for request_id in drawn.tokens}
+        now = self._clock()
         for chunk in plan.scheduled:
             self._note_chunk(chunk, plan, drawn, now)
         for request_id, token in drawn.tokens.items():
@@ -167,7 +171,7 @@ class EngineCore:
             self._members[request_id].state.progress(self._members[request_id].group.request_id, num_parts[request_id])
             for request_id in drawn.tokens
         ]
-        return events + [output for request in finished if (output := self._close(request, now)) is not None]
+        return events + [output for request in finished if (output := self._close(request)) is not None]
 
     def _note_chunk(self, chunk: ScheduledChunk, plan: StepPlan, drawn: StepTokens, now: float) -> None:
         group = self._members[chunk.request_id].group
@@ -177,22 +181,22 @@ class EngineCore:
         if group.scores is not None and chunk.request_id in drawn.scores:
             group.scores.add(chunk.start + 1, drawn.scores[chunk.request_id], self.tokenizer)
 
-    def _fail(self, request_id: str, message: str, now: float) -> list[StepEvent]:
+    def _fail(self, request_id: str, message: str) -> list[StepEvent]:
         request = self._scheduler.fail(request_id)
         if request is None:
             return []
         self._members[request_id].state.end(message)
-        output = self._close(request, now)
+        output = self._close(request)
         return [] if output is None else [output]
 
-    def _close(self, request: Request, now: float) -> RequestOutput | None:
+    def _close(self, request: Request) -> RequestOutput | None:
         """Forgets a finished completion; returns the final output when it was the last of its group."""
         group = self._members.pop(request.request_id).group
-        group.num_open -= 1
+        group.note_end(self._clock())
         if group.num_open:
             return None
         del self._groups[group.request_id]
-        return group.output(now)
+        return group.output()
 
     def _check_when_idle(self) -> None:
         """Without requests every block must be free. If the books are wrong, they are reported and begun anew."""

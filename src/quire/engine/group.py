@@ -49,6 +49,7 @@ class RequestGroup:
         self._last_step: int | None = None
         self._submitted_s = now
         self._first_token_s: float | None = None
+        self._ended_s: float | None = None
 
     @property
     def request_id(self) -> str:
@@ -64,25 +65,27 @@ class RequestGroup:
         if self._first_token_s is None:
             self._first_token_s = now
 
-    def output(self, now: float) -> RequestOutput:
-        """Returns everything known so far; final once no completion is open."""
-        return self.output_of(tuple(state.output() for state in self.states), now)
+    def note_end(self, now: float) -> None:
+        """Counts a completion that has ended."""
+        self.num_open -= 1
+        if self.num_open == 0:
+            self._ended_s = now
 
-    def output_of(self, completions: tuple[CompletionOutput, ...], now: float) -> RequestOutput:
-        """Returns what is known about the request, with `completions` as its outputs."""
+    def output(self) -> RequestOutput:
+        """Returns everything known so far; final once no completion is open."""
         scores = self.scores
         return RequestOutput(
             request_id=self.request_id,
             prompt=self.submission.prompt,
             prompt_token_ids=self.submission.prompt_token_ids,
             prompt_logprobs=tuple(scores.scored) if scores is not None else None,
-            outputs=completions,
+            outputs=tuple(state.output() for state in self.states),
             num_cached_tokens=self.states[0].request.num_cached_tokens,
-            metrics=self._metrics(now),
+            metrics=self.metrics(),
             finished=self.num_open == 0,
         )
 
-    def delta(self, progress: Progress, now: float) -> RequestOutput:
+    def delta(self, progress: Progress) -> RequestOutput:
         """Returns an output that holds what one step added and nothing older; never the final one."""
         completion = CompletionOutput(
             index=progress.index,
@@ -93,12 +96,22 @@ class RequestGroup:
             seed=self.states[progress.index].request.seed,
             logprobs=None if progress.logprobs is None else (progress.logprobs,),
         )
-        return replace(self.output_of((completion,), now), finished=False)
+        return RequestOutput(
+            request_id=self.request_id,
+            prompt=self.submission.prompt,
+            prompt_token_ids=self.submission.prompt_token_ids,
+            prompt_logprobs=None,
+            outputs=(completion,),
+            num_cached_tokens=self.states[0].request.num_cached_tokens,
+            metrics=self.metrics(),
+            finished=False,
+        )
 
-    def _metrics(self, now: float) -> RequestMetrics:
+    def metrics(self) -> RequestMetrics:
+        """Returns the times and counts so far."""
         return RequestMetrics(
             ttft_s=None if self._first_token_s is None else self._first_token_s - self._submitted_s,
-            e2e_s=now - self._submitted_s if self.num_open == 0 else None,
+            e2e_s=None if self._ended_s is None else self._ended_s - self._submitted_s,
             num_preemptions=sum(state.request.num_preemptions for state in self.states),
             num_steps=self._num_steps,
         )

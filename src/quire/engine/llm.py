@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from quire.engine.chats import Messages, split_conversations, template_of
 from quire.engine.core import EngineCore, StepEvent
 from quire.engine.group import Submission, last_delta
 from quire.engine.interrupt import interrupts_deferred
-from quire.engine.loading import build_core, load_executor
+from quire.engine.loading import build_core, build_executor, open_checkpoint
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.prompts import Prompt, Prompts, one_param_each, split_prompts, token_ids_of
 from quire.engine.scores import Score, score_of
@@ -36,12 +35,12 @@ class LLM:
     """
 
     def __init__(self, model: str | Path | None = None, **options: Unpack[EngineOptions]) -> None:
-        checkpoint, executor, config = load_executor(model, engine_config(options), options.get("on_progress"))
+        checkpoint, config = open_checkpoint(model, engine_config(options))
         self.config: EngineConfig = config
         self.spec: ModelSpec = checkpoint.spec
         self.tokenizer = Tokenizer.from_directory(checkpoint.directory)
+        executor = build_executor(checkpoint, config, options.get("on_progress"))
         self._core: EngineCore | None = build_core(executor, self.tokenizer, config, checkpoint.weights.fingerprint)
-        self._clock: Callable[[], float] = time.perf_counter
         self._num_requests = 0
         self._streams: dict[str, deque[StepEvent]] = {}
         self._outputs: dict[str, RequestOutput] = {}
@@ -154,7 +153,7 @@ class LLM:
         pending = {submission.request_id for submission in submissions}
         try:
             for submission in submissions:
-                self._open_core.submit(submission, self._clock())
+                self._open_core.submit(submission)
             while pending:
                 pending.difference_update(self._step())
             return [self._outputs[submission.request_id] for submission in submissions]
@@ -169,7 +168,7 @@ class LLM:
         request_id = submission.request_id
         events = self._streams.setdefault(request_id, deque())
         try:
-            group = self._open_core.submit(submission, self._clock())
+            group = self._open_core.submit(submission)
             while True:
                 while not events:
                     self._step()
@@ -177,7 +176,7 @@ class LLM:
                 if isinstance(event, RequestOutput):
                     yield last_delta(event)
                     return
-                yield group.delta(event, self._clock())
+                yield group.delta(event)
         finally:
             del self._streams[request_id]
             self._abort([request_id])
@@ -189,7 +188,7 @@ class LLM:
             raise IntegrityError("an answer is awaited but nothing runs", next_step="Do not end requests behind the LLM's back.")
         ended: list[str] = []
         with interrupts_deferred():
-            for event in core.step(self._clock()):
+            for event in core.step():
                 if event.request_id in self._streams:
                     self._streams[event.request_id].append(event)
                 elif isinstance(event, RequestOutput):
@@ -202,4 +201,4 @@ class LLM:
             return
         with interrupts_deferred():
             for request_id in request_ids:
-                self._core.abort(request_id, self._clock())
+                self._core.abort(request_id)

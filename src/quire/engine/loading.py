@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,13 +22,18 @@ from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
 
 
+def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Checkpoint, EngineConfig]:
+    """Opens a directory, hub id, or (None) the bundled model, and resolves the configuration for it; reads no weights yet."""
+    directory = bundled_directory() if model is None else find_model(str(model))
+    checkpoint = load_checkpoint(directory, max_context=config.max_context)
+    return checkpoint, resolve(config, checkpoint.spec, checkpoint.weights)
+
+
 def load_executor(
     model: str | Path | None, config: EngineConfig, on_progress: LoadProgress | None = None
 ) -> tuple[Checkpoint, Executor, EngineConfig]:
-    """Loads a directory, hub id, or (None) the bundled model; returns it with its executor and the resolved configuration."""
-    directory = bundled_directory() if model is None else find_model(str(model))
-    checkpoint = load_checkpoint(directory, max_context=config.max_context)
-    resolved = resolve(config, checkpoint.spec, checkpoint.weights)
+    """Opens a model and builds its executor; returns both with the resolved configuration."""
+    checkpoint, resolved = open_checkpoint(model, config)
     return checkpoint, build_executor(checkpoint, resolved, on_progress), resolved
 
 
@@ -42,7 +49,13 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
     )
 
 
-def build_core(executor: Executor, tokenizer: Tokenizer, config: EngineConfig, weights_fingerprint: bytes) -> EngineCore:
+def build_core(
+    executor: Executor,
+    tokenizer: Tokenizer,
+    config: EngineConfig,
+    weights_fingerprint: bytes,
+    clock: Callable[[], float] = time.perf_counter,
+) -> EngineCore:
     """Builds the core of a resolved configuration: pool and admission know exactly the executor's blocks."""
     has_prefix_cache = config.cache.mode is KVCacheMode.PAGED and config.cache.prefix_cache is PrefixCache.ON
     fingerprint = cache_fingerprint(executor, weights_fingerprint)
@@ -56,7 +69,7 @@ def build_core(executor: Executor, tokenizer: Tokenizer, config: EngineConfig, w
         max_context = settled(config.max_context, "max_context")
         return Scheduler(config.scheduler, manager, max_context=max_context, mode=config.cache.mode)
 
-    return EngineCore(executor, tokenizer, make_scheduler)
+    return EngineCore(executor, tokenizer, make_scheduler, clock)
 
 
 def cache_fingerprint(executor: Executor, weights_fingerprint: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Unpack, cast
 
@@ -19,6 +20,7 @@ from quire.errors import EmptyPromptError, PromptTooLongError, RequestError
 from quire.executors.protocol import Executor, Float32Array
 from quire.models.spec import ModelSpec
 from quire.sched.plan import ScheduledChunk
+from quire.text.tokenizer import Tokenizer
 
 MAX_STEP_TOKENS = 512
 
@@ -31,8 +33,8 @@ def load_model(
     Raises ModelNotFoundError, ModelError, ConfigError, or ExecutorUnavailableError where the executor is not installed.
     """
     asked = cast(EngineOptions, {**options, "executor": executor, "dtype": dtype})
-    _, loaded, config = load_executor(path, engine_config(asked), options.get("on_progress"))
-    return CausalModel(loaded, settled(config.max_context, "max_context"))
+    checkpoint, loaded, config = load_executor(path, engine_config(asked), options.get("on_progress"))
+    return CausalModel(loaded, settled(config.max_context, "max_context"), checkpoint.directory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,9 @@ class _NewTokens:
 class CausalModel:
     """A decoder-only model over a paged KV cache. Not thread-safe."""
 
-    def __init__(self, executor: Executor, max_context: int) -> None:
+    def __init__(self, executor: Executor, max_context: int, directory: Path) -> None:
         self._executor = executor
+        self._directory = directory
         self._store = PastStore(executor)
         self.max_context = max_context
 
@@ -62,6 +65,11 @@ class CausalModel:
     @property
     def executor(self) -> Executor:
         return self._executor
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer beside the weights, read when first asked for; raises TokenizerError if there is none."""
+        return Tokenizer.from_directory(self._directory)
 
     @property
     def num_free_blocks(self) -> int:

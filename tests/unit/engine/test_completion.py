@@ -67,8 +67,8 @@ def test_held_back_text_is_released_at_the_end(tokenizer: Tokenizer) -> None:
 
 def test_half_a_character_is_never_shown(tokenizer: Tokenizer) -> None:
     core = make_core(FakeExecutor(), tokenizer)
-    core.submit(submission("a", PROMPT, max_tokens=1, logit_bias={E_ACUTE[0]: 100.0}), 0.0)
-    (progress, output) = core.step(1.0)
+    core.submit(submission("a", PROMPT, max_tokens=1, logit_bias={E_ACUTE[0]: 100.0}))
+    (progress, output) = core.step()
     assert isinstance(progress, Progress)
     assert isinstance(output, RequestOutput)
     assert progress.text == output.outputs[0].text == "\ufffd"

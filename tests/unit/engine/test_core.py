@@ -132,14 +132,14 @@ def test_failure_of_the_batch_alone_costs_nobody_anything(tokenizer: Tokenizer) 
 
 def test_abort_returns_the_final_output_and_keeps_the_prefix(tokenizer: Tokenizer) -> None:
     core = make_core(FakeExecutor(), tokenizer)
-    core.submit(submission("a", PROMPT, max_tokens=50), 0.0)
-    for now in range(1, 6):
-        core.step(float(now))
-    output = core.abort("a", 6.0)
+    core.submit(submission("a", PROMPT, max_tokens=50))
+    for _ in range(5):
+        core.step()
+    output = core.abort("a")
     assert output is not None
     assert (output.finished, output.outputs[0].finish_reason) == (True, FinishReason.ABORT)
     assert 0 < len(output.outputs[0].token_ids) < 50
-    assert core.abort("a", 7.0) is None
+    assert core.abort("a") is None
     assert _free(core)
     assert run_all(core, submission("b", PROMPT))["b"].num_cached_tokens == 32
 
@@ -191,19 +191,19 @@ def test_impossible_request_is_refused_and_leaves_nothing(
 ) -> None:
     core = make_core(FakeExecutor(), tokenizer)
     with pytest.raises(error):
-        core.submit(submission("a", prompt, **params), 0.0)
+        core.submit(submission("a", prompt, **params))
     assert not core.has_work
-    assert core.step(1.0) == []
+    assert core.step() == []
     assert _free(core)
 
 
 def test_request_id_in_use_is_refused(tokenizer: Tokenizer) -> None:
     core = make_core(FakeExecutor(), tokenizer)
-    core.submit(submission("a/1", PROMPT), 0.0)
+    core.submit(submission("a/1", PROMPT))
     with pytest.raises(DuplicateRequestError):
-        core.submit(submission("a/1", PROMPT), 0.0)
+        core.submit(submission("a/1", PROMPT))
     with pytest.raises(DuplicateRequestError):
-        core.submit(submission("a", PROMPT, n=3, temperature=1.0), 0.0)
+        core.submit(submission("a", PROMPT, n=3, temperature=1.0))
     assert core.request_ids == ("a/1",)
     assert list(run_all(core)) == ["a/1"]
     assert _free(core)

@@ -60,10 +60,10 @@ class _Reader:
         while self.core.has_work or any(arrival.step >= step for arrival in arrivals):
             for index, arrival in enumerate(arrivals):
                 if arrival.step == step:
-                    self.core.submit(_submission(index, arrival), float(step))  # type: ignore[arg-type]
-                if arrival.abort_step == step and (output := self.core.abort(str(index), float(step))) is not None:
+                    self.core.submit(_submission(index, arrival))  # type: ignore[arg-type]
+                if arrival.abort_step == step and (output := self.core.abort(str(index))) is not None:
                     self.outputs.setdefault(output.request_id, []).append(output)
-            for event in self.core.step(float(step)):
+            for event in self.core.step():
                 if isinstance(event, Progress):
                     key = (event.request_id, event.index)
                     self.texts[key] = self.texts.get(key, "") + event.text

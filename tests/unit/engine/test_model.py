@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from quire.engine.model import CausalModel
 from quire.engine.past import PastKVs
-from quire.errors import CapacityError, EmptyPromptError, ExecutorError, PromptTooLongError, RequestError
+from quire.errors import CapacityError, EmptyPromptError, ExecutorError, PromptTooLongError, RequestError, TokenizerError
 from quire.executors.protocol import Float32Array
 from support.fake_engine import BLOCK_SIZE, MAX_CONTEXT, VOCAB_SIZE, FakeExecutor
 
@@ -19,7 +20,7 @@ IDS = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
 
 
 def _model(num_blocks: int = 64, **faults: int) -> CausalModel:
-    return CausalModel(FakeExecutor(num_blocks, **faults), MAX_CONTEXT)
+    return CausalModel(FakeExecutor(num_blocks, **faults), MAX_CONTEXT, Path("nowhere"))
 
 
 def _past(result: tuple[Float32Array, PastKVs | None]) -> PastKVs:
@@ -145,7 +146,7 @@ def test_failing_forward_pass_leaves_the_past_usable() -> None:
 
 def test_large_batches_and_prompts_run_in_bounded_steps() -> None:
     executor = FakeExecutor(640)
-    model = CausalModel(executor, MAX_CONTEXT)
+    model = CausalModel(executor, MAX_CONTEXT, Path("nowhere"))
     model(np.ones((600, 2), dtype=int))
     model(np.ones((2, 500), dtype=int))
     assert executor.max_rows <= 512
@@ -176,3 +177,10 @@ def test_past_must_fit_the_model_and_the_batch() -> None:
         other(IDS, past_kvs=past)
     with pytest.raises(RequestError, match="rows"):
         model(IDS[:1], past_kvs=past)
+
+
+def test_tokenizer_is_only_read_when_asked_for() -> None:
+    model = _model()
+    assert model(IDS)[0].shape == (2, 5, VOCAB_SIZE)
+    with pytest.raises(TokenizerError):
+        _ = model.tokenizer
