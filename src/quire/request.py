@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
+from typing import Any
 
 from quire.errors import SamplingError
 
@@ -14,7 +14,7 @@ MAX_COMPLETIONS = 64
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 MAX_LOGPROBS = 1024
-MAX_BIASED_TOKENS = 4096
+MAX_NAMED_TOKENS = 4096  # in logit_bias or stop_token_ids
 MAX_SEED = 2**63 - 1
 
 
@@ -57,6 +57,7 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 keeps all. `max_tokens` None means until the context is full. `logprobs` k
     returns the sampled token's log-probability and the k best. `seed` None lets the engine choose one and report it.
+    None in place of a list or of `logit_bias` means an empty one; one text in place of a list, a list of one.
     """
 
     n: int = 1
@@ -81,12 +82,13 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("stop", "bad_words"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+        for name in ("stop", "bad_words", "stop_token_ids"):
+            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
+        object.__setattr__(self, "logit_bias", _as_mapping("logit_bias", self.logit_bias))
+        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
+            _require_bool(name, getattr(self, name))
         self._check_counts()
+        self._check_token_ids()
         self._check_numbers()
         self._check_texts()
         self._check_combinations()
@@ -110,6 +112,16 @@ class SamplingParams:
         ):
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), low, high)
+
+    def _check_token_ids(self) -> None:
+        for name in ("stop_token_ids", "logit_bias"):
+            if len(getattr(self, name)) > MAX_NAMED_TOKENS:
+                raise SamplingError(
+                    f"{name} names too many tokens",
+                    given=len(getattr(self, name)),
+                    limit=MAX_NAMED_TOKENS,
+                    next_step="Name fewer tokens.",
+                )
         for token_id in (*self.stop_token_ids, *self.logit_bias):
             _require_int("a token id", token_id, 0, MAX_SEED)
 
@@ -135,13 +147,6 @@ class SamplingParams:
                     limit=f"{MAX_STOPS} entries of {MAX_STOP_CHARS} characters",
                     next_step="Shorten the list.",
                 )
-        if len(self.logit_bias) > MAX_BIASED_TOKENS:
-            raise SamplingError(
-                "logit_bias names too many tokens",
-                given=len(self.logit_bias),
-                limit=MAX_BIASED_TOKENS,
-                next_step="Bias fewer tokens.",
-            )
 
     def _check_combinations(self) -> None:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -160,6 +165,28 @@ class SamplingParams:
                 )
 
 
+def _as_tuple(name: str, value: object) -> tuple[Any, ...]:
+    """Returns the entries of a list; one text is a list of one, None an empty list."""
+    if isinstance(value, str):
+        return (value,)
+    if value is not None and not isinstance(value, Collection):
+        raise SamplingError(f"{name} must be a list", given=_shown(value), next_step=f"Pass {name} as a list.")
+    return () if value is None else tuple(value)
+
+
+def _as_mapping(name: str, value: object) -> Mapping[Any, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise SamplingError(
+            f"{name} must map token ids to numbers", given=_shown(value), next_step=f"Pass {name} as a dictionary."
+        )
+    return MappingProxyType({} if value is None else dict(value))
+
+
+def _require_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise SamplingError(f"{name} must be True or False", given=_shown(value), next_step=f"Pass {name}=True or leave it out.")
+
+
 def _require_int(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise SamplingError(
@@ -168,7 +195,7 @@ def _require_int(name: str, value: object, low: int, high: int) -> None:
 
 
 def _require_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise SamplingError(
             f"{name} must be a finite number from {low:g} to {high:g}",
             given=_shown(value),
@@ -177,7 +204,10 @@ def _require_number(name: str, value: object, low: float, high: float) -> None:
 
 
 def _shown(value: object) -> str:
-    return repr(value)[:40]
+    try:
+        return repr(value)[:40]
+    except ValueError:  # Python does not write down integers of thousands of digits
+        return f"{type(value).__name__} of thousands of digits"
 
 
 @dataclass(slots=True, kw_only=True)

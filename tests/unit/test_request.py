@@ -1,0 +1,266 @@
+"""Requests and sampling parameters: what contradicts itself or exceeds a limit cannot be built."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quire.errors import RequestError, SamplingError
+from quire.request import (
+    MAX_COMPLETIONS,
+    MAX_LOGPROBS,
+    MAX_NAMED_TOKENS,
+    MAX_SEED,
+    MAX_STOP_CHARS,
+    MAX_STOPS,
+    Draw,
+    Greedy,
+    Request,
+    SamplingParams,
+)
+
+COUNTS = {
+    "n": (1, MAX_COMPLETIONS),
+    "top_k": (0, MAX_SEED),
+    "min_tokens": (0, MAX_SEED),
+    "seed": (0, MAX_SEED),
+    "max_tokens": (1, MAX_SEED),
+    "logprobs": (0, MAX_LOGPROBS),
+    "prompt_logprobs": (0, MAX_LOGPROBS),
+}
+OPTIONAL_COUNTS = ("seed", "max_tokens", "logprobs", "prompt_logprobs")
+NUMBERS = {
+    "temperature": (0.0, 100.0),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "repetition_penalty": (0.01, 100.0),
+}
+NOT_COUNTS = [True, False, 1.0, float("nan"), float("inf"), "1", b"1", [1], {}, 10**400, -(10**400), 10**5000]
+NOT_NUMBERS = [True, False, float("nan"), float("inf"), float("-inf"), "1", [], {}, 1j, 10**400, -(10**400), 10**5000]
+FLAGS = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
+
+
+def _short(value: object) -> str:
+    return "huge" if isinstance(value, int) and abs(value) > 10**99 else repr(value)[:16]
+
+
+def _refusal(**params: Any) -> SamplingError:
+    with pytest.raises(SamplingError) as caught:
+        SamplingParams(**params)
+    assert isinstance(caught.value, RequestError)
+    assert caught.value.next_step
+    assert len(str(caught.value)) < 400
+    return caught.value
+
+
+def test_defaults_draw_sixteen_tokens_from_the_plain_distribution() -> None:
+    params = SamplingParams()
+    assert params.method == Draw(temperature=1.0, top_k=None, top_p=1.0, min_p=0.0)
+    assert (params.n, params.max_tokens, params.seed, params.logprobs) == (1, 16, None, None)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("value", NOT_COUNTS, ids=_short)
+def test_what_is_no_count_is_refused(name: str, value: object) -> None:
+    assert name in str(_refusal(**{name: value}))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_end_at_their_limits(name: str) -> None:
+    low, high = COUNTS[name]
+    _refusal(**{name: low - 1})
+    _refusal(**{name: high + 1})
+    others = {"max_tokens": None} if name == "min_tokens" else {}
+    for value in (low, high):
+        assert getattr(SamplingParams(**{name: value, **others}), name) == value
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_none_is_a_count_only_where_it_means_something(name: str) -> None:
+    if name in OPTIONAL_COUNTS:
+        assert getattr(SamplingParams(**{name: None}), name) is None
+    else:
+        _refusal(**{name: None})
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, None], ids=_short)
+def test_what_is_no_finite_number_is_refused(name: str, value: object) -> None:
+    assert name in str(_refusal(**{name: value}))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_end_at_their_limits(name: str) -> None:
+    low, high = NUMBERS[name]
+    _refusal(**{name: math.nextafter(low, -math.inf)})
+    _refusal(**{name: math.nextafter(high, math.inf)})
+    for value in (low, high):
+        if (name, value) != ("top_p", 0.0):
+            assert getattr(SamplingParams(**{name: value}), name) == value
+
+
+def test_top_p_of_nothing_is_refused() -> None:
+    assert "temperature=0" in _refusal(top_p=0.0).next_step
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", [0, 1, None, "yes", [], float("nan")], ids=_short)
+def test_what_is_neither_true_nor_false_is_no_switch(name: str, value: object) -> None:
+    assert name in str(_refusal(**{name: value}))
+
+
+@pytest.mark.parametrize("value", [*NOT_COUNTS, -1, MAX_SEED + 1, None], ids=_short)
+def test_token_ids_are_checked_wherever_they_are_named(value: object) -> None:
+    assert "token id" in str(_refusal(stop_token_ids=[value]))
+    if value.__hash__ is not None:
+        assert "token id" in str(_refusal(logit_bias={value: 1.0}))
+
+
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, None, 100.1, -100.1], ids=_short)
+def test_logit_biases_are_checked(value: object) -> None:
+    assert "logit bias" in str(_refusal(logit_bias={3: value}))
+
+
+def test_logit_bias_is_bounded_in_number_and_cannot_be_changed_afterwards() -> None:
+    _refusal(logit_bias=dict.fromkeys(range(MAX_NAMED_TOKENS + 1), 1.0))
+    given_bias = {1: 2.0}
+    params = SamplingParams(logit_bias=given_bias)
+    given_bias[1] = 99.0
+    assert params.logit_bias == {1: 2.0}
+    with pytest.raises(TypeError):
+        params.logit_bias[1] = 3.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize("value", [7, [(1, 2)], "ab", 1.5], ids=_short)
+def test_logit_bias_must_be_a_mapping(value: object) -> None:
+    assert "logit_bias" in str(_refusal(logit_bias=value))
+
+
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
+@pytest.mark.parametrize("value", [[""], ["a", ""], "", [7], [None], [b"a"], 7, True, b"ab", [["a"]]], ids=_short)
+def test_stops_and_bad_words_must_be_texts(name: str, value: object) -> None:
+    assert name in str(_refusal(**{name: value}))
+
+
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
+def test_stops_and_bad_words_are_bounded(name: str) -> None:
+    _refusal(**{name: ["a"] * (MAX_STOPS + 1)})
+    _refusal(**{name: ["a" * (MAX_STOP_CHARS + 1)]})
+    assert len(getattr(SamplingParams(**{name: ["a" * MAX_STOP_CHARS] * MAX_STOPS}), name)) == MAX_STOPS
+
+
+@pytest.mark.parametrize("value", [7, True, 1.5], ids=_short)
+def test_stop_token_ids_must_be_a_list(value: object) -> None:
+    assert "stop_token_ids must be a list" in str(_refusal(stop_token_ids=value))
+
+
+@pytest.mark.parametrize("value", ["12", ["1"], {"a": 1}], ids=_short)
+def test_stop_token_ids_must_hold_ids(value: object) -> None:
+    assert "token id" in str(_refusal(stop_token_ids=value))
+
+
+def test_stop_token_ids_are_bounded() -> None:
+    error = _refusal(stop_token_ids=list(range(MAX_NAMED_TOKENS + 1)))
+    assert (error.given, error.limit) == (MAX_NAMED_TOKENS + 1, MAX_NAMED_TOKENS)
+
+
+def test_none_leaves_a_list_empty_as_clients_send_it() -> None:
+    nothing = SamplingParams(stop=None, bad_words=None, stop_token_ids=None, logit_bias=None)  # type: ignore[arg-type]
+    assert nothing == SamplingParams()
+
+
+def test_one_text_is_a_list_of_one() -> None:
+    assert SamplingParams(stop="END").stop == ("END",)
+    assert SamplingParams(bad_words=["a", "b"]).bad_words == ("a", "b")
+
+
+def test_fewest_tokens_cannot_exceed_most_tokens() -> None:
+    error = _refusal(min_tokens=17)
+    assert (error.given, error.limit) == (17, 16)
+    assert SamplingParams(min_tokens=16).min_tokens == 16
+    assert SamplingParams(min_tokens=10**6, max_tokens=None).min_tokens == 10**6
+
+
+@pytest.mark.parametrize(("name", "value"), [("top_k", 5), ("top_p", 0.9), ("min_p", 0.1)])
+def test_greedy_refuses_filters_it_would_ignore(name: str, value: float) -> None:
+    assert name in str(_refusal(temperature=0, **{name: value}))
+
+
+def test_greedy_refuses_copies_of_the_same_answer() -> None:
+    assert "n=2" in str(_refusal(temperature=0, n=2))
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0])
+def test_temperature_zero_is_greedy(zero: float) -> None:
+    assert SamplingParams(temperature=zero).method == Greedy()
+
+
+def test_method_keeps_only_the_numbers_of_a_draw() -> None:
+    assert SamplingParams(temperature=0.5, top_k=7, top_p=0.9, min_p=0.05).method == Draw(
+        temperature=0.5, top_k=7, top_p=0.9, min_p=0.05
+    )
+
+
+def test_unknown_parameters_are_refused() -> None:
+    with pytest.raises(TypeError, match="best_of"):
+        SamplingParams(best_of=3)  # type: ignore[call-arg]
+
+
+def test_parameters_cannot_be_changed_after_the_check() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SamplingParams().temperature = -1.0  # type: ignore[misc]
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=3),
+    st.complex_numbers(), st.lists(st.integers() | st.text(max_size=2) | st.floats(), max_size=3),
+    st.dictionaries(st.integers(), st.floats(), max_size=2),
+)  # fmt: skip
+
+
+@given(
+    params=st.dictionaries(st.sampled_from([field.name for field in dataclasses.fields(SamplingParams)]), ANYTHING, max_size=4)
+)
+def test_any_values_build_valid_parameters_or_raise_sampling_error(params: dict[str, Any]) -> None:
+    try:
+        built = SamplingParams(**params)
+    except SamplingError:
+        return
+    for name, (low, high) in (COUNTS | NUMBERS).items():
+        value = getattr(built, name)
+        assert (value is None and name in OPTIONAL_COUNTS) or low <= value <= high
+    assert all(isinstance(getattr(built, name), bool) for name in FLAGS)
+
+
+def _request(num_prompt: int, num_output: int) -> Request:
+    output = list(range(100, 100 + num_output))
+    return Request(request_id="r", prompt_token_ids=tuple(range(num_prompt)), sampling=SamplingParams(), output_token_ids=output)
+
+
+@given(num_prompt=st.integers(0, 6), num_output=st.integers(0, 6), start=st.integers(0, 14), stop=st.integers(0, 14))
+def test_token_ids_are_the_prompt_followed_by_the_output(num_prompt: int, num_output: int, start: int, stop: int) -> None:
+    request = _request(num_prompt, num_output)
+    everything = [*request.prompt_token_ids, *request.output_token_ids]
+    assert list(request.token_ids(start, stop)) == everything[start:stop]
+
+
+def test_pending_tokens_are_the_prompt_in_prefill_and_one_in_decode() -> None:
+    request = _request(5, 0)
+    assert (request.num_tokens, request.num_pending_tokens) == (5, 5)
+    request.num_computed_tokens = 5
+    request.output_token_ids.append(7)
+    assert (request.num_tokens, request.num_pending_tokens) == (6, 1)
+
+
+@pytest.mark.parametrize(("prompt_logprobs", "needed"), [(None, False), (0, True), (3, True)])
+def test_prompt_logits_are_needed_only_for_prompt_logprobs(prompt_logprobs: int | None, needed: bool) -> None:
+    sampling = SamplingParams(prompt_logprobs=prompt_logprobs)
+    request = Request(request_id="r", prompt_token_ids=(1,), sampling=sampling)
+    assert request.needs_prompt_logits is needed
