@@ -1,0 +1,74 @@
+"""`quire info`: facts, and the reason why something is missing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from quire.cli.info import gather_info, info
+from quire.cli.machine import available_bytes, cpu_name, memory_limit
+from quire.cli.main import cli
+from quire.executors import native
+
+CPUINFO = "processor\t: 0\nvendor_id\t: X\nmodel name\t: Fast CPU 9\nflags\t\t: a b\n\nprocessor\t: 1\nmodel name\t: Fast CPU 9\n"
+
+
+def test_json_says_what_the_tables_say() -> None:
+    found = json.loads(CliRunner().invoke(info, ["--json"]).stdout)
+    assert set(found["executors"]) == {"native", "reference"}
+    assert found["executors"]["reference"] == {"available": True, "problem": None}
+    assert found["threads"] >= 1
+    shown = CliRunner().invoke(info).stdout
+    for text in (found["version"], found["python"], found["machine"]["cpu"], *found["isas"]):
+        assert text in shown
+
+
+def test_missing_core_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available_isas", lambda: ())
+    found = gather_info()
+    problems = {state.name: state.problem for state in found.executors}
+    assert found.isa is None
+    assert "not compiled" in str(problems["native"])
+    assert problems["reference"] is None
+
+
+def test_fastest_instruction_set_is_chosen_unless_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available_isas", lambda: ("generic", "avx2"))
+    monkeypatch.delenv("QUIRE_ISA", raising=False)
+    assert gather_info().isa == "avx2"
+    monkeypatch.setenv("QUIRE_ISA", "generic")
+    assert gather_info().isa == "generic"
+
+
+def test_unknown_forced_instruction_set_makes_the_native_executor_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "available_isas", lambda: ("generic", "avx2"))
+    monkeypatch.setenv("QUIRE_ISA", "mmx")
+    states = {state.name: state.problem for state in gather_info().executors}
+    assert states["native"] == "QUIRE_ISA=mmx is not one of generic, avx2"
+
+
+def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_THREADS", "3")
+    assert gather_info().threads == 3
+    monkeypatch.setenv("QUIRE_THREADS", "many")
+    assert CliRunner().invoke(cli, ["info"]).exit_code == 1
+
+
+def test_cpu_name_is_found_whatever_the_architecture() -> None:
+    assert cpu_name(CPUINFO) == "Fast CPU 9"
+    assert cpu_name("processor\t: 0\nModel\t: Small Board 4\n") == "Small Board 4"
+    assert cpu_name("") is None
+
+
+def test_memory_is_what_a_container_may_use() -> None:
+    assert memory_limit(8000, ["max\n", ""]) == 8000
+    assert memory_limit(8000, ["4000\n", ""]) == 4000
+    assert memory_limit(8000, ["9223372036854771712\n"]) == 8000
+    assert memory_limit(None, ["", ""]) is None
+
+
+def test_available_memory_is_read_in_bytes() -> None:
+    assert available_bytes("MemTotal:  100 kB\nMemAvailable:   50 kB\n") == 50 * 1024
+    assert available_bytes("MemTotal:  100 kB\n") is None

@@ -1,0 +1,76 @@
+"""Shared options: what is given arrives, what is not stays the engine's, what cannot be is a usage error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from quire.cli.options import EngineChoice, SamplingOptions, engine_options, sampling_options
+from quire.config import DType, ExecutorKind, KVFormat
+from quire.engine.options import engine_config
+
+
+def _invoke(*arguments: str) -> tuple[Result, dict[str, Any]]:
+    seen: dict[str, Any] = {}
+
+    @click.command()
+    @sampling_options
+    @engine_options
+    def probe(engine: EngineChoice, sampling: SamplingOptions) -> None:
+        seen.update(engine=engine, sampling=sampling)
+
+    return CliRunner().invoke(probe, arguments), seen
+
+
+def _parse(*arguments: str) -> tuple[EngineChoice, SamplingOptions]:
+    result, seen = _invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    return seen["engine"], seen["sampling"]
+
+
+def test_nothing_given_leaves_everything_to_the_engine() -> None:
+    assert _parse() == (EngineChoice(model=None, options={}), SamplingOptions())
+
+
+def test_sizes_and_words_arrive_as_the_engine_takes_them() -> None:
+    engine, _ = _parse("--kv-memory", "1.5GiB", "--dtype", "bfloat16", "--kv-format", "float32", "--executor", "reference")
+    config = engine_config(engine.options)
+    assert config.cache.memory_bytes == 3 * 2**29
+    assert (config.dtype, config.cache.format, config.executor) == (DType.BFLOAT16, KVFormat.FLOAT32, ExecutorKind.REFERENCE)
+
+
+def test_stop_may_be_given_several_times() -> None:
+    _, sampling = _parse("--stop", "a", "--stop", "b c", "--seed", "0", "--max-tokens", "3")
+    assert (sampling.stop, sampling.seed, sampling.max_tokens) == (("a", "b c"), 0, 3)
+
+
+def test_model_has_a_short_name() -> None:
+    assert _parse("-m", "org/name")[0].model == "org/name"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--dtype", "float8"),
+        ("--kv-cache", "on"),
+        ("--executor", "cuda"),
+        ("--kv-memory", "much"),
+        ("--kv-memory", "-1"),
+        ("--threads", "0"),
+        ("--max-context", "x"),
+        ("--max-tokens", "0"),
+        ("--temperature", "-1"),
+        ("--top-p", "0"),
+        ("--top-p", "1.5"),
+        ("--min-p", "2"),
+        ("--seed", "-1"),
+        ("--seed", str(2**70)),
+    ],
+)
+def test_what_cannot_be_is_a_usage_error_that_names_the_option(arguments: tuple[str, str]) -> None:
+    result, seen = _invoke(*arguments)
+    assert (result.exit_code, seen) == (2, {})
+    assert arguments[0] in result.stderr
