@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from quire.units import MIB, format_bytes
 FORMAT = "quire-chat"
 VERSION = 1
 MAX_FILE_BYTES = 64 * MIB
-_FIELDS = frozenset({"format", "version", "model", "system", "turns", "token_ids"})
+_FIELDS = frozenset({"format", "version", "model", "now", "system", "turns", "token_ids"})
 _TURN_FIELDS = frozenset({"user", "assistant", "token_ids"})
 
 
@@ -41,6 +42,7 @@ def load_dialogue(path: Path, llm: LLM) -> Dialogue:
     """Returns the saved dialogue; raises RequestError for a file that is damaged or belongs to another model."""
     content = _read(path)
     dialogue = Dialogue.start(llm, content["system"])
+    dialogue.conversation.now = _moment(content["now"])
     for turn in content["turns"]:
         dialogue.conversation.add_user(turn["user"])
         dialogue.conversation.prompt_token_ids()
@@ -58,8 +60,9 @@ def _to_json(dialogue: Dialogue, model: str) -> dict[str, Any]:
         {"user": user, "assistant": assistant, "token_ids": list(answer)}
         for user, assistant, answer in zip(texts[::2], texts[1::2], dialogue.answers, strict=True)
     ]
-    head = {"format": FORMAT, "version": VERSION, "model": model, "system": dialogue.system}
-    return head | {"turns": turns, "token_ids": _all_tokens(dialogue)}
+    now = dialogue.conversation.now
+    head = {"format": FORMAT, "version": VERSION, "model": model, "now": None if now is None else now.isoformat()}
+    return head | {"system": dialogue.system, "turns": turns, "token_ids": _all_tokens(dialogue)}
 
 
 def _all_tokens(dialogue: Dialogue) -> list[int]:
@@ -95,6 +98,8 @@ def _problem_of(value: Any) -> str | None:
         return f"has version {shorten(repr(value.get('version')))}, this Quire reads version {VERSION}"
     if set(value) != _FIELDS or not isinstance(value["model"], str) or not _is_text_or_none(value["system"]):
         return "lacks a field or has a strange one"
+    if not _is_moment(value["now"]):
+        return "holds a time that is no time"
     if not _is_tokens(value["token_ids"]):
         return "holds token ids that are no token ids"
     if not isinstance(value["turns"], list) or not all(map(_is_turn, value["turns"])):
@@ -110,6 +115,19 @@ def _is_turn(value: Any) -> bool:
 
 def _is_tokens(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**31 for item in value)
+
+
+def _is_moment(value: Any) -> bool:
+    try:
+        _moment(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Returns the time that the chat template was told in every turn."""
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _is_text_or_none(value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from quire.cli.answer import Answer, AnswerEnd, AnswerStats, follow, raise_failure, stats_of
-from quire.cli.opening import OpenedModel, new_conversation
+from quire.cli.opening import OpenedModel
 from quire.engine.llm import LLM
 from quire.errors import RequestError
 from quire.kv.ledger import CacheExplanation
@@ -26,7 +26,10 @@ class Dialogue:
     @classmethod
     def start(cls, llm: LLM, system: str | None) -> Dialogue:
         """Returns a dialogue without turns; raises TemplateError if the model has no chat template."""
-        return cls(new_conversation(llm, system), system)
+        conversation = llm.conversation()
+        if system is not None:
+            conversation.add_system(system)
+        return cls(conversation, system)
 
     def keep(self, token_ids: list[int]) -> None:
         """Adds the answer to the last user turn."""

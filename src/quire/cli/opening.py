@@ -9,12 +9,9 @@ from quire.cli.defaults import read_defaults
 from quire.cli.display import loading_bar
 from quire.cli.options import EngineChoice, SamplingOptions
 from quire.engine.llm import LLM
-from quire.errors import TemplateError
 from quire.models.bundled import directory as bundled_directory
 from quire.models.hub import find_model
 from quire.request import SamplingParams
-from quire.text.chat import ChatTemplate
-from quire.text.conversation import Conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +38,3 @@ def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
 def find_directory(model: str | None) -> Path:
     """Returns the directory of a model named on the command line; None names the bundled one."""
     return bundled_directory() if model is None else find_model(model)
-
-
-def new_conversation(llm: LLM, system: str | None = None) -> Conversation:
-    """Returns a conversation with at most a system message in it; raises TemplateError for a model that has no chat format."""
-    source = llm.tokenizer.chat_template
-    if source is None:
-        raise TemplateError("this model has no chat template", next_step="Use `quire run --raw`, which continues plain text.")
-    conversation = Conversation(ChatTemplate(source, special_tokens=llm.tokenizer.named_tokens), llm.tokenizer)
-    if system is not None:
-        conversation.add_system(system)
-    return conversation
