@@ -122,8 +122,8 @@ class World:
         chunks = [chunk for chunk in plan.scheduled if chunk.request_id in self.live]
         for chunk in chunks:
             chain = self.chain(chunk)
-            for position in range(chunk.start):
-                require(self.kv[self.slot(chunk, position)] == chain[position], f"{chunk} reads foreign K/V at {position}")
+            past = [self.kv[self.slot(chunk, position)] for position in range(chunk.start)]
+            require(past == chain[: chunk.start], f"{chunk} reads K/V of other tokens than its own")
         for chunk in chunks:
             chain = self.chain(chunk)
             for position in range(chunk.start, chunk.stop):
@@ -201,7 +201,7 @@ class World:
     def write(self, chunk: ScheduledChunk, position: int, value: int | None) -> None:
         slot = self.slot(chunk, position)
         block = self.pool.blocks[slot // self.block_size]
-        require(block.ref_count == 1 and block.hash is None, f"{chunk} writes to shared or committed {block}")
+        require(block.ref_count == 1 and block.hash is None, "a chunk writes to a shared or committed block")
         self.kv[slot] = value
 
     def note_end(self, request: Request) -> None:
@@ -277,11 +277,11 @@ class World:
         free = self.pool.free_block_ids()
         require(len(free) + len(held) == len(self.pool.blocks) and not held.keys() & set(free), "free + used != total")
         for block in self.pool.blocks:
-            require(block.ref_count == held[block.id] == self.holders[block.id], f"{block} is in {held[block.id]} tables")
+            require(block.ref_count == held[block.id] == self.holders[block.id], "ref_count, tables and events disagree")
             if block.hash is not None:
                 content = self.kv[block.id * self.block_size : (block.id + 1) * self.block_size]
                 for before, after, token_id in zip(content, content[1:], block.token_ids[1:], strict=False):
-                    require(after is not None and after == hash((before, token_id)), f"{block} is committed but not written")
+                    require(after is not None and after == hash((before, token_id)), "a block is committed but not written")
         require([b for b in free if self.pool.blocks[b].hash is not None] == list(self.cached), "not in order of release")
         require(self.pool.num_cached == len(self.cached), "cached blocks are miscounted")
         running = [name for name, request in self.live.items() if request.status is RequestStatus.RUNNING]

@@ -16,7 +16,7 @@ from quire.kv.block import Block, defect
 from quire.kv.events import EventLog
 from quire.kv.hashing import CacheDomain
 from quire.kv.layout import KVLayout
-from quire.kv.ledger import CacheExplanation, Ledger, MissReason
+from quire.kv.ledger import CacheExplanation, KVUsage, Ledger, MissReason
 from quire.kv.pool import BlockPool
 from quire.kv.table import BlockTable, PrefixMatch, block_tokens
 from quire.request import Request
@@ -71,6 +71,11 @@ class KVCacheManager:
     def explain(self, request_id: str) -> CacheExplanation | None:
         """Returns what the cache did for a request when it was first admitted, or None when that is not known (any more)."""
         return self.ledger.explain(request_id)
+
+    def usage(self, layout: KVLayout) -> KVUsage:
+        """Returns where the pool's bytes are now."""
+        pool = self.pool
+        return KVUsage.of(layout, num_blocks=pool.num_blocks, num_free=pool.num_free, num_cached=pool.num_cached)
 
     # -- finding -------------------------------------------------------------------
 

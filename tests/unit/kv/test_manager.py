@@ -323,3 +323,13 @@ def test_a_configuration_decides_blocks_and_prefix_cache(
     manager = KVCacheManager.for_config(config, layout, b"model", events=EventLog())
     assert (manager.pool.num_blocks, manager.pool.block_size) == (5, 32)
     assert manager.prefix_cache is expected
+
+
+def test_usage_tells_used_cached_and_empty_blocks_in_bytes() -> None:
+    layout = KVLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=SIZE, format=KVFormat.FLOAT32)
+    manager = manager_of()
+    manager.close(computed(manager, "gone", range(8)).request_id)
+    computed(manager, "here", range(50, 55))
+    usage = manager.usage(layout)
+    assert (usage.num_used_blocks, usage.num_cached_blocks, usage.num_empty_blocks) == (2, 2, 6)
+    assert usage.used_bytes == 2 * layout.bytes_per_block
