@@ -10,7 +10,7 @@ from unicodedata import category
 
 from quire.errors import ExecutorError
 from quire.kv.layout import KVLayout
-from quire.request import FinishReason, RequestOutput
+from quire.request import FinishReason, RequestOutput, SamplingParams
 from quire.units import format_bytes, format_rate
 
 
@@ -25,21 +25,29 @@ class AnswerEnd(Enum):
 class Answer:
     """What a stream brought. `last` is its newest output: the final one, unless Ctrl-C came first or nothing ever came."""
 
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     last: RequestOutput | None = None
     end: AnswerEnd = AnswerEnd.COMPLETE
 
     @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def was_interrupted(self) -> bool:
+        return self.end is AnswerEnd.INTERRUPTED
+
+    @property
     def finish_reason(self) -> FinishReason:
         """Why the answer ended; an interrupted one was aborted."""
-        reason = self.last.outputs[0].finish_reason if self.last is not None and self.end is AnswerEnd.COMPLETE else None
+        reason = self.last.outputs[0].finish_reason if self.last is not None and not self.was_interrupted else None
         return reason or FinishReason.ABORT
 
     def take(self, output: RequestOutput) -> str:
         """Adds what one step brought and returns its text."""
         added = output.outputs[0]
-        self.text += added.text
+        self.pieces.append(added.text)
         self.token_ids.extend(added.token_ids)
         self.last = output
         return added.text
@@ -61,6 +69,13 @@ def raise_failure(answer: Answer) -> None:
     error = None if answer.last is None else answer.last.outputs[0].error
     if error is not None:
         raise ExecutorError(f"the answer failed: {error}", next_step="Try again, or check the model's weights.")
+
+
+def note_of_full_context(answer: Answer, params: SamplingParams) -> str | None:
+    """Returns what to tell the user of an answer that ended because no further token fits, though no limit was asked for."""
+    if answer.finish_reason is not FinishReason.LENGTH or params.max_tokens is not None:
+        return None
+    return "the answer ends here because the context is full; --max-context and --kv-memory can make room"
 
 
 def write_out(text: str) -> None:

@@ -79,17 +79,20 @@ def _read_typed_line(prompt: str) -> str:
 
 def _respond(session: ChatSession, typed: Turn | Command) -> bool:
     """Runs a command or answers a turn; returns whether Ctrl-C ended the answer."""
-    from quire.cli.answer import end_line, write_out
+    from quire.cli.answer import end_line, note_of_full_context, write_out
     from quire.cli.chat_commands import run_command
     from quire.cli.chat_input import Command
-    from quire.cli.chat_session import was_interrupted
+    from quire.cli.display import show_note
 
     if isinstance(typed, Command):
         run_command(session, typed)
         return False
     answer = session.ask(typed.text, write_out)
     end_line(answer.text)
-    return was_interrupted(answer)
+    note = note_of_full_context(answer, session.opened.params)
+    if note is not None:
+        show_note(note)
+    return answer.was_interrupted
 
 
 def _greet(session: ChatSession) -> None:

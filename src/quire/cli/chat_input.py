@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from quire.cli.display import show_note
 from quire.environment import read_environment
 from quire.errors import RequestError
 
@@ -111,14 +112,25 @@ def line_editing(history: Path | None) -> Iterator[None]:
     editor.clear_history()
     editor.set_history_length(MAX_HISTORY_LINES)
     if history is not None and history.is_file():
-        editor.read_history_file(history)
+        with _excusing(history):
+            editor.read_history_file(history)
     try:
         yield
     finally:
         if history is not None:
-            history.parent.mkdir(parents=True, exist_ok=True)
-            history.touch(mode=0o600)
-            editor.write_history_file(history)
+            with _excusing(history):
+                history.parent.mkdir(parents=True, exist_ok=True)
+                history.touch(mode=0o600)
+                editor.write_history_file(history)
+
+
+@contextmanager
+def _excusing(history: Path) -> Iterator[None]:
+    """Turns a failure around the history file into a note: it is a convenience and no reason to lose a chat."""
+    try:
+        yield
+    except OSError as error:
+        show_note(f"the history in {history} is not kept: {error.strerror}")
 
 
 def _line_editor() -> ModuleType | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from quire.cli.answer import Answer, AnswerEnd, AnswerStats, follow, raise_failure, stats_of
+from quire.cli.answer import Answer, AnswerStats, follow, raise_failure, stats_of
 from quire.cli.opening import OpenedModel
 from quire.engine.llm import LLM
 from quire.errors import RequestError
@@ -112,8 +112,3 @@ class ChatSession:
             return
         explanation = self.llm.core.scheduler.manager.explain(answer.last.request_id)
         self.last = LastAnswer(stats=stats, explanation=explanation)
-
-
-def was_interrupted(answer: Answer) -> bool:
-    """Returns whether Ctrl-C ended the answer."""
-    return answer.end is AnswerEnd.INTERRUPTED

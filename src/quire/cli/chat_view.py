@@ -20,7 +20,7 @@ _REASONS: Mapping[MissReason, str] = MappingProxyType(
         MissReason.COLD: "nothing that follows this prefix was ever cached",
         MissReason.DIVERGED: "what is cached goes on with other tokens",
         MissReason.EVICTED: "the next block was cached, but its memory has been given away",
-        MissReason.PARTIAL: "all that could be reused was: less than a block, or only the last token, remained",
+        MissReason.PARTIAL: "the rest is less than a block, or only the last token",
         MissReason.DISABLED: "the prefix cache is off",
         MissReason.BYPASSED: "every token was computed because the logits of all of them were wanted",
     }
@@ -45,7 +45,7 @@ def stats_view(session: ChatSession) -> RenderableType:
         "prompt": f"{stats.num_prompt_tokens} tokens, {stats.num_cached_tokens} reused",
         "answer": f"{stats.num_output_tokens} tokens",
         "TTFT": "unknown" if stats.ttft_s is None else f"{stats.ttft_s * 1000:.0f} ms",
-        "speed": "too short to tell" if stats.tokens_per_s is None else format_rate(stats.tokens_per_s, "tokens"),
+        "speed": "unknown" if stats.tokens_per_s is None else format_rate(stats.tokens_per_s, "tokens"),
     }
     return Group(facts("Conversation", rows), "", facts("Last answer", last))
 
@@ -59,7 +59,7 @@ def cache_view(session: ChatSession) -> RenderableType:
         "held": f"{usage.num_used_blocks} blocks, {format_bytes(usage.used_bytes)}",
         "cached": f"{usage.num_cached_blocks} blocks, {format_bytes(usage.cached_bytes)}",
         "empty": f"{usage.num_empty_blocks} blocks, {format_bytes(usage.empty_bytes)}",
-        "map": pool_map(pool),
+        "map": pool_map(pool) or "nothing yet",
     }
     pool_view = facts(f"Pool of {pool.num_blocks} blocks (# held, = cached, . empty)", pool_rows)
     explanation = None if session.last is None else session.last.explanation
@@ -86,9 +86,9 @@ def prompt_map(explanation: CacheExplanation, block_size: int) -> str:
 
 
 def pool_map(pool: BlockPool) -> str:
-    """Returns one character for each block of the pool, or for a run of them: its busiest state."""
+    """Returns one character for each block up to the last one with content, or for a run of them: its busiest state."""
     states = "".join("#" if block.ref_count else "." if block.hash is None else "=" for block in pool.blocks)
-    return _scaled(states, ".=#")
+    return _scaled(states.rstrip("."), ".=#")
 
 
 def num_context_tokens(dialogue: Dialogue) -> int:

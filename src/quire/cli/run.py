@@ -61,7 +61,7 @@ def run(prompt: str | None, form: AnswerForm, sampling: SamplingOptions, engine:
 
 
 def _answer(opened: OpenedModel, text: str, form: AnswerForm) -> None:
-    from quire.cli.answer import AnswerEnd, end_line, follow, raise_failure, stats_of, write_out
+    from quire.cli.answer import end_line, follow, note_of_full_context, raise_failure, stats_of, write_out
     from quire.cli.display import print_json, show_note
 
     llm = opened.llm
@@ -73,9 +73,10 @@ def _answer(opened: OpenedModel, text: str, form: AnswerForm) -> None:
         print_json(_as_json(opened, answer))
     else:
         end_line(answer.text)
-    if form.stats and stats is not None:
-        show_note(str(stats))
-    if answer.end is AnswerEnd.INTERRUPTED:
+    for note in (note_of_full_context(answer, opened.params), str(stats) if form.stats and stats is not None else None):
+        if note is not None:
+            show_note(note)
+    if answer.was_interrupted:
         raise KeyboardInterrupt
 
 

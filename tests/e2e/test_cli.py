@@ -1,0 +1,148 @@
+"""`quire run` as a process: a checkpoint on disk, standard output, signals and pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from quire import LLM, RequestOutput, SamplingParams
+from quire.cli.main import cli
+from quire.engine.prompts import Prompt
+
+QUIRE = (sys.executable, "-m", "quire.cli")
+GREEDY = ("--max-tokens", "24", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def endless_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model without an end-of-sequence token and with room for a very long answer."""
+    directory = tmp_path_factory.mktemp("endless") / "model"
+    shutil.copytree(tiny_model, directory)
+    for name, change in (("config.json", {"max_position_embeddings": 200_000}), ("tokenizer_config.json", {"eos_token": None})):
+        path = directory / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return directory
+
+
+def _quire(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*QUIRE, *map(str, arguments)], capture_output=True, timeout=60, input=stdin, check=False)
+
+
+def _start(*arguments: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*QUIRE, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_only_the_answer_is_on_standard_output(tiny_model: Path) -> None:
+    plain = _quire("run", "-m", tiny_model, "hello", *GREEDY, "--stats")
+    described = json.loads(_quire("run", "-m", tiny_model, "hello", *GREEDY, "--json").stdout)
+    assert plain.returncode == 0
+    assert plain.stdout.decode() == described["text"].rstrip("\n") + "\n"
+    assert plain.stderr.decode().startswith(f"prompt {described['num_prompt_tokens']} tokens (0 reused) | answer ")
+    assert plain.stderr.count(b"\n") == 1
+    assert described["num_output_tokens"] == len(described["token_ids"])
+    assert described["ttft_s"] > 0
+
+
+def test_prompt_is_read_from_a_pipe_with_or_without_a_dash(tiny_model: Path) -> None:
+    given = _quire("run", "-m", tiny_model, "hello", *GREEDY).stdout
+    assert _quire("run", "-m", tiny_model, *GREEDY, stdin=b"hello\n").stdout == given
+    assert _quire("run", "-m", tiny_model, "-", *GREEDY, stdin=b"hello").stdout == given
+
+
+def test_raw_leaves_the_chat_template_out(tiny_model: Path) -> None:
+    raw = json.loads(_quire("run", "-m", tiny_model, "hello", "--raw", "--json", *GREEDY).stdout)
+    assert raw["num_prompt_tokens"] == len("hello")
+
+
+def test_seed_repeats_an_answer(tiny_model: Path) -> None:
+    first = json.loads(_quire("run", "-m", tiny_model, "hi", "--temperature", "1.2", "--json", *GREEDY).stdout)
+    again = json.loads(
+        _quire("run", "-m", tiny_model, "hi", "--temperature", "1.2", "--seed", first["seed"], "--json", *GREEDY).stdout
+    )
+    assert again["token_ids"] == first["token_ids"]
+
+
+def test_interrupt_keeps_the_partial_answer_and_ends_the_line(endless_model: Path) -> None:
+    with _start("run", "-m", endless_model, "hello", "--stats", "--threads", "1") as process:
+        assert process.stdout is not None
+        begun = process.stdout.read(40)
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(begun) == 40
+    assert rest.endswith(b"\n")
+    assert b"Traceback" not in errors
+    assert errors.startswith(b"prompt ")
+
+
+def test_interrupted_json_is_still_one_object(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LLM.stream
+
+    def interrupted(llm: LLM, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
+        yield from islice(whole(llm, prompt, params), 5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LLM, "stream", interrupted)
+    result = CliRunner().invoke(cli, ["run", "-m", str(tiny_model), "hello", "--json", *GREEDY])
+    found = json.loads(result.stdout)
+    assert (result.exit_code, found["finish_reason"], len(found["token_ids"])) == (130, "abort", 5)
+
+
+def test_closed_pipe_is_quiet(endless_model: Path) -> None:
+    with _start("run", "-m", endless_model, "hello", "--threads", "1") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("-m", "no/such/model/here", "hi"), 1, "error: This is neither a model directory nor a Hugging Face id"),
+        (("--top-p", "0.5", "hi"), 1, "error: temperature=0 is greedy and ignores top_p. Raise temperature"),
+        (("--max-context", "100000000", "hi"), 1, "error: The requested context does not fit"),
+        (("",), 2, "The prompt is empty"),
+        (("--system", "x", "--raw", "hi"), 2, "--system needs the chat template"),
+        (("--kv-memory", "1KiB", "hi"), 1, "error: the KV memory does not hold one block"),
+        (("x" * 2000,), 1, "error: "),
+    ],
+)
+def test_errors_are_one_line_with_their_exit_code(tiny_model: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    result = _quire("run", "-m", tiny_model, *arguments)
+    assert (result.returncode, result.stdout) == (code, b"")
+    assert message in result.stderr.decode()
+    assert b"Traceback" not in result.stderr
+    assert code == 2 or result.stderr.count(b"\n") == 1
+
+
+def test_prompt_that_is_no_text_is_a_usage_error(tiny_model: Path) -> None:
+    assert _quire("run", "-m", tiny_model, stdin=b"\xff\xfe").returncode == 2
+    result = subprocess.run([*QUIRE, "run", "-m", str(tiny_model), b"\xff"], capture_output=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (2, b"")
+
+
+def test_full_context_is_told_on_standard_error(endless_model: Path) -> None:
+    result = _quire("run", "-m", endless_model, "hello", "--max-context", "64", "--threads", "1")
+    assert (result.returncode, len(result.stdout.decode()) > 20) == (0, True)
+    assert b"the context is full" in result.stderr
+
+
+def test_unprintable_output_encoding_is_no_failure(tiny_model: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [*QUIRE, "run", "-m", str(tiny_model), "hello", "--temperature", "2", "--seed", "3", "--max-tokens", "60"]
+    result = subprocess.run(command, capture_output=True, timeout=60, env=environment, check=False)
+    assert result.returncode == 0
+    assert result.stdout.isascii()
