@@ -42,6 +42,13 @@ def test_without_any_cache_the_answer_is_the_same(tokenizer: Tokenizer, mode: KV
     assert [out.token_ids for out in outputs["a"].outputs] == [out.token_ids for out in expected]
 
 
+def test_cache_off_computes_every_token_in_every_step(tokenizer: Tokenizer) -> None:
+    executor = FakeExecutor()
+    core = make_core(executor, tokenizer, prefix_cache=PrefixCache.OFF, mode=KVCacheMode.OFF)
+    run_all(core, submission("a", PROMPT, max_tokens=10))
+    assert executor.num_tokens == sum(len(PROMPT) + step for step in range(10))
+
+
 def test_preemption_changes_no_token(tokenizer: Tokenizer) -> None:
     work = [submission(name, tuple(range(index, index + 25)), max_tokens=60) for index, name in enumerate("abcde")]
     roomy = run_all(make_core(FakeExecutor(64), tokenizer), *work)
@@ -142,6 +149,18 @@ def test_abort_returns_the_final_output_and_keeps_the_prefix(tokenizer: Tokenize
     assert core.abort("a") is None
     assert _free(core)
     assert run_all(core, submission("b", PROMPT))["b"].num_cached_tokens == 32
+
+
+def test_abort_releases_text_held_back_for_a_stop(tokenizer: Tokenizer) -> None:
+    params = {"max_tokens": 30, **letters_only()}
+    whole = run_all(make_core(FakeExecutor(), tokenizer), submission("a", PROMPT, **params))["a"].outputs[0].text
+    core = make_core(FakeExecutor(), tokenizer)
+    core.submit(submission("a", PROMPT, stop=whole[:20] + "!", **params))
+    for _ in range(6):
+        core.step()
+    output = core.abort("a")
+    assert output is not None
+    assert output.outputs[0].text == whole[: len(output.outputs[0].token_ids)] != ""
 
 
 def test_n_completions_share_the_prompt_and_differ(tokenizer: Tokenizer) -> None:
