@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -79,6 +80,22 @@ def test_closing_a_stream_keeps_the_computed_prefix(llm: LLM) -> None:
     stream.close()  # type: ignore[attr-defined]
     assert not llm.core.has_work
     assert llm.generate(prompt, GREEDY)[0].num_cached_tokens == 64
+
+
+def test_stream_collected_as_garbage_in_the_middle_of_a_step_ends_after_it(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = llm.generate(PROMPTS[1], GREEDY)[0].outputs[0].text
+    run = llm.core.executor.run
+
+    def collecting_run(batch: StepBatch) -> Float32Array:
+        gc.collect()
+        return run(batch)
+
+    cycle: list[object] = [llm.stream(PROMPTS[0], GREEDY)]
+    next(cycle[0])  # type: ignore[call-overload]
+    cycle.append(cycle)
+    del cycle
+    monkeypatch.setattr(llm.core.executor, "run", collecting_run)
+    assert llm.generate(PROMPTS[1], GREEDY)[0].outputs[0].text == expected
 
 
 def test_stream_that_is_never_read_computes_nothing(llm: LLM) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,8 @@ class LLM:
         self._num_requests = 0
         self._streams: dict[str, deque[StepEvent]] = {}
         self._outputs: dict[str, RequestOutput] = {}
+        self._is_busy = False
+        self._late_aborts: list[str] = []
 
     # -- asking ----------------------------------------------------------------------
 
@@ -152,8 +155,9 @@ class LLM:
     def _run(self, submissions: Sequence[Submission]) -> list[RequestOutput]:
         pending = {submission.request_id for submission in submissions}
         try:
-            for submission in submissions:
-                self._open_core.submit(submission)
+            with self._undisturbed() as core:
+                for submission in submissions:
+                    core.submit(submission)
             while pending:
                 pending.difference_update(self._step())
             return [self._outputs[submission.request_id] for submission in submissions]
@@ -168,7 +172,8 @@ class LLM:
         request_id = submission.request_id
         events = self._streams.setdefault(request_id, deque())
         try:
-            group = self._open_core.submit(submission)
+            with self._undisturbed() as core:
+                group = core.submit(submission)
             while True:
                 while not events:
                     self._step()
@@ -183,11 +188,12 @@ class LLM:
 
     def _step(self) -> list[str]:
         """Runs one step, puts each event where its reader looks, and returns the ids of the requests that ended."""
-        core = self._open_core
-        if not core.has_work:
-            raise IntegrityError("an answer is awaited but nothing runs", next_step="Do not end requests behind the LLM's back.")
         ended: list[str] = []
-        with interrupts_deferred():
+        with self._undisturbed() as core:
+            if not core.has_work:
+                raise IntegrityError(
+                    "an answer is awaited but nothing runs", next_step="Do not end requests behind the LLM's back."
+                )
             for event in core.step():
                 if event.request_id in self._streams:
                     self._streams[event.request_id].append(event)
@@ -197,8 +203,22 @@ class LLM:
         return ended
 
     def _abort(self, request_ids: Iterable[str]) -> None:
-        if self._core is None:
-            return
+        if self._is_busy:
+            self._late_aborts.extend(request_ids)
+        elif self._core is not None:
+            with self._undisturbed() as core:
+                for request_id in request_ids:
+                    core.abort(request_id)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[EngineCore]:
+        """Lets the core finish what it does: Ctrl-C waits, and so does the end of a stream that is garbage-collected now."""
+        core = self._open_core
         with interrupts_deferred():
-            for request_id in request_ids:
-                self._core.abort(request_id)
+            self._is_busy = True
+            try:
+                yield core
+            finally:
+                while self._late_aborts:
+                    core.abort(self._late_aborts.pop())
+                self._is_busy = False
