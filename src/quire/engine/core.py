@@ -152,25 +152,24 @@ class EngineCore:
 
     def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
-        sampled: dict[str, Sampled] = {}
-        errors: dict[str, str] = {}
-        num_parts = {request_id: self._members[request_id].state.num_text_parts for request_id in drawn.tokens}
         now = self._clock()
         for chunk in plan.scheduled:
             self._note_chunk(chunk, plan, drawn, now)
+        advanced: list[tuple[_Member, int]] = []
+        sampled: dict[str, Sampled] = {}
+        errors: dict[str, str] = {}
         for request_id, token in drawn.tokens.items():
+            member = self._members[request_id]
+            advanced.append((member, member.state.num_text_parts))
             try:
-                reason = self._members[request_id].state.advance(token)
+                reason = member.state.advance(token)
             except Exception as error:
                 errors[request_id], reason = failure_message(error), FinishReason.ERROR
             sampled[request_id] = Sampled(token_id=token.token_id, finish_reason=reason)
         finished = self._scheduler.complete_step(plan, sampled)
         for request in finished:
             self._members[request.request_id].state.end(errors.get(request.request_id))
-        events: list[StepEvent] = [
-            self._members[request_id].state.progress(self._members[request_id].group.request_id, num_parts[request_id])
-            for request_id in drawn.tokens
-        ]
+        events: list[StepEvent] = [member.state.progress(member.group.request_id, parts) for member, parts in advanced]
         return events + [output for request in finished if (output := self._close(request)) is not None]
 
     def _note_chunk(self, chunk: ScheduledChunk, plan: StepPlan, drawn: StepTokens, now: float) -> None:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from quire.config import KVCacheMode, PrefixCache
+from quire.engine.completion import CompletionState
 from quire.engine.core import EngineCore
 from quire.engine.group import child_seed
 from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError, SamplingError
 from quire.executors.protocol import Float32Array, StepBatch
 from quire.request import FinishReason, RequestOutput
+from quire.sample.sampler import SampledToken
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import EOS, VOCAB_SIZE, FakeExecutor, letters_only, make_core, run_all, submission
 
@@ -135,6 +137,26 @@ def test_failure_of_the_batch_alone_costs_nobody_anything(tokenizer: Tokenizer) 
     expected = run_all(make_core(FakeExecutor(), tokenizer), *work)
     outputs = run_all(make_core(_FlakyExecutor(), tokenizer), *work)
     assert [outputs[name].outputs[0].token_ids for name in "abc"] == [expected[name].outputs[0].token_ids for name in "abc"]
+
+
+def test_text_that_cannot_be_made_ends_its_request_only(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = [submission(name, (index, *PROMPT), max_tokens=6) for index, name in enumerate("ab")]
+    expected = run_all(make_core(FakeExecutor(), tokenizer), *work)
+    advance = CompletionState.advance
+
+    def failing_advance(state: CompletionState, sampled: SampledToken) -> FinishReason | None:
+        if state.request.request_id == "a" and len(state.request.output_token_ids) == 3:
+            raise UnicodeError("no such character")
+        return advance(state, sampled)
+
+    monkeypatch.setattr(CompletionState, "advance", failing_advance)
+    core = make_core(FakeExecutor(), tokenizer)
+    outputs = run_all(core, *work)
+    assert outputs["b"].outputs[0].token_ids == expected["b"].outputs[0].token_ids
+    failed = outputs["a"].outputs[0]
+    assert (failed.finish_reason, len(failed.token_ids)) == (FinishReason.ERROR, 4)
+    assert failed.error == "UnicodeError: no such character"
+    assert _free(core)
 
 
 def test_abort_returns_the_final_output_and_keeps_the_prefix(tokenizer: Tokenizer) -> None:
