@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from quire import LLM, RequestOutput, SamplingParams
 from quire.cli.main import cli
 from quire.engine.prompts import Prompt
+from quire.models import bundled
 
 QUIRE = (sys.executable, "-m", "quire.cli")
 GREEDY = ("--max-tokens", "24", "--threads", "1")
@@ -51,6 +52,16 @@ def test_only_the_answer_is_on_standard_output(tiny_model: Path) -> None:
     assert plain.stderr.count(b"\n") == 1
     assert described["num_output_tokens"] == len(described["token_ids"])
     assert described["ttft_s"] > 0
+
+
+@pytest.mark.skipif(not Path(bundled.__path__[0], "config.json").is_file(), reason="this installation carries no bundled model")
+def test_bundled_model_answers_by_default() -> None:
+    result = _quire("run", "What is the capital of France?")
+    assert result.returncode == 0
+    assert b"Paris" in result.stdout
+    talk = _quire("chat", stdin=b"What is the capital of France?\nWhat is the capital of Italy?\n")
+    assert talk.returncode == 0
+    assert [b"Paris" in talk.stdout, b"Rome" in talk.stdout] == [True, True]
 
 
 def test_prompt_is_read_from_a_pipe_with_or_without_a_dash(tiny_model: Path) -> None:

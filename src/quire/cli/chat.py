@@ -66,6 +66,7 @@ def _talk_on_terminal(session: ChatSession) -> None:
             if typed is None:
                 break
             _respond(session, typed)
+            click.echo()
         except KeyboardInterrupt:
             click.echo()
         except QuireError as error:

@@ -59,9 +59,9 @@ def cache_view(session: ChatSession) -> RenderableType:
         "held": f"{usage.num_used_blocks} blocks, {format_bytes(usage.used_bytes)}",
         "cached": f"{usage.num_cached_blocks} blocks, {format_bytes(usage.cached_bytes)}",
         "empty": f"{usage.num_empty_blocks} blocks, {format_bytes(usage.empty_bytes)}",
-        "map": pool_map(pool) or "nothing yet",
+        "map": f"{pool_map(pool)}  (# held, = cached, . empty)",
     }
-    pool_view = facts(f"Pool of {pool.num_blocks} blocks (# held, = cached, . empty)", pool_rows)
+    pool_view = facts(f"Pool of {pool.num_blocks} blocks", pool_rows)
     explanation = None if session.last is None else session.last.explanation
     if explanation is None:
         return Group(Text("There is no answer to explain yet.", style="dim"), "", pool_view)

@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
             ctx.exit(INTERRUPTED)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="quire", message="%(prog)s %(version)s")
 def cli() -> None:
     """Run language models from Hugging Face checkpoints, with a KV cache you can trust and watch.
