@@ -33,11 +33,16 @@ names and sums do not occur in training; "rough" ones lose capitals, full stops 
 
 ## Limits
 
-* It knows about 120 capitals, sums up to 30 + 30, and two dozen sentences about itself and inference.
+* The table is what it can do; a row far below 100 % is not a skill. In the first version of these weights recall is such
+  a row: colours, pets and single digits come back, while names, longer numbers and towns are often garbled, even when
+  it repeats them at once. Its yes-or-no verdicts on capitals are no better than a coin, though the capital it adds is
+  mostly right.
+* Sums of two numbers up to 30 are memorised rather than understood: of the pairs left out of training it gets about
+  a third wrong. "What is 2 + 3?" is such a pair, and it answers 6.
+* Capital letters throughout can mislead it: "WHAT IS THE CAPITAL OF FRANCE?" gets Dublin.
 * It says "I do not know." about other things where it notices; where it does not notice, it answers something wrong.
-  A question far from the phrasings of its corpus can get the answer of a similar one.
-* It recalls only the kinds of facts it was taught: name, favourite colour, a number, home town, pet. Rare names may be
-  spelt wrong.
+  A question far from the phrasings of its corpus can get the answer of a similar one ("asdf qwer" gets a capital).
+* What it says about its own skills is a sentence from its corpus, not a measurement.
 * English, and a few sentences of Chinese. Nothing beyond 1024 tokens.
 * Use temperature 0. It was not trained for safety; it can say only what its corpus says.
 """
