@@ -39,7 +39,7 @@ class SourceTensor:
     def to_float32(self) -> Float32Array:
         """Returns the exact values as contiguous float32."""
         if self.dtype is SourceDType.BFLOAT16:
-            return (self.bits.astype(np.uint32) << 16).view(np.float32)
+            return (self.bits.astype(np.uint32, order="C") << 16).view(np.float32)
         return np.ascontiguousarray(self.bits, dtype=np.float32)
 
     def to_bfloat16(self) -> BitsArray:
