@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,4 +33,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformers.LlamaForCausalLM(config).save_pretrained(directory)
     write_tokenizer(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def endless_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model without an end-of-sequence token and with room for a very long answer."""
+    directory = tmp_path_factory.mktemp("endless") / "model"
+    shutil.copytree(tiny_model, directory)
+    for name, change in (("config.json", {"max_position_embeddings": 200_000}), ("tokenizer_config.json", {"eos_token": None})):
+        path = directory / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
     return directory

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,17 +21,6 @@ from quire.models import bundled
 
 QUIRE = (sys.executable, "-m", "quire.cli")
 GREEDY = ("--max-tokens", "24", "--threads", "1")
-
-
-@pytest.fixture(scope="module")
-def endless_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model without an end-of-sequence token and with room for a very long answer."""
-    directory = tmp_path_factory.mktemp("endless") / "model"
-    shutil.copytree(tiny_model, directory)
-    for name, change in (("config.json", {"max_position_embeddings": 200_000}), ("tokenizer_config.json", {"eos_token": None})):
-        path = directory / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    return directory
 
 
 def _quire(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
