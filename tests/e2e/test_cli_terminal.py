@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -46,6 +47,12 @@ class Terminal:
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
+    def interrupt_at_prompt(self) -> None:
+        """Sends SIGINT until something is shown: just before it waits for a key, `readline` notices a signal only at the next."""
+        self.interrupt()
+        while not select.select([self._end], [], [], 1.0)[0]:
+            self.interrupt()
+
     def close(self) -> None:
         self.process.kill()
         self.process.wait(timeout=60)
@@ -82,7 +89,7 @@ def test_interrupt_at_the_prompt_drops_the_line_and_stays(terminal: Terminal) ->
     terminal.read_until(PROMPT)
     terminal.type(b"half a li")
     terminal.read_until(b"half a li")
-    terminal.interrupt()
+    terminal.interrupt_at_prompt()
     terminal.read_until(PROMPT)
     terminal.type(b"/nonsense\n")
     assert b"error: there is no command /nonsense" in terminal.read_until(PROMPT)
