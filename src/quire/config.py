@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
 from quire.units import GIB
 
@@ -109,3 +110,10 @@ class EngineConfig:
         for name in ("max_context", "threads"):
             if getattr(self, name) is not None:
                 _require_positive(name, getattr(self, name))
+        if self.threads is not None and self.threads > MAX_THREADS:
+            raise ConfigError(
+                "threads exceeds what the pool can start",
+                given=self.threads,
+                limit=MAX_THREADS,
+                next_step="Leave threads out to use every core once; more than cores only makes them wait for each other.",
+            )

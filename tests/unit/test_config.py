@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.config import KERNEL_TILE_TOKENS, CacheConfig, EngineConfig, KVFormat, SchedulerConfig
+from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
 
 CONFIGS = (CacheConfig, SchedulerConfig, EngineConfig)
@@ -81,3 +82,10 @@ def test_equal_configurations_are_equal_and_may_be_keys() -> None:
 @pytest.mark.parametrize(("kv_format", "num_bytes"), [(KVFormat.FLOAT32, 4), (KVFormat.BFLOAT16, 2)])
 def test_kv_formats_know_their_width(kv_format: KVFormat, num_bytes: int) -> None:
     assert kv_format.bytes_per_element == num_bytes
+
+
+def test_more_threads_than_a_pool_can_start_are_refused() -> None:
+    with pytest.raises(ConfigError, match="threads exceeds") as caught:
+        EngineConfig(threads=MAX_THREADS + 1)
+    assert caught.value.limit == MAX_THREADS
+    assert EngineConfig(threads=MAX_THREADS).threads == MAX_THREADS
