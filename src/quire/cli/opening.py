@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.cli.defaults import read_defaults
-from quire.cli.display import loading_bar
+from quire.cli.display import loading_bar, show_note
 from quire.cli.options import EngineChoice, SamplingOptions
+from quire.config import ExecutorKind
 from quire.engine.llm import LLM
+from quire.engine.options import AUTO
 from quire.models.bundled import directory as bundled_directory
 from quire.models.hub import find_model
 from quire.request import SamplingParams
@@ -32,7 +34,18 @@ def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
     with loading_bar(f"Loading {name}") as on_progress:
         options["on_progress"] = on_progress
         llm = LLM(directory, **options)
+    _note_fallback(choice, llm)
     return OpenedModel(name=name, llm=llm, params=params)
+
+
+def _note_fallback(choice: EngineChoice, llm: LLM) -> None:
+    """Says when a slow executor computes although nobody asked for it."""
+    was_asked = choice.options.get("executor", AUTO) != AUTO
+    if llm.config.executor is ExecutorKind.REFERENCE and not was_asked:
+        show_note(
+            "note: the native core was not compiled here, so the slow reference executor answers. "
+            "Install a C++17 compiler and CMake and reinstall Quire."
+        )
 
 
 def find_directory(model: str | None) -> Path:
