@@ -47,10 +47,39 @@ def test_verify_reports_a_broken_promise(tiny_model: Path, monkeypatch: pytest.M
     assert "chunked = whole" in broken
 
 
-def test_verify_needs_room_for_its_workload(tiny_model: Path) -> None:
-    result = invoke("verify", "-m", str(tiny_model), "--kv-memory", "128KiB")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--dtype", "float32", "--kv-format", "bfloat16"),
+        ("--dtype", "bfloat16", "--kv-format", "float32"),
+        ("--block-size", "128", "--threads", "1"),
+    ],
+)
+def test_verify_holds_in_every_configuration(tiny_model: Path, options: tuple[str, ...]) -> None:
+    result = invoke("verify", "-m", str(tiny_model), "--kv-memory", "64MiB", *options)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--kv-memory", "400KiB"), "too small to verify"),
+        (("--max-context", "70"), "too short to verify"),
+        (("--executor", "reference"), "does not promise equal bits"),
+        (("--kv-cache", "off"), "verify varies"),
+        (("--max-num-seqs", "1"), "verify varies"),
+    ],
+)
+def test_verify_refuses_what_it_cannot_check(tiny_model: Path, options: tuple[str, ...], words: str) -> None:
+    result = invoke("verify", "-m", str(tiny_model), *options)
     assert result.exit_code == 1
-    assert "too small to verify" in result.stderr
+    assert words in result.stderr
+
+
+def test_bench_beyond_the_context_is_refused(tiny_model: Path) -> None:
+    result = invoke("bench", "prefill", "-m", str(tiny_model), "--depth", "3000")
+    assert result.exit_code == 1
+    assert "Lower --depth" in result.stderr
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])

@@ -11,6 +11,7 @@ from quire.bench.canary import Canary, measure_canary
 from quire.bench.cost import step_bytes, step_flops
 from quire.config import DType, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine.token_loop import TokenLoop
+from quire.errors import ConfigError
 from quire.executors.native import NativeExecutor
 from quire.executors.protocol import kv_layout
 from quire.kv.manager import KVCacheManager
@@ -59,7 +60,11 @@ class Report:
 def measure(
     checkpoint: Checkpoint, work: Workload, dtype: DType, threads: int, on_run: Callable[[int, int], None] | None = None
 ) -> Report:
-    """Loads the model, runs the workload `repeat` times and reports prefill and decode. Raises what loading raises."""
+    """Loads the model, runs the workload `repeat` times and reports prefill and decode.
+
+    Raises ConfigError for a workload beyond the model's context, and what loading raises.
+    """
+    _require_context(checkpoint, work)
     bench = _Bench(checkpoint, work, dtype, threads)
     before = bench.canary()
     runs: list[tuple[float, list[float]]] = []
@@ -71,6 +76,16 @@ def measure(
     best = Canary(bandwidth=max(before.bandwidth, after.bandwidth), flops=max(before.flops, after.flops))
     speeds = tuple(bench.speeds(runs, best))
     return Report(executor=bench.executor.name, threads=threads, dtype=dtype.value, before=before, after=after, speeds=speeds)
+
+
+def _require_context(checkpoint: Checkpoint, work: Workload) -> None:
+    if work.num_prompt + work.num_new > checkpoint.spec.max_context:
+        raise ConfigError(
+            "the workload exceeds the model's context",
+            given=f"{work.num_prompt} + {work.num_new} tokens",
+            limit=f"{checkpoint.spec.max_context} tokens",
+            next_step="Lower --depth.",
+        )
 
 
 class _Bench:
@@ -133,7 +148,7 @@ class _Bench:
     def _loop(self, num_prompt: int, num_new: int) -> TokenLoop:
         manager = KVCacheManager(BlockPool(self.num_blocks, BLOCK_SIZE), fingerprint=b"bench", prefix_cache=PrefixCache.OFF)
         config = SchedulerConfig(max_num_seqs=self.work.batch)
-        loop = TokenLoop(self.executor, Scheduler(config, manager, max_context=self.num_blocks * BLOCK_SIZE))
+        loop = TokenLoop(self.executor, Scheduler(config, manager, max_context=self.spec.max_context))
         for index in range(self.work.batch):
             prompt = [(31 * index + 17 * position + 5) % self.spec.vocab_size for position in range(num_prompt)]
             loop.submit(f"request-{index}", prompt, num_new)

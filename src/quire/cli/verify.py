@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 BROKEN = 1
 """Exit code when a promise does not hold."""
 
+_VARIED = ("kv_cache", "max_num_batched_tokens", "max_num_seqs")
+"""Options that the checks set themselves."""
+
 
 @click.command()
 @engine_options
@@ -50,7 +53,11 @@ def verify(ctx: click.Context, engine: EngineChoice, is_full: bool, as_json: boo
 def _checks(engine: EngineChoice, is_full: bool) -> Iterator[Check]:
     from quire.engine.options import engine_config
     from quire.engine.verify import verify as run_checks
+    from quire.errors import ConfigError
 
+    for name in _VARIED:
+        if name in engine.options:
+            raise ConfigError(f"--{name.replace('_', '-')} is one of the things verify varies", next_step="Leave it out.")
     return run_checks(engine.model, engine_config(engine.options), is_full=is_full)
 
 

@@ -73,6 +73,13 @@ class Replay:
     num_computed_tokens: int  # rows the subject was given in all steps together
 
 
+def took_place(found: Replay, scenario: Scenario) -> bool:
+    """Returns whether the circumstances came about: a preempted subject was preempted, a warm one reused something."""
+    if (found.num_preemptions > 0) != scenario.is_preempted:
+        return False
+    return scenario.is_preempted or (found.num_cached_tokens > 0) == (scenario.prefix is Prefix.WARM)
+
+
 def grid(chunks: Sequence[int | None] = (1, 7, 64, None)) -> Iterator[Scenario]:
     """Yields chunk size x prefix cache x neighbours x preemption, and the cache switched off with neighbours."""
     yield Scenario(mode=KVCacheMode.OFF, num_neighbours=NUM_NEIGHBOURS)
@@ -91,6 +98,11 @@ def replay(executor: Executor, scenario: Scenario, prompt: Sequence[int], num_ne
 def blocks_needed(num_tokens: int, block_size: int) -> int:
     """Returns the blocks an executor needs for every scenario with a subject of `num_tokens` tokens in the end."""
     return 2 * cdiv(num_tokens, block_size) + 2 * (NUM_NEIGHBOURS + 2) + cdiv(num_tokens, block_size) * NUM_NEIGHBOURS
+
+
+def longest_company(num_tokens: int, block_size: int) -> int:
+    """Returns the tokens of the longest request in any scenario with a subject of `num_tokens` tokens in the end."""
+    return num_tokens + max(_NEIGHBOUR_PROMPT, block_size - _RIVAL_ROOM)
 
 
 class _Stage:

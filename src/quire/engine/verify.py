@@ -18,18 +18,31 @@ from pathlib import Path
 
 import numpy as np
 
-from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
+from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine.loading import build_executor, load_executor
-from quire.engine.replay import NUM_NEIGHBOURS, ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay
+from quire.engine.replay import (
+    NUM_NEIGHBOURS,
+    ORACLE,
+    Prefix,
+    Replay,
+    Scenario,
+    blocks_needed,
+    grid,
+    longest_company,
+    replay,
+    took_place,
+)
 from quire.engine.resolve import settled
 from quire.errors import ConfigError, PromptTooLongError, RequestError
 from quire.executors.protocol import Executor, Float32Array
+from quire.kv.manager import KVCacheManager
+from quire.kv.pool import BlockPool
 from quire.models.checkpoint import Checkpoint
 from quire.request import Request, SamplingParams
-from quire.sched.limits import RequestLimits
+from quire.sched.scheduler import Scheduler
 from quire.units import format_bytes
 
-PROMPT_TOKENS = 70
+PROMPT_TOKENS = 70  # or two blocks and a bit, if blocks are larger: a warm prefix needs a full block
 NEW_TOKENS = 8
 FLOAT32_BOUND = 1e-4  # of the largest logit: another order of sums
 BFLOAT16_BOUND = 5e-2  # root mean square: native also rounds the inputs of matrix products, the reference does not
@@ -66,11 +79,17 @@ class Check:
 def verify(model: str | Path | None, config: EngineConfig, *, is_full: bool = False) -> Iterator[Check]:
     """Yields the checks as they are made; `is_full` replays the whole grid instead of one scenario a circumstance.
 
-    Raises what loading the model raises, and ConfigError if its KV memory is too small for the workload.
+    Raises what loading the model raises, and ConfigError for the reference executor, which does not promise equal bits,
+    and for a context or KV memory too small for the workload.
     """
     cache = replace(config.cache, mode=KVCacheMode.PAGED, prefix_cache=PrefixCache.ON)
-    checkpoint, executor, resolved = load_executor(model, replace(config, cache=cache))
-    prompt = _prompt(executor)
+    checkpoint, executor, resolved = load_executor(model, replace(config, cache=cache, scheduler=SchedulerConfig()))
+    if resolved.executor is ExecutorKind.REFERENCE:
+        raise ConfigError(
+            "the reference executor is accurate but does not promise equal bits",
+            next_step="Install Quire where a C++17 compiler is, and verify the native executor.",
+        )
+    prompt = _prompt(executor, settled(resolved.max_context, "max_context"))
     oracle = replay(executor, ORACLE, prompt, NEW_TOKENS)
     scenarios = tuple(("grid", scenario) for scenario in grid()) if is_full else _QUICK
     yield from _check_scenarios(executor, oracle, prompt, scenarios)
@@ -83,17 +102,26 @@ def verify(model: str | Path | None, config: EngineConfig, *, is_full: bool = Fa
     yield _check_import()
 
 
-def _prompt(executor: Executor) -> tuple[int, ...]:
-    needed = blocks_needed(PROMPT_TOKENS + NEW_TOKENS, executor.layout.block_size)
+def _prompt(executor: Executor, max_context: int) -> tuple[int, ...]:
+    block_size = executor.layout.block_size
+    num_prompt = max(PROMPT_TOKENS, 2 * block_size + 6)
+    num_tokens = longest_company(num_prompt + NEW_TOKENS, block_size)
+    needed = blocks_needed(num_prompt + NEW_TOKENS, block_size)
+    if max_context < num_tokens:
+        raise ConfigError(
+            "the context is too short to verify this model",
+            given=max_context,
+            limit=f"at least {num_tokens} tokens",
+            next_step="Leave max_context out, or raise kv_memory.",
+        )
     if executor.num_blocks < needed:
         raise ConfigError(
             "the KV memory is too small to verify this model",
             given=f"{executor.num_blocks} blocks",
             limit=f"{needed} blocks, {format_bytes(needed * executor.layout.bytes_per_block)}",
-            next_step="Raise --kv-memory.",
+            next_step="Raise kv_memory.",
         )
-    rng = np.random.default_rng(0)
-    return tuple(rng.integers(0, executor.spec.vocab_size, min(PROMPT_TOKENS, executor.spec.max_context - NEW_TOKENS)).tolist())
+    return tuple(np.random.default_rng(0).integers(0, executor.spec.vocab_size, num_prompt).tolist())
 
 
 def _check_scenarios(
@@ -101,11 +129,16 @@ def _check_scenarios(
 ) -> Iterator[Check]:
     for name, group in groupby(named, key=lambda pair: pair[0]):
         scenarios = [scenario for _, scenario in group]
-        differing = [
-            str(scenario) for scenario in scenarios if not _is_same(replay(executor, scenario, prompt, NEW_TOKENS), oracle)
-        ]
-        detail = f"differs: {'; '.join(differing)}" if differing else _compared(oracle, len(scenarios))
-        yield Check(promise=1, name=name, has_passed=not differing, detail=detail)
+        faults = [fault for scenario in scenarios if (fault := _fault(executor, oracle, prompt, scenario)) is not None]
+        detail = "; ".join(faults) if faults else _compared(oracle, len(scenarios))
+        yield Check(promise=1, name=name, has_passed=not faults, detail=detail)
+
+
+def _fault(executor: Executor, oracle: Replay, prompt: Sequence[int], scenario: Scenario) -> str | None:
+    found = replay(executor, scenario, prompt, NEW_TOKENS)
+    if not _is_same(found, oracle):
+        return f"{scenario}: differs"
+    return None if took_place(found, scenario) else f"{scenario}: could not be brought about"
 
 
 def _check_threads(checkpoint: Checkpoint, config: EngineConfig, oracle: Replay, prompt: Sequence[int]) -> Check:
@@ -118,16 +151,11 @@ def _check_threads(checkpoint: Checkpoint, config: EngineConfig, oracle: Replay,
 
 
 def _check_reference(checkpoint: Checkpoint, config: EngineConfig, oracle: Replay, prompt: Sequence[int]) -> Check:
-    small = CacheConfig(
-        block_size=config.cache.block_size,
-        memory_bytes=config.cache.memory_bytes,
-        format=config.cache.format,
-    )
     one_request = replace(config.scheduler, max_num_seqs=1)
-    reference = build_executor(checkpoint, replace(config, executor=ExecutorKind.REFERENCE, cache=small, scheduler=one_request))
+    reference = build_executor(checkpoint, replace(config, executor=ExecutorKind.REFERENCE, scheduler=one_request))
     expected = replay(reference, Scenario(), prompt, 1).logits[0]
     found = oracle.logits[0]
-    if config.dtype is DType.FLOAT32:
+    if config.dtype is DType.FLOAT32 and config.cache.format is KVFormat.FLOAT32:
         error, bound, kind = float(np.abs(found - expected).max() / np.abs(expected).max()), FLOAT32_BOUND, "largest"
     else:
         error, bound, kind = _mean_error(found, expected), BFLOAT16_BOUND, "mean"
@@ -140,27 +168,30 @@ def _check_reference(checkpoint: Checkpoint, config: EngineConfig, oracle: Repla
 
 
 def _check_limits(executor: Executor, config: EngineConfig) -> Iterator[Check]:
-    """Admission accepts exactly what fits and refuses the next larger prompt and answer."""
-    max_context = settled(config.max_context, "max_context")
-    limits = RequestLimits(max_context=max_context, num_blocks=executor.num_blocks, block_size=executor.layout.block_size)
-    too_long = _refusal(limits, num_prompt=max_context, num_new=None)
+    """The scheduler accepts exactly what context and pool hold, and refuses the next larger request."""
+    max_context, size = settled(config.max_context, "max_context"), executor.layout.block_size
+    too_long = _refusal(executor.num_blocks, size, max_context, num_prompt=max_context, num_new=1)
     yield Check(
         promise=2,
         name="a prompt that does not fit is refused",
         has_passed=isinstance(too_long, PromptTooLongError),
         detail=str(too_long or "it was accepted"),
     )
-    largest = _refusal(limits, num_prompt=max_context - 1, num_new=1)
-    larger = _refusal(limits, num_prompt=max_context - 1, num_new=2)
-    detail = f"{max_context} tokens fit, {max_context + 1} are refused"
-    has_passed = largest is None and larger is not None
-    yield Check(promise=3, name="admission by the formula", has_passed=has_passed, detail=detail if has_passed else str(largest))
+    for name, num_blocks, context in (("context", executor.num_blocks, max_context), ("pool", 2, 3 * size)):
+        limit = min(context, num_blocks * size)
+        fits = _refusal(num_blocks, size, context, num_prompt=limit - 1, num_new=1) is None
+        refused = _refusal(num_blocks, size, context, num_prompt=limit - 1, num_new=2) is not None
+        detail = f"{limit} tokens {'fit' if fits else 'are refused'}, {limit + 1} {'are refused' if refused else 'are accepted'}"
+        yield Check(promise=3, name=f"admission by the {name}", has_passed=fits and refused, detail=detail)
 
 
-def _refusal(limits: RequestLimits, *, num_prompt: int, num_new: int | None) -> RequestError | None:
+def _refusal(num_blocks: int, block_size: int, max_context: int, *, num_prompt: int, num_new: int) -> RequestError | None:
+    """Returns why a scheduler over such a pool refuses a request, or None if it takes it."""
+    manager = KVCacheManager(BlockPool(num_blocks, block_size), fingerprint=b"verify")
+    scheduler = Scheduler(SchedulerConfig(), manager, max_context=max_context)
     sampling = SamplingParams(temperature=0, max_tokens=num_new)
     try:
-        limits.check(Request(request_id="probe", prompt_token_ids=(0,) * num_prompt, sampling=sampling))
+        scheduler.submit(Request(request_id="probe", prompt_token_ids=(0,) * num_prompt, sampling=sampling))
     except RequestError as error:
         return error
     return None

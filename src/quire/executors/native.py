@@ -39,13 +39,13 @@ class NativeExecutor:
         threads: int = 1,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        core = load_core()
+        core, isa = load_core(), read_environment().isa or ""
         self._spec = spec
         self._layout = layout
         self._num_blocks = num_blocks
         self._dtype = dtype
         try:
-            self._decoder = core.Decoder(_shape_of(core, spec), _element(core, dtype), read_environment().isa or "", threads)
+            self._decoder = core.Decoder(_shape_of(core, spec), _element(core, dtype), isa, threads)
         except ValueError as error:
             raise ExecutorUnavailableError(
                 f"the native executor cannot start: {error}", next_step="Unset QUIRE_ISA, or choose a listed one."
