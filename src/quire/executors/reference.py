@@ -28,17 +28,18 @@ import numpy.typing as npt
 from quire.config import DType, KVFormat
 from quire.errors import ExecutorError
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch
-from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate
+from quire.executors.reference_math import Array, Scoring, activate, attention, layer_norm, linear, rms_norm, rotate
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
-from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
+from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
 
 
 class ReferenceExecutor:
     """Runs steps in float32.
 
     With `DType.BFLOAT16` the token table, the linear layers and the head hold bfloat16 values; norms, biases, learned
-    positions and all arithmetic stay float32. With `KVFormat.BFLOAT16` keys and values are rounded when they are written.
+    positions and all arithmetic stay float32. With `KVFormat.BFLOAT16` the cache holds the bits of keys and values that were
+    rounded when they were written; they are widened when they are read.
     Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
     """
 
@@ -51,8 +52,9 @@ class ReferenceExecutor:
         self._dtype = dtype
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
         shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
-        self._k_cache: Array = np.zeros(shape, dtype=self.arithmetic)
-        self._v_cache: Array = np.zeros(shape, dtype=self.arithmetic)
+        stored = self.arithmetic if layout.format is KVFormat.FLOAT32 else np.uint16
+        self._k_cache: Array = np.zeros(shape, dtype=stored)
+        self._v_cache: Array = np.zeros(shape, dtype=stored)
 
     @property
     def name(self) -> str:
@@ -92,7 +94,8 @@ class ReferenceExecutor:
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
-        return self._k_cache[layer, slots].astype(np.float32), self._v_cache[layer, slots].astype(np.float32)
+        k, v = self._read(layer, slots)
+        return k.astype(np.float32), v.astype(np.float32)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
@@ -123,20 +126,13 @@ class ReferenceExecutor:
         q, k, v = self._project(name, x)
         if layer.rope is not None:
             q, k = rotate(q, batch.positions, layer.rope), rotate(k, batch.positions, layer.rope)
-        self._k_cache[index, batch.slot_mapping] = self._round_kv(k)
-        self._v_cache[index, batch.slot_mapping] = self._round_kv(v)
+        self._write(index, batch.slot_mapping, k, v)
+        scoring = Scoring(scale=self._spec.attention_scale, window=layer.sliding_window, softcap=self._spec.attention_softcap)
         mixed = np.empty_like(q)
         for request in range(len(batch.context_lens)):
             rows = slice(batch.query_start[request], batch.query_start[request + 1])
             slots = self._context_slots(batch.block_tables[request], int(batch.context_lens[request]))
-            mixed[rows] = attention(
-                q[rows],
-                self._k_cache[index, slots],
-                self._v_cache[index, slots],
-                scale=self._spec.attention_scale,
-                window=layer.sliding_window,
-                softcap=self._spec.attention_softcap,
-            )
+            mixed[rows] = attention(q[rows], *self._read(index, slots), scoring)
         return self._linear(f"{name}.out", mixed.reshape(num_tokens, -1))
 
     def _project(self, name: str, x: Array) -> tuple[Array, Array, Array]:
@@ -148,6 +144,18 @@ class ReferenceExecutor:
         if self._spec.qk_norm is QKNorm.PER_HEAD:
             q, k = self._norm_rms(f"{name}.q_norm", q), self._norm_rms(f"{name}.k_norm", k)
         return q, k, v
+
+    def _write(self, layer: int, slots: Int32Array, k: Array, v: Array) -> None:
+        is_exact = self._layout.format is KVFormat.FLOAT32
+        for cache, values in ((self._k_cache, k), (self._v_cache, v)):
+            cache[layer, slots] = values if is_exact else round_to_bfloat16(values.astype(np.float32))
+
+    def _read(self, layer: int, slots: npt.NDArray[np.integer[Any]]) -> tuple[Array, Array]:
+        """Returns K and V of the given slots in the type of the arithmetic."""
+        k, v = self._k_cache[layer, slots], self._v_cache[layer, slots]
+        if self._layout.format is KVFormat.FLOAT32:
+            return k, v
+        return _widened(k).astype(self.arithmetic), _widened(v).astype(self.arithmetic)
 
     def _context_slots(self, block_table: Int32Array, context_len: int) -> npt.NDArray[np.integer[Any]]:
         """Returns the slots of positions [0, context_len) of one request."""
@@ -187,12 +195,7 @@ class ReferenceExecutor:
     def _load(self, name: str, tensor: SourceTensor) -> Array:
         values = tensor.to_float32()
         is_rounded = self._dtype is DType.BFLOAT16 and values.ndim > 1 and name != "position.weight"
-        return (_through_bfloat16(values) if is_rounded else values).astype(self.arithmetic)
-
-    def _round_kv(self, values: Array) -> Array:
-        if self._layout.format is KVFormat.FLOAT32:
-            return values
-        return _through_bfloat16(values.astype(np.float32)).astype(self.arithmetic)
+        return (_widened(tensor.to_bfloat16()) if is_rounded else values).astype(self.arithmetic)
 
     def _check(self, batch: StepBatch) -> None:
         num_slots = self._num_blocks * self._layout.block_size
@@ -210,8 +213,8 @@ class Float64ReferenceExecutor(ReferenceExecutor):
     arithmetic: ClassVar[type[np.floating[Any]]] = np.float64
 
 
-def _through_bfloat16(values: Float32Array) -> Float32Array:
-    return (round_to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+def _widened(bits: BitsArray) -> Float32Array:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def _check_range(what: str, values: Int32Array, stop: int) -> None:

@@ -22,6 +22,7 @@ All functions keep the floating type of their first argument.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,19 +36,31 @@ IntArray = npt.NDArray[np.int32]
 _erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has no erf; one Python call an element is fine for a definition
 
 
-def attention(q: Array, k_cache: Array, v_cache: Array, *, scale: float, window: int | None, softcap: float | None) -> Array:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """How a query weighs the keys of a layer.
+
+    `scale` is usually 1 / sqrt(D). With a window of W the query at position p sees keys in (p - W, p]. `softcap` c squashes
+    scores to c * tanh(score / c).
+    """
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+
+
+def attention(q: Array, k_cache: Array, v_cache: Array, scoring: Scoring) -> Array:
     """Returns [Nq, H, D]: each of the last Nq positions of a context, mixed from the values it may see.
 
-    q is [Nq, H, D]; k_cache and v_cache are [Nk, K, D] with Nk >= Nq. `scale` is usually 1 / sqrt(D). With a window of W
-    the query at position p sees keys in (p - W, p]. `softcap` c squashes scores to c * tanh(score / c).
+    q is [Nq, H, D]; k_cache and v_cache are [Nk, K, D] with Nk >= Nq.
     """
     num_queries, num_heads, head_dim = q.shape
     num_keys, num_kv_heads, _ = k_cache.shape
     grouped = q.reshape(num_queries, num_kv_heads, -1, head_dim).transpose(1, 2, 0, 3)  # [K, G, Nq, D]
-    scores = grouped @ k_cache.transpose(1, 2, 0)[:, None] * scale  # [K, G, Nq, Nk]
-    if softcap is not None:
-        scores = softcap * np.tanh(scores / softcap)
-    scores = np.where(visible(num_queries, num_keys, window), scores, -np.inf)
+    scores = grouped @ k_cache.transpose(1, 2, 0)[:, None] * scoring.scale  # [K, G, Nq, Nk]
+    if scoring.softcap is not None:
+        scores = scoring.softcap * np.tanh(scores / scoring.softcap)
+    scores = np.where(visible(num_queries, num_keys, scoring.window), scores, -np.inf)
     mixed = softmax(scores) @ v_cache.transpose(1, 0, 2)[:, None]  # [K, G, Nq, D]
     by_token: Array = mixed.transpose(2, 0, 1, 3)
     return by_token.reshape(num_queries, num_heads, head_dim)

@@ -129,6 +129,12 @@ def test_a_bfloat16_cache_holds_rounded_values() -> None:
         assert (actual != wanted).any()
 
 
+@pytest.mark.parametrize("kv_format", KVFormat)
+def test_the_cache_takes_what_the_capacity_formula_says(kv_format: KVFormat) -> None:
+    executor = make_executor(spec_of("llama"), kv_format=kv_format)
+    assert executor.kv_bytes == NUM_BLOCKS * executor.layout.bytes_per_block
+
+
 def test_bfloat16_weights_change_the_logits_by_their_rounding() -> None:
     exact, rounded = (make_executor(spec_of("llama"), dtype=dtype).run(step((PROMPT, 0, [0, 1, 2]))) for dtype in DType)
     error = np.abs(exact - rounded).max() / np.abs(exact).max()

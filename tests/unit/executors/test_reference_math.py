@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.executors.reference_math import activate, attention, layer_norm, rms_norm, rotate, softmax
+from quire.executors.reference_math import Scoring, activate, attention, layer_norm, rms_norm, rotate, softmax
 from quire.models.rope import NoScaling, build_rope
 from quire.models.spec import Activation, RopeSpec
 
@@ -24,7 +24,7 @@ def random(*shape: int, seed: int = 0) -> Array:
 
 
 def attend(q: Array, k: Array, v: Array, window: int | None = None, softcap: float | None = None) -> Array:
-    return attention(q, k, v, scale=q.shape[-1] ** -0.5, window=window, softcap=softcap)
+    return attention(q, k, v, Scoring(scale=q.shape[-1] ** -0.5, window=window, softcap=softcap))
 
 
 def attend_by_hand(q: Array, k: Array, v: Array, window: int | None) -> Array:
