@@ -215,6 +215,14 @@ def test_option_that_cannot_work_says_what_can(tiny_model: Path, options: dict[s
         LLM(tiny_model, **({"executor": "reference"} | options))  # type: ignore[typeddict-item]
 
 
+def test_threads_come_from_the_option_then_from_the_environment(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_THREADS", "3")
+    with LLM(tiny_model, executor="reference", kv_memory="1MiB") as llm:
+        assert llm.config.threads == 3
+    with LLM(tiny_model, executor="reference", kv_memory="1MiB", threads=1) as llm:
+        assert llm.config.threads == 1
+
+
 def test_missing_native_core_is_refused_only_when_asked_for(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quire.engine.resolve.NATIVE_CORE", "quire.native.not_built")
     with pytest.raises(ExecutorUnavailableError, match="executor='reference'"):

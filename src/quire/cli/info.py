@@ -64,7 +64,7 @@ def info(as_json: bool) -> None:
 
 def gather_info() -> Info:
     """Collects the facts; raises ConfigError for an environment variable that means nothing."""
-    from quire.engine.resolve import usable_cores
+    from quire.engine.resolve import default_threads, usable_cores
     from quire.executors.native import available_isas
 
     environment = read_environment()
@@ -74,7 +74,7 @@ def gather_info() -> Info:
         machine=this_machine(usable_cores()),
         isas=isas,
         isa=environment.isa or (isas[-1] if isas else None),
-        threads=environment.threads or usable_cores(),
+        threads=default_threads(),
         executors=tuple(_executor_state(kind, isas, environment.isa) for kind in ExecutorKind),
         packages={name: _version_of(name) for name in PACKAGES},
         python=platform.python_version(),

@@ -10,7 +10,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TypeVar
 
-from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat
+from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache
+from quire.environment import read_environment
 from quire.errors import ConfigError
 from quire.executors.protocol import kv_layout
 from quire.kv.layout import KVLayout
@@ -27,14 +28,15 @@ def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights) -> EngineCo
     """Returns `config` with nothing left to choose. Raises ConfigError for a context that model or memory cannot hold."""
     dtype = config.dtype or _exact_dtype(weights.dtype)
     kv_format = config.cache.format or KVFormat(dtype.value)
-    cache = replace(config.cache, format=kv_format)
+    prefix_cache = PrefixCache.OFF if config.cache.mode is KVCacheMode.OFF else config.cache.prefix_cache
+    cache = replace(config.cache, format=kv_format, prefix_cache=prefix_cache)
     return replace(
         config,
         cache=cache,
         dtype=dtype,
         executor=config.executor or (ExecutorKind.NATIVE if is_native_built() else ExecutorKind.REFERENCE),
         max_context=_max_context(config.max_context, spec, kv_layout(spec, cache.block_size, kv_format), cache.memory_bytes),
-        threads=config.threads or usable_cores(),
+        threads=config.threads or default_threads(),
     )
 
 
@@ -61,6 +63,11 @@ def settled(value: _Value | None, name: str) -> _Value:
 def is_native_built() -> bool:
     """Returns whether the compiled core was built for this installation."""
     return find_spec(NATIVE_CORE) is not None
+
+
+def default_threads() -> int:
+    """Returns the threads to use where nobody chose: QUIRE_THREADS, else one for every usable core."""
+    return read_environment().threads or usable_cores()
 
 
 def usable_cores() -> int:

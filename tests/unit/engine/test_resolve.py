@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, SchedulerConfig
+from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine import resolve as resolving
 from quire.engine.options import engine_config
 from quire.engine.resolve import layout_of, pool_blocks, resolve, settled
@@ -70,6 +70,11 @@ def test_without_a_cache_one_context_is_enough() -> None:
     config = resolve(EngineConfig(), FAKE_SPEC, WEIGHTS)
     assert pool_blocks(config, FAKE_SPEC) == 64 * 16
     assert pool_blocks(replace(config, cache=replace(config.cache, mode=KVCacheMode.OFF)), FAKE_SPEC) == 16
+
+
+def test_without_a_cache_there_is_no_prefix_cache_to_report() -> None:
+    config = resolve(engine_config({"kv_cache": "off", "prefix_cache": "on"}), FAKE_SPEC, WEIGHTS)
+    assert config.cache.prefix_cache is PrefixCache.OFF
 
 
 def test_words_and_sizes_become_a_configuration() -> None:
