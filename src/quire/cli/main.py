@@ -9,12 +9,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from io import TextIOWrapper
 from types import MappingProxyType
 
 import click
 
 from quire import __version__
+from quire.cli.streams import prepare_streams, report_system_error
 from quire.errors import QuireError
 
 INTERRUPTED = 130
@@ -93,11 +93,12 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line of this process; what its output cannot encode is written as escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """Runs the command line of this process. A broken pipe ends it quietly, any other failure of the system with one line."""
     try:
+        prepare_streams()
         cli(prog_name="quire")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        report_system_error(error)
+        sys.exit(ReportedError.exit_code)
