@@ -127,7 +127,8 @@ def _template_error(error: Exception) -> TemplateError:
     if isinstance(error, TemplateError):
         return error
     if isinstance(error, _RaisedByTemplateError):
-        return TemplateError(f"the chat template refuses these messages: {error}", next_step="Change the messages accordingly.")
+        said = str(error).rstrip(". \n")
+        return TemplateError(f"the chat template refuses these messages: {said}", next_step="Change the messages accordingly.")
     if isinstance(error, TemplateSyntaxError):
         return TemplateError(
             "the chat template has a syntax error",

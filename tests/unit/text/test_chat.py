@@ -56,6 +56,11 @@ def test_what_a_template_raises_is_told() -> None:
         render("{{ raise_exception('roles must alternate') }}")
 
 
+def test_what_a_template_says_ends_in_one_full_stop() -> None:
+    with pytest.raises(TemplateError, match=r"messages: No system role\. Change"):
+        render("{{ raise_exception('No system role.') }}")
+
+
 def test_an_unknown_filter_is_named() -> None:
     with pytest.raises(TemplateError, match="line 1: No filter named 'center'"):
         render("{{ 'a' | center(1000000000) }}")
