@@ -206,7 +206,13 @@ def test_end_of_sequence_stops_an_answer(llm: LLM) -> None:
         ({"kv_memory": 100}, "one block"),
         ({"max_context": 513}, "512"),
         ({"max_context": 512, "kv_memory": "100KiB"}, "512 tokens"),
+        ({"kv_memory": 0}, "kv_memory"),
+        ({"kv_memory": "0GiB"}, "kv_memory"),
+        ({"kv_memory": True}, "kv_memory"),
+        ({"kv_memory": b"1GiB"}, "kv_memory"),
         ({"threads": 0}, "threads"),
+        ({"threads": "2"}, "given: '2'"),
+        ({"max_context": 1}, "2 or more"),
         ({"gpu_memory_utilization": 0.9}, "max_num_seqs"),
     ],
 )

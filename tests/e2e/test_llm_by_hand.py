@@ -10,7 +10,9 @@ import pytest
 import quire
 from quire import LLM, SamplingParams
 from quire.engine.resolve import is_native_built
+from quire.errors import ConfigError
 
+LOAD_OPTIONS = "block_size, dtype, executor, kv_format, kv_memory, max_context, max_num_seqs, on_progress, threads"
 EXECUTORS = ["reference", *(["native"] if is_native_built() else [])]
 
 
@@ -50,3 +52,9 @@ def test_native_engine_serves_seeded_requests_equally_together_and_alone(tiny_mo
     with LLM(tiny_model, executor="native", kv_memory="16MiB", prefix_cache="off") as llm:
         alone = [llm.generate(prompt, each)[0] for prompt, each in zip(prompts, params, strict=True)]
     assert [output.outputs for output in together] == [output.outputs for output in alone]
+
+
+@pytest.mark.parametrize("name", ["max_num_batched_tokens", "kv_cache", "prefix_cache", "quantize", "kv_memroy"])
+def test_options_that_would_do_nothing_are_refused(tiny_model: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown option '{name}'.*{LOAD_OPTIONS}"):
+        quire.load_model(tiny_model, executor="reference", **{name: "off"})  # type: ignore[typeddict-item]

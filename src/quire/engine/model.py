@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from quire.engine.batch import build_batch
 from quire.engine.loading import load_executor
-from quire.engine.options import EngineOptions, ModelOptions, engine_config
+from quire.engine.options import EngineOptions, ModelOptions, model_config
 from quire.engine.past import BlockTable, PastKVs, PastStore
 from quire.engine.resolve import settled
 from quire.errors import EmptyPromptError, PromptTooLongError, RequestError
@@ -33,7 +33,7 @@ def load_model(
     Raises ModelNotFoundError, ModelError, ConfigError, or ExecutorUnavailableError where the executor is not installed.
     """
     asked = cast(EngineOptions, {**options, "executor": executor, "dtype": dtype})
-    checkpoint, loaded, config = load_executor(path, engine_config(asked), options.get("on_progress"))
+    checkpoint, loaded, config = load_executor(path, model_config(asked), options.get("on_progress"))
     return CausalModel(loaded, settled(config.max_context, "max_context"), checkpoint.directory)
 
 
@@ -120,7 +120,12 @@ class CausalModel:
         return logits
 
     def _checked(self, input_ids: npt.ArrayLike, past_kvs: PastKVs | None) -> npt.NDArray[np.int64]:
-        tokens = np.asarray(input_ids)
+        try:
+            tokens = np.asarray(input_ids)
+        except ValueError as error:
+            raise RequestError(
+                "input_ids has rows of different lengths", next_step="Pass rows of one length, or one row a call."
+            ) from error
         if tokens.ndim != 2 or not (np.issubdtype(tokens.dtype, np.integer) or tokens.size == 0):
             raise RequestError(
                 "input_ids must be integers in the shape [B, T]",
@@ -140,6 +145,12 @@ class CausalModel:
         return tokens.astype(np.int64)
 
     def _check_past(self, tokens: npt.NDArray[np.integer], past_kvs: PastKVs | None) -> None:
+        if past_kvs is not None and not isinstance(past_kvs, PastKVs):
+            raise RequestError(
+                "past_kvs is not a cache",
+                given=type(past_kvs).__name__,
+                next_step="Pass the past_kvs that this model returned, or None to begin.",
+            )
         if past_kvs is not None and not past_kvs.belongs_to(self._executor):
             raise RequestError("past_kvs comes from another model", next_step="Pass what this model returned.")
         if past_kvs is not None and past_kvs.batch_size != len(tokens):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import TypedDict, TypeVar
 
 from quire.config import (
@@ -59,14 +60,29 @@ class EngineOptions(ModelOptions, total=False):
     executor: str
 
 
-_OPTION_NAMES = tuple(sorted({**ModelOptions.__annotations__, **EngineOptions.__annotations__}))
+_ENGINE_NAMES = frozenset((*ModelOptions.__annotations__, *EngineOptions.__annotations__))
+_MODEL_NAMES = frozenset((*ModelOptions.__annotations__, "executor", "dtype"))
+_MIN_COUNTS: Mapping[str, int] = MappingProxyType(
+    {"block_size": 1, "max_num_batched_tokens": 1, "max_num_seqs": 1, "max_context": 2, "threads": 1}
+)
 
 
 def engine_config(options: EngineOptions) -> EngineConfig:
-    """Returns the configuration that `options` ask for; raises ConfigError that lists the choices for an unknown word."""
-    unknown = sorted(set(options) - set(_OPTION_NAMES))
+    """Returns the configuration that `options` of `LLM` ask for; raises ConfigError that says what each may be."""
+    return _config(options, _ENGINE_NAMES)
+
+
+def model_config(options: EngineOptions) -> EngineConfig:
+    """Returns the configuration of `load_model`, which has no scheduler and no prefix cache; otherwise as `engine_config`."""
+    return _config(options, _MODEL_NAMES)
+
+
+def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:
+    unknown = sorted(set(options) - names)
     if unknown:
-        raise ConfigError(f"unknown option {unknown[0]!r}", next_step=f"Options are {', '.join(_OPTION_NAMES)}.")
+        raise ConfigError(f"unknown option {unknown[0]!r}", next_step=f"Options are {', '.join(sorted(names))}.")
+    for name, low in _MIN_COUNTS.items():
+        _check_count(name, options.get(name), low)
     _check_quantize(options.get("quantize", "none"))
     steps = SchedulerConfig()
     return EngineConfig(
@@ -117,13 +133,28 @@ def _check_quantize(value: str) -> None:
         )
 
 
+def _check_count(name: str, value: object, low: int) -> None:
+    """Raises ConfigError for what is no count; None stands for an option that was left out."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+        raise ConfigError(
+            f"{name} must be an integer of {low} or more",
+            given=repr(value)[:40],
+            next_step=f"Pass {name}={low} or more, or leave it out.",
+        )
+
+
 def _memory_bytes(value: str | int) -> int:
-    if isinstance(value, int):
-        return value
     try:
-        return parse_bytes(value)
-    except (ValueError, AttributeError) as error:
-        raise ConfigError("kv_memory is not a size", given=repr(value)[:40], next_step="Write it like 512MiB or 2GiB.") from error
+        num_bytes = value if isinstance(value, int) and not isinstance(value, bool) else parse_bytes(value)  # type: ignore[arg-type]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise _not_a_size(value) from error
+    if num_bytes < 1:
+        raise _not_a_size(value)
+    return num_bytes
+
+
+def _not_a_size(value: object) -> ConfigError:
+    return ConfigError("kv_memory is not a size above 0", given=repr(value)[:40], next_step="Write it like 512MiB or 2GiB.")
 
 
 def _unknown_word(name: str, value: object, choices: list[str]) -> ConfigError:

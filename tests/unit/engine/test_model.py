@@ -158,6 +158,8 @@ def test_large_batches_and_prompts_run_in_bounded_steps() -> None:
         ([[]], EmptyPromptError),
         ([1, 2], RequestError),
         ([[1.5]], RequestError),
+        ([[1, 2], [3]], RequestError),
+        ("hello", RequestError),
         ([[VOCAB_SIZE]], RequestError),
         ([[-1]], RequestError),
         ([[1] * (MAX_CONTEXT + 1)], PromptTooLongError),
@@ -177,6 +179,12 @@ def test_past_must_fit_the_model_and_the_batch() -> None:
         other(IDS, past_kvs=past)
     with pytest.raises(RequestError, match="rows"):
         model(IDS[:1], past_kvs=past)
+
+
+@pytest.mark.parametrize("past", [(), "x", 0, [None]])
+def test_what_is_no_cache_is_refused(past: object) -> None:
+    with pytest.raises(RequestError, match="or None to begin"):
+        _model()(IDS, past_kvs=past)  # type: ignore[arg-type]
 
 
 def test_tokenizer_is_only_read_when_asked_for() -> None:
