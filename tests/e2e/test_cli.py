@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,28 @@ def test_prompt_is_read_from_a_pipe_with_or_without_a_dash(tiny_model: Path) -> 
 def test_raw_leaves_the_chat_template_out(tiny_model: Path) -> None:
     raw = json.loads(_quire("run", "-m", tiny_model, "hello", "--raw", "--json", *GREEDY).stdout)
     assert raw["num_prompt_tokens"] == len("hello")
+
+
+def test_recommendation_that_is_not_applied_is_told_on_standard_error(tiny_model: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    (model / "generation_config.json").write_text('{"num_beams": 4, "no_repeat_ngram_size": 3}')
+    result = _quire("run", "-m", model, "hello", *GREEDY)
+    assert result.returncode == 0
+    assert result.stderr == (
+        b"note: generation_config.json asks for no_repeat_ngram_size, num_beams, which Quire does not apply\n"
+    )
+
+
+@pytest.mark.parametrize("arguments", [("run", "--system", "be brief", "hello"), ("chat",)])
+def test_model_without_a_chat_template_is_sent_to_raw(tiny_model: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    path = model / "tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "chat_template"}))
+    result = _quire(*arguments, "-m", model, stdin=b"hello\n")
+    assert result.returncode == 1
+    assert result.stderr.decode() == (
+        "error: this model has no chat template. Use `quire run --raw` and write the prompt's format yourself.\n"
+    )
 
 
 def test_seed_repeats_an_answer(tiny_model: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from quire.cli.answer import Answer, AnswerStats, follow, raise_failure, stats_of
-from quire.cli.opening import OpenedModel
+from quire.cli.opening import OpenedModel, start_conversation
 from quire.engine.llm import LLM
 from quire.errors import RequestError
 from quire.kv.ledger import CacheExplanation
@@ -26,7 +26,7 @@ class Dialogue:
     @classmethod
     def start(cls, llm: LLM, system: str | None) -> Dialogue:
         """Returns a dialogue without turns; raises TemplateError if the model has no chat template."""
-        conversation = llm.conversation()
+        conversation = start_conversation(llm)
         if system is not None:
             conversation.add_system(system)
         return cls(conversation, system)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from quire.cli.options import SamplingOptions
@@ -15,17 +17,52 @@ from quire.units import MIB
 FILE_NAME = "generation_config.json"
 MAX_FILE_BYTES = MIB
 _DRAWING = ("temperature", "top_p", "top_k", "min_p")
+_ANY = (*_DRAWING, "repetition_penalty")
+
+_UNAPPLIED: Mapping[str, object] = MappingProxyType(
+    {
+        "bad_words_ids": [],
+        "begin_suppress_tokens": [],
+        "encoder_repetition_penalty": 1,
+        "exponential_decay_length_penalty": [],
+        "forced_bos_token_id": None,
+        "forced_decoder_ids": [],
+        "forced_eos_token_id": None,
+        "guidance_scale": 1,
+        "max_length": None,
+        "max_new_tokens": None,
+        "max_time": None,
+        "min_length": 0,
+        "min_new_tokens": 0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "penalty_alpha": 0,
+        "sequence_bias": [],
+        "stop_strings": [],
+        "suppress_tokens": [],
+        "token_healing": False,
+        "watermarking_config": {},
+    }
+)
+"""What `transformers` would apply and Quire does not, each with the value that asks for nothing."""
+
+_UNAPPLIED_DRAWING: Mapping[str, object] = MappingProxyType({"epsilon_cutoff": 0, "eta_cutoff": 0, "top_h": 1, "typical_p": 1})
+"""The same for numbers that matter only with `do_sample`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """What a model recommends. Without `do_sample` it is greedy, and the numbers for drawing mean nothing."""
+    """What a model recommends. Without `do_sample` it is greedy, and the numbers for drawing mean nothing.
+
+    `unapplied` names the fields that ask for something Quire does not do.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    unapplied: tuple[str, ...] = ()
 
     def params(self, options: SamplingOptions) -> SamplingParams:
         """Returns what to sample with: the user's words first, then the model's.
@@ -33,7 +70,7 @@ class SamplingDefaults:
         Greedy drops the model's numbers for drawing; those of the user stay and raise SamplingError as contradictions.
         """
         given = {name: value for name, value in asdict(options).items() if value is not None}
-        recommended = asdict(self)
+        recommended = {name: getattr(self, name) for name in _ANY}
         if given.get("temperature", self.temperature) == 0:
             recommended = {"temperature": 0.0, "repetition_penalty": self.repetition_penalty}
         return SamplingParams(**({"max_tokens": None} | recommended | given))
@@ -45,9 +82,10 @@ def read_defaults(directory: Path) -> SamplingDefaults:
     if not path.is_file():
         return SamplingDefaults()
     fields = _read(path)
-    names = [*(_DRAWING if fields.get("do_sample") is True else ()), "repetition_penalty"]
+    is_drawing = fields.get("do_sample") is True
+    names = _ANY if is_drawing else ("repetition_penalty",)
     chosen = {name: fields[name] for name in names if fields.get(name) is not None}
-    if fields.get("do_sample") is True:
+    if is_drawing:
         chosen.setdefault("temperature", 1.0)
     try:
         SamplingParams(**_usable(chosen))
@@ -57,7 +95,9 @@ def read_defaults(directory: Path) -> SamplingDefaults:
             given=error.given,
             next_step="Correct or remove the file.",
         ) from error
-    return SamplingDefaults(**_usable(chosen))
+    known = {**_UNAPPLIED, **(_UNAPPLIED_DRAWING if is_drawing else {})}
+    unapplied = tuple(name for name, neutral in known.items() if fields.get(name) not in (None, neutral))
+    return SamplingDefaults(**_usable(chosen), unapplied=unapplied)
 
 
 def _usable(chosen: dict[str, Any]) -> dict[str, Any]:

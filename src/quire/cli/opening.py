@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from quire.cli.defaults import read_defaults
+from quire.cli.defaults import FILE_NAME, read_defaults
 from quire.cli.display import loading_bar, show_note
 from quire.cli.options import EngineChoice, SamplingOptions
 from quire.config import ExecutorKind
 from quire.engine.llm import LLM
 from quire.engine.options import AUTO
+from quire.errors import TemplateError
 from quire.models.bundled import directory as bundled_directory
 from quire.models.hub import find_model
 from quire.request import SamplingParams
+from quire.text.conversation import Conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,10 @@ class OpenedModel:
 def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
     """Finds and loads the model; raises SamplingError before loading, and what `LLM` raises."""
     directory = find_directory(choice.model)
-    params = read_defaults(directory).params(sampling)
+    defaults = read_defaults(directory)
+    params = defaults.params(sampling)
+    if defaults.unapplied:
+        show_note(f"note: {FILE_NAME} asks for {', '.join(defaults.unapplied)}, which Quire does not apply")
     name = choice.model or "bundled"
     options = choice.options.copy()
     with loading_bar(f"Loading {name}") as on_progress:
@@ -36,6 +41,15 @@ def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
         llm = LLM(directory, **options)
     _note_fallback(choice, llm)
     return OpenedModel(name=name, llm=llm, params=params)
+
+
+def start_conversation(llm: LLM) -> Conversation:
+    """Returns a conversation without turns; raises TemplateError, with what to type instead, if the model cannot chat."""
+    if llm.tokenizer.chat_template is None:
+        raise TemplateError(
+            "this model has no chat template", next_step="Use `quire run --raw` and write the prompt's format yourself."
+        )
+    return llm.conversation()
 
 
 def _note_fallback(choice: EngineChoice, llm: LLM) -> None:

@@ -82,9 +82,11 @@ def _answer(opened: OpenedModel, text: str, form: AnswerForm) -> None:
 
 def _prompt_of(opened: OpenedModel, text: str, form: AnswerForm) -> str | tuple[int, ...]:
     """Returns plain text, or the tokens of a conversation's first turn where the model has a chat template."""
+    from quire.cli.opening import start_conversation
+
     if form.raw or (opened.llm.tokenizer.chat_template is None and form.system is None):
         return text
-    conversation = opened.llm.conversation()
+    conversation = start_conversation(opened.llm)
     if form.system is not None:
         conversation.add_system(form.system)
     conversation.add_user(text)

@@ -54,6 +54,30 @@ def test_users_contradiction_is_refused_and_not_mended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [
+        {"no_repeat_ngram_size": 3},
+        {"num_beams": 4},
+        {"suppress_tokens": [5]},
+        {"begin_suppress_tokens": [0]},
+        {"forced_bos_token_id": 0},
+        {"forced_eos_token_id": 2},
+        {"max_new_tokens": 2048},
+        {"do_sample": True, "typical_p": 0.9},
+    ],
+)
+def test_what_is_asked_for_and_not_applied_is_named(tmp_path: Path, asked: dict[str, object]) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(asked))
+    assert read_defaults(tmp_path).unapplied == tuple(name for name in asked if name != "do_sample")
+
+
+def test_fields_that_ask_for_nothing_are_not_named(tmp_path: Path) -> None:
+    neutral = {"num_beams": 1, "no_repeat_ngram_size": 0, "suppress_tokens": [], "forced_eos_token_id": None, "typical_p": 0.9}
+    (tmp_path / "generation_config.json").write_text(json.dumps(neutral | {"eos_token_id": 3, "pad_token_id": 0}))
+    assert read_defaults(tmp_path).unapplied == ()
+
+
+@pytest.mark.parametrize(
     "content", ["", "[]", "{", '{"do_sample": true, "temperature": NaN}', '{"do_sample": true, "temperature": "hot"}', "\0"]
 )
 def test_damaged_recommendation_is_a_model_error(tmp_path: Path, content: str) -> None:
