@@ -6,6 +6,7 @@ executor's packing is what pages them in.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,6 +28,7 @@ FINGERPRINT_VERSION = 1
 _WINDOWS_PER_TENSOR = 4
 _WINDOW_BYTES = 4096
 _MAX_NAMES_SHOWN = 8
+_HEAD = "lm_head."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,10 @@ def _check_tensors(family: Family, expected: Mapping[str, tuple[int, ...]], name
     entries = {source: shards.placement[name].entries[name] for source, name in names.items()}
     surplus = {*shards.strays, *shards.placement} - set(names.values())
     findings = {
-        "missing": [*(source for source in expected if source not in names), *(f"{name} (indexed)" for name in shards.absent)],
+        "missing": [
+            *(_name_in_file(source, names) for source in expected if source not in names),
+            *(f"{name} (indexed)" for name in shards.absent),
+        ],
         "surplus": sorted(name for name in surplus if not family.is_ignored(name)),
         "wrongly shaped": [
             f"{entry.name} is {list(entry.shape)} instead of {list(expected[source])}"
@@ -100,6 +105,14 @@ def _check_tensors(family: Family, expected: Mapping[str, tuple[int, ...]], name
             limit=f"dtypes {', '.join(dtype.value for dtype in SourceDType)}" if findings["in an unusable dtype"] else None,
             next_step="Download the checkpoint again, complete and from one revision.",
         )
+
+
+def _name_in_file(missing: str, names: Mapping[str, str]) -> str:
+    """Returns what a missing tensor would be called beside those that are there; a head stands outside the prefix."""
+    prefixes = Counter(name.removesuffix(source) for source, name in names.items() if not source.startswith(_HEAD))
+    if not prefixes or missing.startswith(_HEAD):
+        return missing
+    return prefixes.most_common(1)[0][0] + missing
 
 
 def _enumerate(findings: list[str]) -> str:

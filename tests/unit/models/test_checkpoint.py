@@ -121,6 +121,15 @@ def test_missing_surplus_and_misshapen_tensors_are_named_in_one_error(tmp_path: 
     assert "layers.1.mlp.up_proj.weight is [2, 3] instead of [100, 56]" in message
 
 
+def test_missing_tensors_are_called_what_the_file_would_call_them(tmp_path: Path, llama: Tensors) -> None:
+    tensors = {name if name == "lm_head.weight" else f"model.{name}": tensor for name, tensor in llama.items()}
+    tensors["model.layers.9.secret"] = np.ones(3, np.float32)
+    del tensors["model.norm.weight"], tensors["lm_head.weight"]
+    message = _refusal(_write(tmp_path, tensors))
+    assert "missing: model.norm.weight, lm_head.weight;" in message
+    assert "surplus: model.layers.9.secret" in message
+
+
 def test_long_lists_of_tensors_are_cut_and_counted(tmp_path: Path, llama: Tensors) -> None:
     message = _refusal(_write(tmp_path, {"odd": np.ones(1, np.float32)}))
     assert f"and {len(llama) - 8} more" in message
