@@ -192,6 +192,21 @@ def test_a_hostile_template_ends_in_an_error(tiny_model: Path, tmp_path: Path, t
         assert len(llm.generate([[1, 2]], SamplingParams(max_tokens=2))[0].outputs[0].token_ids) == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({}, "Shorten the prompt."),
+        ({"max_context": 64}, "Shorten the prompt, or raise max_context."),
+        ({"kv_memory": "64KiB"}, "Shorten the prompt, or raise kv_memory."),
+    ],
+)
+def test_the_way_out_of_a_full_context_exists(tiny_model: Path, options: dict[str, object], advice: str) -> None:
+    with LLM(tiny_model, executor="reference", **({"kv_memory": "4MiB"} | options)) as llm:  # type: ignore[arg-type]
+        with pytest.raises(PromptTooLongError) as caught:
+            llm.generate([[1] * 600])
+        assert caught.value.next_step == advice
+
+
 def test_a_failing_request_leaves_its_neighbours_untouched(llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
     alone = llm.generate([[1, 2, 3]], params)[0].outputs[0].token_ids

@@ -17,7 +17,7 @@ from tokenizers import decoders, models, pre_tokenizers
 from quire.config import CacheConfig, EngineConfig, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine.core import EngineCore
 from quire.engine.group import Submission
-from quire.engine.loading import build_core
+from quire.engine.loading import Origin, build_core
 from quire.errors import ExecutorError
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch, kv_layout
 from quire.kv.layout import KVLayout
@@ -133,7 +133,8 @@ def make_core(
         scheduler=SchedulerConfig(max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs),
         max_context=min(MAX_CONTEXT, executor.num_blocks * BLOCK_SIZE),
     )
-    return build_core(executor, tokenizer, config, b"fake", clock=lambda: float(executor.num_steps))
+    origin = Origin(weights_fingerprint=b"fake", model_context=MAX_CONTEXT)
+    return build_core(executor, tokenizer, config, origin, clock=lambda: float(executor.num_steps))
 
 
 def submission(request_id: str, prompt: tuple[int, ...], **params: object) -> Submission:

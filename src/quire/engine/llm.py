@@ -16,7 +16,7 @@ from quire.engine.chats import Messages, split_conversations, template_of
 from quire.engine.core import EngineCore, StepEvent
 from quire.engine.group import Submission, last_delta
 from quire.engine.interrupt import interrupts_deferred
-from quire.engine.loading import build_core, build_executor, open_checkpoint
+from quire.engine.loading import build_core, build_executor, open_checkpoint, origin_of
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.prompts import Prompt, Prompts, one_param_each, split_prompts, token_ids_of
 from quire.engine.scores import Score, score_of
@@ -41,7 +41,7 @@ class LLM:
         self.spec: ModelSpec = checkpoint.spec
         self.tokenizer = Tokenizer.from_directory(checkpoint.directory)
         executor = build_executor(checkpoint, config, options.get("on_progress"))
-        self._core: EngineCore | None = build_core(executor, self.tokenizer, config, checkpoint.weights.fingerprint)
+        self._core: EngineCore | None = build_core(executor, self.tokenizer, config, origin_of(checkpoint))
         self._num_requests = 0
         self._streams: dict[str, deque[StepEvent]] = {}
         self._outputs: dict[str, RequestOutput] = {}

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
 from quire.engine.core import EngineCore
 from quire.engine.options import LoadProgress
-from quire.engine.resolve import is_native_built, layout_of, pool_blocks, resolve, settled
+from quire.engine.resolve import context_bound, is_native_built, layout_of, pool_blocks, resolve, settled
 from quire.errors import ExecutorUnavailableError
 from quire.executors.protocol import Executor
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.models.bundled import directory as bundled_directory
 from quire.models.checkpoint import Checkpoint, load_checkpoint
+from quire.models.config_file import read_config
+from quire.models.families import build_spec
 from quire.models.hub import find_model
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a checkpoint says beyond its spec: which weights these are, and the longest context the model itself allows."""
+
+    weights_fingerprint: bytes
+    model_context: int
+
+
+def origin_of(checkpoint: Checkpoint) -> Origin:
+    """Returns the origin; the spec cannot tell `model_context`, it is built for the context that was asked for."""
+    model_context = build_spec(read_config(checkpoint.directory)).max_context
+    return Origin(weights_fingerprint=checkpoint.weights.fingerprint, model_context=model_context)
 
 
 def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Checkpoint, EngineConfig]:
@@ -53,12 +70,14 @@ def build_core(
     executor: Executor,
     tokenizer: Tokenizer,
     config: EngineConfig,
-    weights_fingerprint: bytes,
+    origin: Origin,
     clock: Callable[[], float] = time.perf_counter,
 ) -> EngineCore:
     """Builds the core of a resolved configuration: pool and admission know exactly the executor's blocks."""
     has_prefix_cache = config.cache.mode is KVCacheMode.PAGED and config.cache.prefix_cache is PrefixCache.ON
-    fingerprint = cache_fingerprint(executor, weights_fingerprint)
+    fingerprint = cache_fingerprint(executor, origin.weights_fingerprint)
+    max_context = settled(config.max_context, "max_context")
+    bound = context_bound(config, executor.spec, origin.model_context)
 
     def make_scheduler() -> Scheduler:
         manager = KVCacheManager(
@@ -66,8 +85,7 @@ def build_core(
             fingerprint=fingerprint,
             prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
         )
-        max_context = settled(config.max_context, "max_context")
-        return Scheduler(config.scheduler, manager, max_context=max_context, mode=config.cache.mode)
+        return Scheduler(config.scheduler, manager, max_context=max_context, mode=config.cache.mode, context_bound=bound)
 
     return EngineCore(executor, tokenizer, make_scheduler, clock)
 

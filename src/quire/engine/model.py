@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.engine.batch import build_batch
-from quire.engine.loading import load_executor
+from quire.engine.loading import load_executor, origin_of
 from quire.engine.options import EngineOptions, ModelOptions, model_config
 from quire.engine.past import BlockTable, PastKVs, PastStore
-from quire.engine.resolve import settled
+from quire.engine.resolve import context_bound, pool_bound, settled
 from quire.errors import EmptyPromptError, PromptTooLongError, RequestError
 from quire.executors.protocol import Executor, Float32Array
 from quire.models.spec import ModelSpec
+from quire.sched.limits import ContextBound
 from quire.sched.plan import ScheduledChunk
 from quire.text.tokenizer import Tokenizer
 
@@ -34,7 +35,10 @@ def load_model(
     """
     asked = cast(EngineOptions, {**options, "executor": executor, "dtype": dtype})
     checkpoint, loaded, config = load_executor(path, model_config(asked), options.get("on_progress"))
-    return CausalModel(loaded, settled(config.max_context, "max_context"), checkpoint.directory)
+    store = PastStore(loaded, pool_bound(config, checkpoint.spec))
+    max_context = settled(config.max_context, "max_context")
+    bound = context_bound(config, checkpoint.spec, origin_of(checkpoint).model_context)
+    return CausalModel(store, max_context, checkpoint.directory, bound)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,13 @@ class _NewTokens:
 class CausalModel:
     """A decoder-only model over a paged KV cache. Not thread-safe."""
 
-    def __init__(self, executor: Executor, max_context: int, directory: Path) -> None:
-        self._executor = executor
+    def __init__(
+        self, store: PastStore, max_context: int, directory: Path, context_bound: ContextBound = ContextBound.MODEL
+    ) -> None:
+        self._executor = store.executor
+        self._context_bound = context_bound
         self._directory = directory
-        self._store = PastStore(executor)
+        self._store = store
         self.max_context = max_context
 
     @property
@@ -166,7 +173,7 @@ class CausalModel:
                 "past and new tokens exceed the context",
                 given=num_tokens,
                 limit=self.max_context,
-                next_step="Start again with fewer tokens, or load the model with a larger max_context.",
+                next_step=f"Start again with fewer tokens{self._context_bound.or_raise}.",
             )
 
 

@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 
@@ -22,6 +23,13 @@ from quire.kv.pool import BlockPool
 _HOLDER = "load_model"
 
 BlockTable = tuple[Block, ...]
+
+
+class PoolBound(Enum):
+    """The option of `load_model` that decides how many blocks the pool has."""
+
+    KV_MEMORY = "kv_memory"
+    MAX_NUM_SEQS = "max_num_seqs"
 
 
 class PastKVs:
@@ -75,11 +83,16 @@ class _Growth:
 class PastStore:
     """Owns the blocks behind all handles of one model. Dropped handles are released before the next extension."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, bound: PoolBound = PoolBound.KV_MEMORY) -> None:
         self._executor = executor
+        self._bound = bound
         self._pool = BlockPool(executor.num_blocks, executor.layout.block_size)
         self._num_written: dict[int, int] = {}  # block id -> tokens written by whoever got furthest
         self._dropped: deque[BlockTable] = deque()  # appended to by finalizers, which may run at any moment
+
+    @property
+    def executor(self) -> Executor:
+        return self._executor
 
     @property
     def num_free_blocks(self) -> int:
@@ -152,5 +165,5 @@ class PastStore:
             "the KV memory has no room for these tokens beside the caches still held",
             given=f"{batch_size} rows of {num_tokens} tokens",
             limit=f"{self._pool.num_blocks} blocks of {block_size} tokens, {self._pool.num_free} of them free",
-            next_step="Drop past_kvs that are no longer needed, or load the model with more kv_memory.",
+            next_step=f"Drop past_kvs that are no longer needed, or load the model with more {self._bound.value}.",
         )

@@ -11,12 +11,14 @@ from importlib.util import find_spec
 from typing import TypeVar
 
 from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache
+from quire.engine.past import PoolBound
 from quire.environment import read_environment
 from quire.errors import ConfigError
 from quire.executors.protocol import kv_layout
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, Weights
+from quire.sched.limits import ContextBound
 from quire.units import format_bytes
 
 NATIVE_CORE = "quire.native._core"
@@ -51,6 +53,22 @@ def pool_blocks(config: EngineConfig, spec: ModelSpec) -> int:
     per_request = layout.blocks_for_tokens(settled(config.max_context, "max_context"))
     num_requests = 1 if config.cache.mode is KVCacheMode.OFF else config.scheduler.max_num_seqs
     return min(layout.blocks_in_bytes(config.cache.memory_bytes), num_requests * per_request)
+
+
+def context_bound(config: EngineConfig, spec: ModelSpec, model_context: int) -> ContextBound:
+    """Returns what keeps the context of a resolved configuration from being longer; `model_context` is the model's own."""
+    max_context = settled(config.max_context, "max_context")
+    if max_context >= model_context:
+        return ContextBound.MODEL
+    layout = layout_of(config, spec)
+    pool_tokens = layout.blocks_in_bytes(config.cache.memory_bytes) * layout.block_size
+    return ContextBound.KV_MEMORY if max_context >= pool_tokens else ContextBound.MAX_CONTEXT
+
+
+def pool_bound(config: EngineConfig, spec: ModelSpec) -> PoolBound:
+    """Returns which option keeps the pool of a resolved configuration from being larger."""
+    is_all_memory = pool_blocks(config, spec) == layout_of(config, spec).blocks_in_bytes(config.cache.memory_bytes)
+    return PoolBound.KV_MEMORY if is_all_memory else PoolBound.MAX_NUM_SEQS
 
 
 def settled(value: _Value | None, name: str) -> _Value:

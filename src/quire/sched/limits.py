@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 from quire.errors import CapacityError, EmptyPromptError, PromptTooLongError, RequestError
 from quire.kv.hashing import MAX_TOKEN_ID
@@ -10,13 +11,27 @@ from quire.request import Request
 from quire.units import cdiv
 
 
+class ContextBound(Enum):
+    """What keeps the context from being longer: the model itself, or an option."""
+
+    MODEL = "model"
+    MAX_CONTEXT = "max_context"
+    KV_MEMORY = "kv_memory"
+
+    @property
+    def or_raise(self) -> str:
+        """The end of an advice: the option that would make room, nothing where none can."""
+        return "" if self is ContextBound.MODEL else f", or raise {self.value}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
-    """The model's context and the pool's size; `max_tokens` is the longest prompt plus output that both hold."""
+    """The context and the pool's size; `max_tokens` is the longest prompt plus output that both hold."""
 
     max_context: int
     num_blocks: int
     block_size: int
+    context_bound: ContextBound = ContextBound.MODEL
 
     @property
     def max_tokens(self) -> int:
@@ -36,7 +51,7 @@ class RequestLimits:
                 "The prompt leaves no room for a new token",
                 given=f"{num_prompt} tokens",
                 limit=f"a context of {self.max_context} tokens",
-                next_step="Shorten the prompt or raise --max-context.",
+                next_step=f"Shorten the prompt{self.context_bound.or_raise}.",
             )
         self._check_capacity(num_prompt, request.sampling.max_tokens)
 
@@ -47,7 +62,7 @@ class RequestLimits:
                 "The prompt and max_tokens together exceed the context",
                 given=f"{num_prompt} + {max_new} tokens",
                 limit=f"{self.max_context} tokens",
-                next_step=f"Lower max_tokens to {self.max_context - num_prompt} or less.",
+                next_step=f"Lower max_tokens to {self.max_context - num_prompt} or less{self.context_bound.or_raise}.",
             )
         num_needed = cdiv(num_tokens, self.block_size)
         if num_needed > self.num_blocks:
@@ -55,5 +70,5 @@ class RequestLimits:
                 "The request needs more KV blocks than the pool has",
                 given=f"{num_needed} blocks for {num_tokens} tokens",
                 limit=f"{self.num_blocks} blocks of {self.block_size} tokens",
-                next_step="Shorten the prompt, lower max_tokens, or raise --kv-memory.",
+                next_step="Shorten the prompt, lower max_tokens, or raise kv_memory.",
             )

@@ -22,7 +22,7 @@ from quire.kv.block import defect
 from quire.kv.manager import KVCacheManager
 from quire.kv.table import PrefixMatch
 from quire.request import FinishReason, Request, RequestStatus
-from quire.sched.limits import RequestLimits
+from quire.sched.limits import ContextBound, RequestLimits
 from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
 from quire.sched.queue import WaitingQueue, urgency
 from quire.sched.step_pass import StepPass
@@ -46,12 +46,16 @@ class Scheduler:
         *,
         max_context: int,
         mode: KVCacheMode = KVCacheMode.PAGED,
+        context_bound: ContextBound = ContextBound.MODEL,
     ) -> None:
         if mode is KVCacheMode.OFF and manager.prefix_cache is PrefixCache.ON:
             raise ConfigError("A prefix cache needs a KV cache", next_step="Use PrefixCache.OFF together with KVCacheMode.OFF.")
         self.manager = manager
         self.limits = RequestLimits(
-            max_context=max_context, num_blocks=manager.pool.num_blocks, block_size=manager.pool.block_size
+            max_context=max_context,
+            num_blocks=manager.pool.num_blocks,
+            block_size=manager.pool.block_size,
+            context_bound=context_bound,
         )
         self._config = config
         self._mode = mode
@@ -91,7 +95,7 @@ class Scheduler:
                 "The waiting queue is full",
                 given=f"{len(self._waiting)} waiting requests",
                 limit=self._config.max_queued_requests,
-                next_step="Try again later or raise max_queued_requests.",
+                next_step="Try again when some have been answered.",
             )
         self.manager.open(request)
         request.arrival = self._num_arrived

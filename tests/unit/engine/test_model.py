@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.engine.model import CausalModel
-from quire.engine.past import PastKVs
+from quire.engine.past import PastKVs, PastStore, PoolBound
 from quire.errors import CapacityError, EmptyPromptError, ExecutorError, PromptTooLongError, RequestError, TokenizerError
 from quire.executors.protocol import Float32Array
 from support.fake_engine import BLOCK_SIZE, MAX_CONTEXT, VOCAB_SIZE, FakeExecutor
@@ -20,7 +20,7 @@ IDS = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
 
 
 def _model(num_blocks: int = 64, **faults: int) -> CausalModel:
-    return CausalModel(FakeExecutor(num_blocks, **faults), MAX_CONTEXT, Path("nowhere"))
+    return CausalModel(PastStore(FakeExecutor(num_blocks, **faults)), MAX_CONTEXT, Path("nowhere"))
 
 
 def _past(result: tuple[Float32Array, PastKVs | None]) -> PastKVs:
@@ -134,6 +134,19 @@ def test_running_out_of_memory_is_an_error_that_leaves_everything_as_it_was() ->
     assert model([[3], [3]], past_kvs=past)[0].shape == (2, 1, VOCAB_SIZE)
 
 
+@pytest.mark.parametrize("bound", PoolBound)
+def test_advice_when_memory_is_out_names_the_option_that_bounds_it(bound: PoolBound) -> None:
+    model = CausalModel(PastStore(FakeExecutor(1), bound), MAX_CONTEXT, Path("nowhere"))
+    with pytest.raises(CapacityError, match=f"more {bound.value}"):
+        model([[1] * 40])
+
+
+def test_context_that_is_the_models_cannot_be_raised() -> None:
+    with pytest.raises(PromptTooLongError) as caught:
+        _model()([[1] * (MAX_CONTEXT + 1)])
+    assert caught.value.next_step == "Start again with fewer tokens."
+
+
 def test_failing_forward_pass_leaves_the_past_usable() -> None:
     model = _model(poison=9)
     past = _past(model([[1, 2, 3]]))
@@ -146,7 +159,7 @@ def test_failing_forward_pass_leaves_the_past_usable() -> None:
 
 def test_large_batches_and_prompts_run_in_bounded_steps() -> None:
     executor = FakeExecutor(640)
-    model = CausalModel(executor, MAX_CONTEXT, Path("nowhere"))
+    model = CausalModel(PastStore(executor), MAX_CONTEXT, Path("nowhere"))
     model(np.ones((600, 2), dtype=int))
     model(np.ones((2, 500), dtype=int))
     assert executor.max_rows <= 512

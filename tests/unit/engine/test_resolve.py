@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine import resolve as resolving
 from quire.engine.options import engine_config
-from quire.engine.resolve import layout_of, pool_blocks, resolve, settled
+from quire.engine.past import PoolBound
+from quire.engine.resolve import context_bound, layout_of, pool_blocks, pool_bound, resolve, settled
 from quire.errors import ConfigError
 from quire.models.weights import SourceDType, SourceTensor, Weights
+from quire.sched.limits import ContextBound
 from quire.units import GIB, MIB
 from support.fake_engine import FAKE_SPEC
 from support.weights import random_weights
@@ -64,6 +66,27 @@ def test_pool_fits_its_memory_and_holds_the_context(memory: int, max_num_seqs: i
     assert max_context <= num_blocks * 32
     assert num_blocks * layout_of(resolved, FAKE_SPEC).bytes_per_block <= memory
     assert num_blocks <= max_num_seqs * -(-max_context // 32)
+
+
+@pytest.mark.parametrize(
+    ("memory", "asked", "expected"),
+    [
+        (4 * MIB, None, ContextBound.MODEL),
+        (4 * MIB, 512, ContextBound.MODEL),
+        (4 * MIB, 64, ContextBound.MAX_CONTEXT),
+        (64 * 16, None, ContextBound.KV_MEMORY),
+    ],
+)
+def test_what_bounds_the_context_is_known(memory: int, asked: int | None, expected: ContextBound) -> None:
+    config = resolve(EngineConfig(cache=CacheConfig(memory_bytes=memory), max_context=asked), FAKE_SPEC, WEIGHTS)
+    assert context_bound(config, FAKE_SPEC, FAKE_SPEC.max_context) is expected
+
+
+def test_what_bounds_the_pool_is_known() -> None:
+    config = resolve(EngineConfig(scheduler=SchedulerConfig(max_num_seqs=2)), FAKE_SPEC, WEIGHTS)
+    assert pool_bound(config, FAKE_SPEC) is PoolBound.MAX_NUM_SEQS
+    small = replace(config, cache=replace(config.cache, memory_bytes=10 * 1024))
+    assert pool_bound(small, FAKE_SPEC) is PoolBound.KV_MEMORY
 
 
 def test_without_a_cache_one_context_is_enough() -> None:

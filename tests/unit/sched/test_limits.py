@@ -4,6 +4,7 @@ import pytest
 
 from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError
 from quire.request import Request, SamplingParams
+from quire.sched.limits import ContextBound, RequestLimits
 from support.sched_world import planned, request_of, scheduler_of, step
 
 
@@ -24,6 +25,24 @@ def test_a_prompt_must_leave_room_for_one_new_token() -> None:
     scheduler.submit(request_of("fits", range(7), max_tokens=None))
     with pytest.raises(PromptTooLongError, match=r"given: 8 tokens; limit: a context of 8 tokens"):
         scheduler.submit(request_of("long", range(8), max_tokens=None))
+
+
+@pytest.mark.parametrize(
+    ("bound", "advice"),
+    [
+        (ContextBound.MODEL, ""),
+        (ContextBound.MAX_CONTEXT, ", or raise max_context"),
+        (ContextBound.KV_MEMORY, ", or raise kv_memory"),
+    ],
+)
+def test_advice_names_only_an_option_that_makes_room(bound: ContextBound, advice: str) -> None:
+    limits = RequestLimits(max_context=8, num_blocks=3, block_size=4, context_bound=bound)
+    with pytest.raises(PromptTooLongError) as long_prompt:
+        limits.check(request_of("r", range(8)))
+    assert long_prompt.value.next_step == f"Shorten the prompt{advice}."
+    with pytest.raises(CapacityError) as long_answer:
+        limits.check(request_of("r", range(5)))
+    assert long_answer.value.next_step == f"Lower max_tokens to 3 or less{advice}."
 
 
 def test_max_tokens_must_fit_the_context() -> None:
@@ -54,7 +73,7 @@ def test_a_duplicate_id_is_refused_while_the_first_is_in_progress() -> None:
 def test_a_full_queue_refuses_and_forgets() -> None:
     scheduler = scheduler_of(max_queued_requests=1)
     scheduler.submit(request_of("a", range(3)))
-    with pytest.raises(CapacityError, match="queue is full"):
+    with pytest.raises(CapacityError, match=r"queue is full.* Try again when some have been answered"):
         scheduler.submit(request_of("b", range(3)))
     assert [chunk.request_id for chunk in planned(scheduler).scheduled] == ["a"]
     scheduler.submit(request_of("b", range(3)))
