@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from quire.models.config_file import Config
 from quire.models.families.llama_like import (
     NAMES,
-    PREFIXES,
+    LlamaNames,
     decoder_spec,
-    is_derived,
     mapped_sources,
     read_sliding,
     read_window,
@@ -29,12 +28,11 @@ _NORMS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Gemma3:
+class Gemma3(LlamaNames):
     """Gemma team 2025."""
 
     name: str = "gemma3_text"
     architectures: tuple[str, ...] = ("Gemma3ForCausalLM",)
-    prefixes: tuple[str, ...] = PREFIXES
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec. Soft-capping of attention is refused: `transformers` reads that field and then ignores it."""
@@ -60,10 +58,6 @@ class Gemma3:
         """Returns where each tensor lies; a norm stores w and means 1 + w."""
         sources = mapped_sources(spec, {**NAMES, **_NORMS})
         return {name: replace(source, offset=1.0) if name.endswith("norm.weight") else source for name, source in sources.items()}
-
-    def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a tensor of the file repeats other information."""
-        return is_derived(tensor_name)
 
 
 def _read_layers(config: Config, sizes: Sizes) -> tuple[LayerSpec, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from quire.models.config_file import Config
 from quire.models.families.sizes import ACTIVATIONS, MAX_CONTEXT, Sizes, choose_context
 from quire.models.source import TensorSource
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm, RopeSpec
-
-PREFIXES = ("model.", "")
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -66,6 +65,21 @@ def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerS
     )
 
 
+@dataclass(frozen=True, slots=True)
+class LlamaNames:
+    """Where a descendant of llama keeps its tensors: the part of a family that most of them do not change."""
+
+    prefixes: tuple[str, ...] = ("model.", "")
+
+    def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
+        """Returns where each tensor lies."""
+        return mapped_sources(spec, NAMES)
+
+    def is_ignored(self, tensor_name: str) -> bool:
+        """Whether a tensor repeats what the config or another tensor says: rotary tables of old files, a tied head."""
+        return _DERIVED.fullmatch(tensor_name) is not None
+
+
 def same_layers(num_layers: int, rope: RopeSpec, window: int | None = None) -> tuple[LayerSpec, ...]:
     """Returns layers that do not differ."""
     return (LayerSpec(rope=rope, sliding_window=window),) * num_layers
@@ -94,11 +108,6 @@ def mapped_sources(spec: ModelSpec, names: Mapping[str, str], layer_prefix: str 
         prefix = "" if layer is None else f"{layer_prefix}.{layer}."
         sources[canonical] = TensorSource(name=f"{prefix}{names[module]}.{leaf}")
     return sources
-
-
-def is_derived(tensor_name: str) -> bool:
-    """Whether a tensor repeats what the config or another tensor says: rotary tables of old files, a tied head."""
-    return _DERIVED.fullmatch(tensor_name) is not None
 
 
 def _split(canonical: str) -> tuple[str | None, str, str]:

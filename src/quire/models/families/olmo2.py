@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quire.models.config_file import Config
-from quire.models.families.llama_like import NAMES, PREFIXES, decoder_spec, is_derived, mapped_sources, same_layers
+from quire.models.families.llama_like import NAMES, LlamaNames, decoder_spec, mapped_sources, same_layers
 from quire.models.families.rope_fields import read_rope
 from quire.models.families.sizes import read_sizes
 from quire.models.source import TensorSource
@@ -16,12 +16,11 @@ _POST_NORMS = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "p
 
 
 @dataclass(frozen=True, slots=True)
-class Olmo2:
+class Olmo2(LlamaNames):
     """OLMo team 2025."""
 
     name: str = "olmo2"
     architectures: tuple[str, ...] = ("Olmo2ForCausalLM",)
-    prefixes: tuple[str, ...] = PREFIXES
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec."""
@@ -39,7 +38,3 @@ class Olmo2:
     def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
         """Returns where each tensor lies."""
         return mapped_sources(spec, {**NAMES, **_POST_NORMS})
-
-    def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a tensor of the file repeats other information."""
-        return is_derived(tensor_name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from quire.models.config_file import Config
-from quire.models.families.llama_like import NAMES, PREFIXES, decoder_spec, is_derived, mapped_sources, read_window, same_layers
+from quire.models.families.llama_like import NAMES, LlamaNames, decoder_spec, mapped_sources, read_window, same_layers
 from quire.models.families.rope_fields import read_rope_fields
 from quire.models.families.sizes import MAX_CONTEXT, Sizes, choose_context, read_sizes
 from quire.models.rope import LongRopeScaling, NoScaling, build_rope
@@ -24,12 +24,11 @@ _LONGROPE_NAMES = ("longrope", "su", "yarn")  # early Phi-3 files call longrope 
 
 
 @dataclass(frozen=True, slots=True)
-class Phi3:
+class Phi3(LlamaNames):
     """Abdin et al. 2024. The divisors of longrope are chosen once, from the context that will be served."""
 
     name: str = "phi3"
     architectures: tuple[str, ...] = ("Phi3ForCausalLM",)
-    prefixes: tuple[str, ...] = PREFIXES
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec; `max_context` above the original context selects longrope's long divisors for every request."""
@@ -56,10 +55,6 @@ class Phi3:
                 name = f"layers.{layer}.{module}.weight"
                 sources[name] = replace(sources[name], rows=part)
         return sources
-
-    def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a tensor of the file repeats other information."""
-        return is_derived(tensor_name)
 
 
 def _read_rope(config: Config, sizes: Sizes, max_context: int) -> RopeSpec:

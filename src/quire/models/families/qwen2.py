@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quire.models.config_file import Config
 from quire.models.families.llama_like import (
-    NAMES,
-    PREFIXES,
+    LlamaNames,
     decoder_spec,
-    is_derived,
-    mapped_sources,
     read_sliding,
     read_window,
 )
 from quire.models.families.rope_fields import read_rope
 from quire.models.families.sizes import MAX_LAYERS, Sizes, read_sizes
-from quire.models.source import TensorSource
 from quire.models.spec import LayerSpec, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Qwen2:
+class Qwen2(LlamaNames):
     """Yang et al. 2024."""
 
     name: str = "qwen2"
     architectures: tuple[str, ...] = ("Qwen2ForCausalLM",)
-    prefixes: tuple[str, ...] = PREFIXES
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec."""
         sizes = read_sizes(config)
         spec = decoder_spec(config, self.name, sizes, read_qwen_layers(config, sizes), max_context)
         return replace(spec, has_qkv_bias=True)
-
-    def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
-        """Returns where each tensor lies."""
-        return mapped_sources(spec, NAMES)
-
-    def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a tensor of the file repeats other information."""
-        return is_derived(tensor_name)
 
 
 def read_qwen_layers(config: Config, sizes: Sizes) -> tuple[LayerSpec, ...]:

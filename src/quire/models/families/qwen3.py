@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quire.models.config_file import Config
-from quire.models.families.llama_like import NAMES, PREFIXES, decoder_spec, is_derived, mapped_sources
+from quire.models.families.llama_like import LlamaNames, decoder_spec
 from quire.models.families.qwen2 import read_qwen_layers
 from quire.models.families.sizes import read_sizes
-from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec, QKNorm
 
 
 @dataclass(frozen=True, slots=True)
-class Qwen3:
+class Qwen3(LlamaNames):
     """Yang et al. 2025, the dense models."""
 
     name: str = "qwen3"
     architectures: tuple[str, ...] = ("Qwen3ForCausalLM",)
-    prefixes: tuple[str, ...] = PREFIXES
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec; heads have 128 elements unless the file says otherwise."""
@@ -31,11 +28,3 @@ class Qwen3:
             has_qkv_bias=has_bias,
             has_attention_out_bias=has_bias,
         )
-
-    def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
-        """Returns where each tensor lies."""
-        return mapped_sources(spec, NAMES)
-
-    def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a tensor of the file repeats other information."""
-        return is_derived(tensor_name)
