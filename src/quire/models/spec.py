@@ -49,23 +49,17 @@ class Activation(Enum):
     RELU = "relu"
 
 
-class RopePairing(Enum):
-    """HALVES rotates (i, i + dim/2), as Hugging Face llama does; the only pairing of the families so far."""
-
-    HALVES = "halves"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeSpec:
     """Rotary positions. angle = float32(position) * inv_freq[i]; cos and sin are multiplied by `attention_factor`.
 
-    `inv_freq` holds float32 values, one a rotated pair; the first 2 * len(inv_freq) elements of a head rotate and the rest
-    pass through. Scaling (linear, llama3, yarn, longrope) is already inside: frequencies never depend on length.
+    `inv_freq` holds float32 values, one a rotated pair. Of the first R = 2 * len(inv_freq) elements of a head, i rotates with
+    i + R/2, as Hugging Face llama does; the rest pass through. Scaling (linear, llama3, yarn, longrope) is already inside:
+    frequencies never depend on length.
     """
 
     inv_freq: tuple[float, ...]
     attention_factor: float = 1.0
-    pairing: RopePairing = RopePairing.HALVES
 
     @property
     def rotary_dim(self) -> int:
@@ -115,11 +109,6 @@ class ModelSpec:
     @property
     def num_layers(self) -> int:
         return len(self.layers)
-
-    @property
-    def group_size(self) -> int:
-        """Query heads that share one kv head."""
-        return self.num_heads // self.num_kv_heads
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the canonical name and shape of every tensor this model has, in the order of the forward pass."""
