@@ -10,7 +10,7 @@ from rich.text import Text
 
 from quire.cli.chat_session import ChatSession, Dialogue
 from quire.cli.display import facts
-from quire.kv.ledger import CacheExplanation, KVUsage, MissReason
+from quire.kv.ledger import CacheExplanation, MissReason
 from quire.kv.pool import BlockPool
 from quire.units import cdiv, format_bytes, format_rate
 
@@ -53,8 +53,8 @@ def stats_view(session: ChatSession) -> RenderableType:
 def cache_view(session: ChatSession) -> RenderableType:
     """Returns what the prefix cache did for the last answer, why it ended where it did, and where the pool's blocks are."""
     core = session.llm.core
-    pool = core.scheduler.manager.pool
-    usage = KVUsage.of(core.executor.layout, num_blocks=pool.num_blocks, num_free=pool.num_free, num_cached=pool.num_cached)
+    manager = core.scheduler.manager
+    pool, usage = manager.pool, manager.usage(core.executor.layout)
     pool_rows = {
         "held": f"{usage.num_used_blocks} blocks, {format_bytes(usage.used_bytes)}",
         "cached": f"{usage.num_cached_blocks} blocks, {format_bytes(usage.cached_bytes)}",

@@ -168,20 +168,9 @@ def _spec_rows(found: Description) -> dict[str, str]:
 
 def _description_json(found: Description) -> dict[str, Any]:
     spec = found.spec
-    names = (
-        "family",
-        "num_layers",
-        "hidden_size",
-        "num_heads",
-        "num_kv_heads",
-        "head_dim",
-        "ffn_size",
-        "vocab_size",
-        "max_context",
-    )
     return {
         "directory": str(found.directory),
-        **{name: getattr(spec, name) for name in names},
+        **{name: getattr(spec, name) for name in _SPEC_FIELDS},
         "num_parameters": found.num_parameters,
         "file_bytes": found.file_bytes,
         "kv_bytes_per_token": found.kv_bytes_per_token,

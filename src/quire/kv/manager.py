@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from quire.config import CacheConfig, KVCacheMode, PrefixCache
+from quire.config import PrefixCache
 from quire.errors import DuplicateRequestError
 from quire.kv.block import Block, defect
-from quire.kv.events import EventLog
 from quire.kv.hashing import CacheDomain
 from quire.kv.layout import KVLayout
 from quire.kv.ledger import CacheExplanation, KVUsage, Ledger, MissReason
@@ -33,15 +32,6 @@ class KVCacheManager:
         self._fingerprint = fingerprint
         self._tables: dict[str, BlockTable] = {}
         self._announced: Counter[bytes] = Counter()  # keys of blocks that running requests are computing
-
-    @classmethod
-    def for_config(
-        cls, cache: CacheConfig, layout: KVLayout, fingerprint: bytes, *, events: EventLog | None = None
-    ) -> KVCacheManager:
-        """Builds pool and manager for the memory and mode of a configuration."""
-        pool = BlockPool(layout.blocks_in_bytes(cache.memory_bytes), layout.block_size, events=events)
-        has_prefix_cache = cache.mode is KVCacheMode.PAGED and cache.prefix_cache is PrefixCache.ON
-        return cls(pool, fingerprint=fingerprint, prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF)
 
     def begin_step(self, step: int) -> None:
         """Stamps the events that follow with a step number."""

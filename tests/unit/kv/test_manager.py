@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from quire.config import CacheConfig, KVCacheMode, KVFormat, PrefixCache
+from quire.config import KVFormat, PrefixCache
 from quire.errors import DuplicateRequestError, IntegrityError
-from quire.kv.events import EventLog
 from quire.kv.layout import KVLayout
 from quire.kv.ledger import MissReason
 from quire.kv.manager import KVCacheManager
@@ -305,24 +304,6 @@ def test_check_sees_a_reference_that_no_table_holds() -> None:
     manager.pool.share(manager.pool.blocks[manager.block_ids(request.request_id)[0]], "ghost")
     with pytest.raises(IntegrityError, match="is in 1 tables"):
         manager.check()
-
-
-@pytest.mark.parametrize(
-    ("mode", "prefix_cache", "expected"),
-    [
-        (KVCacheMode.PAGED, PrefixCache.ON, PrefixCache.ON),
-        (KVCacheMode.PAGED, PrefixCache.OFF, PrefixCache.OFF),
-        (KVCacheMode.OFF, PrefixCache.ON, PrefixCache.OFF),
-    ],
-)
-def test_a_configuration_decides_blocks_and_prefix_cache(
-    mode: KVCacheMode, prefix_cache: PrefixCache, expected: PrefixCache
-) -> None:
-    layout = KVLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=32, format=KVFormat.FLOAT32)
-    config = CacheConfig(mode=mode, prefix_cache=prefix_cache, memory_bytes=5 * layout.bytes_per_block + 1)
-    manager = KVCacheManager.for_config(config, layout, b"model", events=EventLog())
-    assert (manager.pool.num_blocks, manager.pool.block_size) == (5, 32)
-    assert manager.prefix_cache is expected
 
 
 def test_usage_tells_used_cached_and_empty_blocks_in_bytes() -> None:
