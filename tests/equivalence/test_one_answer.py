@@ -14,9 +14,12 @@ from quire.config import DType, KVFormat
 from quire.engine.replay import ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay, took_place
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
+from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint, load_checkpoint
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from support.checkpoints import CASES, VOCAB, make_model, save_model
+from support.configs import spec_of
+from support.weights import random_weights
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
 
@@ -37,12 +40,18 @@ def make_checkpoint(name: str, directory: Path) -> Checkpoint:
     return load_checkpoint(directory)
 
 
-def make_executor(checkpoint: Checkpoint, dtype: DType = DType.FLOAT32, threads: int = 1, block_size: int = 32) -> Executor:
+def make_executor(
+    checkpoint: Checkpoint,
+    dtype: DType = DType.FLOAT32,
+    threads: int = 1,
+    block_size: int = 32,
+    num_tokens: int = len(PROMPT) + NUM_NEW,
+) -> Executor:
     return NativeExecutor(
         checkpoint.spec,
         checkpoint.weights,
         layout=kv_layout(checkpoint.spec, block_size, KVFormat(dtype.value)),
-        num_blocks=blocks_needed(len(PROMPT) + NUM_NEW, block_size),
+        num_blocks=blocks_needed(num_tokens, block_size),
         dtype=dtype,
         threads=threads,
     )
@@ -98,6 +107,57 @@ def test_block_size_changes_no_bit(checkpoint: Checkpoint) -> None:
     for block_size in (64, 128):
         executor = make_executor(checkpoint, block_size=block_size)
         assert_same_bits(replay(executor, Scenario(chunk=7), PROMPT, NUM_NEW), expected, Scenario(chunk=7))
+
+
+@pytest.mark.parametrize("name", ["long-llama", "long-gemma3"])
+def test_contexts_of_several_attention_splits_keep_the_promise(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A split is 512 keys: 1100 tokens need three, a window of 700 tokens starts in the middle of one."""
+    long_checkpoint = make_long_checkpoint(name, tmp_path_factory.mktemp(name))
+    prompt = [int(token) for token in np.random.default_rng(1).integers(0, VOCAB, 1100)]
+    executor = make_executor(long_checkpoint, threads=2, num_tokens=len(prompt) + 3)
+    expected = replay(executor, ORACLE, prompt, 3)
+    for scenario in (Scenario(chunk=7), Scenario(chunk=400), Scenario(chunk=64, prefix=Prefix.WARM)):
+        assert_same_bits(replay(executor, scenario, prompt, 3), expected, scenario)
+    reference = ReferenceExecutor(
+        long_checkpoint.spec, long_checkpoint.weights, layout=executor.layout, num_blocks=40, dtype=DType.FLOAT32
+    )
+    exact = replay(reference, Scenario(), prompt, 1).logits[0]
+    assert np.abs(expected.logits[0] - exact).max() <= 1e-4 * np.abs(exact).max()
+
+
+def make_long_checkpoint(name: str, directory: Path) -> Checkpoint:
+    family, window = ("llama", {}) if name == "long-llama" else ("gemma3_text", {"sliding_window": 700})
+    spec = spec_of(family, max_position_embeddings=2048, **window)
+    return Checkpoint(directory=directory, spec=spec, weights=random_weights(spec))
+
+
+def test_the_floating_point_mode_of_the_caller_changes_no_bit(checkpoint: Checkpoint) -> None:
+    """Values around 1e-38 vanish where denormals are flushed; torch switches that for the calling thread."""
+    tiny = replace(checkpoint, weights=with_tiny_values(checkpoint.weights))
+    executor = make_executor(tiny, threads=2)
+    expected = replay(executor, ORACLE, PROMPT, NUM_NEW)
+    torch.set_flush_denormal(True)
+    try:
+        found = [replay(executor, Scenario(chunk=chunk), PROMPT, NUM_NEW) for chunk in (7, None)]
+        fresh = replay(make_executor(tiny, threads=2), Scenario(), PROMPT, NUM_NEW)
+    finally:
+        torch.set_flush_denormal(False)
+    for each in (*found, fresh):
+        assert_same_bits(each, expected, Scenario())
+
+
+def with_tiny_values(weights: Weights) -> Weights:
+    """Returns weights whose values in attention are denormal and whose output projection makes them count again."""
+    scaled = {
+        name: SourceTensor(dtype=SourceDType.FLOAT32, bits=(weights[name].to_float32() * np.float32(factor)))
+        for name, factor in _value_scales(weights)
+    }
+    return Weights({**dict(weights), **scaled}, weights.fingerprint)
+
+
+def _value_scales(weights: Weights) -> list[tuple[str, float]]:
+    values = [(name, 1e-38) for name in weights if name.endswith(("attn.v.weight", "attn.v.bias"))]
+    return values + [(name, 1e37) for name in weights if name.endswith("attn.out.weight")]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,26 +40,15 @@ class NativeExecutor:
         threads: int = 1,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        core, isa = load_core(), read_environment().isa or ""
+        core = load_core()
         self._spec = spec
         self._layout = layout
         self._num_blocks = num_blocks
         self._dtype = dtype
-        try:
-            self._decoder = core.Decoder(_shape_of(core, spec), _element(core, dtype), isa, threads)
-        except ValueError as error:
-            raise ExecutorUnavailableError(
-                f"the native executor cannot start: {error}", next_step="Unset QUIRE_ISA, or choose a listed one."
-            ) from error
-        self._pack(weights, on_progress)
-        try:
+        with _translated_errors():
+            self._decoder = core.Decoder(_shape_of(core, spec), _element(core, dtype), _chosen_isa(core), threads)
+            self._pack(weights, on_progress)
             self._decoder.allocate_kv(num_blocks, layout.block_size, _element(core, layout.format))
-        except MemoryError as error:
-            raise ExecutorError(
-                "the operating system refused the KV memory",
-                given=num_blocks * layout.bytes_per_block,
-                next_step="Ask for less with kv_memory.",
-            ) from error
 
     @property
     def name(self) -> str:
@@ -90,8 +80,8 @@ class NativeExecutor:
         return int(self._decoder.kv_bytes)
 
     def run(self, batch: StepBatch) -> Float32Array:
-        logits = np.empty((len(batch.sample_rows), self._spec.vocab_size), np.float32)
-        try:
+        with _translated_errors():
+            logits = np.empty((len(batch.sample_rows), self._spec.vocab_size), np.float32)
             self._decoder.run(
                 batch.token_ids,
                 batch.positions,
@@ -102,20 +92,21 @@ class NativeExecutor:
                 batch.sample_rows,
                 logits,
             )
-        except (ValueError, TypeError) as error:
-            raise ExecutorError(f"the step was refused: {error}", next_step="Report this as a bug of the scheduler.") from error
         return logits
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         shape = (len(slots), self._spec.num_kv_heads, self._spec.head_dim)
         keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        self._decoder.read_kv(layer, np.ascontiguousarray(slots, np.int32), keys, values)
+        with _translated_errors():
+            self._decoder.read_kv(layer, np.ascontiguousarray(slots, np.int32), keys, values)
         return keys, values
 
     def copy_block(self, source: int, target: int) -> None:
-        self._decoder.copy_block(source, target)
+        with _translated_errors():
+            self._decoder.copy_block(source, target)
 
     def _pack(self, weights: Weights, on_progress: Callable[[int, int], None] | None) -> None:
+        _require_all(weights, self._spec)
         for done, (name, tensor) in enumerate(weights.items(), start=1):
             if tensor.bits.ndim == 1 or name == "position.weight":
                 self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
@@ -143,6 +134,46 @@ def available_isas() -> tuple[str, ...]:
         return tuple(load_core().available_isas())
     except ExecutorUnavailableError:
         return ()
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Turns what the core raises into ExecutorError: out of memory, out of threads, or arguments it refuses."""
+    try:
+        yield
+    except MemoryError as error:
+        raise ExecutorError(
+            "the operating system refused memory", next_step="Ask for less with kv_memory or max_num_batched_tokens."
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise ExecutorError(f"the native core refused: {error}", next_step="Report this as a defect.") from error
+    except RuntimeError as error:
+        if isinstance(error, ExecutorError):
+            raise
+        raise ExecutorError(f"the native core failed: {error}", next_step="Ask for fewer threads.") from error
+
+
+def _chosen_isa(core: Any) -> str:
+    """Returns the instruction set that QUIRE_ISA names, or nothing: the fastest."""
+    isa = read_environment().isa
+    if isa is not None and isa not in core.available_isas():
+        raise ExecutorUnavailableError(
+            "this machine cannot run the instruction set in QUIRE_ISA",
+            given=isa,
+            limit=", ".join(core.available_isas()),
+            next_step="Unset QUIRE_ISA or choose one of these.",
+        )
+    return isa or ""
+
+
+def _require_all(weights: Weights, spec: ModelSpec) -> None:
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    expected = spec.tensor_shapes()
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise ExecutorError(
+            "the weights are not this model's", given=", ".join(wrong[:5]), next_step="Load the checkpoint again."
+        )
 
 
 def _matrix_bits(tensor: SourceTensor) -> Any:

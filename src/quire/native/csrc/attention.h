@@ -13,7 +13,7 @@
 
 namespace quire::QUIRE_ISA {
 
-// Floats per K step: bfloat16 is read as pairs along K, so pages hold T = uint32 and one stored element is S.
+// How a page of stored elements S is read: float32 one by one, bfloat16 as pairs along K.
 template <class S> struct PageElement;
 template <> struct PageElement<float> {
   using Read = float;
@@ -263,7 +263,7 @@ struct Attend {
   void write_row(int64_t r, Out* out) {
     vf inverse = set1(1.0f / state.total_l[r]);
     for (int64_t c = 0; c < size; c += kLanes) {
-      int n = lanes_left(static_cast<int>(c), static_cast<int>(size));
+      int n = lanes_left(c, size);
       store_as(out + c, mul(load(state.total + r * state.width + c), inverse), n);
     }
   }

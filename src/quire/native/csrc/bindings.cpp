@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <mutex>
 #include <stdexcept>
 
 #include "canary.h"
@@ -57,6 +58,13 @@ static void check_step(const Decoder& d, const Step& s, const Ints& lens) {
     require(s.sample_rows[i] >= 0 && s.sample_rows[i] < s.num_rows, "a sample row is outside the step");
 }
 
+// A decoder serves one caller at a time; a second one is an error, never a wrong answer.
+static std::unique_lock<std::mutex> alone_with(Decoder& d) {
+  std::unique_lock<std::mutex> lock(d.one_caller(), std::try_to_lock);
+  if (!lock) throw std::invalid_argument("another call is running on this executor");
+  return lock;
+}
+
 static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, Ints context_lens, IntTable block_tables, Ints slots,
                 Ints sample_rows, OutMatrix logits) {
   Step s{size_of(token_ids), size_of(context_lens), static_cast<int64_t>(block_tables.shape(1)), size_of(sample_rows),
@@ -66,23 +74,39 @@ static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, In
               static_cast<int64_t>(logits.shape(0)) == s.num_samples && static_cast<int64_t>(logits.shape(1)) == d.shape().vocab_size;
   if (!fits) throw std::invalid_argument("the arrays of the step do not fit each other");
   check_step(d, s, context_lens);
+  auto lock = alone_with(d);
   nb::gil_scoped_release release;
   d.run(s, logits.data());
 }
 
-static void read_kv(const Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHeads values) {
+static void read_kv(Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHeads values) {
   size_t count = slots.shape(0) * static_cast<size_t>(d.shape().num_kv_heads * d.shape().head_dim);
   if (keys.size() != count || values.size() != count || layer < 0 || layer >= static_cast<int64_t>(d.shape().layers.size()))
     throw std::invalid_argument("keys and values must be [slots, K, D] of an existing layer");
   for (int64_t i = 0; i < size_of(slots); ++i)
     if (slots.data()[i] < 0 || slots.data()[i] / d.block_size() >= d.num_blocks()) throw std::invalid_argument("a slot is outside the KV memory");
+  auto lock = alone_with(d);
   d.read_kv(layer, slots.data(), size_of(slots), keys.data(), values.data());
 }
 
 static void copy_block(Decoder& d, int64_t source, int64_t target) {
   if (source < 0 || target < 0 || source >= d.num_blocks() || target >= d.num_blocks())
     throw std::invalid_argument("a block id is outside the KV memory");
+  auto lock = alone_with(d);
   d.copy_block(source, target);
+}
+
+template <class Matrix, Element element>
+static void set_matrix(Decoder& d, const std::string& name, Matrix weight) {
+  SourceMatrix source = source_of(weight, element);
+  auto lock = alone_with(d);
+  nb::gil_scoped_release release;
+  d.set_matrix(name, source);
+}
+
+static void set_vector(Decoder& d, const std::string& name, Floats values) {
+  auto lock = alone_with(d);
+  d.set_vector(name, values.data(), static_cast<int64_t>(values.shape(0)));
 }
 
 // One product on one instruction set, for the kernel tests: out = a W^T.
@@ -106,9 +130,8 @@ static void multiply(const std::string& isa, Element element, FloatMatrix weight
   choose_kernels(isa).gemm(g, 0, g.weight.num_panels);
 }
 
-NB_MODULE(_core, m) {
-  m.doc() = "Quire's native core: kernels for several instruction sets and the decoder that runs on them.";
-
+// Arrays are never converted on the way in: what is written to a converted copy would be lost.
+static void bind_shapes(nb::module_& m) {
   nb::enum_<Element>(m, "Element").value("F32", Element::kF32).value("BF16", Element::kBF16);
   nb::enum_<NormKind>(m, "NormKind").value("RMS", NormKind::kRms).value("LAYER", NormKind::kLayer);
   nb::enum_<NormPlacement>(m, "NormPlacement")
@@ -146,21 +169,27 @@ NB_MODULE(_core, m) {
       .def_rw("logit_softcap", &ModelShape::logit_softcap)
       .def_rw("ropes", &ModelShape::ropes)
       .def_rw("layers", &ModelShape::layers);
+}
 
+static void bind_decoder(nb::module_& m) {
   nb::class_<Decoder>(m, "Decoder")
       .def(nb::init<ModelShape, Element, const std::string&, int>(), nb::arg("shape"), nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
-      .def("set_matrix", [](Decoder& d, const std::string& name, FloatMatrix w) { d.set_matrix(name, source_of(w, Element::kF32)); })
-      .def("set_matrix", [](Decoder& d, const std::string& name, BitsMatrix w) { d.set_matrix(name, source_of(w, Element::kBF16)); })
-      .def("set_vector", [](Decoder& d, const std::string& name, Floats v) { d.set_vector(name, v.data(), static_cast<int64_t>(v.shape(0))); })
+      .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"), nb::arg("weight").noconvert())
+      .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"), nb::arg("weight").noconvert())
+      .def("set_vector", &set_vector, nb::arg("name"), nb::arg("values").noconvert())
       .def("allocate_kv", &Decoder::allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("element"))
-      .def("run", &run)
-      .def("read_kv", &read_kv)
-      .def("copy_block", &copy_block)
+      .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(), nb::arg("query_start").noconvert(),
+           nb::arg("context_lens").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
+           nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert())
+      .def("read_kv", &read_kv, nb::arg("layer"), nb::arg("slots").noconvert(), nb::arg("keys").noconvert(), nb::arg("values").noconvert())
+      .def("copy_block", &copy_block, nb::arg("source"), nb::arg("target"))
       .def_prop_ro("isa", &Decoder::isa)
       .def_prop_ro("num_threads", &Decoder::num_threads)
       .def_prop_ro("weight_bytes", &Decoder::weight_bytes)
       .def_prop_ro("kv_bytes", &Decoder::kv_bytes);
+}
 
+static void bind_kernels(nb::module_& m) {
   m.def("available_isas", [] {
     std::vector<std::string> names;
     for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
@@ -170,11 +199,19 @@ NB_MODULE(_core, m) {
         nb::call_guard<nb::gil_scoped_release>());
   m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("element"), nb::arg("rounds"),
         nb::call_guard<nb::gil_scoped_release>());
-  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("element"), nb::arg("weight"), nb::arg("a"), nb::arg("out"));
+  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("element"), nb::arg("weight").noconvert(),
+        nb::arg("a").noconvert(), nb::arg("out").noconvert());
   m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
     choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));
-  });
+  }, nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());
   m.def("softcap", [](const std::string& isa, OutFloats x, float cap) {
     choose_kernels(isa).softcap(x.data(), static_cast<int64_t>(x.shape(0)), cap);
-  });
+  }, nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("cap"));
+}
+
+NB_MODULE(_core, m) {
+  m.doc() = "Quire's native core: kernels for several instruction sets and the decoder that runs on them.";
+  bind_shapes(m);
+  bind_decoder(m);
+  bind_kernels(m);
 }

@@ -27,15 +27,16 @@ double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_by
   constexpr int64_t kSlice = 1 << 20;
   const Kernels& kernels = choose_kernels(isa);
   ThreadPool threads(num_threads);
-  Buffer data(static_cast<size_t>(num_bytes));
-  std::memset(data.get(), 1, data.size());
   std::atomic<uint64_t> sink{0};
+  int64_t num_slices = (num_bytes + kSlice - 1) / kSlice;
+  Buffer data(static_cast<size_t>(num_slices * kSlice));
+  std::memset(data.get(), 1, data.size());
   double seconds = best_seconds(rounds, [&] {
-    threads.run(num_bytes / kSlice, 1, [&](int64_t begin, int64_t end, int) {
+    threads.run(num_slices, 1, [&](int64_t begin, int64_t end, int) {
       sink += kernels.read(data.get() + begin * kSlice, (end - begin) * kSlice);
     });
   });
-  return static_cast<double>(num_bytes) / seconds;
+  return static_cast<double>(num_slices * kSlice) / seconds;
 }
 
 double measure_flops(const std::string& isa, int num_threads, Element element, int rounds) {

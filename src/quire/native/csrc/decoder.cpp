@@ -12,6 +12,7 @@ static const float* pointer_or_null(const std::vector<float>& values) { return v
 static int64_t grain_of(int64_t multiplications_per_unit) { return 1 + (1 << 16) / (1 + multiplications_per_unit); }
 
 void Decoder::run(const Step& step, float* logits) {
+  DefaultFloats floats;
   reserve(step);
   embed(step);
   compute_rotations(step);
@@ -26,8 +27,7 @@ void Decoder::run(const Step& step, float* logits) {
 void Decoder::reserve(const Step& step) {
   int64_t hidden = columns_of(shape_.hidden_size), query = columns_of(shape_.num_heads * shape_.head_dim);
   if (step.num_rows > capacity_) {
-    capacity_ = step.num_rows;
-    size_t rows = static_cast<size_t>(capacity_);
+    size_t rows = static_cast<size_t>(step.num_rows);
     residual_ = Buffer(rows * hidden * sizeof(float));
     product_ = Buffer(rows * hidden * sizeof(float));
     normed_ = Buffer(rows * hidden * sizeof(float));
@@ -37,10 +37,11 @@ void Decoder::reserve(const Step& step) {
     hidden_ = Buffer(rows * columns_of(shape_.ffn_size) * sizeof(float));
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
+    capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
   }
   if (step.num_samples > sample_capacity_) {
+    sampled_ = Buffer(static_cast<size_t>(step.num_samples * hidden) * sizeof(float));
     sample_capacity_ = step.num_samples;
-    sampled_ = Buffer(static_cast<size_t>(sample_capacity_ * hidden) * sizeof(float));
   }
 }
 
@@ -179,7 +180,6 @@ void Decoder::attend(const Step& step, int64_t index) {
   a.pages = pages(index);
   a.q = queries_.get();
   a.num_heads = shape_.num_heads;
-  a.query_start = step.query_start;
   a.positions = step.positions;
   a.block_tables = step.block_tables;
   a.blocks_per_request = step.blocks_per_request;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -84,6 +85,8 @@ class Decoder {
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
 
+  // Held while a call from outside works on the decoder.
+  std::mutex& one_caller() { return one_caller_; }
   const ModelShape& shape() const { return shape_; }
   const char* isa() const { return kernels_.name; }
   int num_threads() const { return threads_.size(); }
@@ -115,6 +118,7 @@ class Decoder {
   void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const char* a, int64_t lda, const Step& step);
   void multiply(const Gemm& gemm);
 
+  std::mutex one_caller_;
   ModelShape shape_;
   Element element_;
   const Kernels& kernels_;

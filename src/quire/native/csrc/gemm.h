@@ -13,7 +13,7 @@ static inline void finish_out(const Gemm& g, int64_t row, int64_t panel, const f
   int64_t width = g.num_columns - column < kPanel ? g.num_columns - column : kPanel;
   float* out = g.out + row * g.ldo + column;
   for (int64_t c = 0; c < width; c += kLanes) {
-    int n = lanes_left(static_cast<int>(c), static_cast<int>(width));
+    int n = lanes_left(c, width);
     vf value = with_bias(g, column + c, load(y + c));
     if (g.epilogue == Epilogue::kAdd) value = add(load_n(out + c, n), value);
     store_as(out + c, value, n);

@@ -7,14 +7,14 @@ namespace quire::QUIRE_ISA {
 
 static void activate_all(Activation kind, float* x, int64_t count) {
   for (int64_t i = 0; i < count; i += kLanes) {
-    int n = lanes_left(static_cast<int>(i), static_cast<int>(count));
+    int n = lanes_left(i, count);
     store_as(x + i, activate(kind, load_n(x + i, n)), n);
   }
 }
 
 static void softcap_all(float* x, int64_t count, float cap) {
   for (int64_t i = 0; i < count; i += kLanes) {
-    int n = lanes_left(static_cast<int>(i), static_cast<int>(count));
+    int n = lanes_left(i, count);
     store_as(x + i, softcap(load_n(x + i, n), cap), n);
   }
 }

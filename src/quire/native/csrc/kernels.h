@@ -123,7 +123,6 @@ struct Attention {
   KVPages pages;
   const void* q;  // [T, H, D] in the pages' element
   int64_t num_heads;
-  const int32_t* query_start;
   const int32_t* positions;
   const int32_t* block_tables;  // [B, M]
   int64_t blocks_per_request;

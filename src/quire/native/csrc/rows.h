@@ -11,7 +11,7 @@ static inline vf inverse_sqrt(float x) { return set1(1.0f / __builtin_sqrtf(x));
 static inline float mean_square(const float* x, int64_t size, float mean) {
   vf sum = set1(0.0f);
   for (int64_t i = 0; i < size; i += kLanes) {
-    int n = lanes_left(static_cast<int>(i), static_cast<int>(size));
+    int n = lanes_left(i, size);
     vf d = sub(load_n(x + i, n), set1(mean));
     d = if_less(lane_index(), set1(static_cast<float>(n)), d, set1(0.0f));
     sum = fma(d, d, sum);
@@ -21,14 +21,14 @@ static inline float mean_square(const float* x, int64_t size, float mean) {
 
 static inline float mean_of(const float* x, int64_t size) {
   vf sum = set1(0.0f);
-  for (int64_t i = 0; i < size; i += kLanes) sum = add(sum, load_n(x + i, lanes_left(static_cast<int>(i), static_cast<int>(size))));
+  for (int64_t i = 0; i < size; i += kLanes) sum = add(sum, load_n(x + i, lanes_left(i, size)));
   return sum_of(sum) / static_cast<float>(size);
 }
 
 template <class T>
 static inline void write_copied(const Norm& a, const float* x, T* out) {
   for (int64_t i = 0; i < a.size; i += kLanes) {
-    int n = lanes_left(static_cast<int>(i), static_cast<int>(a.size));
+    int n = lanes_left(i, a.size);
     store_as(out + i, load_n(x + i, n), n);
   }
 }
@@ -39,7 +39,7 @@ static inline void write_normed(const Norm& a, const float* x, T* out) {
   float mean = a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
   vf factor = inverse_sqrt(mean_square(x, a.size, mean) + a.eps);
   for (int64_t i = 0; i < a.size; i += kLanes) {
-    int n = lanes_left(static_cast<int>(i), static_cast<int>(a.size));
+    int n = lanes_left(i, a.size);
     vf y = mul(mul(sub(load_n(x + i, n), set1(mean)), factor), load_n(a.weight + i, n));
     if (a.bias) y = add(y, load_n(a.bias + i, n));
     if constexpr (sizeof(T) == sizeof(float)) {
@@ -95,7 +95,7 @@ static inline void rotate(const RotateAppend& a, float* x, int64_t row) {
   const float* cos = a.cos + row * half;
   const float* sin = a.sin + row * half;
   for (int64_t i = 0; i < half; i += kLanes) {
-    int n = lanes_left(static_cast<int>(i), static_cast<int>(half));
+    int n = lanes_left(i, half);
     vf low = load_n(x + i, n), high = load_n(x + half + i, n);
     vf c = load_n(cos + i, n), s = load_n(sin + i, n);
     store_n(x + i, sub(mul(low, c), mul(high, s)), n);
@@ -108,7 +108,7 @@ static inline void write_query(const RotateAppend& a, const float* q, int64_t ro
   int64_t size = a.num_heads * a.pages.head_dim;
   T* out = static_cast<T*>(a.q_out) + row * size;
   for (int64_t i = 0; i < size; i += kLanes) {
-    int n = lanes_left(static_cast<int>(i), static_cast<int>(size));
+    int n = lanes_left(i, size);
     store_as(out + i, load_n(q + i, n), n);
   }
 }

@@ -1,7 +1,8 @@
 // One vector of floats for the instruction set this file is compiled for; the only place that names intrinsics.
 //
 // Included by kernel translation units alone, inside a namespace of their own: nothing here may be shared between
-// instruction sets. Every operation is lane-wise, so a lane's bits never depend on its neighbours. `fma(a, b, c)` is
+// instruction sets. CMakeLists.txt chooses the variant by QUIRE_LANES and QUIRE_BF16_DOT, not the compiler by its macros: an
+// instruction set's name fixes its arithmetic, whatever flags a user adds. Every operation is lane-wise, so a lane's bits never depend on its neighbours. `fma(a, b, c)` is
 // a * b + c, fused where the instruction set fuses and always two roundings where it does not.
 #pragma once
 
@@ -9,13 +10,13 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__)
+#if QUIRE_LANES > 4
 #include <immintrin.h>
 #endif
 
 namespace quire::QUIRE_ISA {
 
-#if defined(__AVX512F__)
+#if QUIRE_LANES == 16
 
 constexpr int kLanes = 16;
 using vf = __m512;
@@ -49,7 +50,7 @@ static inline vi xor_bits(vi a, vi b) { return _mm512_xor_si512(a, b); }
 static inline vf even_of(vi x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm512_castsi512_ps(keep_bits(x, 0xffff0000u)); }
 
-#if defined(__AVX512BF16__)
+#if defined(QUIRE_BF16_DOT)
 static inline vf dot_pairs(vf acc, vi a, vi b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), (__m256i)_mm512_cvtneps_pbh(x));
@@ -65,7 +66,7 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 }
 #endif
 
-#elif defined(__AVX2__)
+#elif QUIRE_LANES == 8
 
 constexpr int kLanes = 8;
 using vf = __m256;
@@ -150,8 +151,8 @@ static inline vf odd_of(vi x) { return (vf)keep_bits(x, 0xffff0000u); }
 
 #endif
 
-#if !defined(__AVX512BF16__)
-// Two fused steps in K order, so a pair is exactly two consecutive products of the lane's sum.
+#if !defined(QUIRE_BF16_DOT)
+// Two multiply-adds in K order: a pair is exactly two consecutive products of the lane's sum.
 static inline vf dot_pairs(vf acc, vi a, vi b) {
   acc = fma(even_of(a), even_of(b), acc);
   return fma(odd_of(a), odd_of(b), acc);
@@ -172,7 +173,7 @@ static inline float from_bf16(uint16_t x) {
   return value;
 }
 
-#if !defined(__AVX512F__)
+#if QUIRE_LANES != 16
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
   float lanes[kLanes];
   store(lanes, x);
@@ -199,6 +200,6 @@ static inline float max_of(vf x) {
   return lanes[0];
 }
 
-static inline int lanes_left(int done, int total) { return total - done < kLanes ? total - done : kLanes; }
+static inline int lanes_left(int64_t done, int64_t total) { return total - done < kLanes ? static_cast<int>(total - done) : kLanes; }
 
 }  // namespace quire::QUIRE_ISA

@@ -56,13 +56,20 @@ static void pin_to_core(std::thread& thread, int index) {
 }
 
 ThreadPool::ThreadPool(int num_threads) {
-  for (int worker = 1; worker < num_threads; ++worker) {
-    workers_.emplace_back([this, worker] { serve(worker); });
-    pin_to_core(workers_.back(), worker);
+  try {
+    for (int worker = 1; worker < num_threads; ++worker) {
+      workers_.emplace_back([this, worker] { serve(worker); });
+      pin_to_core(workers_.back(), worker);
+    }
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop(); }
+
+void ThreadPool::stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stops_ = true;
@@ -100,6 +107,7 @@ void ThreadPool::take_chunks(int worker) {
 }
 
 void ThreadPool::serve(int worker) {
+  DefaultFloats floats;
   uint64_t seen = 0;
   while (wait_for_call(seen)) {
     seen = call_.load(std::memory_order_acquire);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <cfenv>
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
@@ -14,9 +15,24 @@
 
 namespace quire {
 
+// The default floating-point environment while it lives: a caller may round otherwise or flush denormals, our bits must not.
+class DefaultFloats {
+ public:
+  DefaultFloats() {
+    std::fegetenv(&callers_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultFloats() { std::fesetenv(&callers_); }
+  DefaultFloats(const DefaultFloats&) = delete;
+  DefaultFloats& operator=(const DefaultFloats&) = delete;
+
+ private:
+  std::fenv_t callers_;
+};
+
 class ThreadPool {
  public:
-  // Called with [begin, end) of the units and the worker's number in [0, size()).
+  // Called with [begin, end) of the units and the worker's number in [0, size()). Must not throw.
   using Work = std::function<void(int64_t begin, int64_t end, int worker)>;
 
   explicit ThreadPool(int num_threads);
@@ -30,6 +46,7 @@ class ThreadPool {
   void run(int64_t units, int64_t grain, const Work& work);
 
  private:
+  void stop();
   void serve(int worker);
   void take_chunks(int worker);
   bool wait_for_call(uint64_t seen);

@@ -56,7 +56,7 @@ static inline void multiply(const T* const* a, const T* w, int64_t k_end, float*
   }
 }
 
-// Calls body.template operator()<R>(first_row) so that the R's add up to `rows`: 6 while they last, then 4, 2, 1.
+// Calls body.run<R>(first_row) so that the R's add up to `rows`: 6 while they last, then 4, 2, 1.
 template <class Body>
 static inline void for_row_tiles(int64_t rows, Body&& body) {
   int64_t r = 0;

@@ -1,5 +1,4 @@
 // Loading: which canonical name goes into which matrix, and the K/V memory.
-#include <algorithm>
 #include <stdexcept>
 
 #include "cpu.h"
@@ -22,10 +21,28 @@ static int64_t split_layer(std::string& name) {
   return layer;
 }
 
+static void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
+
+// What the kernels take for granted.
+static void check_shape(const ModelShape& s) {
+  require(!s.layers.empty() && s.hidden_size > 0 && s.ffn_size > 0 && s.vocab_size > 0, "a size is not positive");
+  require(s.num_kv_heads > 0 && s.num_heads > 0 && s.num_heads % s.num_kv_heads == 0, "query heads do not divide among kv heads");
+  require(s.head_dim > 0 && s.head_dim % 2 == 0, "head_dim must be even");
+  require(s.ropes.empty() == s.has_learned_positions, "positions are either learned or rotated");
+  for (const Rope& rope : s.ropes)
+    require(rope.inv_freq.size() == s.ropes[0].inv_freq.size() && 2 * static_cast<int64_t>(rope.inv_freq.size()) <= s.head_dim,
+            "all rotations must turn as many pairs, and no more than a head has");
+  for (const LayerShape& layer : s.layers) {
+    require(layer.window > 0, "a layer sees no key");
+    require(s.ropes.empty() || (layer.rope >= 0 && layer.rope < static_cast<int64_t>(s.ropes.size())), "a layer names no rotation");
+  }
+}
+
 Decoder::Decoder(ModelShape shape, Element weights, const std::string& isa, int num_threads)
     : shape_(std::move(shape)), element_(weights), kernels_(choose_kernels(isa)), threads_(num_threads), layers_(shape_.layers.size()) {
-  for (const Rope& rope : shape_.ropes)
-    if (rope.inv_freq.size() != shape_.ropes[0].inv_freq.size()) throw std::invalid_argument("all rotations must turn as many pairs");
+  check_shape(shape_);
 }
 
 Slice Decoder::find_slice(const std::string& name) {
@@ -106,7 +123,7 @@ size_t Decoder::weight_bytes() const {
 }
 
 void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, Element element) {
-  if (block_size % kTile != 0) throw std::invalid_argument("a block must hold whole tiles");
+  if (num_blocks <= 0 || block_size <= 0 || block_size % kTile != 0) throw std::invalid_argument("there must be blocks, and each must hold whole tiles");
   int64_t per_block = block_size * shape_.num_kv_heads * shape_.head_dim * 2 * element_bytes(element);
   int64_t overread = kPanel * static_cast<int64_t>(sizeof(float));  // a strip of values may be wider than head_dim
   kv_ = Buffer(static_cast<size_t>(per_block * num_blocks * static_cast<int64_t>(layers_.size()) + overread));

@@ -1,0 +1,172 @@
+"""What the native executor does with weights, memory, threads and callers that are not as they should be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quire.config import DType, KVFormat
+from quire.errors import ExecutorError, ExecutorUnavailableError
+from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.protocol import StepBatch, kv_layout
+from quire.models.spec import ModelSpec
+from quire.models.weights import SourceTensor, Weights
+from support.configs import spec_of
+from support.weights import random_weights
+
+pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
+TESTS = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return spec_of("llama")
+
+
+def build(spec: ModelSpec, weights: Weights, **changes: Any) -> NativeExecutor:
+    layout = kv_layout(spec, 32, KVFormat.FLOAT32)
+    return NativeExecutor(spec, weights, **{"layout": layout, "num_blocks": 64, "dtype": DType.FLOAT32, "threads": 1} | changes)
+
+
+def batch_of(num_rows: int) -> StepBatch:
+    rows = np.arange(num_rows, dtype=np.int32)
+    return StepBatch(
+        token_ids=rows % 7,
+        positions=rows,
+        query_start=np.array([0, num_rows], np.int32),
+        context_lens=np.array([num_rows], np.int32),
+        block_tables=np.arange(-(-num_rows // 32), dtype=np.int32)[None],
+        slot_mapping=rows,
+        sample_rows=rows,
+    )
+
+
+def without(weights: Weights, name: str) -> Weights:
+    return Weights({key: tensor for key, tensor in weights.items() if key != name}, weights.fingerprint)
+
+
+@pytest.mark.parametrize("name", ["final_norm.weight", "layers.1.attn.k.weight", "layers.0.ffn_norm.weight", "embed.weight"])
+def test_a_missing_tensor_is_named(spec: ModelSpec, name: str) -> None:
+    with pytest.raises(ExecutorError, match=name):
+        build(spec, without(random_weights(spec), name))
+
+
+def test_a_tensor_of_the_wrong_size_is_named(spec: ModelSpec) -> None:
+    weights = random_weights(spec)
+    short = SourceTensor(dtype=weights["final_norm.weight"].dtype, bits=weights["final_norm.weight"].bits[:3])
+    with pytest.raises(ExecutorError, match=r"final_norm\.weight"):
+        build(spec, Weights({**dict(weights), "final_norm.weight": short}, b""))
+
+
+def test_a_shape_that_contradicts_itself_is_refused(spec: ModelSpec) -> None:
+    odd = replace(spec, num_kv_heads=spec.num_heads - 1) if spec.num_heads > 2 else replace(spec, num_kv_heads=3)
+    with pytest.raises(ExecutorError, match="do not divide"):
+        build(odd, random_weights(odd))
+
+
+def test_an_unknown_instruction_set_is_refused_with_the_choices(spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_ISA", "mmx")
+    with pytest.raises(ExecutorUnavailableError, match="generic"):
+        build(spec, random_weights(spec))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_ids": np.array([10**6], np.int32)},
+        {"token_ids": np.array([-1], np.int32)},
+        {"token_ids": np.array([1], np.int64)},
+        {"positions": np.array([10**6], np.int32)},
+        {"slot_mapping": np.array([64 * 32], np.int32)},
+        {"block_tables": np.array([[64]], np.int32)},
+        {"context_lens": np.array([5], np.int32)},
+        {"sample_rows": np.array([1], np.int32)},
+        {"query_start": np.array([0, 2], np.int32)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_batch_out_of_range_is_refused(spec: ModelSpec, changes: dict[str, Any]) -> None:
+    executor = build(spec, random_weights(spec))
+    with pytest.raises(ExecutorError):
+        executor.run(replace(batch_of(1), **changes))
+    assert np.isfinite(executor.run(batch_of(1))).all()
+
+
+def test_two_callers_at_once_get_the_right_answer_or_an_error(spec: ModelSpec) -> None:
+    executor = build(spec, random_weights(spec))
+    batch = batch_of(300)
+    expected = executor.run(batch).tobytes()
+    found: list[bytes | ExecutorError] = []
+
+    def call() -> None:
+        for _ in range(10):
+            try:
+                found.append(executor.run(batch).tobytes())
+            except ExecutorError as error:
+                found.append(error)
+
+    callers = [threading.Thread(target=call) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert all(answer == expected for answer in found if isinstance(answer, bytes))
+    assert all("another call" in str(answer) for answer in found if isinstance(answer, ExecutorError))
+
+
+LINUX_ONLY = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
+
+
+def limited(code: str) -> str:
+    """Runs code in a process of its own with little address space left; returns what it prints."""
+    prelude = (
+        "import resource, types, sys\n"
+        "from quire.errors import ExecutorError\n"
+        "from support.configs import spec_of\n"
+        "from support.weights import random_weights\n"
+        "def limit(spare):\n"
+        "    pages = int(open('/proc/self/statm').read().split()[0])\n"
+        "    used = pages * resource.getpagesize()\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + spare, resource.RLIM_INFINITY))\n"
+    )
+    script = (
+        f"import sys; sys.path.insert(0, {str(TESTS)!r}); sys.path.insert(0, {str(Path(__file__).parent)!r})\n{prelude}{code}"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@LINUX_ONLY
+def test_threads_that_cannot_start_are_an_error_not_a_hang() -> None:
+    assert "refused" in limited(
+        "from test_executor import build\n"
+        "spec = spec_of('llama'); weights = random_weights(spec)\n"
+        "limit(200 << 20)\n"
+        "try: build(spec, weights, threads=1000)\n"
+        "except ExecutorError as error: print('refused', error)\n"
+    )
+
+
+@LINUX_ONLY
+def test_a_step_without_memory_leaves_the_executor_usable() -> None:
+    assert limited(
+        "from test_executor import build, batch_of\n"
+        "from dataclasses import replace\n"
+        "spec = spec_of('llama', intermediate_size=20000, max_position_embeddings=2048)\n"
+        "executor = build(spec, random_weights(spec))\n"
+        "expected = executor.run(batch_of(8)).tobytes()\n"
+        "limit(40 << 20)\n"
+        "for rows in (1000, 900):\n"
+        "    batch = batch_of(rows)\n"
+        "    try: executor.run(replace(batch, sample_rows=batch.sample_rows[:1])); raise SystemExit('memory was not short')\n"
+        "    except ExecutorError as error: print(error)\n"
+        "print(executor.run(batch_of(8)).tobytes() == expected)\n"
+    ).endswith("True\n")
