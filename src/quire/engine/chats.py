@@ -33,12 +33,34 @@ def split_conversations(messages: Messages | Sequence[Messages]) -> list[Message
 
 
 def messages_of(conversation: object) -> Messages:
-    """Returns one conversation; raises RequestError for anything that is not a non-empty list of messages."""
+    """Returns one conversation, its contents as texts; OpenAI's text parts are joined by line breaks, as vLLM does.
+
+    Raises RequestError for anything that is not a non-empty list of messages, and for parts that are not text.
+    """
     if isinstance(conversation, str) or not isinstance(conversation, Sequence) or not conversation:
         raise _not_a_conversation(conversation)
     if not all(isinstance(message, Mapping) for message in conversation):
         raise _not_a_conversation(conversation)
-    return conversation
+    return [_with_flat_content(message) for message in conversation]
+
+
+def _with_flat_content(message: Message) -> Message:
+    """Returns a message whose content is one text where it came in parts, because that is what templates read."""
+    content = message.get("content")
+    if not isinstance(content, (list, tuple)):
+        return message
+    return {**message, "content": "\n".join(_text_of(part) for part in content)}
+
+
+def _text_of(part: object) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise RequestError(
+        "a part of a message is not text, and this engine reads text only",
+        given=repr(kind)[:40],
+        next_step='Send parts as {"type": "text", "text": "..."}, or the content as one string.',
+    )
 
 
 def _not_a_conversation(given: object) -> RequestError:

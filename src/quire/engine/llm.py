@@ -18,7 +18,17 @@ from quire.engine.group import Submission, last_delta
 from quire.engine.interrupt import interrupts_deferred
 from quire.engine.loading import build_core, build_executor, open_checkpoint, origin_of
 from quire.engine.options import EngineOptions, engine_config
-from quire.engine.prompts import Prompt, Prompts, one_param_each, split_prompts, token_ids_of
+from quire.engine.prompts import (
+    GivenPrompt,
+    Prompt,
+    Prompts,
+    one_param_each,
+    one_priority_each,
+    read_params,
+    read_priority,
+    read_prompt,
+    split_prompts,
+)
 from quire.engine.scores import Score, score_of
 from quire.errors import ExecutorError, IntegrityError, RequestError
 from quire.models.spec import ModelSpec
@@ -50,38 +60,47 @@ class LLM:
 
     # -- asking ----------------------------------------------------------------------
 
-    def generate(self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None) -> list[RequestOutput]:
-        """Continues every prompt (text or token ids) and returns one output a prompt, in their order.
+    def generate(
+        self,
+        prompts: Prompts,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: int | Sequence[int] = 0,
+    ) -> list[RequestOutput]:
+        """Continues every prompt and returns one output a prompt, in their order.
 
-        `params` is one for all or one each. Raises RequestError before anything runs if any prompt can never be answered.
-        A failure while running ends only its request, with FinishReason.ERROR. Ctrl-C ends all of them.
+        A prompt is a text, token ids (integers or an array of them), or a dictionary with "prompt" or "prompt_token_ids" and
+        perhaps "cache_salt", which keeps its cached prefix apart. `sampling_params` and `priority` (less is served earlier)
+        are one for all or one each. Without `sampling_params` it is `SamplingParams()`: 16 tokens at temperature 1, whatever
+        the model's generation_config.json says. Raises RequestError before anything runs if any prompt can never be
+        answered. A failure while running ends only its request, with FinishReason.ERROR. Ctrl-C ends all of them.
         """
-        split = split_prompts(prompts)
-        return self._run(
-            [self._submission(prompt, each) for prompt, each in zip(split, one_param_each(split, params), strict=True)]
-        )
+        return self._run(self._submissions(split_prompts(prompts), sampling_params, priority))
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
-        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
+        priority: int | Sequence[int] = 0,
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Answers one conversation or many through the model's chat template, otherwise as `generate`.
 
-        A message is {"role": ..., "content": ...}; `variables` (such as enable_thinking) go to the template. Without `params`
-        an answer may fill the context. Raises TemplateError where the model has no template or the template fails.
+        A message is {"role": ..., "content": ...}, the content a text or OpenAI's list of text parts; `variables` (such as
+        enable_thinking) go to the template. Without `sampling_params` it is `SamplingParams(max_tokens=None)`: temperature 1,
+        and an answer may fill the context. Raises TemplateError where the model has no template or the template fails.
         """
         template, now = self._chat_template, datetime.now().astimezone()
         rendered = [
             template.render(conversation, tools=tools, now=now, variables=variables)
             for conversation in split_conversations(messages)
         ]
-        each = one_param_each(rendered, SamplingParams(max_tokens=None) if params is None else params)
-        prompts = [self.tokenizer.encode(text, special=AddSpecial.NO) for text in rendered]
-        return self._run([self._numbered(*parts) for parts in zip(prompts, each, rendered, strict=True)])
+        encoded = [tuple(self.tokenizer.encode(text, special=AddSpecial.NO)) for text in rendered]
+        prompts = [GivenPrompt(text=text, token_ids=ids) for text, ids in zip(rendered, encoded, strict=True)]
+        each = SamplingParams(max_tokens=None) if sampling_params is None else sampling_params
+        return self._run(self._submissions(prompts, each, priority))
 
     def conversation(self, *, variables: Mapping[str, Any] | None = None) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, so that each turn finds the last in the cache.
@@ -90,13 +109,15 @@ class LLM:
         """
         return Conversation(self._chat_template, self.tokenizer, now=datetime.now().astimezone(), variables=variables)
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[RequestOutput]:
+    def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, priority: int = 0
+    ) -> Iterator[RequestOutput]:
         """Yields what each step adds: the new text and token only; a last one adds nothing and has `finished` set.
 
-        Checks the request at once, computes while it is iterated. Closing the iterator early ends the request, frees its
-        blocks and keeps the computed prefix.
+        Arguments and defaults are those of `generate`. Checks the request at once, computes while it is iterated. Closing
+        the iterator early ends the request, frees its blocks and keeps the computed prefix.
         """
-        submission = self._submission(prompt, params or SamplingParams())
+        submission = self._submission(read_prompt(prompt), read_params(sampling_params), read_priority(priority))
         self._open_core.check(submission)
         return self._follow(submission)
 
@@ -106,7 +127,7 @@ class LLM:
         `num_candidates` adds that many of the most likely tokens at each position. Room for one more token must be left.
         """
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=num_candidates)
-        output = self._run([self._submission(prompt, params)])[0]
+        output = self._run([self._submission(read_prompt(prompt), params, 0)])[0]
         if output.outputs[0].error is not None:
             raise ExecutorError(output.outputs[0].error, next_step="Check the checkpoint's weights.")
         return score_of(output)
@@ -142,15 +163,24 @@ class LLM:
     def _chat_template(self) -> ChatTemplate:
         return template_of(self.tokenizer)
 
-    def _submission(self, prompt: Prompt, params: SamplingParams) -> Submission:
-        if isinstance(prompt, str):
-            return self._numbered(self.tokenizer.encode(prompt), params, prompt)
-        return self._numbered(token_ids_of(prompt), params, None)
+    def _submissions(self, prompts: Sequence[GivenPrompt], sampling_params: object, priority: object) -> list[Submission]:
+        params = one_param_each(len(prompts), sampling_params)
+        priorities = one_priority_each(len(prompts), priority)
+        return [self._submission(*parts) for parts in zip(prompts, params, priorities, strict=True)]
 
-    def _numbered(self, token_ids: Sequence[int], params: SamplingParams, text: str | None) -> Submission:
+    def _submission(self, prompt: GivenPrompt, params: SamplingParams, priority: int) -> Submission:
+        token_ids = prompt.token_ids
+        if token_ids is None:
+            token_ids = tuple(self.tokenizer.encode(prompt.text or ""))
         self._num_requests += 1
-        request_id = f"request-{self._num_requests}"
-        return Submission(request_id=request_id, prompt_token_ids=tuple(token_ids), sampling=params, prompt=text)
+        return Submission(
+            request_id=f"request-{self._num_requests}",
+            prompt_token_ids=token_ids,
+            sampling=params,
+            prompt=prompt.text,
+            priority=priority,
+            cache_salt=prompt.cache_salt,
+        )
 
     def _run(self, submissions: Sequence[Submission]) -> list[RequestOutput]:
         pending = {submission.request_id for submission in submissions}
