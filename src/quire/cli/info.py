@@ -28,12 +28,16 @@ class ExecutorState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Info:
-    """Everything `quire info` says; `isa` is None without a compiled core, `bundled_model` without a bundled model."""
+    """Everything `quire info` says; `isa` and `numerics` are None where no compiled core can run, `bundled_model` without one.
+
+    `numerics` names what bits depend on besides weights and formats: the kernels' version and the instruction set.
+    """
 
     version: str
     machine: Machine
     isas: tuple[str, ...]
     isa: str | None
+    numerics: str | None
     threads: int
     executors: tuple[ExecutorState, ...]
     packages: dict[str, str | None]
@@ -65,15 +69,17 @@ def info(as_json: bool) -> None:
 def gather_info() -> Info:
     """Collects the facts; raises ConfigError for an environment variable that means nothing."""
     from quire.engine.resolve import default_threads, usable_cores
-    from quire.executors.native import available_isas
+    from quire.executors.native import NUMERICS_VERSION, available_isas
 
     environment = read_environment()
     isas = available_isas()
+    isa = next((name for name in reversed(isas) if environment.isa in (None, name)), None)
     return Info(
         version=__version__,
         machine=this_machine(usable_cores()),
         isas=isas,
-        isa=environment.isa or (isas[-1] if isas else None),
+        isa=isa,
+        numerics=None if isa is None else f"native-{NUMERICS_VERSION} {isa}",
         threads=default_threads(),
         executors=tuple(_executor_state(kind, isas, environment.isa) for kind in ExecutorKind),
         packages={name: _version_of(name) for name in PACKAGES},
@@ -130,6 +136,7 @@ def _engine_rows(facts: Info) -> dict[str, str]:
     }
     return executors | {
         "instruction sets": isas or "none compiled",
+        "numerics": facts.numerics or "not bit-stable: only the reference executor can run",
         "threads": str(facts.threads),
         "bundled model": facts.bundled_model or "none",
     }

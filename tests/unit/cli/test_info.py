@@ -15,6 +15,20 @@ from quire.executors import native
 CPUINFO = "processor\t: 0\nvendor_id\t: X\nmodel name\t: Fast CPU 9\nflags\t\t: a b\n\nprocessor\t: 1\nmodel name\t: Fast CPU 9\n"
 
 
+@pytest.mark.skipif(not native.available_isas(), reason="no compiled core here")
+@pytest.mark.parametrize("isa", native.available_isas())
+def test_forced_instruction_set_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    found = gather_info()
+    assert (found.isa, found.numerics) == (isa, f"native-{native.NUMERICS_VERSION} {isa}")
+
+
+def test_instruction_set_that_is_not_here_is_not_called_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_ISA", "mmx")
+    found = gather_info()
+    assert (found.isa, found.numerics) == (None, None)
+
+
 def test_json_says_what_the_tables_say() -> None:
     found = json.loads(CliRunner().invoke(info, ["--json"]).stdout)
     assert set(found["executors"]) == {"native", "reference"}
