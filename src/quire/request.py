@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, StrEnum
 
 from quire.sampling import (
     MAX_COMPLETIONS,
@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 
-class FinishReason(Enum):
-    """Why an output ended; the values are OpenAI's words."""
+class FinishReason(StrEnum):
+    """Why an output ended: OpenAI's words, and equal to them as text."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -127,7 +127,7 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionOutput:
-    """One of the `n` continuations of a prompt."""
+    """One of the `n` continuations of a prompt. `cumulative_logprob` is the sum over its tokens, None without `logprobs`."""
 
     index: int
     text: str
@@ -136,6 +136,7 @@ class CompletionOutput:
     stop_reason: int | str | None  # the stop id or stop string that ended it
     seed: int
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    cumulative_logprob: float | None = None
     error: str | None = None
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from quire.errors import SamplingError
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 MAX_COMPLETIONS = 64
 MAX_STOPS = 64
@@ -35,6 +37,21 @@ class Draw:
 SamplingMethod = Greedy | Draw
 
 
+class _FrozenDict(dict[_Key, _Value]):
+    """A dictionary that cannot be changed and can therefore be hashed; unlike a proxy it can be copied, pickled and dumped."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[type[_FrozenDict[_Key, _Value]], tuple[dict[_Key, _Value]]]:
+        return type(self), (dict(self),)
+
+    def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise TypeError("sampling parameters cannot be changed; build others with dataclasses.replace")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to continue a prompt. Field names and defaults are vLLM's; combinations that contradict each other raise.
@@ -53,7 +70,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
-    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     bad_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -86,7 +103,7 @@ class SamplingParams:
 
     def _check_counts(self) -> None:
         _require_int("n", self.n, 1, MAX_COMPLETIONS)
-        _require_int("top_k", self.top_k, 0, MAX_SEED)
+        _require_int("top_k", self.top_k, 0, MAX_SEED, "Pass top_k as a positive integer; 0 keeps all tokens.")
         _require_int("min_tokens", self.min_tokens, 0, MAX_SEED)
         for name, low, high in (
             ("seed", 0, MAX_SEED),
@@ -163,7 +180,7 @@ def _as_mapping(name: str, value: object) -> Mapping[Any, Any]:
         raise SamplingError(
             f"{name} must map token ids to numbers", given=_shown(value), next_step=f"Pass {name} as a dictionary."
         )
-    return MappingProxyType({} if value is None else dict(value))
+    return _FrozenDict({} if value is None else value)
 
 
 def _require_bool(name: str, value: object) -> None:
@@ -171,10 +188,12 @@ def _require_bool(name: str, value: object) -> None:
         raise SamplingError(f"{name} must be True or False", given=_shown(value), next_step=f"Pass {name}=True or leave it out.")
 
 
-def _require_int(name: str, value: object, low: int, high: int) -> None:
+def _require_int(name: str, value: object, low: int, high: int, next_step: str | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise SamplingError(
-            f"{name} must be an integer from {low} to {high}", given=_shown(value), next_step=f"Pass {name} within that range."
+            f"{name} must be an integer from {low} to {high}",
+            given=_shown(value),
+            next_step=next_step or f"Pass {name} within that range.",
         )
 
 

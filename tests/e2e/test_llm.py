@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -71,6 +73,23 @@ def test_stream_brings_what_generate_returns(llm: LLM) -> None:
     assert tuple(entry for delta in deltas for entry in delta.outputs[0].logprobs or ()) == whole.outputs[0].logprobs
     last = deltas[-1].outputs[0]
     assert (last.finish_reason, last.stop_reason, last.seed) == (whole.outputs[0].finish_reason, whole.outputs[0].stop_reason, 5)
+
+
+def test_cumulative_logprob_is_the_sum_over_the_tokens(llm: LLM) -> None:
+    params = SamplingParams(temperature=0.9, seed=5, max_tokens=12, logprobs=0, ignore_eos=True)
+    completion = llm.generate(PROMPTS[0], params)[0].outputs[0]
+    chosen = [entry[token].logprob for entry, token in zip(completion.logprobs or (), completion.token_ids, strict=True)]
+    assert completion.cumulative_logprob == pytest.approx(sum(chosen))
+    sums = [delta.outputs[0].cumulative_logprob for delta in llm.stream(PROMPTS[0], params)]
+    assert sums == pytest.approx([*np.cumsum(chosen), sum(chosen)])
+    assert llm.generate(PROMPTS[0], GREEDY)[0].outputs[0].cumulative_logprob is None
+
+
+def test_outputs_are_json(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=3, logprobs=1, prompt_logprobs=1, ignore_eos=True)
+    (output,) = llm.generate(PROMPTS[0], params)
+    told = json.loads(json.dumps(dataclasses.asdict(output)))
+    assert told["outputs"][0]["finish_reason"] == output.outputs[0].finish_reason == "length"
 
 
 def test_closing_a_stream_keeps_the_computed_prefix(llm: LLM) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
 import math
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ from quire.request import (
     MAX_STOP_CHARS,
     MAX_STOPS,
     Draw,
+    FinishReason,
     Greedy,
     Request,
     SamplingParams,
@@ -136,6 +141,42 @@ def test_logit_bias_is_bounded_in_number_and_cannot_be_changed_afterwards() -> N
     assert params.logit_bias == {1: 2.0}
     with pytest.raises(TypeError):
         params.logit_bias[1] = 3.0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda bias: bias.update({1: 3.0}), lambda bias: bias.clear(), lambda bias: bias.pop(1), lambda bias: bias.popitem(),
+        lambda bias: bias.setdefault(2, 3.0), lambda bias: bias.__delitem__(1), lambda bias: bias.__ior__({1: 3.0}),
+    ],
+)  # fmt: skip
+def test_no_way_to_change_a_dictionary_changes_logit_bias(change: Callable[[Any], object]) -> None:
+    params = SamplingParams(logit_bias={1: 2.0})
+    with pytest.raises(TypeError, match="cannot be changed"):
+        change(params.logit_bias)
+    assert params.logit_bias == {1: 2.0}
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(logit_bias={3: -1.0, 5: 2}, stop=["a"], seed=4)])
+def test_parameters_can_be_copied_pickled_dumped_and_hashed(params: SamplingParams) -> None:
+    pickled = pickle.loads(pickle.dumps(params))  # noqa: S301 - written one call earlier
+    for twin in (copy.copy(params), copy.deepcopy(params), pickled, dataclasses.replace(params)):
+        assert (twin, hash(twin)) == (params, hash(params))
+        with pytest.raises(TypeError):
+            twin.logit_bias[1] = 3.0  # type: ignore[index]
+    assert SamplingParams(**dataclasses.asdict(params)) == params
+    assert json.loads(json.dumps(dataclasses.asdict(params)))["seed"] == params.seed
+    assert len({params, SamplingParams(logit_bias={5: 2, 3: -1.0}, stop=["a"], seed=4)}) == (1 if params.logit_bias else 2)
+
+
+def test_finish_reasons_are_openais_words() -> None:
+    assert FinishReason.LENGTH == "length"
+    assert f"{FinishReason.STOP} {json.dumps(FinishReason.STOP)}" == 'stop "stop"'
+
+
+@pytest.mark.parametrize("value", [-1, None, 1.5])
+def test_top_k_says_how_to_keep_all_tokens(value: object) -> None:
+    assert "0 keeps all tokens" in _refusal(top_k=value).next_step
 
 
 @pytest.mark.parametrize("value", [7, [(1, 2)], "ab", 1.5], ids=_short)

@@ -21,6 +21,7 @@ class Progress:
     text: str
     token_id: int
     logprobs: TokenLogprobs | None
+    cumulative_logprob: float | None
     finish_reason: FinishReason | None
 
 
@@ -47,6 +48,7 @@ class CompletionState:
         self._error: str | None = None
         self._text: list[str] = []
         self._logprobs: list[TokenLogprobs] = []
+        self._cumulative_logprob = 0.0 if params.logprobs is not None else None
 
     def advance(self, sampled: SampledToken) -> FinishReason | None:
         """Takes the token drawn for the next position; returns STOP if the completion ends with it."""
@@ -62,7 +64,7 @@ class CompletionState:
             text = self._match(text)
         self._text.append(text)
         if sampled.logprobs is not None:
-            self._logprobs.append(name_tokens(sampled.logprobs, self._tokenizer))
+            self._note_logprobs(sampled.logprobs, sampled.token_id)
         return FinishReason.STOP if is_stop_id or self._stop_reason is not None else None
 
     def end(self, error: str | None = None) -> None:
@@ -83,6 +85,7 @@ class CompletionState:
             text="".join(self._text[num_text_parts:]),
             token_id=self.request.output_token_ids[-1],
             logprobs=self._logprobs[-1] if self._logprobs else None,
+            cumulative_logprob=self._cumulative_logprob,
             finish_reason=self.request.finish_reason,
         )
 
@@ -101,8 +104,13 @@ class CompletionState:
             stop_reason=self._stop_reason,
             seed=request.seed,
             logprobs=tuple(self._logprobs) if request.sampling.logprobs is not None else None,
+            cumulative_logprob=self._cumulative_logprob,
             error=self._error,
         )
+
+    def _note_logprobs(self, candidates: TokenLogprobs, token_id: int) -> None:
+        self._logprobs.append(name_tokens(candidates, self._tokenizer))
+        self._cumulative_logprob = (self._cumulative_logprob or 0.0) + candidates[token_id].logprob
 
     def _match(self, text: str) -> str:
         result = self._matcher.push(text)

@@ -95,6 +95,7 @@ class RequestGroup:
             stop_reason=None,
             seed=self.states[progress.index].request.seed,
             logprobs=None if progress.logprobs is None else (progress.logprobs,),
+            cumulative_logprob=progress.cumulative_logprob,
         )
         return RequestOutput(
             request_id=self.request_id,
