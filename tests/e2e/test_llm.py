@@ -160,10 +160,11 @@ def test_prompts_of_vllm_mean_the_same(llm: LLM) -> None:
     ids=repr,
 )  # fmt: skip
 def test_what_is_no_prompt_is_refused_by_type(llm: LLM, bad: Any) -> None:
-    with pytest.raises(RequestError) as caught:
+    what = "a prompt is a text|a prompt's dictionary has|cache_salt is a text"
+    with pytest.raises(RequestError, match=what) as caught:
         llm.generate(bad, GREEDY)
     assert caught.value.next_step
-    with pytest.raises(RequestError):
+    with pytest.raises(RequestError, match=what):
         llm.stream(bad, GREEDY)
 
 
