@@ -73,13 +73,13 @@ def _measure(phase: str, options: BenchOptions) -> Report:
     from quire.bench.speed import Workload, measure
     from quire.cli.display import loading_bar
     from quire.config import DType
-    from quire.engine.resolve import usable_cores
+    from quire.engine.resolve import default_threads
 
     num_prompt, num_new = _DEFAULT_TOKENS[phase]
     work = Workload(num_prompt=options.depth or num_prompt, num_new=num_new, batch=options.batch, repeat=options.repeat)
     checkpoint = _checkpoint(options)
     with loading_bar("Measuring") as on_run:
-        return measure(checkpoint, work, DType(options.dtype), options.threads or usable_cores(), on_run)
+        return measure(checkpoint, work, DType(options.dtype), options.threads or default_threads(), on_run)
 
 
 def _checkpoint(options: BenchOptions) -> Checkpoint:
