@@ -11,6 +11,7 @@ import numpy as np
 from quire.config import DType, KVFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorError, ExecutorUnavailableError
+from quire.executors.checks import check_weights
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
@@ -106,7 +107,7 @@ class NativeExecutor:
             self._decoder.copy_block(source, target)
 
     def _pack(self, weights: Weights, on_progress: Callable[[int, int], None] | None) -> None:
-        _require_all(weights, self._spec)
+        check_weights(self._spec, weights)
         for done, (name, tensor) in enumerate(weights.items(), start=1):
             if tensor.bits.ndim == 1 or name == "position.weight":
                 self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
@@ -164,16 +165,6 @@ def _chosen_isa(core: Any) -> str:
             next_step="Unset QUIRE_ISA or choose one of these.",
         )
     return isa or ""
-
-
-def _require_all(weights: Weights, spec: ModelSpec) -> None:
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    expected = spec.tensor_shapes()
-    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-    if wrong:
-        raise ExecutorError(
-            "the weights are not this model's", given=", ".join(wrong[:5]), next_step="Load the checkpoint again."
-        )
 
 
 def _matrix_bits(tensor: SourceTensor) -> Any:

@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.config import DType, KVFormat
-from quire.errors import ExecutorError
+from quire.executors.checks import check_step
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch
-from quire.executors.reference_math import Array, Scoring, activate, attention, layer_norm, linear, rms_norm, rotate
+from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
@@ -86,7 +86,7 @@ class ReferenceExecutor:
 
         Raises ExecutorError, before anything is written, for a token, position, slot or row outside its range.
         """
-        self._check(batch)
+        check_step(batch, self._spec, self._layout, self._num_blocks)
         x = self._embed(batch)
         for index, layer in enumerate(self._spec.layers):
             x = self._run_layer(index, layer, x, batch)
@@ -127,7 +127,7 @@ class ReferenceExecutor:
         if layer.rope is not None:
             q, k = rotate(q, batch.positions, layer.rope), rotate(k, batch.positions, layer.rope)
         self._write(index, batch.slot_mapping, k, v)
-        scoring = Scoring(scale=self._spec.attention_scale, window=layer.sliding_window, softcap=self._spec.attention_softcap)
+        scoring = scoring_of(self._spec, index)
         mixed = np.empty_like(q)
         for request in range(len(batch.context_lens)):
             rows = slice(batch.query_start[request], batch.query_start[request + 1])
@@ -197,15 +197,6 @@ class ReferenceExecutor:
         is_rounded = self._dtype is DType.BFLOAT16 and values.ndim > 1 and name != "position.weight"
         return (_widened(tensor.to_bfloat16()) if is_rounded else values).astype(self.arithmetic)
 
-    def _check(self, batch: StepBatch) -> None:
-        num_slots = self._num_blocks * self._layout.block_size
-        _check_range("token id", batch.token_ids, self._spec.vocab_size)
-        _check_range("position", batch.positions, self._spec.max_context)
-        _check_range("slot", batch.slot_mapping, num_slots)
-        _check_range("block id", batch.block_tables, self._num_blocks)
-        _check_range("sampled row", batch.sample_rows, len(batch.token_ids))
-        _check_range("context length", batch.context_lens - 1, batch.block_tables.shape[1] * self._layout.block_size)
-
 
 class Float64ReferenceExecutor(ReferenceExecutor):
     """The same in float64, to measure the rounding of the float32 executors; a float32 cache holds float64 here."""
@@ -215,13 +206,3 @@ class Float64ReferenceExecutor(ReferenceExecutor):
 
 def _widened(bits: BitsArray) -> Float32Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _check_range(what: str, values: Int32Array, stop: int) -> None:
-    if values.size and (values.min() < 0 or values.max() >= stop):
-        raise ExecutorError(
-            f"A {what} of the step lies outside its range",
-            given=f"{values.min()} to {values.max()}",
-            limit=f"0 to {stop - 1}",
-            next_step="Report this: the engine built a step that its executor cannot run.",
-        )

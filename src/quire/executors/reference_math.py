@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.models.spec import Activation, RopeSpec
+from quire.models.spec import Activation, ModelSpec, RopeSpec
 
 Array = npt.NDArray[Any]  # float32 or float64
 IntArray = npt.NDArray[np.int32]
@@ -47,6 +47,11 @@ class Scoring:
     scale: float
     window: int | None = None
     softcap: float | None = None
+
+
+def scoring_of(spec: ModelSpec, layer: int) -> Scoring:
+    """Returns how the queries of a layer weigh its keys."""
+    return Scoring(scale=spec.attention_scale, window=spec.layers[layer].sliding_window, softcap=spec.attention_softcap)
 
 
 def attention(q: Array, k_cache: Array, v_cache: Array, scoring: Scoring) -> Array:

@@ -1,0 +1,42 @@
+"""What every executor refuses before it computes: weights of another model, a step outside its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quire.errors import ExecutorError
+from quire.executors.protocol import Int32Array, StepBatch
+from quire.kv.layout import KVLayout
+from quire.models.spec import ModelSpec
+from quire.models.weights import SourceTensor
+
+
+def check_weights(spec: ModelSpec, weights: Mapping[str, SourceTensor]) -> None:
+    """Raises ExecutorError unless `weights` are exactly the tensors of `spec`, by name and shape."""
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    expected = spec.tensor_shapes()
+    wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if wrong:
+        raise ExecutorError(
+            "the weights are not this model's", given=", ".join(wrong[:5]), next_step="Load the checkpoint again."
+        )
+
+
+def check_step(batch: StepBatch, spec: ModelSpec, layout: KVLayout, num_blocks: int) -> None:
+    """Raises ExecutorError for a token, position, slot, block, row or context length outside its range."""
+    _check_range("token id", batch.token_ids, spec.vocab_size)
+    _check_range("position", batch.positions, spec.max_context)
+    _check_range("slot", batch.slot_mapping, num_blocks * layout.block_size)
+    _check_range("block id", batch.block_tables, num_blocks)
+    _check_range("sampled row", batch.sample_rows, len(batch.token_ids))
+    _check_range("context length", batch.context_lens - 1, batch.block_tables.shape[1] * layout.block_size)
+
+
+def _check_range(what: str, values: Int32Array, stop: int) -> None:
+    if values.size and (values.min() < 0 or values.max() >= stop):
+        raise ExecutorError(
+            f"A {what} of the step lies outside its range",
+            given=f"{values.min()} to {values.max()}",
+            limit=f"0 to {stop - 1}",
+            next_step="Report this: the engine built a step that its executor cannot run.",
+        )
