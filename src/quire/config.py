@@ -53,6 +53,7 @@ class ExecutorKind(Enum):
 
     NATIVE = "native"
     REFERENCE = "reference"
+    TORCH = "torch"
 
 
 def _require_positive(name: str, value: object) -> None:

@@ -36,7 +36,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(case=case, model=model, checkpoint=load_checkpoint(directory, max_context=case.max_context))
 
 
-@pytest.fixture(params=["reference", "native"])
+@pytest.fixture(params=["reference", "native", "torch"])
 def executor_name(request: pytest.FixtureRequest) -> str:
     if request.param == "native" and not available_isas():
         pytest.skip("the native core is not compiled here")

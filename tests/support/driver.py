@@ -62,6 +62,10 @@ def make_driver(name: str, checkpoint: Checkpoint, dtype: DType) -> Driver:
     arguments: dict[str, Any] = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": dtype}
     if name == "reference":
         return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, **arguments))
+    if name == "torch":
+        from quire.executors.torch_executor import TorchExecutor
+
+        return Driver(TorchExecutor(checkpoint.spec, checkpoint.weights, **arguments, threads=1))
     from quire.executors.native import NativeExecutor
 
     return Driver(NativeExecutor(checkpoint.spec, checkpoint.weights, **arguments, threads=1))

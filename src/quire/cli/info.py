@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -94,6 +95,8 @@ def _executor_state(kind: ExecutorKind, isas: tuple[str, ...], forced_isa: str |
         problem = "the native core is not compiled here: install a C++17 compiler and CMake and reinstall Quire"
     elif kind is ExecutorKind.NATIVE and forced_isa is not None and forced_isa not in isas:
         problem = f"QUIRE_ISA={forced_isa} is not one of {', '.join(isas)}"
+    elif kind is ExecutorKind.TORCH and find_spec("torch") is None:
+        problem = "torch is not installed: run pip install 'quire[torch]'"
     return ExecutorState(name=kind.value, problem=problem)
 
 

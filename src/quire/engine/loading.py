@@ -58,6 +58,8 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
     """Builds the executor of a resolved configuration; raises ExecutorUnavailableError if it is not installed."""
     if config.executor is ExecutorKind.NATIVE:
         return _native(checkpoint, config, on_progress)
+    if config.executor is ExecutorKind.TORCH:
+        return _torch(checkpoint, config)
     from quire.executors.reference import ReferenceExecutor
 
     layout, num_blocks = layout_of(config, checkpoint.spec), pool_blocks(config, checkpoint.spec)
@@ -113,4 +115,23 @@ def _native(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgr
         dtype=settled(config.dtype, "dtype"),
         threads=settled(config.threads, "threads"),
         on_progress=on_progress,
+    )
+
+
+def _torch(checkpoint: Checkpoint, config: EngineConfig) -> Executor:
+    try:
+        from quire.executors.torch_executor import TorchExecutor
+    except ImportError as error:
+        raise ExecutorUnavailableError(
+            "the torch executor needs torch, which cannot be imported here",
+            given=error,
+            next_step="Run pip install 'quire[torch]', or leave the executor out.",
+        ) from error
+    return TorchExecutor(
+        checkpoint.spec,
+        checkpoint.weights,
+        layout=layout_of(config, checkpoint.spec),
+        num_blocks=pool_blocks(config, checkpoint.spec),
+        dtype=settled(config.dtype, "dtype"),
+        threads=settled(config.threads, "threads"),
     )

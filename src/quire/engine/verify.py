@@ -79,14 +79,15 @@ class Check:
 def verify(model: str | Path | None, config: EngineConfig, *, is_full: bool = False) -> Iterator[Check]:
     """Yields the checks as they are made; `is_full` replays the whole grid instead of one scenario a circumstance.
 
-    Raises what loading the model raises, and ConfigError for the reference executor, which does not promise equal bits,
-    and for a context or KV memory too small for the workload.
+    Raises what loading the model raises, and ConfigError for an executor other than native, which does not promise equal
+    bits, and for a context or KV memory too small for the workload.
     """
     cache = replace(config.cache, mode=KVCacheMode.PAGED, prefix_cache=PrefixCache.ON)
     checkpoint, executor, resolved = load_executor(model, replace(config, cache=cache, scheduler=SchedulerConfig()))
-    if resolved.executor is ExecutorKind.REFERENCE:
+    kind = settled(resolved.executor, "executor")
+    if kind is not ExecutorKind.NATIVE:
         raise ConfigError(
-            "the reference executor is accurate but does not promise equal bits",
+            f"the {kind.value} executor is accurate but does not promise equal bits",
             next_step="Install Quire where a C++17 compiler is, and verify the native executor.",
         )
     prompt = _prompt(executor, settled(resolved.max_context, "max_context"))

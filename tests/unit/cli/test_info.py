@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.machinery import ModuleSpec
 
 import pytest
 from click.testing import CliRunner
@@ -31,7 +32,7 @@ def test_instruction_set_that_is_not_here_is_not_called_chosen(monkeypatch: pyte
 
 def test_json_says_what_the_tables_say() -> None:
     found = json.loads(CliRunner().invoke(info, ["--json"]).stdout)
-    assert set(found["executors"]) == {"native", "reference"}
+    assert set(found["executors"]) == {"native", "reference", "torch"}
     assert found["executors"]["reference"] == {"available": True, "problem": None}
     assert found["threads"] >= 1
     shown = CliRunner().invoke(info).stdout
@@ -46,6 +47,14 @@ def test_missing_core_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.isa is None
     assert "not compiled" in str(problems["native"])
     assert problems["reference"] is None
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_torch_executor_is_available_where_torch_is(monkeypatch: pytest.MonkeyPatch, is_installed: bool) -> None:
+    monkeypatch.setattr("quire.cli.info.find_spec", lambda _: ModuleSpec("torch", None) if is_installed else None)
+    problems = {state.name: state.problem for state in gather_info().executors}
+    expected = None if is_installed else "torch is not installed: run pip install 'quire[torch]'"
+    assert problems["torch"] == expected
 
 
 def test_fastest_instruction_set_is_chosen_unless_the_environment_forces_one(monkeypatch: pytest.MonkeyPatch) -> None:

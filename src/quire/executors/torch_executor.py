@@ -1,0 +1,168 @@
+"""The torch executor: the layers of `Decoder` over a paged cache, on CPU.
+
+A cross-check of the native core that shares no code with it, and a faster one than the reference where no core was compiled.
+All requests of a step go through the linear layers together; attention gathers each one's context through its block table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.config import DType, KVFormat
+from quire.errors import ExecutorError
+from quire.executors.checks import check_step, check_weights
+from quire.executors.protocol import Float32Array, Int32Array, StepBatch
+from quire.executors.reference_math import scoring_of
+from quire.executors.torch_decoder import Decoder, attention
+from quire.kv.layout import KVLayout
+from quire.models.spec import ModelSpec
+from quire.models.weights import SourceDType, SourceTensor, Weights
+
+_STORED = {KVFormat.FLOAT32: torch.float32, KVFormat.BFLOAT16: torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Placement:
+    """Where K/V of a step go, and for each request its rows and the slots [context_len] of its context."""
+
+    slots: Tensor
+    contexts: tuple[tuple[slice, Tensor], ...]
+
+
+class TorchExecutor:
+    """Runs steps in float32, with the number formats of the reference executor.
+
+    With `DType.BFLOAT16` matrices hold bfloat16 values, widened once to the float32 they are computed in: as accurate as
+    the reference, and no smaller than float32. `threads` None leaves torch's number of threads alone. Not bitwise
+    reproducible: torch orders its sums by shape and threads.
+    """
+
+    def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        *,
+        layout: KVLayout,
+        num_blocks: int,
+        dtype: DType,
+        threads: int | None = None,
+    ) -> None:
+        self._spec = spec
+        self._layout = layout
+        self._num_blocks = num_blocks
+        self._dtype = dtype
+        self._threads = threads or torch.get_num_threads()
+        check_weights(spec, weights)
+        with self._computing():
+            self._decoder = Decoder.from_weights(spec, {name: _load(name, weights[name], dtype) for name in weights})
+            shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
+            self._k_cache = torch.zeros(shape, dtype=_STORED[layout.format])
+            self._v_cache = torch.zeros(shape, dtype=_STORED[layout.format])
+
+    @property
+    def name(self) -> str:
+        return f"torch (cpu, {torch.backends.cpu.get_cpu_capability().lower()})"
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self._spec
+
+    @property
+    def layout(self) -> KVLayout:
+        return self._layout
+
+    @property
+    def num_blocks(self) -> int:
+        return self._num_blocks
+
+    @property
+    def kv_bytes(self) -> int:
+        return self._k_cache.nbytes + self._v_cache.nbytes
+
+    @property
+    def numerics(self) -> str:
+        machine = f"torch={torch.__version__} {torch.backends.cpu.get_cpu_capability()} threads={self._threads}"
+        return f"torch-1 weights={self._dtype.value} kv={self._layout.format.value} {machine}"
+
+    def run(self, batch: StepBatch) -> Float32Array:
+        """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
+
+        Raises ExecutorError; before anything is written for a token, position, slot or row outside its range.
+        """
+        check_step(batch, self._spec, self._layout, self._num_blocks)
+        with self._computing():
+            attend = partial(self._attend, self._placement(batch))
+            x = self._decoder.hidden(_indices(batch.token_ids)[None], _indices(batch.positions)[None], attend)
+            return _array(self._decoder.logits(x[0, _indices(batch.sample_rows)]))
+
+    def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
+        """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
+        with self._computing():
+            wanted = _indices(slots)
+            return _array(self._k_cache[layer, wanted].float()), _array(self._v_cache[layer, wanted].float())
+
+    def copy_block(self, source: int, target: int) -> None:
+        """Copies all layers' K/V of block `source` to block `target`."""
+        size = self._layout.block_size
+        with self._computing():
+            for cache in (self._k_cache, self._v_cache):
+                cache[:, target * size : (target + 1) * size] = cache[:, source * size : (source + 1) * size]
+
+    def _attend(self, placement: _Placement, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Writes k and v [1, K, T, D] into the cache, then lets q [1, H, T, D] see it, request by request."""
+        for cache, values in ((self._k_cache, k), (self._v_cache, v)):
+            cache[layer, placement.slots] = values[0].transpose(0, 1).to(cache.dtype)
+        scoring = scoring_of(self._spec, layer)
+        mixed = torch.empty_like(q)
+        for rows, slots in placement.contexts:
+            keys, values = (cache[layer, slots].to(q.dtype).transpose(0, 1)[None] for cache in (self._k_cache, self._v_cache))
+            mixed[:, :, rows] = attention(q[:, :, rows], keys, values, scoring)
+        return mixed
+
+    def _placement(self, batch: StepBatch) -> _Placement:
+        size, contexts = self._layout.block_size, []
+        for request, context_len in enumerate(batch.context_lens.tolist()):
+            start, stop = batch.query_start[request : request + 2].tolist()
+            position = np.arange(context_len)
+            slots = batch.block_tables[request, position // size] * size + position % size
+            contexts.append((slice(start, stop), torch.from_numpy(slots)))
+        return _Placement(slots=_indices(batch.slot_mapping), contexts=tuple(contexts))
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Computes without gradients on this executor's threads, and turns what torch raises into ExecutorError."""
+        num_threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                yield
+        except (RuntimeError, IndexError) as error:
+            if isinstance(error, ExecutorError):
+                raise
+            raise ExecutorError(
+                f"torch failed: {error}", next_step="If memory is short, ask for less with kv_memory or max_num_batched_tokens."
+            ) from error
+        finally:
+            torch.set_num_threads(num_threads)
+
+
+def _load(name: str, tensor: SourceTensor, dtype: DType) -> SourceTensor:
+    if dtype is DType.FLOAT32 or tensor.bits.ndim == 1 or name == "position.weight":
+        return tensor
+    return SourceTensor(dtype=SourceDType.BFLOAT16, bits=tensor.to_bfloat16())
+
+
+def _indices(values: Int32Array) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def _array(values: Tensor) -> Float32Array:
+    array: Float32Array = values.numpy()
+    return array
