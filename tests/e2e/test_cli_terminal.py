@@ -16,6 +16,7 @@ import pytest
 pty = pytest.importorskip("pty")
 
 PROMPT = b">>> "
+MAX_SHOWN_BYTES = 100_000
 END_OF_INPUT = b"\x04"
 
 
@@ -31,9 +32,11 @@ class Terminal:
         os.close(other_end)
 
     def read_until(self, text: bytes) -> bytes:
-        """Returns what is shown up to and including `text`; raises EOFError where the chat ends before."""
+        """Returns what is shown up to and including `text`; raises EOFError where the chat ends, or never stops, before."""
         shown = b""
         while not shown.endswith(text):
+            if len(shown) > MAX_SHOWN_BYTES:
+                raise EOFError(shown[-500:])
             try:
                 piece = os.read(self._end, 1)
             except OSError as error:
