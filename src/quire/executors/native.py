@@ -42,9 +42,9 @@ class NativeExecutor:
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         core = load_core()
-        self._spec = spec
-        self._layout = layout
-        self._num_blocks = num_blocks
+        self.spec = spec
+        self.layout = layout
+        self.num_blocks = num_blocks
         self._dtype = dtype
         with _translated_errors():
             self._decoder = core.Decoder(_shape_of(core, spec), _element(core, dtype), _chosen_isa(core), threads)
@@ -56,20 +56,8 @@ class NativeExecutor:
         return f"native ({self._decoder.isa})"
 
     @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def layout(self) -> KVLayout:
-        return self._layout
-
-    @property
-    def num_blocks(self) -> int:
-        return self._num_blocks
-
-    @property
     def numerics(self) -> str:
-        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={self._dtype.value} kv={self._layout.format.value}"
+        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={self._dtype.value} kv={self.layout.format.value}"
 
     @property
     def weight_bytes(self) -> int:
@@ -82,7 +70,7 @@ class NativeExecutor:
 
     def run(self, batch: StepBatch) -> Float32Array:
         with _translated_errors():
-            logits = np.empty((len(batch.sample_rows), self._spec.vocab_size), np.float32)
+            logits = np.empty((len(batch.sample_rows), self.spec.vocab_size), np.float32)
             self._decoder.run(
                 batch.token_ids,
                 batch.positions,
@@ -96,7 +84,7 @@ class NativeExecutor:
         return logits
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
-        shape = (len(slots), self._spec.num_kv_heads, self._spec.head_dim)
+        shape = (len(slots), self.spec.num_kv_heads, self.spec.head_dim)
         keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
         with _translated_errors():
             self._decoder.read_kv(layer, np.ascontiguousarray(slots, np.int32), keys, values)
@@ -107,7 +95,7 @@ class NativeExecutor:
             self._decoder.copy_block(source, target)
 
     def _pack(self, weights: Weights, on_progress: Callable[[int, int], None] | None) -> None:
-        check_weights(self._spec, weights)
+        check_weights(self.spec, weights)
         for done, (name, tensor) in enumerate(weights.items(), start=1):
             if tensor.bits.ndim == 1 or name == "position.weight":
                 self._decoder.set_vector(name, tensor.to_float32().reshape(-1))

@@ -46,9 +46,9 @@ class ReferenceExecutor:
     arithmetic: ClassVar[type[np.floating[Any]]] = np.float32
 
     def __init__(self, spec: ModelSpec, weights: Weights, *, layout: KVLayout, num_blocks: int, dtype: DType) -> None:
-        self._spec = spec
-        self._layout = layout
-        self._num_blocks = num_blocks
+        self.spec = spec
+        self.layout = layout
+        self.num_blocks = num_blocks
         self._dtype = dtype
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
         shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
@@ -61,34 +61,22 @@ class ReferenceExecutor:
         return f"reference (NumPy {np.dtype(self.arithmetic).name})"
 
     @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def layout(self) -> KVLayout:
-        return self._layout
-
-    @property
-    def num_blocks(self) -> int:
-        return self._num_blocks
-
-    @property
     def kv_bytes(self) -> int:
         return self._k_cache.nbytes + self._v_cache.nbytes
 
     @property
     def numerics(self) -> str:
         arithmetic = np.dtype(self.arithmetic).name
-        return f"reference-1 {arithmetic} weights={self._dtype.value} kv={self._layout.format.value} numpy={np.__version__}"
+        return f"reference-1 {arithmetic} weights={self._dtype.value} kv={self.layout.format.value} numpy={np.__version__}"
 
     def run(self, batch: StepBatch) -> Float32Array:
         """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
 
         Raises ExecutorError, before anything is written, for a token, position, slot or row outside its range.
         """
-        check_step(batch, self._spec, self._layout, self._num_blocks)
+        check_step(batch, self.spec, self.layout, self.num_blocks)
         x = self._embed(batch)
-        for index, layer in enumerate(self._spec.layers):
+        for index, layer in enumerate(self.spec.layers):
             x = self._run_layer(index, layer, x, batch)
         return self._head(x[batch.sample_rows])
 
@@ -99,16 +87,16 @@ class ReferenceExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
-        size = self._layout.block_size
+        size = self.layout.block_size
         for cache in (self._k_cache, self._v_cache):
             cache[:, target * size : (target + 1) * size] = cache[:, source * size : (source + 1) * size]
 
     def _embed(self, batch: StepBatch) -> Array:
         """Returns x [T, E]: one row of the table a token, plus one row a position where positions are learned."""
         x = self._weights["embed.weight"][batch.token_ids]
-        if self._spec.embedding_scale is not None:
-            x = x * self._spec.embedding_scale
-        if self._spec.has_learned_positions:
+        if self.spec.embedding_scale is not None:
+            x = x * self.spec.embedding_scale
+        if self.spec.has_learned_positions:
             x = x + self._weights["position.weight"][batch.positions]
         return x
 
@@ -127,7 +115,7 @@ class ReferenceExecutor:
         if layer.rope is not None:
             q, k = rotate(q, batch.positions, layer.rope), rotate(k, batch.positions, layer.rope)
         self._write(index, batch.slot_mapping, k, v)
-        scoring = scoring_of(self._spec, index)
+        scoring = scoring_of(self.spec, index)
         mixed = np.empty_like(q)
         for request in range(len(batch.context_lens)):
             rows = slice(batch.query_start[request], batch.query_start[request + 1])
@@ -138,45 +126,45 @@ class ReferenceExecutor:
     def _project(self, name: str, x: Array) -> tuple[Array, Array, Array]:
         """Returns q [T, H, D], k [T, K, D] and v [T, K, D]; queries and keys normed where the family does so."""
         q, k, v = (self._linear(f"{name}.{part}", x) for part in ("q", "k", "v"))
-        if self._spec.qk_norm is QKNorm.WHOLE:
+        if self.spec.qk_norm is QKNorm.WHOLE:
             q, k = self._norm_rms(f"{name}.q_norm", q), self._norm_rms(f"{name}.k_norm", k)
-        q, k, v = (projected.reshape(len(x), -1, self._spec.head_dim) for projected in (q, k, v))
-        if self._spec.qk_norm is QKNorm.PER_HEAD:
+        q, k, v = (projected.reshape(len(x), -1, self.spec.head_dim) for projected in (q, k, v))
+        if self.spec.qk_norm is QKNorm.PER_HEAD:
             q, k = self._norm_rms(f"{name}.q_norm", q), self._norm_rms(f"{name}.k_norm", k)
         return q, k, v
 
     def _write(self, layer: int, slots: Int32Array, k: Array, v: Array) -> None:
-        is_exact = self._layout.format is KVFormat.FLOAT32
+        is_exact = self.layout.format is KVFormat.FLOAT32
         for cache, values in ((self._k_cache, k), (self._v_cache, v)):
             cache[layer, slots] = values if is_exact else round_to_bfloat16(values.astype(np.float32))
 
     def _read(self, layer: int, slots: npt.NDArray[np.integer[Any]]) -> tuple[Array, Array]:
         """Returns K and V of the given slots in the type of the arithmetic."""
         k, v = self._k_cache[layer, slots], self._v_cache[layer, slots]
-        if self._layout.format is KVFormat.FLOAT32:
+        if self.layout.format is KVFormat.FLOAT32:
             return k, v
         return _widened(k).astype(self.arithmetic), _widened(v).astype(self.arithmetic)
 
     def _context_slots(self, block_table: Int32Array, context_len: int) -> npt.NDArray[np.integer[Any]]:
         """Returns the slots of positions [0, context_len) of one request."""
         position = np.arange(context_len)
-        size = self._layout.block_size
+        size = self.layout.block_size
         return block_table[position // size] * size + position % size
 
     def _feed_forward(self, name: str, x: Array) -> Array:
         """Returns down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
-        if self._spec.ffn is FfnKind.GATED:
-            hidden = activate(self._linear(f"{name}.gate", x), self._spec.activation) * self._linear(f"{name}.up", x)
+        if self.spec.ffn is FfnKind.GATED:
+            hidden = activate(self._linear(f"{name}.gate", x), self.spec.activation) * self._linear(f"{name}.up", x)
         else:
-            hidden = activate(self._linear(f"{name}.up", x), self._spec.activation)
+            hidden = activate(self._linear(f"{name}.up", x), self.spec.activation)
         return self._linear(f"{name}.down", hidden)
 
     def _head(self, x: Array) -> Float32Array:
         """Returns the logits of the rows in x, [S, V]."""
-        table = "embed.weight" if self._spec.is_head_tied else "head.weight"
+        table = "embed.weight" if self.spec.is_head_tied else "head.weight"
         logits = linear(self._norm("final_norm", x), self._weights[table], None)
-        if self._spec.logit_softcap is not None:
-            logits = self._spec.logit_softcap * np.tanh(logits / self._spec.logit_softcap)
+        if self.spec.logit_softcap is not None:
+            logits = self.spec.logit_softcap * np.tanh(logits / self.spec.logit_softcap)
         return logits.astype(np.float32)
 
     def _linear(self, name: str, x: Array) -> Array:
@@ -185,12 +173,12 @@ class ReferenceExecutor:
     def _norm(self, name: str, x: Array) -> Array:
         if f"{name}.weight" not in self._weights:
             return x
-        if self._spec.norm is NormKind.RMS:
+        if self.spec.norm is NormKind.RMS:
             return self._norm_rms(name, x)
-        return layer_norm(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self._spec.norm_eps)
+        return layer_norm(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"], self.spec.norm_eps)
 
     def _norm_rms(self, name: str, x: Array) -> Array:
-        return rms_norm(x, self._weights[f"{name}.weight"], self._spec.norm_eps)
+        return rms_norm(x, self._weights[f"{name}.weight"], self.spec.norm_eps)
 
     def _load(self, name: str, tensor: SourceTensor) -> Array:
         values = tensor.to_float32()

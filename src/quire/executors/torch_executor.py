@@ -54,9 +54,9 @@ class TorchExecutor:
         dtype: DType,
         threads: int | None = None,
     ) -> None:
-        self._spec = spec
-        self._layout = layout
-        self._num_blocks = num_blocks
+        self.spec = spec
+        self.layout = layout
+        self.num_blocks = num_blocks
         self._dtype = dtype
         self._threads = threads or torch.get_num_threads()
         check_weights(spec, weights)
@@ -71,32 +71,20 @@ class TorchExecutor:
         return f"torch (cpu, {torch.backends.cpu.get_cpu_capability().lower()})"
 
     @property
-    def spec(self) -> ModelSpec:
-        return self._spec
-
-    @property
-    def layout(self) -> KVLayout:
-        return self._layout
-
-    @property
-    def num_blocks(self) -> int:
-        return self._num_blocks
-
-    @property
     def kv_bytes(self) -> int:
         return self._k_cache.nbytes + self._v_cache.nbytes
 
     @property
     def numerics(self) -> str:
         machine = f"torch={torch.__version__} {torch.backends.cpu.get_cpu_capability()} threads={self._threads}"
-        return f"torch-1 weights={self._dtype.value} kv={self._layout.format.value} {machine}"
+        return f"torch-1 weights={self._dtype.value} kv={self.layout.format.value} {machine}"
 
     def run(self, batch: StepBatch) -> Float32Array:
         """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
 
         Raises ExecutorError; before anything is written for a token, position, slot or row outside its range.
         """
-        check_step(batch, self._spec, self._layout, self._num_blocks)
+        check_step(batch, self.spec, self.layout, self.num_blocks)
         with self._computing():
             attend = partial(self._attend, self._placement(batch))
             x = self._decoder.hidden(_indices(batch.token_ids)[None], _indices(batch.positions)[None], attend)
@@ -110,7 +98,7 @@ class TorchExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
-        size = self._layout.block_size
+        size = self.layout.block_size
         with self._computing():
             for cache in (self._k_cache, self._v_cache):
                 cache[:, target * size : (target + 1) * size] = cache[:, source * size : (source + 1) * size]
@@ -119,7 +107,7 @@ class TorchExecutor:
         """Writes k and v [1, K, T, D] into the cache, then lets q [1, H, T, D] see it, request by request."""
         for cache, values in ((self._k_cache, k), (self._v_cache, v)):
             cache[layer, placement.slots] = values[0].transpose(0, 1).to(cache.dtype)
-        scoring = scoring_of(self._spec, layer)
+        scoring = scoring_of(self.spec, layer)
         mixed = torch.empty_like(q)
         for rows, slots in placement.contexts:
             keys, values = (cache[layer, slots].to(q.dtype).transpose(0, 1)[None] for cache in (self._k_cache, self._v_cache))
@@ -127,7 +115,7 @@ class TorchExecutor:
         return mixed
 
     def _placement(self, batch: StepBatch) -> _Placement:
-        size, contexts = self._layout.block_size, []
+        size, contexts = self.layout.block_size, []
         for request, context_len in enumerate(batch.context_lens.tolist()):
             start, stop = batch.query_start[request : request + 2].tolist()
             position = np.arange(context_len)
