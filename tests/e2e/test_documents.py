@@ -46,6 +46,11 @@ def test_readme_shows_python_and_commands() -> None:
     assert 'quire run "What is the capital of France?"' in COMMANDS
 
 
+def test_readme_shows_a_measured_table() -> None:
+    assert "BENCHMARK-TABLE" not in README
+    assert re.search(r"\| decode, batch 1 \| [\d.]+ tokens/s \| [\d.]+ tokens/s \| [\d.]+x \|", README)
+
+
 def test_the_readme_question_is_answered() -> None:
     assert "Paris" in run(["-m", "quire.cli", "run", "What is the capital of France?"])
 
