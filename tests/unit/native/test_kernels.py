@@ -43,7 +43,7 @@ def multiply_float32(isa: str, weight: Float32Array, a: Float32Array) -> Float32
 
 def multiply_bfloat16(isa: str, weight: Float32Array, a: Float32Array) -> Float32Array:
     rows, width = a.shape
-    padded = np.zeros((rows, width + width % 2), np.float32)
+    padded = np.zeros((rows, -(-width // 32) * 32), np.float32)
     padded[:, :width] = a
     out = np.empty((rows, len(weight)), np.float32)
     core.multiply(isa, core.Element.BF16, weight, round_to_bfloat16(padded), out)

@@ -124,9 +124,9 @@ static void multiply(const std::string& isa, Element element, FloatMatrix weight
   g.epilogue = Epilogue::kStore;
   g.out = out.data();
   g.ldo = g.num_columns = source.rows;
-  bool fits = static_cast<int64_t>(a.itemsize()) == element_bytes(element) && g.lda >= source.columns && (element == Element::kF32 || g.lda % 2 == 0) &&
+  bool fits = static_cast<int64_t>(a.itemsize()) == element_bytes(element) && g.lda >= source.columns && (element == Element::kF32 || (g.lda % 2 == 0 && g.lda >= round_up(source.columns, kDepth))) &&
               static_cast<int64_t>(out.shape(0)) == g.rows && static_cast<int64_t>(out.shape(1)) == source.rows;
-  if (!fits) throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed; bfloat16 rows must be padded to pairs");
+  if (!fits) throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed; bfloat16 rows must be padded to 32 elements");
   choose_kernels(isa).gemm(g, 0, g.weight.num_panels);
 }
 

@@ -48,7 +48,7 @@ double measure_flops(const std::string& isa, int num_threads, Element element, i
   double seconds = best_seconds(rounds, [&] {
     threads.run(units, 1, [&](int64_t begin, int64_t end, int) { sink += kernels.spin(element, (end - begin) * kSpins) > 0; });
   });
-  double per_round = static_cast<double>(kernels.spin_flops) * (element == Element::kBF16 ? 2 : 1);
+  double per_round = static_cast<double>(element == Element::kBF16 ? kernels.spin_flops_bf16 : kernels.spin_flops_f32);
   return static_cast<double>(units * kSpins) * per_round / seconds;
 }
 

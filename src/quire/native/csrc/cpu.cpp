@@ -5,6 +5,10 @@
 #if defined(QUIRE_X86)
 #include <cpuid.h>
 #endif
+#if defined(QUIRE_AMX_BUILT)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace quire {
 
@@ -21,6 +25,16 @@ static bool has_avx512() {
 }
 #endif
 
+#if defined(QUIRE_AMX_BUILT)
+// CPUID leaf 7 EDX: bit 22 AMX_BF16, bit 24 AMX_TILE. Linux hands out tile state to a process that asks for it.
+static bool has_amx_bf16() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) || !(edx >> 24 & 1)) return false;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+
 std::vector<const Kernels*> available_kernels() {
   std::vector<const Kernels*> found{&generic::kernels};
 #if defined(QUIRE_X86)
@@ -28,7 +42,12 @@ std::vector<const Kernels*> available_kernels() {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::kernels);
   if (has_avx512()) {
     found.push_back(&avx512::kernels);
-    if (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni")) found.push_back(&avx512_bf16::kernels);
+    if (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni")) {
+      found.push_back(&avx512_bf16::kernels);
+#if defined(QUIRE_AMX_BUILT)
+      if (has_amx_bf16()) found.push_back(&amx_bf16::kernels);
+#endif
+    }
   }
 #endif
   return found;

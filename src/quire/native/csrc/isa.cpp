@@ -23,6 +23,9 @@ static void softcap_all(float* x, int64_t count, float cap) {
 constexpr int kSpinners = kLanes == 16 ? 24 : 12;
 
 static float spin(Element element, int64_t rounds) {
+#if defined(QUIRE_AMX)
+  if (element == Element::kBF16) return spin_tiles(rounds);
+#endif
   vf acc[kSpinners];
   for (vf& x : acc) x = set1(0.0f);
   vf half = set1(0.5f);
@@ -35,6 +38,12 @@ static float spin(Element element, int64_t rounds) {
   for (vf x : acc) sum += sum_of(x);
   return sum;
 }
+
+#if defined(QUIRE_AMX)
+constexpr int64_t kSpinFlopsBF16 = kSpinTileFlops;
+#else
+constexpr int64_t kSpinFlopsBF16 = kSpinners * kLanes * 4;
+#endif
 
 static uint64_t read(const char* data, int64_t num_bytes) {
   constexpr int kStreams = 8;
@@ -57,6 +66,6 @@ static uint64_t read(const char* data, int64_t num_bytes) {
 #define QUIRE_NAME(x) QUIRE_TEXT(x)
 
 extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), gemm, norm, embed, rotate_append, attend, activate_all, softcap_all, spin, read,
-                                kSpinners * kLanes * 2};
+                                kSpinners * kLanes * 2, kSpinFlopsBF16};
 
 }  // namespace quire::QUIRE_ISA

@@ -11,6 +11,7 @@
 namespace quire {
 
 constexpr int kPanel = 64;     // output columns of one weight panel
+constexpr int kDepth = 32;     // K elements that a bfloat16 panel is padded to
 constexpr int kTile = 32;      // tokens of one K/V tile
 constexpr int kSplitTiles = 16;  // tiles of one attention split: 512 keys, anchored at absolute positions
 
@@ -22,14 +23,14 @@ inline int64_t element_bytes(Element e) { return e == Element::kF32 ? 4 : 2; }
 inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
 // A weight matrix W [N, K] as panels of 64 output columns, K inside: float32 [N/64][K][64], bfloat16 [N/64][K/2][64][2].
-// Rows beyond N and, for bfloat16, the K beyond an odd end are zero.
+// Rows beyond N are zero, and so is what rounds the K of bfloat16 up to kDepth: matrix tiles read that much at once.
 struct Panels {
   const void* base;
   Element element;
   int64_t k;
   int64_t num_panels;
 
-  int64_t bytes_per_panel() const { return (element == Element::kF32 ? k * 4 : round_up(k, 2) * 2) * kPanel; }
+  int64_t bytes_per_panel() const { return (element == Element::kF32 ? k * 4 : round_up(k, kDepth) * 2) * kPanel; }
 };
 
 enum class Epilogue {
@@ -42,7 +43,7 @@ enum class Epilogue {
 // y = a W^T + bias. A unit is a panel (kGate: a pair). `out` is float32; `hidden` has the element of `a`.
 struct Gemm {
   Panels weight;
-  const void* a;  // [rows, lda], elements as the weight's; zero beyond K up to an even count
+  const void* a;  // [rows, lda], elements as the weight's; bfloat16 zero beyond K up to a multiple of kDepth
   int64_t lda;
   int64_t rows;
   const float* bias;  // [num_panels * 64] or null
@@ -160,12 +161,14 @@ struct Kernels {
   // Canaries: the most this instruction set can do, to stand beside every measurement.
   float (*spin)(Element, int64_t rounds);                  // multiply-adds in registers; a sum, so that it is not dropped
   uint64_t (*read)(const char* data, int64_t num_bytes);  // reads whole cache lines, in order
-  int64_t spin_flops;                                      // float32 operations of one round; bfloat16 has twice as many
+  int64_t spin_flops_f32;                                  // operations of one round
+  int64_t spin_flops_bf16;
 };
 
 namespace generic { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
 namespace avx512_bf16 { extern const Kernels kernels; }
+namespace amx_bf16 { extern const Kernels kernels; }
 
 }  // namespace quire
