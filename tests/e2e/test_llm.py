@@ -17,6 +17,7 @@ import pytest
 from quire import LLM, SamplingParams
 from quire.errors import ConfigError, EmptyPromptError, ExecutorUnavailableError, RequestError
 from quire.executors.protocol import Float32Array, StepBatch
+from quire.kv.ledger import CacheExplanation, MissReason
 from quire.request import FinishReason
 from support.fake_engine import EOS
 
@@ -343,3 +344,15 @@ def test_closed_llm_refuses_work(tiny_model: Path) -> None:
         closed.generate(PROMPTS[0])
     with pytest.raises(RequestError, match="closed"):
         next(stream)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(n=2, seed=1, max_tokens=4)], ids=["one", "several"])
+def test_every_request_can_be_explained(llm: LLM, sampling: SamplingParams) -> None:
+    def explain(token_ids: list[int]) -> CacheExplanation | None:
+        (output,) = llm.generate({"prompt_token_ids": token_ids, "cache_salt": f"explained {sampling.n}"}, sampling)
+        return llm.explain(output)
+
+    prompt = [3 + i % 20 for i in range(70)]
+    found = [explain(prompt), explain([*prompt[:50], 1, *prompt[51:]]), explain(prompt)]
+    facts = [(each.num_reused_tokens, each.reason, each.diverged_at) for each in found if each is not None]
+    assert facts == [(0, MissReason.COLD, None), (32, MissReason.DIVERGED, 50), (64, MissReason.PARTIAL, None)]

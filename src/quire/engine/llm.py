@@ -31,6 +31,7 @@ from quire.engine.prompts import (
 )
 from quire.engine.scores import Score, score_of
 from quire.errors import ExecutorError, IntegrityError, RequestError
+from quire.kv.ledger import CacheExplanation
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.chat import ChatTemplate
@@ -131,6 +132,12 @@ class LLM:
         if output.outputs[0].error is not None:
             raise ExecutorError(output.outputs[0].error, next_step="Check the checkpoint's weights.")
         return score_of(output)
+
+    def explain(self, output: RequestOutput) -> CacheExplanation | None:
+        """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
+        request_ids = (output.request_id, f"{output.request_id}/0")
+        found = (self._open_core.scheduler.manager.explain(request_id) for request_id in request_ids)
+        return next((explanation for explanation in found if explanation is not None), None)
 
     # -- life ------------------------------------------------------------------------
 
