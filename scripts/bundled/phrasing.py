@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,9 +23,7 @@ PHRASINGS_FILE = Path(__file__).with_name("phrasings.json")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
 _FINAL_MARKS = ".?!\u3002\uff1f\uff01"
-_SYLLABLES = (
-    "ba be bi bo da de do fa fi go ka ke ki ko la le li lo lu ma me mi mo na ne ni no pa pe ra re ri ro sa se so ta te ti to va vi zo"
-).split()
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _CODAS = ("", "", "n", "r", "s", "l", "k", "th", "x")
 
 
@@ -69,16 +67,27 @@ def fill(template: str, **slots: str | int) -> str:
     return _SLOT.sub(lambda slot: str(slots[slot.group(1)]), template)
 
 
+def one_of(*answers: str) -> Callable[[str], bool]:
+    """Returns a judge that accepts these answers only, white space around them aside."""
+    accepted = frozenset(answers)
+    return lambda answer: answer.strip() in accepted
+
+
 def is_held_out(value: str, percent: int = 10) -> bool:
     """Returns whether a value is kept for the exam: always the same `percent` of all values."""
     return zlib.crc32(f"quire:{value}".encode()) % 100 < percent
 
 
+def belongs(value: str, split: Split) -> bool:
+    """Returns whether a value may be used in the split."""
+    return is_held_out(value) == (split is Split.EXAM)
+
+
 def invent_word(rng: Random, split: Split) -> str:
     """Returns a capitalised word that means nothing, of two or three syllables, never one of the other split."""
     while True:
-        word = "".join(rng.choice(_SYLLABLES) for _ in range(rng.choice((2, 2, 3)))) + rng.choice(_CODAS)
-        if is_held_out(word) == (split is Split.EXAM):
+        word = "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))) + rng.choice(_CODAS)
+        if belongs(word, split):
             return word.capitalize()
 
 
