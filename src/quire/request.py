@@ -70,6 +70,7 @@ class Request:
     priority: int = 0  # smaller is served first
     tenant: str = ""
     cache_salt: str = ""
+    num_given_tokens: int = 0  # prompt tokens whose log-probabilities nobody asked for: all before the first scored one
     # -- written by the scheduler ------------------------------------------------
     arrival: int = 0
     output_token_ids: list[int] = field(default_factory=list)
@@ -91,6 +92,16 @@ class Request:
     @property
     def needs_prompt_logits(self) -> bool:
         return self.sampling.prompt_logprobs is not None
+
+    @property
+    def first_logits_at(self) -> int:
+        """Position of the first token whose logits are still wanted; those before it need not be computed if K/V exist.
+
+        Logits at position i speak of token i + 1. Only a prompt that is scored wants more than those of the last token.
+        """
+        if self.needs_prompt_logits and not self.output_token_ids:
+            return max(0, self.num_given_tokens - 1)
+        return self.num_tokens - 1
 
     def token_ids(self, start: int, stop: int) -> Sequence[int]:
         """Returns tokens [start, stop) of prompt followed by output."""

@@ -22,7 +22,7 @@ _REASONS: Mapping[MissReason, str] = MappingProxyType(
         MissReason.EVICTED: "the next block was cached, but its memory has been given away",
         MissReason.PARTIAL: "the rest is less than a block, or only the last token",
         MissReason.DISABLED: "the prefix cache is off",
-        MissReason.BYPASSED: "every token was computed because the logits of all of them were wanted",
+        MissReason.BYPASSED: "every further token was computed because the logits of all of them were wanted",
     }
 )
 

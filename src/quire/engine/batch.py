@@ -28,7 +28,7 @@ class TokenSource(Protocol):
 
 def num_logit_rows(chunk: ScheduledChunk) -> int:
     """Returns how many rows of logits the executor returns for a chunk."""
-    return chunk.num_tokens if chunk.wants_all_rows else int(chunk.samples)
+    return chunk.num_tokens - chunk.num_given_rows if chunk.wants_all_rows else int(chunk.samples)
 
 
 def build_batch(chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int) -> StepBatch:

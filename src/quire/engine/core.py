@@ -1,8 +1,7 @@
 """The engine's core: submissions in, one step at a time, exactly one final output each.
 
     plan    = scheduler.plan_step()              reserves blocks
-    logits  = run_chunks(executor, ...)          may fail: the culprit is found and fails alone
-    drawn   = draw_tokens(logits, ...)           may fail: likewise
+    drawn   = run_chunks(executor, ...)          may fail, as may a draw: the culprit is found and fails alone
     ended   = scheduler.complete_step(plan, ..)  only now does anything count
 
 Until the last line nothing has happened that `scheduler.abandon(plan)` cannot put back.
@@ -15,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from quire.engine.completion import CompletionState, Progress
-from quire.engine.drawing import StepTokens, draw_tokens
+from quire.engine.drawing import StepTokens, first_scored
+from quire.engine.failure import failure_message
 from quire.engine.group import RequestGroup, Submission
-from quire.engine.isolate import failure_message, run_chunks
+from quire.engine.isolate import run_chunks
 from quire.errors import DuplicateRequestError, IntegrityError, RequestError
-from quire.executors.protocol import Executor, Float32Array
+from quire.executors.protocol import Executor
 from quire.request import FinishReason, Request, RequestOutput
 from quire.sample.sampler import require_known_tokens
 from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
@@ -121,8 +121,8 @@ class EngineCore:
         if plan is None:
             return []
         try:
-            run = run_chunks(self.executor, plan.scheduled, self._members)
-            drawn = StepTokens(failures=dict(run.failures)) if run.failures else self._draw(run.logits, plan)
+            rows = {chunk.request_id: self._members[chunk.request_id].state.row for chunk in plan.scheduled}
+            drawn = run_chunks(self.executor, plan.scheduled, self._members, rows)
         except BaseException:
             self._scheduler.abandon(plan)
             raise
@@ -145,10 +145,6 @@ class EngineCore:
                 limit=f"0 to {vocab_size - 1}",
                 next_step="Encode the text with this model's tokenizer.",
             )
-
-    def _draw(self, logits: Float32Array, plan: StepPlan) -> StepTokens:
-        rows = {chunk.request_id: self._members[chunk.request_id].state.row for chunk in plan.scheduled}
-        return draw_tokens(logits, plan.scheduled, rows)
 
     def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
@@ -178,7 +174,7 @@ class EngineCore:
         if chunk.samples:
             group.note_token(now)
         if group.scores is not None and chunk.request_id in drawn.scores:
-            group.scores.add(chunk.start + 1, drawn.scores[chunk.request_id], self.tokenizer)
+            group.scores.add(first_scored(chunk), drawn.scores[chunk.request_id], self.tokenizer)
 
     def _fail(self, request_id: str, message: str) -> list[StepEvent]:
         request = self._scheduler.fail(request_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from quire.engine.completion import CompletionState, Progress, name_tokens
@@ -13,7 +13,11 @@ from quire.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A prompt as token ids and how to continue it. `prompt` is its text where there is one."""
+    """A prompt as token ids and how to continue it. `prompt` is its text where there is one.
+
+    Of the first `num_given_tokens` no log-probabilities are wanted, so that they may come from the cache although
+    `prompt_logprobs` is set.
+    """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
@@ -22,13 +26,14 @@ class Submission:
     priority: int = 0
     tenant: str = ""
     cache_salt: str = ""
+    num_given_tokens: int = 0
 
 
 @dataclass(slots=True)
 class PromptScores:
-    """Log-probabilities of the prompt's tokens, filled from left to right; the first token has none."""
+    """Log-probabilities of the prompt's tokens, filled from left to right; the first token and given ones have none."""
 
-    scored: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    scored: list[TokenLogprobs | None]
 
     def add(self, start: int, scores: list[TokenLogprobs], tokenizer: Tokenizer) -> None:
         """Takes the scores of tokens [start, start + len(scores)); those known from before a preemption are skipped."""
@@ -43,7 +48,7 @@ class RequestGroup:
         self.submission = submission
         self.states = [CompletionState(request, index, tokenizer) for index, request in enumerate(_children(submission))]
         has_scores = submission.sampling.prompt_logprobs is not None
-        self.scores = PromptScores() if has_scores else None
+        self.scores = PromptScores([None] * max(1, submission.num_given_tokens)) if has_scores else None
         self.num_open = len(self.states)
         self._num_steps = 0
         self._last_step: int | None = None
@@ -150,6 +155,7 @@ def _children(submission: Submission) -> list[Request]:
             priority=submission.priority,
             tenant=submission.tenant,
             cache_salt=submission.cache_salt,
+            num_given_tokens=submission.num_given_tokens,
         )
         for index in range(sampling.n)
     ]

@@ -19,6 +19,7 @@ from quire.engine.interrupt import interrupts_deferred
 from quire.engine.loading import build_core, build_executor, open_checkpoint, origin_of
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.prompts import (
+    GivenContext,
     GivenPrompt,
     Prompt,
     Prompts,
@@ -29,8 +30,8 @@ from quire.engine.prompts import (
     read_prompt,
     split_prompts,
 )
-from quire.engine.scores import Score, score_of
-from quire.errors import ExecutorError, IntegrityError, RequestError
+from quire.engine.scores import Score, read_scored_text, score_of
+from quire.errors import IntegrityError, RequestError
 from quire.kv.ledger import CacheExplanation
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
@@ -122,16 +123,21 @@ class LLM:
         self._open_core.check(submission)
         return self._follow(submission)
 
-    def score(self, prompt: Prompt, *, num_candidates: int = 0) -> Score:
+    def score(self, prompt: Prompt, *, given: GivenContext | None = None, num_candidates: int = 0) -> Score:
         """Returns the teacher-forced log-probability of every token of a text or of token ids, computed chunk by chunk.
 
-        `num_candidates` adds that many of the most likely tokens at each position. Room for one more token must be left.
+        `given` is context that comes first and is not scored, a text before a text or token ids before token ids: its
+        blocks come from the cache where they are, so many continuations of one prompt compute the prompt once. A text
+        without it is computed whole, since the cache holds no logits; either way its blocks serve whoever comes next.
+        The numbers do not depend on the cache. Two texts are encoded as one, and a token that covers the seam is scored.
+
+        `num_candidates` adds that many of the most likely tokens at each position. Logits exist a slice of rows at a time
+        (`MAX_LOGIT_BYTES`). Room for one more token must be left. Raises RequestError, or ExecutorError for logits that
+        are not finite.
         """
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=num_candidates)
-        output = self._run([self._submission(read_prompt(prompt), params, 0)])[0]
-        if output.outputs[0].error is not None:
-            raise ExecutorError(output.outputs[0].error, next_step="Check the checkpoint's weights.")
-        return score_of(output)
+        scored = read_scored_text(prompt, given, self.tokenizer)
+        submission = scored.submission(self._next_request_id(), num_candidates=num_candidates)
+        return score_of(self._run([submission])[0], scored.num_given_tokens)
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
@@ -179,15 +185,18 @@ class LLM:
         token_ids = prompt.token_ids
         if token_ids is None:
             token_ids = tuple(self.tokenizer.encode(prompt.text or ""))
-        self._num_requests += 1
         return Submission(
-            request_id=f"request-{self._num_requests}",
+            request_id=self._next_request_id(),
             prompt_token_ids=token_ids,
             sampling=params,
             prompt=prompt.text,
             priority=priority,
             cache_salt=prompt.cache_salt,
         )
+
+    def _next_request_id(self) -> str:
+        self._num_requests += 1
+        return f"request-{self._num_requests}"
 
     def _run(self, submissions: Sequence[Submission]) -> list[RequestOutput]:
         pending = {submission.request_id for submission in submissions}

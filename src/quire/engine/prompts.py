@@ -13,6 +13,7 @@ from quire.request import SamplingParams
 
 Prompt = str | Sequence[int] | npt.NDArray[np.integer] | Mapping[str, object]
 Prompts = Prompt | Sequence[Prompt]
+GivenContext = str | Sequence[int] | npt.NDArray[np.integer]
 
 _KEYS = ("prompt", "prompt_token_ids", "cache_salt")
 

@@ -1,24 +1,40 @@
-"""What teacher forcing says about a text: how likely the model finds each of its tokens after those before it."""
+"""What teacher forcing says about a text: how likely the model finds each of its tokens after those before it.
+
+A log-probability needs the logits of its position, and the cache keeps K/V, not logits. So a text that is scored whole is
+computed whole; what the cache can save is context whose own log-probabilities nobody asked for:
+
+    given            text                      score(text, given=...)
+    c c c c c c c c  x x x x                   x is scored, c is not
+    [-- blocks --)[---- computed ----)         all of c but its last token may come from the cache: that token predicts x[0]
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
-from quire.request import Logprob, RequestOutput, TokenLogprobs
+from quire.engine.core import EngineCore
+from quire.engine.group import Submission
+from quire.engine.prompts import GivenPrompt, read_prompt
+from quire.errors import EmptyPromptError, ExecutorError, RequestError
+from quire.request import Logprob, RequestOutput, SamplingParams, TokenLogprobs
+from quire.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Natural-log probabilities of a token sequence. The first token has no context and so no entry (None).
+    """Natural-log probabilities of a token sequence. Given tokens and the first of all have no entry (None).
 
-    `logprobs[i]` is the log-probability of `token_ids[i]` given tokens 0..i-1; `candidates[i]` holds the token and the
-    most likely alternatives that were asked for.
+    `token_ids` are given tokens and text together. `logprobs[i]` is the log-probability of `token_ids[i]` given tokens
+    0..i-1; `candidates[i]` holds the token and the most likely alternatives that were asked for.
     """
 
     token_ids: tuple[int, ...]
     candidates: tuple[TokenLogprobs | None, ...]
     num_cached_tokens: int
+    num_given_tokens: int = 0
 
     @property
     def tokens(self) -> tuple[Logprob | None, ...]:
@@ -32,20 +48,98 @@ class Score:
 
     @property
     def total(self) -> float:
-        """The log-probability of all tokens after the first."""
+        """The log-probability of all scored tokens together."""
         return math.fsum(token.logprob for token in self.tokens if token is not None)
 
     @property
+    def loss(self) -> float | None:
+        """The mean negative log-probability of a scored token: a trainer's cross entropy; None where nothing is scored."""
+        num_scored = sum(entry is not None for entry in self.candidates)
+        return -self.total / num_scored if num_scored else None
+
+    @property
     def perplexity(self) -> float | None:
-        """exp(-mean log-probability); None for a single token, which has none."""
-        num_scored = len(self.token_ids) - 1
-        return math.exp(-self.total / num_scored) if num_scored else None
+        """exp(loss); None for a single token, which has none."""
+        return None if self.loss is None else math.exp(self.loss)
 
 
-def score_of(output: RequestOutput) -> Score:
-    """Returns the score of a request that asked for prompt log-probabilities."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredText:
+    """Token ids to score, of which the first `num_given_tokens` are context only, and the text they spell if there is one."""
+
+    token_ids: tuple[int, ...]
+    num_given_tokens: int = 0
+    text: str | None = None
+    cache_salt: str = ""
+
+    def submission(self, request_id: str, *, num_candidates: int = 0) -> Submission:
+        """Returns the request that scores it: its prompt's log-probabilities, and one token that nobody reads."""
+        return Submission(
+            request_id=request_id,
+            prompt_token_ids=self.token_ids,
+            sampling=SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=num_candidates),
+            prompt=self.text,
+            cache_salt=self.cache_salt,
+            num_given_tokens=self.num_given_tokens,
+        )
+
+
+def read_scored_text(prompt: object, given: object, tokenizer: Tokenizer) -> ScoredText:
+    """Returns what `LLM.score` is asked for; raises RequestError where `given` is of another form than the prompt.
+
+    Two texts are encoded as the one text they make, so that a token across the seam is the one the model knows; given are
+    then the tokens that this text and `given` alone begin with alike.
+    """
+    own = read_prompt(prompt)
+    if given is None:
+        token_ids = tokenizer.encode(own.text or "") if own.token_ids is None else own.token_ids
+        return ScoredText(token_ids=tuple(token_ids), text=own.text, cache_salt=own.cache_salt)
+    if isinstance(given, Mapping):
+        raise RequestError("given is a text or token ids", next_step="Put cache_salt beside the text to score; it covers both.")
+    context = read_prompt(given)
+    scored = _joined(own, context, tokenizer)
+    if scored.num_given_tokens == len(scored.token_ids):
+        raise EmptyPromptError("there is nothing to score after what is given", next_step="Pass at least one token of text.")
+    return scored
+
+
+def score_on(core: EngineCore, scored: ScoredText, request_id: str) -> Score:
+    """Scores on a core that does nothing else, step by step; otherwise as `LLM.score`."""
+    core.submit(scored.submission(request_id))
+    while core.has_work:
+        for event in core.step():
+            if isinstance(event, RequestOutput):
+                return score_of(event, scored.num_given_tokens)
+    raise ExecutorError("a score did not come to an end", given=request_id, next_step="Report this as a defect.")
+
+
+def score_of(output: RequestOutput, num_given_tokens: int = 0) -> Score:
+    """Returns the score of a request that asked for prompt log-probabilities; raises ExecutorError if it failed."""
+    if output.outputs[0].error is not None:
+        raise ExecutorError(output.outputs[0].error, next_step="Check the checkpoint's weights.")
     return Score(
         token_ids=output.prompt_token_ids,
         candidates=output.prompt_logprobs or (None,) * len(output.prompt_token_ids),
         num_cached_tokens=output.num_cached_tokens,
+        num_given_tokens=num_given_tokens,
     )
+
+
+def _joined(own: GivenPrompt, context: GivenPrompt, tokenizer: Tokenizer) -> ScoredText:
+    if own.token_ids is not None and context.token_ids is not None:
+        return ScoredText(
+            token_ids=context.token_ids + own.token_ids,
+            num_given_tokens=len(context.token_ids),
+            cache_salt=own.cache_salt,
+        )
+    if own.token_ids is not None or context.text is None or own.text is None:
+        raise RequestError(
+            "given and the text to score have different forms",
+            given="a text and token ids",
+            next_step="Pass two texts, or token ids twice.",
+        )
+    text = context.text + own.text
+    token_ids = tuple(tokenizer.encode(text))
+    pairs = zip(token_ids, tokenizer.encode(context.text), strict=False)
+    num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return ScoredText(token_ids=token_ids, num_given_tokens=num_alike, text=text, cache_salt=own.cache_salt)

@@ -32,6 +32,17 @@ def check_step(batch: StepBatch, spec: ModelSpec, layout: KVLayout, num_blocks: 
     _check_range("context length", batch.context_lens - 1, batch.block_tables.shape[1] * layout.block_size)
 
 
+def check_rows(rows: Int32Array, num_rows: int) -> None:
+    """Raises ExecutorError for a row outside the latest step, which had `num_rows`; 0 when none has run."""
+    if rows.size and (rows.min() < 0 or rows.max() >= num_rows):
+        raise ExecutorError(
+            "A row lies outside the latest step",
+            given=f"{rows.min()} to {rows.max()}",
+            limit=f"a step of {num_rows} rows",
+            next_step="Report this: the engine asked for logits that its executor does not have.",
+        )
+
+
 def _check_range(what: str, values: Int32Array, stop: int) -> None:
     if values.size and (values.min() < 0 or values.max() >= stop):
         raise ExecutorError(

@@ -83,6 +83,12 @@ class NativeExecutor:
             )
         return logits
 
+    def head(self, rows: Int32Array) -> Float32Array:
+        with _translated_errors():
+            logits = np.empty((len(rows), self.spec.vocab_size), np.float32)
+            self._decoder.head(np.ascontiguousarray(rows, np.int32), logits)
+        return logits
+
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         shape = (len(slots), self.spec.num_kv_heads, self.spec.head_dim)
         keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)

@@ -74,6 +74,14 @@ class Executor(Protocol):
         """
         ...
 
+    def head(self, rows: Int32Array) -> Float32Array:
+        """Returns logits [len(rows), V], float32, of any rows of the latest `run`: 0 is the first of its T tokens.
+
+        What `run` does for its `sample_rows`, so that a caller who wants many rows need not hold all their logits at once.
+        Raises ExecutorError for a row outside that step, and where no step has run.
+        """
+        ...
+
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
         ...

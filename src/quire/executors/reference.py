@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.config import DType, KVFormat
-from quire.executors.checks import check_step
+from quire.executors.checks import check_rows, check_step
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
 from quire.kv.layout import KVLayout
@@ -55,6 +55,7 @@ class ReferenceExecutor:
         stored = self.arithmetic if layout.format is KVFormat.FLOAT32 else np.uint16
         self._k_cache: Array = np.zeros(shape, dtype=stored)
         self._v_cache: Array = np.zeros(shape, dtype=stored)
+        self._latest: Array = np.empty((0, spec.hidden_size), dtype=self.arithmetic)
 
     @property
     def name(self) -> str:
@@ -78,7 +79,13 @@ class ReferenceExecutor:
         x = self._embed(batch)
         for index, layer in enumerate(self.spec.layers):
             x = self._run_layer(index, layer, x, batch)
+        self._latest = x
         return self._head(x[batch.sample_rows])
+
+    def head(self, rows: Int32Array) -> Float32Array:
+        """Returns logits [len(rows), V], float32, of rows of the latest step; raises ExecutorError for a row it had not."""
+        check_rows(rows, len(self._latest))
+        return self._head(self._latest[rows])
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
@@ -165,7 +172,7 @@ class ReferenceExecutor:
         logits = linear(self._norm("final_norm", x), self._weights[table], None)
         if self.spec.logit_softcap is not None:
             logits = self.spec.logit_softcap * np.tanh(logits / self.spec.logit_softcap)
-        return logits.astype(np.float32)
+        return logits.astype(np.float32, copy=False)
 
     def _linear(self, name: str, x: Array) -> Array:
         return linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))

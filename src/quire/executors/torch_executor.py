@@ -17,7 +17,7 @@ from torch import Tensor
 
 from quire.config import DType, KVFormat
 from quire.errors import ExecutorError
-from quire.executors.checks import check_step, check_weights
+from quire.executors.checks import check_rows, check_step, check_weights
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch
 from quire.executors.reference_math import scoring_of
 from quire.executors.torch_decoder import Decoder, attention
@@ -65,6 +65,7 @@ class TorchExecutor:
             shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
             self._k_cache = torch.zeros(shape, dtype=_STORED[layout.format])
             self._v_cache = torch.zeros(shape, dtype=_STORED[layout.format])
+            self._latest = torch.empty(0, spec.hidden_size)
 
     @property
     def name(self) -> str:
@@ -88,7 +89,14 @@ class TorchExecutor:
         with self._computing():
             attend = partial(self._attend, self._placement(batch))
             x = self._decoder.hidden(_indices(batch.token_ids)[None], _indices(batch.positions)[None], attend)
-            return _array(self._decoder.logits(x[0, _indices(batch.sample_rows)]))
+            self._latest = x[0]
+            return _array(self._decoder.logits(self._latest[_indices(batch.sample_rows)]))
+
+    def head(self, rows: Int32Array) -> Float32Array:
+        """Returns logits [len(rows), V], float32, of rows of the latest step; raises ExecutorError for a row it had not."""
+        check_rows(rows, len(self._latest))
+        with self._computing():
+            return _array(self._decoder.logits(self._latest[_indices(rows)]))
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""

@@ -19,7 +19,7 @@ class MissReason(Enum):
     EVICTED = "evicted"  # this very block was cached and its memory has been given away
     PARTIAL = "partial"  # nothing more could match: the rest is less than a block, or only the last token
     DISABLED = "disabled"  # the prefix cache is off
-    BYPASSED = "bypassed"  # logits of every prompt token were asked for, so every token must be computed
+    BYPASSED = "bypassed"  # logits of all prompt tokens from here on were asked for, so they must be computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

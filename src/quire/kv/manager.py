@@ -70,16 +70,14 @@ class KVCacheManager:
     # -- finding -------------------------------------------------------------------
 
     def match(self, request: Request) -> PrefixMatch:
-        """Finds the longest cached prefix in whole blocks. It never covers the last token: its logits are still wanted."""
+        """Finds the longest cached prefix in whole blocks. It never covers a token whose logits are still wanted."""
         if self.prefix_cache is PrefixCache.OFF:
             return PrefixMatch()
         size = self.pool.block_size
         table = self._tables[request.request_id]
         table.hash_blocks(request, request.num_tokens // size, size)
-        if _must_compute_all(request):
-            return PrefixMatch()
         found: list[Block] = []
-        for block_idx in range((request.num_tokens - 1) // size):
+        for block_idx in range(request.first_logits_at // size):
             key = table.keys[block_idx]
             block = self.pool.find(key, block_tokens(request, block_idx, size))
             if block is None:
@@ -222,10 +220,8 @@ class KVCacheManager:
     def _reason(self, request: Request, match: PrefixMatch) -> tuple[MissReason, int | None]:
         if self.prefix_cache is PrefixCache.OFF:
             return MissReason.DISABLED, None
-        if _must_compute_all(request):
-            return MissReason.BYPASSED, None
         if match.missing_key is None:
-            return MissReason.PARTIAL, None
+            return MissReason.BYPASSED if _is_scored(request) else MissReason.PARTIAL, None
         if match.missing_key in self.pool.evicted:
             return MissReason.EVICTED, None
         block_idx = len(match.blocks)
@@ -250,7 +246,7 @@ class KVCacheManager:
         table.set_blocks(table.blocks[:num_kept], self.pool.block_size)
 
 
-def _must_compute_all(request: Request) -> bool:
+def _is_scored(request: Request) -> bool:
     return request.needs_prompt_logits and not request.output_token_ids
 
 

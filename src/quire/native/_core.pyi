@@ -77,6 +77,8 @@ class Decoder:
         logits: Float32Array,
     ) -> None:
         """Runs a step without the GIL and fills logits [S, V]; ValueError if an index is out of range."""
+    def head(self, rows: Int32Array, logits: Float32Array) -> None:
+        """Fills logits [len(rows), V] of rows of the latest step; ValueError if it has no such row."""
     def read_kv(self, layer: int, slots: Int32Array, keys: Float32Array, values: Float32Array) -> None: ...
     def copy_block(self, source: int, target: int) -> None: ...
     @property

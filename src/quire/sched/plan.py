@@ -13,7 +13,7 @@ class ScheduledChunk:
 
     `block_ids` is the request's whole block table, long enough for `start + num_tokens` tokens. `samples` is true when
     the chunk reaches the request's last token, so a new token is drawn from its last row. `wants_all_rows` asks for the
-    logits of every row of the chunk (prompt log-probabilities).
+    logits of every row of the chunk (prompt log-probabilities) but the first `num_given_rows`, which belong to given context.
     """
 
     request_id: str
@@ -22,6 +22,7 @@ class ScheduledChunk:
     block_ids: tuple[int, ...]
     samples: bool
     wants_all_rows: bool
+    num_given_rows: int = 0
 
     @property
     def stop(self) -> int:

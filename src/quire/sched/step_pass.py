@@ -31,13 +31,16 @@ class StepPass:
     def add(self, request: Request, num_tokens: int, block_ids: tuple[int, ...]) -> None:
         """Schedules the next `num_tokens` tokens of a request and pays for them."""
         start = request.num_computed_tokens
+        num_given = max(0, request.first_logits_at - start)
+        is_scored = request.needs_prompt_logits and not request.output_token_ids and num_given < num_tokens
         chunk = ScheduledChunk(
             request_id=request.request_id,
             start=start,
             num_tokens=num_tokens,
             block_ids=block_ids,
             samples=start + num_tokens == request.num_tokens,
-            wants_all_rows=request.needs_prompt_logits and not request.output_token_ids,
+            wants_all_rows=is_scored,
+            num_given_rows=num_given if is_scored else 0,
         )
         self.requests.append(request)
         self.chunks.append(chunk)

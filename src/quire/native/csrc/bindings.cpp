@@ -79,6 +79,16 @@ static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, In
   d.run(s, logits.data());
 }
 
+static void head(Decoder& d, Ints rows, OutMatrix logits) {
+  if (static_cast<int64_t>(logits.shape(0)) != size_of(rows) || static_cast<int64_t>(logits.shape(1)) != d.shape().vocab_size)
+    throw std::invalid_argument("logits must be [rows, V]");
+  auto lock = alone_with(d);
+  for (int64_t i = 0; i < size_of(rows); ++i)
+    if (rows.data()[i] < 0 || rows.data()[i] >= d.num_rows()) throw std::invalid_argument("a row is outside the latest step");
+  nb::gil_scoped_release release;
+  d.head(rows.data(), size_of(rows), logits.data());
+}
+
 static void read_kv(Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHeads values) {
   size_t count = slots.shape(0) * static_cast<size_t>(d.shape().num_kv_heads * d.shape().head_dim);
   if (keys.size() != count || values.size() != count || layer < 0 || layer >= static_cast<int64_t>(d.shape().layers.size()))
@@ -181,6 +191,7 @@ static void bind_decoder(nb::module_& m) {
       .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(), nb::arg("query_start").noconvert(),
            nb::arg("context_lens").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
            nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert())
+      .def("head", &head, nb::arg("rows").noconvert(), nb::arg("logits").noconvert())
       .def("read_kv", &read_kv, nb::arg("layer"), nb::arg("slots").noconvert(), nb::arg("keys").noconvert(), nb::arg("values").noconvert())
       .def("copy_block", &copy_block, nb::arg("source"), nb::arg("target"))
       .def_prop_ro("isa", &Decoder::isa)

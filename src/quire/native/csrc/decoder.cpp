@@ -13,6 +13,7 @@ static int64_t grain_of(int64_t multiplications_per_unit) { return 1 + (1 << 16)
 
 void Decoder::run(const Step& step, float* logits) {
   DefaultFloats floats;
+  num_rows_ = 0;  // until the step is whole, there are no rows to take a head of
   reserve(step);
   embed(step);
   compute_rotations(step);
@@ -20,7 +21,8 @@ void Decoder::run(const Step& step, float* logits) {
     attention_block(step, layer);
     ffn_block(step, layer);
   }
-  if (step.num_samples > 0) head(step, logits);
+  num_rows_ = step.num_rows;
+  head(step.sample_rows, step.num_samples, logits);
 }
 
 // Row strides are whole panels, and what lies beyond a row's end stays zero: bfloat16 products read pairs.
@@ -38,10 +40,6 @@ void Decoder::reserve(const Step& step) {
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
     capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
-  }
-  if (step.num_samples > sample_capacity_) {
-    sampled_ = Buffer(static_cast<size_t>(step.num_samples * hidden) * sizeof(float));
-    sample_capacity_ = step.num_samples;
   }
 }
 
@@ -205,22 +203,28 @@ void Decoder::attend(const Step& step, int64_t index) {
   });
 }
 
-void Decoder::head(const Step& step, float* logits) {
+void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
+  if (count == 0) return;
+  DefaultFloats floats;
   int64_t stride = columns_of(shape_.hidden_size);
+  if (count > sample_capacity_) {
+    sampled_ = Buffer(static_cast<size_t>(count * stride) * sizeof(float));
+    sample_capacity_ = count;
+  }
   Norm n{shape_.norm, shape_.norm_eps, final_norm_.data(), pointer_or_null(final_norm_bias_), residual_.as<float>(), stride,
-         step.sample_rows, shape_.hidden_size, sampled_.get(), stride, element_, false};
-  threads_.run(step.num_samples, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+         rows, shape_.hidden_size, sampled_.get(), stride, element_, false};
+  threads_.run(count, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
   Gemm g{};
   g.weight = shape_.is_head_tied ? embed_.panels() : head_.panels();
   g.a = sampled_.get();
   g.lda = stride;
-  g.rows = step.num_samples;
+  g.rows = count;
   g.epilogue = Epilogue::kStore;
   g.out = logits;
   g.ldo = g.num_columns = shape_.vocab_size;
   multiply(g);
   if (shape_.logit_softcap > 0)
-    threads_.run(step.num_samples, 1, [&](int64_t begin, int64_t end, int) {
+    threads_.run(count, 1, [&](int64_t begin, int64_t end, int) {
       kernels_.softcap(logits + begin * shape_.vocab_size, (end - begin) * shape_.vocab_size, shape_.logit_softcap);
     });
 }

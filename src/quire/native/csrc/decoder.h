@@ -81,6 +81,10 @@ class Decoder {
   // Runs one step and writes logits [num_samples, vocab_size].
   void run(const Step& step, float* logits);
 
+  // Writes logits [count, vocab_size] of rows in [0, num_rows()) of the latest step: what `run` does for its sample rows.
+  void head(const int32_t* rows, int64_t count, float* logits);
+  int64_t num_rows() const { return num_rows_; }
+
   // Writes K and V of each slot, float32 [count, K, D].
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
@@ -111,7 +115,6 @@ class Decoder {
   void project_qkv(const Step& step, const Layer& layer);
   void rotate_append(const Step& step, int64_t layer);
   void attend(const Step& step, int64_t layer);
-  void head(const Step& step, float* logits);
 
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
@@ -133,7 +136,7 @@ class Decoder {
   int64_t num_blocks_ = 0, tiles_per_block_ = 1;
 
   // Activations of a step, grown when a step is larger than any before.
-  int64_t capacity_ = 0, sample_capacity_ = 0;
+  int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
   Buffer residual_, normed_, qkv_, queries_, attended_, hidden_, product_, sampled_, scratch_;
   std::vector<float> cos_, sin_;
   std::vector<AttentionItem> items_;
