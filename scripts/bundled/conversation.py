@@ -1,0 +1,132 @@
+"""Whole conversations: single exchanges, and chats in which facts are told, corrected and asked for between everything else.
+
+    tell   other   tell   ask   correct   other   ask   never told   other   ask ...
+
+Four turns in ten of a long chat ask for something told before, near or far, so that most chats teach to look back.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from scripts.bundled.chat import Chat
+from scripts.bundled.fillers import any_exchange
+from scripts.bundled.skill import Exchange, Language, Split
+
+Message = dict[str, str]
+
+SYSTEMS_FILE = Path(__file__).with_name("systems.json")
+MEMORY_SHARE = 0.08
+SYSTEM_SHARE = 0.125
+CHINESE_SHARE = 0.35
+MIXED_SHARE = 0.05
+MESSAGE_TOKENS = 2  # the role before a message and the end after it
+_MAX_MEDIUM_TOKENS = 500
+_MAX_LONG_TOKENS = 1900
+
+
+class Length(Enum):
+    """How long a conversation is, with its share of all conversations."""
+
+    SINGLE = 0.82
+    SHORT = 0.085
+    MEDIUM = 0.067
+    LONG = 0.028
+
+
+def conversation(rng: Random) -> list[Message]:
+    """Returns the messages of a new conversation for training."""
+    length = rng.choices(tuple(Length), tuple(share.value for share in Length))[0]
+    languages = _languages(rng)
+    system = [_system(rng, languages[0])] if rng.random() < SYSTEM_SHARE else []
+    return system + messages_of(exchanges(rng, length, languages))
+
+
+def exchanges(rng: Random, length: Length, languages: tuple[Language, ...]) -> list[Exchange]:
+    """Returns the exchanges of a conversation of the given length."""
+    if length is Length.SINGLE:
+        return _single(rng, languages[0])
+    if length is Length.SHORT:
+        return _chat(rng, languages, max_turns=rng.randint(2, 6), max_tokens=_MAX_MEDIUM_TOKENS)
+    longest = _MAX_MEDIUM_TOKENS if length is Length.MEDIUM else _MAX_LONG_TOKENS
+    return _chat(rng, languages, max_turns=200, max_tokens=rng.randint(longest // 2, longest))
+
+
+def messages_of(turns: list[Exchange]) -> list[Message]:
+    """Returns the exchanges as chat messages."""
+    pairs = (({"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}) for turn in turns)
+    return [message for pair in pairs for message in pair]
+
+
+def estimate_tokens(text: str) -> float:
+    """Returns about how many tokens the bundled tokenizer makes of the text."""
+    num_ascii = len(text.encode("ascii", "ignore"))
+    return num_ascii / 2.9 + (len(text) - num_ascii) * 0.9
+
+
+def exchange_tokens(exchange: Exchange) -> float:
+    """Returns about how many tokens the two messages take."""
+    return estimate_tokens(exchange.user) + estimate_tokens(exchange.assistant) + 2 * MESSAGE_TOKENS
+
+
+def told_and_asked(rng: Random, language: Language) -> list[Exchange]:
+    """Returns the telling of a fact and the question for it."""
+    chat = Chat(rng, Split.TRAIN)
+    return [chat.tell(language), chat.recall()]
+
+
+def _single(rng: Random, language: Language) -> list[Exchange]:
+    if rng.random() < MEMORY_SHARE:
+        return told_and_asked(rng, language)
+    return [any_exchange(rng, language, Split.TRAIN)]
+
+
+def _chat(rng: Random, languages: tuple[Language, ...], max_turns: int, max_tokens: int) -> list[Exchange]:
+    chat = Chat(rng, Split.TRAIN)
+    turns = [chat.tell(rng.choice(languages))]
+    num_tokens = exchange_tokens(turns[0])
+    while len(turns) < max_turns:
+        turn = _next_turn(rng, chat, rng.choice(languages))
+        num_tokens += exchange_tokens(turn)
+        if num_tokens > max_tokens:
+            break
+        turns.append(turn)
+    return turns
+
+
+def _next_turn(rng: Random, chat: Chat, language: Language) -> Exchange:
+    draw = rng.random()
+    if draw < 0.40:
+        return chat.recall()
+    if draw < 0.46:
+        return chat.correct()
+    if draw < 0.54:
+        return chat.ask_untold(language)
+    if draw < 0.54 + 0.46 * _eagerness(chat):
+        return chat.tell(language)
+    return chat.filler(language)
+
+
+def _eagerness(chat: Chat) -> float:
+    """Returns how likely a new fact is: often while few are told, seldom later."""
+    return 0.6 if len(chat.told) < 4 else 0.3 if len(chat.told) < 16 else 0.1
+
+
+def _languages(rng: Random) -> tuple[Language, ...]:
+    if rng.random() < MIXED_SHARE:
+        return tuple(Language)
+    return (Language.CHINESE,) if rng.random() < CHINESE_SHARE else (Language.ENGLISH,)
+
+
+def _system(rng: Random, language: Language) -> Message:
+    return {"role": "system", "content": rng.choice(_systems()[language.value])}
+
+
+@cache
+def _systems() -> dict[str, list[str]]:
+    content: dict[str, list[str]] = json.loads(SYSTEMS_FILE.read_text(encoding="utf-8"))
+    return content

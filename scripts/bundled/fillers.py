@@ -1,0 +1,45 @@
+"""What else a chat is about: exchanges of all skills in the proportions of the corpus."""
+
+from __future__ import annotations
+
+from functools import cache
+from random import Random
+
+from scripts.bundled import arithmetic, capitals, records, smalltalk, sorting, symbols, unknown
+from scripts.bundled.skill import Exchange, Language, Skill, Split
+from scripts.bundled.unknown import world_exchange
+
+SHARES = {"capitals": 25, "arithmetic": 17, "symbols": 17, "sorting": 8, "records": 10, "unknown": 10, "smalltalk": 5}
+_MODULES = {
+    "capitals": capitals,
+    "arithmetic": arithmetic,
+    "symbols": symbols,
+    "sorting": sorting,
+    "records": records,
+    "unknown": unknown,
+    "smalltalk": smalltalk,
+}
+
+
+def any_exchange(rng: Random, language: Language, split: Split) -> Exchange:
+    """Returns an exchange of a random skill, for a conversation of its own."""
+    return _drawn_skill(rng).exchange(rng, language, split)
+
+
+def filler(rng: Random, language: Language, split: Split) -> Exchange:
+    """Returns an exchange for the middle of a chat, which asks for no fact a user could tell."""
+    skill = _drawn_skill(rng)
+    if skill in unknown.SKILLS:
+        return world_exchange(rng, language, split)
+    return skill.exchange(rng, language, split)
+
+
+@cache
+def skills_by_module() -> dict[str, tuple[Skill, ...]]:
+    """Returns the skills under the name of their module."""
+    return {name: tuple(module.SKILLS) for name, module in _MODULES.items()}
+
+
+def _drawn_skill(rng: Random) -> Skill:
+    name = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
+    return rng.choice(skills_by_module()[name])
