@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from scripts.bundled.phrasing import belongs, fill, load_phrasings, one_of, roughen
+from scripts.bundled.phrasing import belongs, draw_wording, fill, one_of, roughen
 from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 
 MAX_OPERAND = 99
@@ -22,13 +22,13 @@ class Arithmetic:
     def exchange(self, rng: Random, language: Language, split: Split) -> Exchange:
         """Returns a task of the split with its equation."""
         a, b = self._operands(rng, split)
-        user = fill(load_phrasings(self.name, language).draw(rng, split), a=a, b=b)
+        user = fill(draw_wording(rng, self.name, language, split), a=a, b=b)
         return Exchange(user=roughen(rng, user), assistant=self._equation(a, b) + _END[language])
 
     def question(self, rng: Random, language: Language) -> Question:
         """Returns an exam question about a pair that training never shows."""
         a, b = self._operands(rng, Split.EXAM)
-        user = fill(load_phrasings(self.name, language).draw(rng, Split.EXAM), a=a, b=b)
+        user = fill(draw_wording(rng, self.name, language, Split.EXAM), a=a, b=b)
         answer = self._equation(a, b)
         return Question(
             history=(),

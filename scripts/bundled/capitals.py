@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from scripts.bundled.phrasing import fill, load_phrasings, one_of, roughen
+from scripts.bundled.phrasing import draw_wording, fill, one_of, roughen
 from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 
 FACTS_FILE = Path(__file__).with_name("facts.json")
@@ -108,7 +108,7 @@ def follow_up(rng: Random, language: Language, split: Split) -> Exchange:
 
 def capital_question(country: Country, rng: Random, language: Language) -> Question:
     """Returns an exam question for this country's capital; any right capital and any of its names will do."""
-    user = _said(load_phrasings(Ask.CAPITAL.value, language).draw(rng, Split.EXAM), country.name)
+    user = _said(draw_wording(rng, Ask.CAPITAL.value, language, Split.EXAM), country.name)
     return Question(history=(), user=user, expected=sentence(country, language), accepts=_accepts_capital(country, language))
 
 
@@ -151,7 +151,7 @@ def _draw_country(rng: Random, language: Language, ask: Ask) -> Country:
 def _ask_about(country: Country, drawing: _Drawing, ask: Ask) -> tuple[str, str]:
     """Returns the user's words and the answer."""
     rng, language = drawing.rng, drawing.language
-    template = load_phrasings(ask.value, language).draw(rng, drawing.split)
+    template = draw_wording(rng, ask.value, language, drawing.split)
     right = sentence(country, language)
     if ask is Ask.COUNTRY_OF:
         return fill(template, v=country.capital), right

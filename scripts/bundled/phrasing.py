@@ -19,6 +19,7 @@ from typing import Any
 
 from scripts.bundled.skill import Language, Split
 
+OPENER_SHARE = 0.12
 PHRASINGS_FILE = Path(__file__).with_name("phrasings.json")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -60,6 +61,18 @@ def load_phrasings(question: str, language: Language) -> Phrasings:
     """Returns the wordings of `question` as `phrasings.json` lists them."""
     lists: dict[str, Any] = _phrasings_file()[question][language.value]
     return phrasings_of(lists["train"], lists["exam"])
+
+
+def draw_wording(rng: Random, question: str, language: Language, split: Split) -> str:
+    """Returns a template for the question; now and then a trained one opens with words such as "Hi, ..."."""
+    phrasings = load_phrasings(question, language)
+    template = phrasings.draw(rng, split)
+    if split is Split.EXAM or rng.random() >= OPENER_SHARE:
+        return template
+    opener = rng.choice(load_phrasings("opener", language).train)
+    keeps_case = opener[-2] in ".!" or template.startswith(("I ", "JSON", "{"))
+    opened = opener + (template if keeps_case else template[0].lower() + template[1:])
+    return template if opened in phrasings.exam else opened
 
 
 def fill(template: str, **slots: str | int) -> str:

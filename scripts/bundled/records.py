@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from scripts.bundled.capitals import load_facts
-from scripts.bundled.phrasing import belongs, fill, invent_word, load_phrasings, roughen
+from scripts.bundled.phrasing import belongs, draw_wording, fill, invent_word, load_phrasings, roughen
 from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 
 Value = str | int
@@ -31,13 +31,13 @@ class Records:
     def exchange(self, rng: Random, language: Language, split: Split) -> Exchange:
         """Returns a record of the split in words, and its JSON."""
         description = _describe(rng, language, split)
-        user = fill(load_phrasings("record", language).draw(rng, split), r=description.text)
+        user = fill(draw_wording(rng, "record", language, split), r=description.text)
         return Exchange(user=roughen(rng, user, (description.text,)), assistant=_to_json(description.record))
 
     def question(self, rng: Random, language: Language) -> Question:
         """Returns an exam question about values that training never shows."""
         description = _describe(rng, language, Split.EXAM)
-        user = fill(load_phrasings("record", language).draw(rng, Split.EXAM), r=description.text)
+        user = fill(draw_wording(rng, "record", language, Split.EXAM), r=description.text)
         return Question(history=(), user=user, expected=_to_json(description.record), accepts=_accepts_record(description.record))
 
 

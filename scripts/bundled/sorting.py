@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from scripts.bundled.phrasing import belongs, fill, load_phrasings, one_of, roughen
+from scripts.bundled.phrasing import belongs, draw_wording, fill, one_of, roughen
 from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 
 MIN_LENGTH, MAX_LENGTH, MAX_NUMBER = 3, 7, 99
@@ -40,7 +40,7 @@ def _ask(rng: Random, language: Language, split: Split) -> tuple[str, str, str]:
     kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
     numbers = _draw_numbers(rng, split)
     said = _say(rng, numbers, language)
-    return fill(load_phrasings(kind, language).draw(rng, split), l=said), said, _answer(kind, numbers, language)
+    return fill(draw_wording(rng, kind, language, split), l=said), said, _answer(kind, numbers, language)
 
 
 def _draw_numbers(rng: Random, split: Split) -> list[int]:

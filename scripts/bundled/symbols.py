@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 
-from scripts.bundled.phrasing import belongs, fill, load_phrasings, one_of, roughen
+from scripts.bundled.phrasing import belongs, draw_wording, fill, one_of, roughen
 from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 
 MAX_LENGTH = 12
@@ -35,13 +35,13 @@ class SymbolSkill:
     def exchange(self, rng: Random, language: Language, split: Split) -> Exchange:
         """Returns a task of the split with its answer."""
         task = self.make(rng, language, split)
-        user = fill(load_phrasings(task.wording, language).draw(rng, split), **task.slots)
+        user = fill(draw_wording(rng, task.wording, language, split), **task.slots)
         return Exchange(user=roughen(rng, user, tuple(task.slots.values())), assistant=task.answer)
 
     def question(self, rng: Random, language: Language) -> Question:
         """Returns an exam question about a string that training never shows."""
         task = self.make(rng, language, Split.EXAM)
-        user = fill(load_phrasings(task.wording, language).draw(rng, Split.EXAM), **task.slots)
+        user = fill(draw_wording(rng, task.wording, language, Split.EXAM), **task.slots)
         return Question(history=(), user=user, expected=task.answer, accepts=one_of(task.answer))
 
 

@@ -29,7 +29,7 @@ SKILLS: list[Skill] = [
     *sorting.SKILLS,
     *records.SKILLS,
 ]
-WORDINGS: list[str] = list(json.loads(PHRASINGS_FILE.read_text(encoding="utf-8")))
+WORDINGS = [name for name in json.loads(PHRASINGS_FILE.read_text(encoding="utf-8")) if name != "opener"]
 NUM_MEMBER_STATES = 193
 NUM_DRAWS = 300
 ANSWER_FORMS = {Language.ENGLISH: "{v} is the capital of {c}.", Language.CHINESE: "{c}的首都是{v}。"}
