@@ -54,14 +54,14 @@ def _capitals_paper(language: Language, seed: int) -> Paper:
 
 
 def _subjects(tokens_of: CountTokens) -> list[Subject]:
-    near = partial(memory.recall_question, max_tokens_back=NEAR_TOKENS, tokens_of=tokens_of)
-    far = partial(memory.recall_question, max_tokens_back=FAR_TOKENS, tokens_of=tokens_of)
+    near = partial(memory.recall_question, min_tokens_back=0, max_tokens_back=NEAR_TOKENS, tokens_of=tokens_of)
+    far = partial(memory.recall_question, min_tokens_back=NEAR_TOKENS + 1, max_tokens_back=FAR_TOKENS, tokens_of=tokens_of)
     return [
         Subject(skill="country of a capital", bar=None, draw=partial(capitals.other_question, capitals.Ask.COUNTRY_OF)),
         Subject(skill="is it the capital?", bar=None, draw=partial(capitals.other_question, capitals.Ask.CHECK)),
         Subject(skill="continent", bar=None, draw=partial(capitals.other_question, capitals.Ask.CONTINENT)),
         Subject(skill=f"recall, up to {NEAR_TOKENS} tokens back", bar=95, draw=near),
-        Subject(skill=f"recall, up to {FAR_TOKENS} tokens back", bar=85, draw=far),
+        Subject(skill=f"recall, {NEAR_TOKENS + 1} to {FAR_TOKENS} tokens back", bar=85, draw=far),
         Subject(skill="recall of a corrected fact", bar=90, draw=memory.correction_question),
         Subject(skill="two-digit addition", bar=95, draw=arithmetic.ADDITION.question),
         Subject(skill="two-digit subtraction", bar=95, draw=arithmetic.SUBTRACTION.question),
