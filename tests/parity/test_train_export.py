@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, safe_open
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from quire import LLM, SamplingParams
 from quire.config import DType
@@ -53,8 +54,8 @@ class World:
     tokenizer_directory: Path
 
     def export(self, directory: Path, card: str = "# A model\n", dtype: torch.dtype = torch.float32) -> Path:
-        options = {"tokenizer_directory": self.tokenizer_directory, "dtype": dtype, "card": card}
-        export_model(self.model, self.config, directory, **options)
+        source = self.tokenizer_directory
+        export_model(self.model, self.config, directory, tokenizer_directory=source, dtype=dtype, card=card)
         return directory
 
 
