@@ -17,12 +17,18 @@ class Chat:
         self._rng = rng
         self._split = split
         self._told: dict[str, Fact] = {}
+        self._aside: dict[str, Fact] = {}
         self._latest: Fact | None = None
 
     @property
     def told(self) -> tuple[Fact, ...]:
         """The facts that hold now, the longest unmentioned first."""
         return tuple(self._told.values())
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether facts are put aside."""
+        return bool(self._aside)
 
     def tell(self, language: Language) -> Exchange:
         """Returns the telling of one new fact, or of two."""
@@ -36,10 +42,21 @@ class Chat:
         self._latest = None
         return facts.tell_two(self._rng, first, second, self._split)
 
+    def put_aside(self) -> None:
+        """Leaves the facts told so far unmentioned until they are taken back, so that they grow old."""
+        self._aside = self._told
+        self._told = {}
+        self._latest = None
+
+    def take_back(self) -> None:
+        """Lets the facts put aside be asked for again."""
+        self._told = self._aside | self._told
+        self._aside = {}
+
     def recall(self) -> Exchange:
-        """Returns the question for a fact told before: half the time any, half the time one long unmentioned."""
+        """Returns the question for a fact told before: now and then any, mostly one long unmentioned."""
         told = self.told
-        num_choices = len(told) if self._rng.random() < 0.5 else (len(told) + 2) // 3
+        num_choices = len(told) if self._rng.random() < 0.3 else (len(told) + 4) // 5
         return self.recall_of(told[self._rng.randrange(num_choices)])
 
     def recall_of(self, fact: Fact) -> Exchange:
@@ -74,7 +91,7 @@ class Chat:
         self._latest = None
         while True:
             exchange = filler(self._rng, language, self._split)
-            if not any(fact.topic.known in exchange.user or fact.topic.asked in exchange.user for fact in self.told):
+            if not any(fact.topic.known in exchange.user or fact.topic.asked in exchange.user for fact in self._all_facts()):
                 return exchange
 
     def _new_fact(self, language: Language) -> Fact:
@@ -82,15 +99,18 @@ class Chat:
 
     def _new_topic(self, language: Language) -> Topic:
         while True:
-            topic = self._sibling(language) if self._told and self._rng.random() < 0.4 else None
+            topic = self._sibling(language) if self._rng.random() < 0.4 else None
             topic = topic or draw_topic(self._rng, language, self._split)
-            if not any(_overlap(topic, fact.topic) for fact in self.told):
+            if topic.known not in self._told and topic.known not in self._aside:
                 return topic
+
+    def _all_facts(self) -> tuple[Fact, ...]:
+        return (*self._aside.values(), *self._told.values())
 
     def _sibling(self, language: Language) -> Topic | None:
         """Returns a topic close to one told: the same attribute of somebody else, or the same owner."""
-        model = self._rng.choice(self.told).topic
-        return facts.sibling(self._rng, model, self._split) if model.language is language else None
+        models = [fact.topic for fact in self._all_facts() if fact.topic.language is language]
+        return facts.sibling(self._rng, self._rng.choice(models), self._split) if models else None
 
     def _changed(self, old: Fact) -> Fact:
         while True:
@@ -103,8 +123,3 @@ class Chat:
         self._told.pop(fact.topic.known, None)
         self._told[fact.topic.known] = fact
         self._latest = fact
-
-
-def _overlap(first: Topic, second: Topic) -> bool:
-    """Returns whether one topic could be taken for the other."""
-    return first.known in second.known or second.known in first.known

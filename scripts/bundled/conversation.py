@@ -25,17 +25,21 @@ SYSTEM_SHARE = 0.125
 CHINESE_SHARE = 0.35
 MIXED_SHARE = 0.05
 MESSAGE_TOKENS = 2  # the role before a message and the end after it
-_MAX_MEDIUM_TOKENS = 500
-_MAX_LONG_TOKENS = 1900
+_ASIDE_AT = (0.05, 0.25)  # the share of a chat after which its first facts are put aside ...
+_BACK_AT = (0.4, 0.85)  # ... and after which they are taken back
+_RECALL_SHARE_ASIDE = 0.28  # of the turns in between
+_RECALL_SHARE = 0.52  # of all other turns
+_MEDIUM_TOKENS = (250, 500)
+_LONG_TOKENS = (1100, 1820)
 
 
 class Length(Enum):
     """How long a conversation is, with its share of all conversations."""
 
-    SINGLE = 0.82
-    SHORT = 0.085
-    MEDIUM = 0.067
-    LONG = 0.028
+    SINGLE = 0.81
+    SHORT = 0.08
+    MEDIUM = 0.085
+    LONG = 0.023
 
 
 def conversation(rng: Random) -> list[Message]:
@@ -51,9 +55,9 @@ def exchanges(rng: Random, length: Length, languages: tuple[Language, ...]) -> l
     if length is Length.SINGLE:
         return _single(rng, languages[0])
     if length is Length.SHORT:
-        return _chat(rng, languages, max_turns=rng.randint(2, 6), max_tokens=_MAX_MEDIUM_TOKENS)
-    longest = _MAX_MEDIUM_TOKENS if length is Length.MEDIUM else _MAX_LONG_TOKENS
-    return _chat(rng, languages, max_turns=200, max_tokens=rng.randint(longest // 2, longest))
+        return _chat(rng, languages, max_turns=rng.randint(2, 6), max_tokens=_MEDIUM_TOKENS[1])
+    fewest, most = _MEDIUM_TOKENS if length is Length.MEDIUM else _LONG_TOKENS
+    return _chat(rng, languages, max_turns=200, max_tokens=rng.randint(fewest, most))
 
 
 def messages_of(turns: list[Exchange]) -> list[Message]:
@@ -74,9 +78,9 @@ def exchange_tokens(exchange: Exchange) -> float:
 
 
 def told_and_asked(rng: Random, language: Language) -> list[Exchange]:
-    """Returns the telling of a fact and the question for it."""
+    """Returns the telling of a fact and the question for it, or for another that was never told."""
     chat = Chat(rng, Split.TRAIN)
-    return [chat.tell(language), chat.recall()]
+    return [chat.tell(language), chat.recall() if rng.random() < 0.8 else chat.ask_untold(language)]
 
 
 def _single(rng: Random, language: Language) -> list[Exchange]:
@@ -86,34 +90,43 @@ def _single(rng: Random, language: Language) -> list[Exchange]:
 
 
 def _chat(rng: Random, languages: tuple[Language, ...], max_turns: int, max_tokens: int) -> list[Exchange]:
+    """Returns a chat; most put their first facts aside for a while, so that these are asked for from afar."""
     chat = Chat(rng, Split.TRAIN)
-    turns = [chat.tell(rng.choice(languages))]
-    num_tokens = exchange_tokens(turns[0])
+    turns: list[Exchange] = []
+    num_tokens = 0.0
+    aside_at, back_at = (rng.uniform(*share) * max_tokens for share in (_ASIDE_AT, _BACK_AT))
     while len(turns) < max_turns:
         turn = _next_turn(rng, chat, rng.choice(languages))
-        num_tokens += exchange_tokens(turn)
+        before, num_tokens = num_tokens, num_tokens + exchange_tokens(turn)
         if num_tokens > max_tokens:
             break
         turns.append(turn)
+        if before < aside_at <= num_tokens:
+            chat.put_aside()
+        if before < back_at <= num_tokens:
+            chat.take_back()
     return turns
 
 
 def _next_turn(rng: Random, chat: Chat, language: Language) -> Exchange:
     draw = rng.random()
-    if draw < 0.40:
+    if not chat.told:
+        return chat.tell(language) if draw < 0.6 else chat.filler(language) if draw < 0.9 else chat.ask_untold(language)
+    recall = _RECALL_SHARE_ASIDE if chat.is_waiting else _RECALL_SHARE
+    if draw < recall:
         return chat.recall()
-    if draw < 0.46:
+    if draw < recall + 0.06:
         return chat.correct()
-    if draw < 0.54:
+    if draw < recall + 0.14:
         return chat.ask_untold(language)
-    if draw < 0.54 + 0.46 * _eagerness(chat):
+    if rng.random() < _eagerness(chat):
         return chat.tell(language)
     return chat.filler(language)
 
 
 def _eagerness(chat: Chat) -> float:
     """Returns how likely a new fact is: often while few are told, seldom later."""
-    return 0.6 if len(chat.told) < 4 else 0.3 if len(chat.told) < 16 else 0.1
+    return 0.7 if len(chat.told) < 6 else 0.3 if len(chat.told) < 18 else 0.1
 
 
 def _languages(rng: Random) -> tuple[Language, ...]:

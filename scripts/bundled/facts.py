@@ -23,6 +23,7 @@ from scripts.bundled.values import KINDS, draw_value, invent, listed
 FACTS_FILE = Path(__file__).with_name("memory_facts.json")
 UNKNOWN: Mapping[Language, str] = {Language.ENGLISH: "I do not know.", Language.CHINESE: "\u6211\u4e0d\u77e5\u9053\u3002"}
 _SLOTS = ("{k}", "{K}", "{v}", "{l}", "{L}", "{w}", "{o}")
+_SMALL_LETTERS = 0.06
 _OWNER_WEIGHTS = (0.42, 0.2, 0.18, 0.2)
 
 
@@ -71,8 +72,9 @@ def sibling(rng: Random, topic: Topic, split: Split) -> Topic:
 
 
 def draw_fact(rng: Random, topic: Topic, split: Split) -> Fact:
-    """Returns the topic with a new value."""
-    return Fact(topic=topic, value=draw_value(rng, topic.kind, topic.language, split))
+    """Returns the topic with a new value, now and then typed in small letters."""
+    value = draw_value(rng, topic.kind, topic.language, split)
+    return Fact(topic=topic, value=value.lower() if rng.random() < _SMALL_LETTERS else value)
 
 
 def tell(rng: Random, fact: Fact, split: Split) -> Exchange:
@@ -159,11 +161,11 @@ def _owners(rng: Random, owner: str, language: Language, split: Split) -> tuple[
 
 def _key_topic(rng: Random, language: Language) -> Topic:
     keys = _facts_file()["keys"][language.value]
-    kind = rng.choice(KINDS)
     if rng.random() < 0.45:
         key = rng.choice(keys["simple"])
-        return Topic(language=language, kind=kind, asked=key, known=key)
-    noun, thing = rng.choice(keys["nouns"]), rng.choice(keys["things"])
+        return Topic(language=language, kind=rng.choice(KINDS), asked=key, known=key)
+    noun, thing = rng.choice(tuple(keys["nouns"])), rng.choice(keys["things"])
+    kind = keys["nouns"][noun]
     if language is Language.ENGLISH:
         asked = f"the {noun} of {thing}"
         return Topic(language=language, kind=kind, asked=asked, known=asked.replace(" my ", " your "))

@@ -24,8 +24,7 @@ class SmallTalk:
         """Returns a remark or question of one topic and the topic's answer."""
         topic = rng.choice(topics())
         said = topic_phrasings(topic, language).draw(rng, split)
-        rough = roughen(rng, said, _KEPT) if split is Split.TRAIN else said
-        return Exchange(user=rough, assistant=topic_answer(topic, language))
+        return Exchange(user=roughen(rng, said, _KEPT), assistant=topic_answer(topic, language))
 
     def question(self, rng: Random, language: Language) -> Question:
         """Returns an exam question; only the topic's own answer is right."""

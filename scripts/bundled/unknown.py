@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from scripts.bundled.facts import UNKNOWN, ask, draw_topic
+from scripts.bundled.facts import UNKNOWN, ask, draw_fact, draw_topic, sibling, tell
 from scripts.bundled.phrasing import Phrasings, fill, is_held_out, phrasings_of, roughen
 from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 from scripts.bundled.values import invent, listed
@@ -30,18 +30,29 @@ class Unknown:
         return world_exchange(rng, language, split)
 
     def question(self, rng: Random, language: Language) -> Question:
-        """Returns an exam question; only the admission is right."""
+        """Returns an exam question; only the admission is right. Three in ten follow facts that resemble what is asked."""
+        history: tuple[Exchange, ...] = ()
         exchange = self.exchange(rng, language, Split.EXAM)
+        if rng.random() < 0.3:
+            history, exchange = _resembling(rng, language)
         answer = exchange.assistant
-        return Question(history=(), user=exchange.user, expected=answer, accepts=lambda text: text.strip() == answer)
+        return Question(history=history, user=exchange.user, expected=answer, accepts=lambda text: text.strip() == answer)
 
 
 def world_exchange(rng: Random, language: Language, split: Split) -> Exchange:
     """Returns a question about the world and the admission; nothing a user tells could answer it."""
     use = "capital_" if rng.random() < 0.3 else ""
-    template = _phrasings(use, language).draw(rng, split)
-    rough = roughen(rng, template, _SLOTS) if split is Split.TRAIN else template
-    return Exchange(user=_filled(rng, rough, language, split), assistant=UNKNOWN[language])
+    template = roughen(rng, _phrasings(use, language).draw(rng, split), _SLOTS)
+    return Exchange(user=_filled(rng, template, language, split), assistant=UNKNOWN[language])
+
+
+def _resembling(rng: Random, language: Language) -> tuple[tuple[Exchange, ...], Exchange]:
+    """Returns the telling of one to three facts, and the question for another that one could take for them."""
+    asked = draw_topic(rng, language, Split.EXAM)
+    topics = {topic.known: topic for topic in (sibling(rng, asked, Split.EXAM) for _ in range(rng.randint(1, 3)))}
+    others = [topic for known, topic in topics.items() if known != asked.known]
+    told = tuple(tell(rng, draw_fact(rng, topic, Split.EXAM), Split.EXAM) for topic in others)
+    return told, ask(rng, asked, None, Split.EXAM)
 
 
 def _filled(rng: Random, template: str, language: Language, split: Split) -> str:
