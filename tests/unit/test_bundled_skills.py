@@ -9,6 +9,8 @@ from random import Random
 
 import pytest
 from scripts.bundled import arithmetic, capitals, records, sorting, symbols
+from scripts.bundled.exam import Mark
+from scripts.bundled.papers import Paper, write_papers
 from scripts.bundled.phrasing import (
     PHRASINGS_FILE,
     Phrasings,
@@ -17,10 +19,11 @@ from scripts.bundled.phrasing import (
     fill,
     invent_word,
     load_phrasings,
+    one_of,
     phrasings_of,
     roughen,
 )
-from scripts.bundled.skill import Exchange, Language, Skill, Split
+from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 
 SKILLS: list[Skill] = [
     *capitals.SKILLS,
@@ -241,3 +244,30 @@ def test_invented_words_belong_to_one_split() -> None:
     rng = Random(10)
     words = {split: {invent_word(rng, split) for _ in range(NUM_DRAWS)} for split in Split}
     assert words[Split.TRAIN].isdisjoint(words[Split.EXAM])
+
+
+def _count_tokens(text: str) -> int:
+    return len(text) // 3 + 1
+
+
+def test_exam_has_every_row_in_both_languages_and_repeats_for_a_seed() -> None:
+    rows = write_papers(2, 7, _count_tokens)
+    again = write_papers(2, 7, _count_tokens)
+    skills = {language: {row.skill for row in rows if row.language is language} for language in Language}
+    assert skills[Language.ENGLISH] == skills[Language.CHINESE]
+    assert [[question.user for question in row.questions] for row in rows] == [
+        [question.user for question in row.questions] for row in again
+    ]
+    assert all(question.accepts(question.expected) for row in rows for question in row.questions)
+
+
+def test_row_passes_from_its_bar_on() -> None:
+    right, wrong = "85 + 1 = 86.", "85 + 1 = 87."
+    question = Question(history=(), user="85 + 1", expected=right, accepts=one_of(right))
+    paper = Paper(skill="addition", language=Language.ENGLISH, bar=75, questions=(question,) * 4)
+    passed = Mark(paper=paper, answers=(right, wrong, right, right))
+    failed = Mark(paper=paper, answers=(right, wrong, wrong, right))
+    assert passed.is_passed
+    assert passed.wrong == [(question, wrong)]
+    assert not failed.is_passed
+    assert failed.to_row()["percent"] == 50
