@@ -237,6 +237,46 @@ def test_score_is_the_log_probability_of_every_token(llm: LLM, tiny_model: Path)
     assert all(entry is not None and 3 <= len(entry) <= 4 for entry in score.candidates[1:])
 
 
+def test_a_score_after_given_text_is_that_of_the_whole_text(llm: LLM) -> None:
+    context, texts = "a context that is long enough to fill two blocks of the cache and one token more", (" and so", " or not")
+    for index, text in enumerate(texts):
+        whole, score = llm.score(context + text), llm.score(text, given=context)
+        assert score.token_ids == whole.token_ids
+        assert score.num_given_tokens == len(context)
+        assert (whole.num_cached_tokens, score.num_cached_tokens) == (0, 64), index
+        assert score.logprobs[: len(context)] == (None,) * len(context)
+        np.testing.assert_allclose(score.logprobs[len(context) :], whole.logprobs[len(context) :], rtol=0, atol=1e-4)
+        assert score.loss == pytest.approx(-score.total / len(text))
+        assert score.perplexity == pytest.approx(np.exp(-score.total / len(text)))
+
+
+def test_given_tokens_before_tokens_and_salts_keep_apart(llm: LLM) -> None:
+    context = llm.tokenizer.encode("another context which nobody else scores and which fills a block at least")
+    text = llm.tokenizer.encode(" and so")
+    first = llm.score(text, given=context)
+    again = llm.score({"prompt_token_ids": text}, given=np.array(context))
+    salted = llm.score({"prompt_token_ids": text, "cache_salt": "mine"}, given=context)
+    assert (first.num_cached_tokens, again.num_cached_tokens, salted.num_cached_tokens) == (0, 64, 0)
+    assert first.token_ids == again.token_ids == salted.token_ids == (*context, *text)
+    np.testing.assert_allclose(again.logprobs[len(context) :], first.logprobs[len(context) :], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "error", "words"),
+    [
+        ("text", [1, 2], RequestError, "different forms"),
+        ([1, 2], "text", RequestError, "different forms"),
+        ("text", {"prompt": "x", "cache_salt": "y"}, RequestError, "given is a text or token ids"),
+        ("text", 7, RequestError, "a prompt is a text"),
+        ([], [1, 2], EmptyPromptError, "nothing to score"),
+        ("", "text", EmptyPromptError, "nothing to score"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(llm: LLM, text: Any, context: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        llm.score(text, given=context)
+
+
 def test_chat_renders_the_template(llm: LLM) -> None:
     conversation = [{"role": "user", "content": "hello"}]
     (output,) = llm.chat(conversation, GREEDY)

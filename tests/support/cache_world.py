@@ -43,11 +43,29 @@ class Options:
     priority: int
     tenant: str
     prompt_logprobs: int | None
+    num_given_tokens: int
 
 
 def require(fact: bool, message: str) -> None:
     if not fact:
         raise AssertionError(message)
+
+
+def wanted_rows(chunk: ScheduledChunk) -> list[int]:
+    """Returns the positions whose logits a chunk asks for."""
+    if chunk.wants_all_rows:
+        return list(range(chunk.start + chunk.num_given_rows, chunk.stop))
+    return [chunk.stop - 1] if chunk.samples else []
+
+
+def rows_to_want(request: Request, chunk: ScheduledChunk) -> list[int]:
+    """Returns the positions that predict a token somebody waits for: one to be drawn, or one to be scored."""
+    is_scored = request.needs_prompt_logits and not request.output_token_ids
+    return [
+        position
+        for position in range(chunk.start, chunk.stop)
+        if position + 1 == request.num_tokens or (is_scored and position + 1 >= request.num_given_tokens)
+    ]
 
 
 class World:
@@ -81,7 +99,12 @@ class World:
         sampling = SamplingParams(max_tokens=options.max_tokens, prompt_logprobs=options.prompt_logprobs)
         name = f"r{self.num_submitted}"
         return Request(
-            request_id=name, prompt_token_ids=prompt, sampling=sampling, priority=options.priority, tenant=options.tenant
+            request_id=name,
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            priority=options.priority,
+            tenant=options.tenant,
+            num_given_tokens=min(options.num_given_tokens, len(prompt)),
         )
 
     def submit(self, request: Request, parent: Request | None = None) -> None:
@@ -254,12 +277,14 @@ class World:
             request = self.live[chunk.request_id]
             if states[chunk.request_id] is RequestStatus.WAITING:
                 require(chunk.start % self.block_size == 0, "a match of a part of a block")
-                is_blind = request.needs_prompt_logits and not request.output_token_ids
-                require(not (is_blind and chunk.start), "a match hides prompt logits")
+                is_scored = request.needs_prompt_logits and not request.output_token_ids
+                require(not is_scored or chunk.start < max(1, request.num_given_tokens), "a match hides prompt logits")
+                self.tally["scored after a hit"] += is_scored and chunk.start > 0
                 self.tally["hit"] += chunk.start > 0
                 self.computed[chunk.request_id] = chunk.start
             require(chunk.start == self.computed[chunk.request_id] == request.num_computed_tokens, "chunks do not tile")
             require(0 < chunk.num_tokens <= request.num_tokens - chunk.start, "a chunk outside the request")
+            require(wanted_rows(chunk) == rows_to_want(request, chunk), "logits of the wrong rows are wanted")
             require(chunk.samples == (chunk.stop == request.num_tokens), "samples at the wrong place")
             require(len(chunk.block_ids) == -(-chunk.stop // self.block_size), "table and tokens differ in length")
             require(self.mode is KVCacheMode.PAGED or (chunk.start == 0 and chunk.samples), "a cache although it is off")

@@ -77,6 +77,7 @@ class FakeExecutor:
         self.max_rows = 0
         self._poison = poison
         self._nan = nan
+        self._latest: StepBatch | None = None
 
     def run(self, batch: StepBatch) -> Float32Array:
         self.num_steps += 1
@@ -85,8 +86,14 @@ class FakeExecutor:
         self.tokens[batch.slot_mapping] = batch.token_ids
         if self._poison is not None and self._poison in batch.token_ids:
             raise ExecutorError("the fake choked", next_step="Send other tokens.")
-        rows = [self._row(batch, int(row)) for row in batch.sample_rows]
-        return np.stack(rows) if rows else np.empty((0, VOCAB_SIZE), dtype=np.float32)
+        self._latest = batch
+        return self.head(batch.sample_rows)
+
+    def head(self, rows: Int32Array) -> Float32Array:
+        if self._latest is None:
+            raise ExecutorError("the fake has run no step", next_step="Run one.")
+        logits = [self._row(self._latest, int(row)) for row in rows]
+        return np.stack(logits) if logits else np.empty((0, VOCAB_SIZE), dtype=np.float32)
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         keys = np.repeat(self.tokens[slots].astype(np.float32)[:, None, None], 2, axis=2)
@@ -137,10 +144,10 @@ def make_core(
     return build_core(executor, tokenizer, config, origin, clock=lambda: float(executor.num_steps))
 
 
-def submission(request_id: str, prompt: tuple[int, ...], **params: object) -> Submission:
+def submission(request_id: str, prompt: tuple[int, ...], num_given: int = 0, **params: object) -> Submission:
     """Returns a greedy submission unless `params` say otherwise."""
     sampling = SamplingParams(**({"temperature": 0, "max_tokens": 8, "ignore_eos": True} | params))  # type: ignore[arg-type]
-    return Submission(request_id=request_id, prompt_token_ids=prompt, sampling=sampling)
+    return Submission(request_id=request_id, prompt_token_ids=prompt, sampling=sampling, num_given_tokens=num_given)
 
 
 def run_all(core: EngineCore, *submissions: Submission) -> dict[str, RequestOutput]:

@@ -203,3 +203,17 @@ def test_missing_torch_is_explained_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ExecutorUnavailableError, match=r"pip install 'quire\[torch\]'"):
         LLM(executor="torch", kv_memory="4MiB")
+
+
+def test_heads_of_the_latest_step_are_what_run_returns() -> None:
+    executor = pair_of(spec_of("gemma3_text"))[0]
+    no_rows = step((PROMPT, 0, [0, 1, 2]), rows=[])
+    with pytest.raises(ExecutorError, match="latest step"):
+        executor.head(np.array([0], np.int32))
+    whole = executor.run(step((PROMPT, 0, [0, 1, 2])))
+    executor.run(no_rows)
+    rows = np.arange(len(PROMPT), dtype=np.int32)
+    assert_close(np.concatenate([executor.head(rows[:4]), executor.head(rows[4:])]), whole)
+    for outside in (-1, len(PROMPT)):
+        with pytest.raises(ExecutorError, match="latest step"):
+            executor.head(np.array([outside], np.int32))

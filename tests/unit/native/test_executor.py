@@ -99,6 +99,31 @@ def test_a_batch_out_of_range_is_refused(spec: ModelSpec, changes: dict[str, Any
     assert np.isfinite(executor.run(batch_of(1))).all()
 
 
+def test_heads_in_slices_are_the_bits_of_one_head(spec: ModelSpec) -> None:
+    executor = build(spec, random_weights(spec), threads=2)
+    batch = batch_of(50)
+    whole = executor.run(batch)
+    none = executor.run(replace(batch, sample_rows=batch.sample_rows[:0]))
+    slices = [executor.head(batch.sample_rows[start : start + 7]) for start in range(0, 50, 7)]
+    assert none.shape == (0, spec.vocab_size)
+    assert np.concatenate(slices).tobytes() == whole.tobytes()
+    assert executor.head(np.array([49, 3, 3], np.int32)).tobytes() == whole[[49, 3, 3]].tobytes()
+
+
+def test_a_head_of_rows_that_the_latest_step_had_not_is_refused(spec: ModelSpec) -> None:
+    executor = build(spec, random_weights(spec))
+    row = np.array([0], np.int32)
+    with pytest.raises(ExecutorError, match="latest step"):
+        executor.head(row)
+    executor.run(batch_of(2))
+    for outside in (row + 2, row - 1):
+        with pytest.raises(ExecutorError, match="latest step"):
+            executor.head(outside)
+    executor.run(batch_of(1))
+    with pytest.raises(ExecutorError, match="latest step"):
+        executor.head(row + 1)
+
+
 def test_two_callers_at_once_get_the_right_answer_or_an_error(spec: ModelSpec) -> None:
     executor = build(spec, random_weights(spec))
     batch = batch_of(300)
