@@ -1,9 +1,10 @@
-"""A tokenizer for a model trained from scratch: byte-level BPE whose digits and runs of capitals stay single.
+"""A tokenizer for a model trained from scratch: byte-level BPE whose digits, Han characters and capitals in a row stay single.
 
     text     "Add 12 to QXKZ in Paris"
     words    "Add" " " "1" "2" " to" " " "Q" "X" "K" "Z" " in" " Paris"      merges never cross a border
 
-A model that must copy, reverse or count characters sees each of them as one token, the same one wherever it stands. Any
+A model that must copy, reverse or count characters sees each of them as one token, the same one wherever it stands; Chinese,
+which writes no spaces, would otherwise be cut differently in every sentence. Any
 UTF-8 text can be encoded, because all 256 bytes are tokens. Byte-level BPE is that of GPT-2 (Radford et al. 2019).
 """
 
@@ -36,7 +37,7 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
-_CAPITAL_OF_A_RUN = r"\p{Lu}(?=\p{Lu})|(?<=\p{Lu})\p{Lu}"
+_STANDS_ALONE = r"\p{Han}|\p{Lu}(?=\p{Lu})|(?<=\p{Lu})\p{Lu}"
 _MIN_PAIR_COUNT = 2  # a pair seen once saves nothing anywhere else
 
 
@@ -56,7 +57,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(_CAPITAL_OF_A_RUN), behavior="isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(_STANDS_ALONE), behavior="isolated"),
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
