@@ -29,6 +29,7 @@ _ASIDE_AT = (0.05, 0.25)  # the share of a chat after which its first facts are 
 _BACK_AT = (0.4, 0.85)  # ... and after which they are taken back
 _RECALL_SHARE_ASIDE = 0.28  # of the turns in between
 _RECALL_SHARE = 0.52  # of all other turns
+_RECALL_SHARE_PER_FACT = 0.15  # at most, for little can be asked while little is told
 _MEDIUM_TOKENS = (250, 500)
 _LONG_TOKENS = (1100, 1820)
 
@@ -112,7 +113,7 @@ def _next_turn(rng: Random, chat: Chat, language: Language) -> Exchange:
     draw = rng.random()
     if not chat.told:
         return chat.tell(language) if draw < 0.6 else chat.filler(language) if draw < 0.9 else chat.ask_untold(language)
-    recall = _RECALL_SHARE_ASIDE if chat.is_waiting else _RECALL_SHARE
+    recall = min(_RECALL_SHARE_ASIDE if chat.is_waiting else _RECALL_SHARE, _RECALL_SHARE_PER_FACT * len(chat.told))
     if draw < recall:
         return chat.recall()
     if draw < recall + 0.06:
