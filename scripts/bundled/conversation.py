@@ -8,6 +8,7 @@ Four turns in ten of a long chat ask for something told before, near or far, so 
 from __future__ import annotations
 
 import json
+import re
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -25,22 +26,23 @@ SYSTEM_SHARE = 0.125
 CHINESE_SHARE = 0.35
 MIXED_SHARE = 0.05
 MESSAGE_TOKENS = 2  # the role before a message and the end after it
+_ALONE = re.compile(r"[0-9A-Z.,?!:;'\"-]")  # characters that are mostly a token each
 _ASIDE_AT = (0.05, 0.25)  # the share of a chat after which its first facts are put aside ...
 _BACK_AT = (0.4, 0.85)  # ... and after which they are taken back
 _RECALL_SHARE_ASIDE = 0.28  # of the turns in between
 _RECALL_SHARE = 0.52  # of all other turns
-_RECALL_SHARE_PER_FACT = 0.15  # at most, for little can be asked while little is told
+_RECALL_SHARE_PER_FACT = 0.2  # at most, for little can be asked while little is told
 _MEDIUM_TOKENS = (250, 500)
-_LONG_TOKENS = (1100, 1820)
+_LONG_TOKENS = (1150, 1900)
 
 
 class Length(Enum):
     """How long a conversation is, with its share of all conversations."""
 
-    SINGLE = 0.81
+    SINGLE = 0.80
     SHORT = 0.08
-    MEDIUM = 0.085
-    LONG = 0.023
+    MEDIUM = 0.096
+    LONG = 0.0235
 
 
 def conversation(rng: Random) -> list[Message]:
@@ -70,7 +72,8 @@ def messages_of(turns: list[Exchange]) -> list[Message]:
 def estimate_tokens(text: str) -> float:
     """Returns about how many tokens the bundled tokenizer makes of the text."""
     num_ascii = len(text.encode("ascii", "ignore"))
-    return num_ascii / 2.9 + (len(text) - num_ascii) * 0.9
+    num_alone = len(_ALONE.findall(text))
+    return 1.05 * num_alone + 0.25 * (num_ascii - num_alone) + 1.03 * (len(text) - num_ascii)
 
 
 def exchange_tokens(exchange: Exchange) -> float:
@@ -127,7 +130,7 @@ def _next_turn(rng: Random, chat: Chat, language: Language) -> Exchange:
 
 def _eagerness(chat: Chat) -> float:
     """Returns how likely a new fact is: often while few are told, seldom later."""
-    return 0.7 if len(chat.told) < 6 else 0.3 if len(chat.told) < 18 else 0.1
+    return 0.5 if len(chat.told) < 6 else 0.3 if len(chat.told) < 18 else 0.1
 
 
 def _languages(rng: Random) -> tuple[Language, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from random import Random
 
@@ -9,7 +10,16 @@ from scripts.bundled import arithmetic, capitals, records, smalltalk, sorting, s
 from scripts.bundled.skill import Exchange, Language, Skill, Split
 from scripts.bundled.unknown import world_exchange
 
-SHARES = {"capitals": 25, "arithmetic": 17, "symbols": 17, "sorting": 8, "records": 10, "unknown": 10, "smalltalk": 5}
+SHARES: Mapping[str, int] = {
+    "capitals": 25,
+    "arithmetic": 17,
+    "symbols": 17,
+    "sorting": 8,
+    "records": 10,
+    "unknown": 10,
+    "smalltalk": 5,
+}
+CHAT_SHARES: Mapping[str, int] = {**SHARES, "arithmetic": 24, "symbols": 26, "capitals": 20}  # more of what takes much practice
 _MODULES = {
     "capitals": capitals,
     "arithmetic": arithmetic,
@@ -23,12 +33,12 @@ _MODULES = {
 
 def any_exchange(rng: Random, language: Language, split: Split) -> Exchange:
     """Returns an exchange of a random skill, for a conversation of its own."""
-    return _drawn_skill(rng).exchange(rng, language, split)
+    return _drawn_skill(rng, SHARES).exchange(rng, language, split)
 
 
 def filler(rng: Random, language: Language, split: Split) -> Exchange:
     """Returns an exchange for the middle of a chat, which asks for no fact a user could tell."""
-    skill = _drawn_skill(rng)
+    skill = _drawn_skill(rng, CHAT_SHARES)
     if skill in unknown.SKILLS:
         return world_exchange(rng, language, split)
     return skill.exchange(rng, language, split)
@@ -40,6 +50,6 @@ def skills_by_module() -> dict[str, tuple[Skill, ...]]:
     return {name: tuple(module.SKILLS) for name, module in _MODULES.items()}
 
 
-def _drawn_skill(rng: Random) -> Skill:
-    name = rng.choices(tuple(SHARES), tuple(SHARES.values()))[0]
+def _drawn_skill(rng: Random, shares: Mapping[str, int]) -> Skill:
+    name = rng.choices(tuple(shares), tuple(shares.values()))[0]
     return rng.choice(skills_by_module()[name])
