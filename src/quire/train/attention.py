@@ -1,0 +1,70 @@
+"""Attention in a packed batch: every document sees itself, and nothing else.
+
+Takes the place of the cache in `Decoder.hidden`. The tokens of all documents stand in one row; `Grid` says how to stand them
+side by side, and because filling comes last, plain causal attention is all it needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from quire.executors.reference_math import scoring_of
+from quire.executors.torch_decoder import attention
+from quire.models.spec import ModelSpec
+from quire.train.packing import Grid
+
+
+class DocumentAttention:
+    """The `Attend` of one packed batch."""
+
+    def __init__(self, spec: ModelSpec, grid: Grid, device: torch.device) -> None:
+        self._spec, self._groups = spec, grid.groups
+        self._index = torch.from_numpy(grid.index).to(device)
+        self._place = torch.from_numpy(grid.place).to(device)
+        is_filling = torch.ones(len(grid.index), dtype=torch.bool, device=device)
+        self._filling = is_filling.index_fill(0, self._place, 0).nonzero()[:, 0]
+
+    @torch.compiler.disable
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Mixes values: q [1, H, N, D], k and v [1, K, N, D] -> [1, H, N, D]."""
+        scoring = scoring_of(self._spec, layer)
+        spread = (_Spread.apply(x[0].transpose(0, 1), self._index, self._place) for x in (q, k, v))
+        split = (x.split([num_documents * length for num_documents, length in self._groups]) for x in spread)
+        mixed = []
+        for group, *places in zip(self._groups, *split, strict=True):
+            grouped = (x.unflatten(0, group).transpose(1, 2) for x in places)
+            mixed.append(attention(*grouped, scoring).transpose(1, 2).flatten(0, 1))
+        rows: Tensor = _Collected.apply(torch.cat(mixed), self._index, self._place, self._filling)
+        return rows.transpose(0, 1)[None]
+
+
+class _Spread(torch.autograd.Function):
+    """Tokens [N, ...] to their places [P, ...]. Filling places have no gradient, so the way back is a gather too."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, index: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (place,) = ctx.saved_tensors
+        return grads[0].index_select(0, place), None, None
+
+
+class _Collected(torch.autograd.Function):
+    """Places [P, ...] back to tokens [N, ...]; what was computed at filling places is dropped."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, index: Tensor, place: Tensor, filling: Tensor) -> Tensor:
+        ctx.save_for_backward(index, filling)
+        return x.index_select(0, place)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        index, filling = ctx.saved_tensors
+        return grads[0].index_select(0, index).index_fill_(0, filling, 0), None, None, None

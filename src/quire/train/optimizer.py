@@ -1,0 +1,84 @@
+"""From gradients to steps: decayed and undecayed parameters, the learning rate's path, and the state that a checkpoint keeps.
+
+AdamW: Loshchilov and Hutter 2019. Muon: Jordan et al. 2024; its steps are scaled to the size of AdamW's (Liu et al. 2025), so
+that both take the same learning rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from quire.errors import CheckpointError
+from quire.train.recipe import OptimizerKind, Recipe
+
+_BETAS = (0.9, 0.95)
+
+
+class Optimizer:
+    """All parameters of a model and how they move."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._parts = list(_parts(self._names, recipe))
+
+    def step(self, rate: float) -> float:
+        """Clips the gradients, moves every parameter, clears the gradients; returns their norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(list(self._names), self._recipe.clip_norm)
+        for part in self._parts:
+            for group in part.param_groups:
+                group["lr"] = rate
+            part.step()
+            part.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the moments of every parameter by name."""
+        return {
+            f"{self._names[parameter]}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+            for part in self._parts
+            for parameter, moments in part.state.items()
+            for key, value in moments.items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the moments that `state` returned; raises CheckpointError if some are missing."""
+        by_parameter: dict[str, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            parameter, key = name.rsplit(".", 1)
+            by_parameter.setdefault(parameter, {})[key] = value
+        for part in self._parts:
+            for parameter in (parameter for group in part.param_groups for parameter in group["params"]):
+                name = self._names[parameter]
+                if name not in by_parameter:
+                    raise CheckpointError(
+                        "the checkpoint lacks an optimizer state", given=name, next_step="Start the run again without --resume."
+                    )
+                part.state[parameter] = by_parameter[name]
+
+
+def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
+    """Returns the rate of step `step` of `num_steps`: linear up, then a cosine down."""
+    if step < recipe.warmup_steps:
+        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
+    progress = (step - recipe.warmup_steps) / max(1, num_steps - recipe.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return recipe.learning_rate * (recipe.final_rate_share + (1 - recipe.final_rate_share) * cosine)
+
+
+def _parts(names: Mapping[nn.Parameter, str], recipe: Recipe) -> Iterator[torch.optim.Optimizer]:
+    """Yields the optimizers: weight decay is for matrices, Muon for those that are no tables of tokens or positions."""
+    matrices = [parameter for parameter in names if parameter.ndim == 2]
+    vectors = [parameter for parameter in names if parameter.ndim != 2]
+    if recipe.optimizer is OptimizerKind.MUON:
+        inner = [parameter for parameter in matrices if names[parameter].startswith("layers.")]
+        matrices = [parameter for parameter in matrices if not names[parameter].startswith("layers.")]
+        yield torch.optim.Muon(
+            inner, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    yield torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=_BETAS, fused=True)

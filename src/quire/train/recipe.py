@@ -1,0 +1,80 @@
+"""What a training run is: every number that decides the result, written beside it and read back to continue."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import Enum
+from pathlib import Path
+
+from quire.config import DType
+from quire.errors import ConfigError
+
+
+class OptimizerKind(Enum):
+    """How gradients become steps."""
+
+    ADAMW = "adamw"
+    MUON = "muon"  # matrices by Muon (orthogonalised momentum), the rest by AdamW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The numbers of one run.
+
+    A step learns from `accumulate` batches of `batch_tokens` tokens. The rate rises for `warmup_steps`, then falls along a cosine
+    to `final_rate_share` of `learning_rate`. `steps` None means `epochs` passes over the data.
+    """
+
+    batch_tokens: int = 8192
+    accumulate: int = 1
+    steps: int | None = None
+    epochs: int = 1
+    optimizer: OptimizerKind = OptimizerKind.ADAMW
+    learning_rate: float = 1e-3
+    final_rate_share: float = 0.1
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    precision: DType = DType.BFLOAT16
+    validation_share: float = 0.01
+    validate_every: int = 250
+    save_minutes: float = 10.0
+    seed: int = 0
+    threads: int = 1
+    device: str = "cpu"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_tokens", "accumulate", "epochs", "validate_every", "threads"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
+        self._require("warmup_steps", self.warmup_steps >= 0, "at least 0")
+        for name in ("learning_rate", "clip_norm", "save_minutes"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        self._require("weight_decay", self.weight_decay >= 0, "at least 0")
+        self._require("final_rate_share", 0 <= self.final_rate_share <= 1, "0 to 1")
+        self._require("validation_share", 0 <= self.validation_share <= 0.5, "0 to 0.5")
+
+    def _require(self, name: str, is_met: bool, limit: str) -> None:
+        if not is_met:
+            raise ConfigError(f"{name} is out of range", given=getattr(self, name), limit=limit, next_step="Choose another value.")
+
+    def to_json(self) -> str:
+        """Returns the recipe as a JSON object."""
+        fields = asdict(self) | {"optimizer": self.optimizer.value, "precision": self.precision.value}
+        return json.dumps(fields, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_file(cls, path: Path) -> Recipe:
+        """Returns the recipe that `to_json` wrote; raises ConfigError if the file holds none."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            kinds = {"optimizer": OptimizerKind(fields["optimizer"]), "precision": DType(fields["precision"])}
+            return cls(**(fields | kinds))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                "there is no training run to continue",
+                given=f"{path}: {error}",
+                next_step="Name the output directory of an interrupted run.",
+            ) from error
