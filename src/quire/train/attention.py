@@ -6,7 +6,8 @@ side by side, and because filling comes last, plain causal attention is all it n
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,18 +29,17 @@ class DocumentAttention:
         is_filling = torch.ones(len(grid.index), dtype=torch.bool, device=device)
         self._filling = is_filling.index_fill(0, self._place, 0).nonzero()[:, 0]
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Mixes values: q [1, H, N, D], k and v [1, K, N, D] -> [1, H, N, D]."""
         scoring = scoring_of(self._spec, layer)
-        spread = (_Spread.apply(x[0].transpose(0, 1), self._index, self._place) for x in (q, k, v))
-        split = (x.split([num_documents * length for num_documents, length in self._groups]) for x in spread)
+        spread = [_spread(x[0].transpose(0, 1), self._index, self._place) for x in (q, k, v)]
+        sizes = [num_documents * length for num_documents, length in self._groups]
         mixed = []
-        for group, *places in zip(self._groups, *split, strict=True):
-            grouped = (x.unflatten(0, group).transpose(1, 2) for x in places)
-            mixed.append(attention(*grouped, scoring).transpose(1, 2).flatten(0, 1))
-        rows: Tensor = _Collected.apply(torch.cat(mixed), self._index, self._place, self._filling)
-        return rows.transpose(0, 1)[None]
+        for group, *places in zip(self._groups, *(torch.split(x, sizes) for x in spread), strict=True):
+            q, k, v = (x.unflatten(0, group).transpose(1, 2) for x in places)
+            mixed.append(attention(q, k, v, scoring).transpose(1, 2).flatten(0, 1))
+        return _collect(torch.cat(mixed), self._index, self._place, self._filling).transpose(0, 1)[None]
 
 
 class _Spread(torch.autograd.Function):
@@ -68,3 +68,7 @@ class _Collected(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         index, filling = ctx.saved_tensors
         return grads[0].index_select(0, index).index_fill_(0, filling, 0), None, None, None
+
+
+_spread = cast(Callable[[Tensor, Tensor, Tensor], Tensor], _Spread.apply)
+_collect = cast(Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], _Collected.apply)

@@ -1,8 +1,8 @@
 """Training data on disk: what a document is, and how files become documents.
 
-    notes.txt       one document, all of its text is learned
-    chats.jsonl     one document a line: {"text": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]};
-                    of a conversation only what the assistant says is learned
+notes.txt       one document, all of its text is learned
+chats.jsonl     one document a line: {"text": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]};
+                of a conversation only what the assistant says is learned
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
             yield from _read_jsonl(path)
         else:
             limit = ", ".join((*TEXT_SUFFIXES, JSONL_SUFFIX))
-            raise ConfigError("training data of an unknown kind", given=path, limit=limit, next_step="Rename or convert the file.")
+            raise ConfigError(
+                "training data of an unknown kind", given=path, limit=limit, next_step="Rename or convert the file."
+            )
 
 
 def _read_text(path: Path) -> str:

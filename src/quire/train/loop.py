@@ -44,6 +44,7 @@ class StepReport:
     learning_rate: float
     gradient_norm: float
     tokens_per_second: float
+    seconds_of_step: float
     flops: float
     validation_loss: float | None
 
@@ -57,6 +58,7 @@ class Trainer:
         self._held_out = None if held_out is None else BatchOrder(held_out, recipe.batch_tokens, recipe.seed)
         self._optimizer = Optimizer(decoder, recipe)
         self.num_steps = recipe.steps or max(1, self._order.num_batches(recipe.epochs) // recipe.accumulate)
+        self.learns_everything = bool(learned.is_learned.all())
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         if recipe.compile:
             for layer in decoder.layers:
@@ -112,6 +114,7 @@ class Trainer:
             learning_rate=rate,
             gradient_norm=norm,
             tokens_per_second=num_tokens / seconds,
+            seconds_of_step=seconds,
             flops=sum(training_flops(self._decoder.spec, batch) for batch in batches),
             validation_loss=self.validate() if is_due else None,
         )
@@ -138,7 +141,7 @@ class Trainer:
             rows_at_once = max(1, _HEAD_ELEMENTS // self._decoder.spec.vocab_size)
             losses = [
                 self._head_loss(x, y)
-                for x, y in zip(hidden.split(rows_at_once), targets[rows].split(rows_at_once), strict=True)
+                for x, y in zip(torch.split(hidden, rows_at_once), torch.split(targets[rows], rows_at_once), strict=True)
             ]
         return torch.stack(losses).sum()
 

@@ -23,7 +23,7 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._names = {parameter: name for name, parameter in model.named_parameters()}
+        self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self._parts = list(_parts(self._names, recipe))
 
     def step(self, rate: float) -> float:
@@ -70,15 +70,13 @@ def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
     return recipe.learning_rate * (recipe.final_rate_share + (1 - recipe.final_rate_share) * cosine)
 
 
-def _parts(names: Mapping[nn.Parameter, str], recipe: Recipe) -> Iterator[torch.optim.Optimizer]:
+def _parts(names: Mapping[Tensor, str], recipe: Recipe) -> Iterator[torch.optim.Optimizer]:
     """Yields the optimizers: weight decay is for matrices, Muon for those that are no tables of tokens or positions."""
     matrices = [parameter for parameter in names if parameter.ndim == 2]
     vectors = [parameter for parameter in names if parameter.ndim != 2]
     if recipe.optimizer is OptimizerKind.MUON:
         inner = [parameter for parameter in matrices if names[parameter].startswith("layers.")]
         matrices = [parameter for parameter in matrices if not names[parameter].startswith("layers.")]
-        yield torch.optim.Muon(
-            inner, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
+        yield torch.optim.Muon(inner, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     yield torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=_BETAS, fused=True)

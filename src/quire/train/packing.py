@@ -121,7 +121,10 @@ class BatchOrder:
         longest = int(documents.lengths.max())
         if longest > capacity:
             raise ConfigError(
-                "a document is longer than a batch", given=longest, limit=capacity, next_step="Use larger batches or a shorter context."
+                "a document is longer than a batch",
+                given=longest,
+                limit=capacity,
+                next_step="Use larger batches or a shorter context.",
             )
         self._documents, self._capacity, self._seed = documents, capacity, seed
         self._epochs = [plan_epoch(documents.lengths, capacity, (seed, 0))]

@@ -58,7 +58,9 @@ class Recipe:
 
     def _require(self, name: str, is_met: bool, limit: str) -> None:
         if not is_met:
-            raise ConfigError(f"{name} is out of range", given=getattr(self, name), limit=limit, next_step="Choose another value.")
+            raise ConfigError(
+                f"{name} is out of range", given=getattr(self, name), limit=limit, next_step="Choose another value."
+            )
 
     def to_json(self) -> str:
         """Returns the recipe as a JSON object."""

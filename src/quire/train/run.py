@@ -1,10 +1,10 @@
 """One training run and its directory: started from data, continued from what was saved, finished as a model directory.
 
-    OUT/                     the exported model, once the run has ended
-    OUT/training/            job.json recipe.json     what was asked for
-                             model/                   config.json and tokenizer of the model in training
-                             state.safetensors        weights and moments, replaced every few minutes
-                             curve.csv curve.png      the losses so far
+OUT/                     the exported model, once the run has ended
+OUT/training/            job.json recipe.json     what was asked for
+                         model/                   config.json and tokenizer of the model in training
+                         state.safetensors        weights and moments, replaced every few minutes
+                         curve.csv curve.png      the losses so far
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from quire.models.checkpoint import load_checkpoint
 from quire.models.config_file import Config
 from quire.models.families import build_spec
 from quire.text.tokenizer import Tokenizer
+from quire.train.card import Material, ModelFacts, render_card
 from quire.train.checkpoint import load_state, save_state, write_safely
-from quire.train.curve import CurveRow, LearningCurve, draw
+from quire.train.curve import CurveRow, LearningCurve, draw, read_curve
 from quire.train.documents import read_documents
 from quire.train.encoding import EncodedDocuments, Encoder
 from quire.train.export import export_model
@@ -62,8 +63,8 @@ Notice = Callable[[str], None]
 class Job:
     """What to learn and from where to start.
 
-    With `model` its weights, shape and tokenizer are the start. Otherwise the shape is `config` (a config.json, or DEFAULT_CONFIG)
-    with fresh weights, and the tokenizer `tokenizer` (a model directory), or a new one of `vocab_size` tokens.
+    With `model` its weights, shape and tokenizer are the start. Otherwise weights are fresh, the shape is the config.json
+    `config` or DEFAULT_CONFIG, and the tokenizer is that of the directory `tokenizer`, or a new one of `vocab_size` tokens.
     """
 
     data: tuple[str, ...]
@@ -83,9 +84,7 @@ class Run:
         self.trainer = trainer
         self.recipe = Recipe.from_file(self._directory / "recipe.json")
         self._curve: LearningCurve | None = None
-        self._last: StepReport | None = None
         self._saved_at = time.monotonic()
-        self._validation: float | None = None
 
     def train(self, on_step: Callable[[StepReport], None], should_stop: Callable[[], bool]) -> bool:
         """Takes the remaining steps, saving as it goes; returns whether the run is finished. A stopped run is saved too."""
@@ -103,7 +102,7 @@ class Run:
     def save(self) -> None:
         """Writes the state and draws the curve."""
         save_state(self.trainer.state(self._identity), self._directory / "state.safetensors")
-        if self._last is not None:
+        if self.trainer.step:
             draw(self._directory / "curve.csv", self._directory / "curve.png")
         self._saved_at = time.monotonic()
 
@@ -111,12 +110,23 @@ class Run:
         """Writes the model directory."""
         model = self._directory / "model"
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-        card = ''
-        export_model(self._decoder, config, self._output, tokenizer_directory=model, dtype=dtype, card=card)
+        export_model(self._decoder, config, self._output, tokenizer_directory=model, dtype=dtype, card=self._card(dtype))
+
+    def _card(self, dtype: torch.dtype) -> str:
+        shutil.copyfile(self._directory / "curve.png", self._output / "curve.png")
+        about = ModelFacts(
+            name=self._output.name,
+            summary="Trained with `quire train`.",
+            spec=self._decoder.spec,
+            dtype=str(dtype).removeprefix("torch."),
+            material=Material.TEXT if self.trainer.learns_everything else Material.CONVERSATIONS,
+            rows=read_curve(self._directory / "curve.csv"),
+            recipe=json.loads(self.recipe.to_json()),
+            curve_image="curve.png",
+        )
+        return render_card(about)
 
     def _record(self, report: StepReport) -> None:
-        self._last = report
-        self._validation = report.validation_loss if report.validation_loss is not None else self._validation
         row = CurveRow(
             step=report.step,
             tokens=report.tokens,
@@ -228,6 +238,8 @@ def _prepare_config(job: Job, model: Path) -> None:
         try:
             fields = json.loads(Path(job.config).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ConfigError("the shape cannot be read", given=f"{job.config}: {error}", next_step="Name a config.json.") from error
+            raise ConfigError(
+                "the shape cannot be read", given=f"{job.config}: {error}", next_step="Name a config.json."
+            ) from error
     fields["vocab_size"] = Tokenizer.from_directory(model).vocab_size
     write_safely(model / "config.json", json.dumps(fields, indent=2, sort_keys=True).encode())

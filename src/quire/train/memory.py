@@ -1,0 +1,24 @@
+"""Keeps memory that was freed, on Linux with glibc.
+
+A training step frees and asks again for the same large blocks. By default glibc gives each of them back to the operating system,
+which must then clear every page anew: a fifth of a step's time on a small CPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_NEVER = 2**31 - 1
+_TOP_PAD = 256 * 1024 * 1024
+
+
+def keep_freed_memory() -> None:
+    """Asks the allocator of this process to keep large blocks; does nothing where there is no glibc."""
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in ((_M_MMAP_THRESHOLD, _NEVER), (_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _TOP_PAD)):
+            mallopt(option, value)
