@@ -18,9 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scripts.bundled.conversation import MESSAGE_TOKENS, Message, conversation, estimate_tokens, messages_of, told_and_asked
 from scripts.bundled.fillers import SHARES, skills_by_module
+from scripts.bundled.plain import plain_text
 from scripts.bundled.skill import Language, Split
 
-CORPUS_VERSION = "2"
+CORPUS_VERSION = "3"
+PLAIN_SHARE = 0.04
 CHUNK_CONVERSATIONS = 500
 
 
@@ -52,10 +54,14 @@ def chunk(seed: int, index: int) -> list[list[Message]]:
 
 
 def corpus_lines(seed: int, index: int) -> tuple[list[str], float]:
-    """Returns the JSON lines of one chunk and about how many tokens they hold."""
+    """Returns the JSON lines of one chunk, conversations and plain texts, and about how many tokens they hold."""
     conversations = chunk(seed, index)
-    lines = [json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in conversations]
-    return lines, sum(conversation_tokens(messages) for messages in conversations)
+    rng = Random(f"plain:{CORPUS_VERSION}:{seed}:{index}")
+    texts = [plain_text(rng) for _ in range(round(PLAIN_SHARE * CHUNK_CONVERSATIONS))]
+    documents = [*({"messages": messages} for messages in conversations), *({"text": text} for text in texts)]
+    lines = [json.dumps(document, ensure_ascii=False) + "\n" for document in documents]
+    num_tokens = sum(conversation_tokens(messages) for messages in conversations)
+    return lines, num_tokens + sum(estimate_tokens(text) for text in texts)
 
 
 def conversation_tokens(messages: Sequence[Message]) -> float:

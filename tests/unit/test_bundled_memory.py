@@ -190,8 +190,12 @@ def test_the_file_is_the_same_for_any_number_of_processes(tmp_path: Path) -> Non
         corpus.main([str(path), "--tokens", "150000", "--seed", "5", "--processes", str(num_processes)])
     first, second = (path.read_text(encoding="utf-8") for path in paths)
     assert first == second
-    roles = [[message["role"] for message in json.loads(line)["messages"]] for line in first.splitlines()]
+    documents = [json.loads(line) for line in first.splitlines()]
+    roles = [[message["role"] for message in document["messages"]] for document in documents if "messages" in document]
+    texts = [document["text"] for document in documents if "text" in document]
     assert len(roles) >= 1000
+    assert len(texts) == round(corpus.PLAIN_SHARE * len(roles))
+    assert any("capital of" in text for text in texts)
     assert all(role[-2:] == ["user", "assistant"] for role in roles)
 
 
