@@ -34,13 +34,19 @@ RECIPE = {
     "--learning-rate": "3e-3",
     "--warmup-steps": "150",
     "--final-rate-share": "0.02",
-    "--steps": "5000",
+    "--steps": "4500",
     "--batch-tokens": "8192",
     "--validation-share": "0.001",
     "--validate-every": "400",
     "--threads": "2",
     "--seed": str(SEED),
 }
+ALLOCATOR = ":".join(
+    f"glibc.malloc.{setting}"
+    for setting in ("hugetlb=1", "mmap_threshold=17179869184", "trim_threshold=17179869184", "top_pad=268435456")
+)
+"""Huge pages, and freed blocks that are kept: otherwise every step clears the same gigabyte again, which takes a fifth of it."""
+
 KEPT_FILES = (
     "config.json",
     "generation_config.json",
@@ -118,8 +124,8 @@ def _card(model: Path, rows: Sequence[dict[str, object]]) -> str:
 
 
 def _run(*words: object) -> None:
-    """Runs Python with these arguments. Huge pages spare the training a tenth of its time where glibc knows them."""
-    environment = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} | os.environ
+    """Runs Python with these arguments, with an allocator that keeps what it has where it is glibc's."""
+    environment = {"GLIBC_TUNABLES": ALLOCATOR} | os.environ
     subprocess.run([sys.executable, *map(str, words)], check=True, env=environment)
 
 
