@@ -25,6 +25,8 @@ Each says what was wrong, what was given, what the limit is, and what to do next
 
 from __future__ import annotations
 
+import copyreg
+
 
 class QuireError(Exception):
     """Base of all errors raised on purpose.
@@ -39,6 +41,10 @@ class QuireError(Exception):
         self.given = given
         self.limit = limit
         super().__init__(problem)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles the fields: errors travel between processes, which cannot call this signature."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
         facts = [f"{name}: {value}" for name, value in (("given", self.given), ("limit", self.limit)) if value is not None]
