@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -14,33 +15,45 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from quire.cli.options import OptionDecorator, gathered
+from quire.config import DType
 from quire.errors import ConfigError, ExecutorUnavailableError
+from quire.train.recipe import Job, OptimizerKind, Recipe
 
 if TYPE_CHECKING:
     from quire.cli.train_progress import TrainProgress
-    from quire.train.recipe import Recipe
     from quire.train.run import Run
 
-_COUNT = click.IntRange(min=1)
+_COUNT, _NUMBER = click.IntRange(min=1), click.IntRange(min=0)
 _PATH = click.Path(path_type=Path)
+_DEFAULT, _DEFAULT_JOB = Recipe(), Job(data=())
+
+
+def _choice(choices: type[Enum]) -> click.Choice[str]:
+    return click.Choice([str(choice.value) for choice in choices])
+
+
+def _recipe_option(name: str, kind: Any, help_text: str) -> OptionDecorator:
+    default = getattr(_DEFAULT, name)
+    shown = default.value if isinstance(default, Enum) else f"{default:g}"
+    return click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{help_text} [default: {shown}]")
+
+
 _RECIPE: tuple[OptionDecorator, ...] = (
     click.option("--steps", type=_COUNT, help="Steps in all. [default: as many as --epochs needs]"),
-    click.option("--epochs", type=_COUNT, help="Passes over the data. [default: 1]"),
-    click.option("--batch-tokens", type=_COUNT, help="Tokens in one batch. [default: 8192]"),
-    click.option("--accumulate", type=_COUNT, help="Batches in one step. [default: 1]"),
-    click.option("--optimizer", type=click.Choice(["adamw", "muon"]), help="How weights move. [default: adamw]"),
-    click.option("--learning-rate", type=float, help="At its peak. [default: 0.001]"),
-    click.option("--warmup-steps", type=click.IntRange(min=0), help="Until the peak. [default: 100]"),
-    click.option("--final-rate-share", type=float, help="Of the peak, at the end of the cosine. [default: 0.1]"),
-    click.option("--weight-decay", type=float, help="Of matrices. [default: 0.1]"),
-    click.option("--clip-norm", type=float, help="Longest gradient. [default: 1]"),
-    click.option(
-        "--precision", type=click.Choice(["float32", "bfloat16"]), help="Of products; weights are float32. [default: bfloat16]"
-    ),
-    click.option("--validation-share", type=float, help="Of the documents, never learned. [default: 0.01]"),
-    click.option("--validate-every", type=_COUNT, help="Steps between two validations. [default: 250]"),
-    click.option("--save-minutes", type=float, help="Between two saved states. [default: 10]"),
-    click.option("--seed", type=int, help="Of weights and order. [default: 0]"),
+    _recipe_option("epochs", _COUNT, "Passes over the data."),
+    _recipe_option("batch_tokens", _COUNT, "Tokens in one batch."),
+    _recipe_option("accumulate", _COUNT, "Batches in one step."),
+    _recipe_option("optimizer", _choice(OptimizerKind), "How weights move."),
+    _recipe_option("learning_rate", float, "At its peak."),
+    _recipe_option("warmup_steps", _NUMBER, "Until the peak."),
+    _recipe_option("final_rate_share", float, "Of the peak, at the end of the cosine."),
+    _recipe_option("weight_decay", float, "Of matrices."),
+    _recipe_option("clip_norm", float, "Longest gradient."),
+    _recipe_option("precision", _choice(DType), "Of products; weights are float32."),
+    _recipe_option("validation_share", float, "Of the documents, never learned."),
+    _recipe_option("validate_every", _COUNT, "Steps between two validations."),
+    _recipe_option("save_minutes", float, "Between two saved states."),
+    _recipe_option("seed", _NUMBER, "Of weights and order."),
     click.option("--threads", type=_COUNT, help="[default: the cores this process may use]"),
     click.option("--device", help="cpu or cuda. [default: cuda where there is one]"),
     click.option(
@@ -48,13 +61,22 @@ _RECIPE: tuple[OptionDecorator, ...] = (
     ),
 )
 _JOB: tuple[OptionDecorator, ...] = (
-    click.option("-m", "--model", metavar="DIR", help="Go on from this model's weights instead of fresh ones."),
-    click.option("--config", metavar="FILE", help="The shape of a fresh model, as a config.json. [default: 4 M parameters]"),
-    click.option("--tokenizer", metavar="DIR", help="Use this model's tokenizer instead of training one."),
-    click.option("--vocab-size", type=_COUNT, help="Of a tokenizer that is trained. [default: 4096]"),
-    click.option("--max-context", type=_COUNT, help="Longest document in tokens. [default: the shape's]"),
+    click.option("-m", "--model", metavar="DIR", type=_PATH, help="Go on from this model's weights instead of fresh ones."),
+    click.option("--config", metavar="FILE", type=_PATH, help="Shape of a fresh model, a config.json. [default: 4 M parameters]"),
+    click.option("--tokenizer", metavar="DIR", type=_PATH, help="Use this model's tokenizer instead of training one."),
+    click.option("--vocab-size", type=_COUNT, help=f"Of a tokenizer that is trained. [default: {_DEFAULT_JOB.vocab_size}]"),
+    click.option("--max-context", type=_COUNT, help="Tokens the model is made for; longer documents are cut."),
+    click.option("--validation", metavar="FILE", type=_PATH, multiple=True, help="Validate on this; may be given several times."),
 )
-_JOB_NAMES = ("model", "config", "tokenizer", "vocab_size", "max_context")
+_JOB_NAMES = ("model", "config", "tokenizer", "vocab_size", "max_context", "validation")
+_CONTRADICTIONS = (
+    ("model", "config"),
+    ("model", "tokenizer"),
+    ("model", "vocab_size"),
+    ("tokenizer", "vocab_size"),
+    ("steps", "epochs"),
+    ("validation", "validation_share"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +89,7 @@ class TrainOptions:
 
 def _train_options(command: Any) -> Any:
     def gather(values: dict[str, Any]) -> TrainOptions:
-        given = {name: value for name, value in values.items() if value is not None}
+        given = {name: value for name, value in values.items() if value not in (None, ())}
         job = {name: given.pop(name) for name in _JOB_NAMES if name in given}
         return TrainOptions(recipe=given, job=job)
 
@@ -103,17 +125,16 @@ def train(data: tuple[Path, ...], output: Path, resume: bool, options: TrainOpti
         show_note(f"Saved after step {run.trainer.step}. Continue with: quire train --resume -o {output}")
         raise KeyboardInterrupt
     run.export()
-    show_note(f"Wrote {output}. Try it with: quire run -m {output} ...")
+    show_note(f"Wrote {output}. Try it with: quire run -m {output}")
 
 
 def _start(data: tuple[Path, ...], output: Path, options: TrainOptions) -> Run:
     from quire.cli.display import show_note
-    from quire.train.run import Job, start_run
+    from quire.train.run import start_run
 
     if not data:
         raise ConfigError("there is nothing to learn from", next_step="Name text or JSONL files, or continue with --resume.")
-    job = Job(data=tuple(str(path.resolve()) for path in data), **options.job)
-    return start_run(job, _recipe(options), output, show_note)
+    return start_run(_job(data, options), _recipe(options), output, show_note)
 
 
 def _resume(data: tuple[Path, ...], output: Path, options: TrainOptions) -> Run:
@@ -129,19 +150,28 @@ def _resume(data: tuple[Path, ...], output: Path, options: TrainOptions) -> Run:
     return resume_run(output, show_note)
 
 
+def _job(data: tuple[Path, ...], options: TrainOptions) -> Job:
+    """Returns the job with absolute paths, so that it can be continued from any directory."""
+    given = options.recipe | options.job
+    for names in _CONTRADICTIONS:
+        if given.keys() >= set(names):
+            spelled = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+            raise ConfigError("one of two options decides", given=spelled, next_step="Give only one of them.")
+    fields: dict[str, Any] = {
+        name: str(value.resolve()) if isinstance(value, Path) else value for name, value in options.job.items()
+    }
+    fields["validation"] = tuple(str(path.resolve()) for path in options.job.get("validation", ()))
+    return Job(data=tuple(str(path.resolve()) for path in data), **fields)
+
+
 def _recipe(options: TrainOptions) -> Recipe:
     import torch
 
-    from quire.config import DType
     from quire.engine.resolve import default_threads
-    from quire.train.recipe import OptimizerKind, Recipe
 
     given = {"threads": default_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"} | options.recipe
-    if "optimizer" in given:
-        given["optimizer"] = OptimizerKind(given["optimizer"])
-    if "precision" in given:
-        given["precision"] = DType(given["precision"])
-    return Recipe(**given)
+    kinds: dict[str, Callable[[str], Enum]] = {"optimizer": OptimizerKind, "precision": DType}
+    return Recipe(**given | {name: kind(given[name]) for name, kind in kinds.items() if name in given})
 
 
 def _require_torch() -> None:
@@ -167,7 +197,7 @@ def _progress(run: Run) -> Iterator[TrainProgress]:
 
 
 @contextmanager
-def _stop_signals(progress: TrainProgress) -> Iterator[Any]:
+def _stop_signals(progress: TrainProgress) -> Iterator[Callable[[], bool]]:
     """Yields whether Ctrl-C or a request to terminate has come; a second one ends the process at once."""
     received: list[int] = []
 
@@ -175,7 +205,8 @@ def _stop_signals(progress: TrainProgress) -> Iterator[Any]:
         if received:
             os._exit(128 + number)
         received.append(number)
-        progress.note("Stopping after this step; once more ends at once, losing what was not saved.")
+        with suppress(RuntimeError):  # standard error is in the middle of another line
+            progress.note("Stopping after this step; once more ends at once, losing what was not saved.")
 
     previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

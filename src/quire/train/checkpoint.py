@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -20,6 +22,7 @@ from quire.errors import CheckpointError
 
 FORMAT = "quire-training-1"
 _MODEL, _OPTIMIZER = "model.", "optimizer."
+_MAX_SHOWN = 120  # characters of a value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class TrainingState:
 
 
 def save_state(state: TrainingState, path: Path) -> None:
-    """Writes the state; a crash at any moment leaves the old file or the new one."""
+    """Writes the state; a crash at any moment leaves the old file or the new one. Raises CheckpointError if it cannot."""
     tensors = {_MODEL + name: tensor for name, tensor in state.model.items()}
     tensors |= {_OPTIMIZER + name: tensor for name, tensor in state.optimizer.items()}
     about = {"step": state.step, "tokens": state.tokens, "seconds": state.seconds, "identity": dict(state.identity)}
@@ -47,18 +50,26 @@ def save_state(state: TrainingState, path: Path) -> None:
 
 
 def write_safely(path: Path, content: bytes) -> None:
-    """Writes a file so that its name always stands for a whole one: temporary file, fsync, rename, fsync of the directory."""
+    """Writes a file so that its name always stands for a whole one: temporary file, fsync, rename, fsync of the directory.
+
+    Raises CheckpointError if the system refuses; the old file, if there is one, is untouched.
+    """
     temporary = path.with_name(path.name + ".part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _flush_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            "the state of the training run cannot be written",
+            given=f"{path}: {error.strerror or error}",
+            next_step="Make room there, or check its permissions.",
+        ) from error
 
 
 def load_state(path: Path, device: str) -> TrainingState:
@@ -66,16 +77,50 @@ def load_state(path: Path, device: str) -> TrainingState:
     try:
         with safe_open(str(path), framework="pt", device=device) as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError("not a training state", given=path, limit=FORMAT, next_step="Start the run again.")
-            about = json.loads(metadata["state"])
+            about: dict[str, Any] = json.loads(metadata["state"]) if metadata.get("format") == FORMAT else {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        return TrainingState(**about, model=_below(_MODEL, tensors), optimizer=_below(_OPTIMIZER, tensors))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            "the training state cannot be read", given=f"{path}: {error}", next_step="Start the run again without --resume."
+            "there is no training state that can be read",
+            given=f"{path}: {error}",
+            limit=FORMAT,
+            next_step="Start the run again in another directory.",
         ) from error
-    return TrainingState(
-        **about,
-        model={name.removeprefix(_MODEL): value for name, value in tensors.items() if name.startswith(_MODEL)},
-        optimizer={name.removeprefix(_OPTIMIZER): value for name, value in tensors.items() if name.startswith(_OPTIMIZER)},
-    )
+
+
+def check_identity(state: TrainingState, identity: Mapping[str, str]) -> None:
+    """Raises CheckpointError for the first thing that is not as it was when the state was saved."""
+    for name, value in identity.items():
+        saved = state.identity.get(name, "")
+        if saved != value:
+            given, limit = _differences(value, saved)
+            raise CheckpointError(
+                f"the run cannot continue bit for bit: its {name} is not what it was",
+                given=given,
+                limit=limit,
+                next_step="Restore it, or start another run.",
+            )
+
+
+def _differences(value: str, saved: str) -> tuple[str, str]:
+    """Returns what differs, shown from both sides: the fields of JSON objects, or the whole values."""
+    try:
+        ours, theirs = json.loads(value), json.loads(saved)
+        names = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]
+        shown = [", ".join(f"{name} {fields.get(name)}" for name in sorted(names)) for fields in (ours, theirs)]
+    except (ValueError, AttributeError):
+        shown = [value, saved]
+    return shown[0][:_MAX_SHOWN], shown[1][:_MAX_SHOWN]
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _flush_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

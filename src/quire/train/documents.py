@@ -19,14 +19,16 @@ TEXT_SUFFIXES = (".txt", ".md")
 JSONL_SUFFIX = ".jsonl"
 ASSISTANT = "assistant"
 _FORM = 'Write one {"text": "..."} or {"messages": [{"role": "...", "content": "..."}]} a line.'
+_ENCODING = "utf-8-sig"  # a byte order mark is no text
 
 Message = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """Text, or a conversation; exactly one of the two."""
+    """Text, or a conversation; exactly one of the two. `where` is its file, and its line if it has one."""
 
+    where: str
     text: str | None = None
     messages: tuple[Message, ...] = ()
 
@@ -40,11 +42,12 @@ class Document:
 def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
     """Yields the documents of all files in the order given; raises ConfigError naming file and line."""
     for path in paths:
-        if path.suffix in TEXT_SUFFIXES:
+        suffix = path.suffix.lower()
+        if suffix in TEXT_SUFFIXES:
             text = _read_text(path)
             if text.strip():
-                yield Document(text=text)
-        elif path.suffix == JSONL_SUFFIX:
+                yield Document(text=text, where=str(path))
+        elif suffix == JSONL_SUFFIX:
             yield from _read_jsonl(path)
         else:
             limit = ", ".join((*TEXT_SUFFIXES, JSONL_SUFFIX))
@@ -55,14 +58,14 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding=_ENCODING)
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
 
 
 def _read_jsonl(path: Path) -> Iterator[Document]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding=_ENCODING) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _parse(line, f"{path}:{number}")
@@ -73,12 +76,12 @@ def _read_jsonl(path: Path) -> Iterator[Document]:
 def _parse(line: str, where: str) -> Document:
     try:
         fields = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("a line of training data is not JSON", given=where, next_step=_FORM) from error
-    if isinstance(fields, dict) and isinstance(fields.get("text"), str) and fields["text"]:
-        return Document(text=fields["text"])
-    messages = fields.get("messages") if isinstance(fields, dict) else None
-    if not isinstance(messages, list) or not messages or not all(_is_message(message) for message in messages):
+    text, messages = (fields.get("text"), fields.get("messages")) if isinstance(fields, dict) else (None, None)
+    if messages is None and isinstance(text, str) and text:
+        return _checked(Document(text=text, where=where))
+    if text is not None or not isinstance(messages, list) or not messages or not all(map(_is_message, messages)):
         raise ConfigError("a line of training data is neither text nor a conversation", given=where, next_step=_FORM)
     if not any(message["role"] == ASSISTANT for message in messages):
         raise ConfigError(
@@ -86,7 +89,21 @@ def _parse(line: str, where: str) -> Document:
             given=where,
             next_step='Add a message with the role "assistant", or leave the line out.',
         )
-    return Document(messages=tuple({"role": message["role"], "content": message["content"]} for message in messages))
+    plain = tuple({"role": message["role"], "content": message["content"]} for message in messages)
+    return _checked(Document(messages=plain, where=where))
+
+
+def _checked(document: Document) -> Document:
+    """Returns the document; raises ConfigError for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        "".join(document.pieces()).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "a line of training data is not valid Unicode",
+            given=f"{document.where}: a lone surrogate",
+            next_step="Write both halves of the pair, or leave the line out.",
+        ) from error
+    return document
 
 
 def _is_message(value: Any) -> bool:

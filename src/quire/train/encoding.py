@@ -3,15 +3,16 @@
     user: Hi          <|user|> Hi <|end|> <|assistant|> Hello ! <|end|>
     assistant: Hello!     -      -     -        -          x   x    x      x: learned
 
-The chat template decides the text. It is rendered twice, once with marks in place of the answers, so that the answers'
-places are known whatever the template writes around them. The special token behind an answer, which ends it, is learned too.
+Every token that holds a character of an answer is learned, and the special token behind it, which ends it. Of a text every
+token is learned, and the token that ends it. Texts begin as prompts do: with the special tokens that the tokenizer adds.
 """
 
 from __future__ import annotations
 
-import re
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from hashlib import sha256
 from itertools import chain, islice
 from multiprocessing import get_context
@@ -24,14 +25,12 @@ from numpy.typing import NDArray
 from quire.errors import ConfigError
 from quire.text.chat import ChatTemplate
 from quire.text.tokenizer import Tokenizer
-from quire.train.documents import ASSISTANT, Document
+from quire.train.answers import Span, find_answers
+from quire.train.documents import Document
 
 _ENCODE_BATCH = 512
-_MARK = re.compile("\ue000(\\d+)\ue001")
-
 _MIN_BATCHES_TO_SHARE = 16
 
-Span = tuple[int, int]
 Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]
 
 
@@ -62,6 +61,15 @@ class EncodedDocuments:
         return sha256(self.token_ids.tobytes() + self.is_learned.tobytes() + self.starts.tobytes()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedFiles:
+    """All pieces of all documents; `num_cut` documents were longer than a piece, and `num_unused` pieces teach nothing."""
+
+    documents: EncodedDocuments
+    num_cut: int
+    num_unused: int
+
+
 class Encoder:
     """Encodes documents with a model directory's tokenizer and chat template, in pieces of at most `max_tokens`."""
 
@@ -71,28 +79,40 @@ class Encoder:
         self._backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         source = self._tokenizer.chat_template
         self._template = None if source is None else ChatTemplate(source, special_tokens=self._tokenizer.named_tokens)
         self._end_id = min(self._tokenizer.eos_token_ids, default=None)
 
-    def encode(self, documents: Iterable[Document]) -> EncodedDocuments:
-        """Returns all documents encoded; a longer one becomes several, so that nothing is lost.
-
-        Raises ConfigError if there is nothing to learn.
+    def encode(self, documents: Iterable[Document]) -> EncodedFiles:
+        """Returns all documents encoded. A longer one becomes several, which do not see each other; a piece in which no token
+        is to be predicted is left out. Raises ConfigError if there is nothing to learn.
         """
-        ids: list[NDArray[np.int32]] = []
-        learned: list[NDArray[np.bool_]] = []
-        for token_ids, is_learned in self._encode_all(documents):
-            for start in range(0, len(token_ids), self._max_tokens):
-                piece = is_learned[start : start + self._max_tokens]
-                if piece[1:].any():
-                    ids.append(token_ids[start : start + self._max_tokens])
-                    learned.append(piece)
-        if not ids:
+        pieces: list[Encoded] = []
+        num_cut = num_unused = 0
+        for encoded in self._encode_all(documents):
+            cut = list(self._cut(encoded))
+            used = [(token_ids, is_learned) for token_ids, is_learned in cut if is_learned[1:].any()]
+            pieces += used
+            num_cut += len(cut) > 1
+            num_unused += len(cut) - len(used)
+        if not pieces:
             raise ConfigError("the training data holds nothing to learn", next_step="Name files with some text.")
-        starts = np.cumsum([0, *(len(piece) for piece in ids)], dtype=np.int64)
-        return EncodedDocuments(token_ids=np.concatenate(ids), is_learned=np.concatenate(learned), starts=starts)
+        documents_end_to_end = EncodedDocuments(
+            token_ids=np.concatenate([token_ids for token_ids, _ in pieces]),
+            is_learned=np.concatenate([is_learned for _, is_learned in pieces]),
+            starts=np.cumsum([0, *(len(token_ids) for token_ids, _ in pieces)], dtype=np.int64),
+        )
+        return EncodedFiles(documents=documents_end_to_end, num_cut=num_cut, num_unused=num_unused)
+
+    def encode_batch(self, batch: Sequence[Document]) -> list[Encoded]:
+        """Returns each document whole: its token ids, and which of them are learned."""
+        texts = [self._text_of(document) for document in batch]
+        encodings = self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False)
+        return [
+            self._whole_text(encoding) if spans is None else self._conversation(encoding, spans)
+            for (_, spans), encoding in zip(texts, encodings, strict=True)
+        ]
 
     def _encode_all(self, documents: Iterable[Document]) -> Iterator[Encoded]:
         """Yields every document encoded, in order; several processes share the work on large data."""
@@ -100,25 +120,19 @@ class Encoder:
         batches = iter(lambda: list(islice(remaining, _ENCODE_BATCH)), [])
         first = list(islice(batches, _MIN_BATCHES_TO_SHARE))
         if self._num_processes == 1 or len(first) < _MIN_BATCHES_TO_SHARE:
-            yield from chain.from_iterable(map(self._encode_batch, chain(first, batches)))
+            yield from chain.from_iterable(map(self.encode_batch, chain(first, batches)))
             return
-        arguments = (self._directory, self._max_tokens)
-        with get_context("spawn").Pool(self._num_processes, initializer=_set_worker, initargs=arguments) as pool:
-            yield from chain.from_iterable(pool.imap(_encode_in_worker, chain(first, batches)))
+        encode = partial(_encode_in_worker, self._directory, self.max_tokens)
+        ignore_interrupts = (signal.SIGINT, signal.SIG_IGN)  # this process ends the workers
+        with get_context("spawn").Pool(self._num_processes, initializer=signal.signal, initargs=ignore_interrupts) as pool:
+            yield from chain.from_iterable(pool.imap(encode, chain(first, batches)))
 
-    def _encode_batch(self, batch: Sequence[Document]) -> list[Encoded]:
-        marked = [self._marked(document) for document in batch]
-        encodings = self._backend.encode_batch([text for text, _ in marked], add_special_tokens=False)
-        encoded = []
-        for (_, spans), encoding in zip(marked, encodings, strict=True):
-            token_ids = np.array(encoding.ids, dtype=np.int32)
-            if spans is None:
-                encoded.append(self._ended(token_ids))
-            else:
-                encoded.append((token_ids, self._learned(token_ids, encoding.offsets, spans)))
-        return encoded
+    def _cut(self, encoded: Encoded) -> Iterator[Encoded]:
+        token_ids, is_learned = encoded
+        for start in range(0, len(token_ids), self.max_tokens):
+            yield token_ids[start : start + self.max_tokens], is_learned[start : start + self.max_tokens]
 
-    def _marked(self, document: Document) -> tuple[str, list[Span] | None]:
+    def _text_of(self, document: Document) -> tuple[str, list[Span] | None]:
         """Returns the document's whole text, and where its answers stand (None: all of it is learned)."""
         if document.text is not None:
             return document.text, None
@@ -128,52 +142,31 @@ class Encoder:
                 given="a tokenizer without one",
                 next_step="Use a tokenizer of a chat model, or let one be trained.",
             )
-        return _find_answers(self._template, document)
+        return find_answers(self._template, document)
 
-    def _ended(self, token_ids: NDArray[np.int32]) -> Encoded:
-        if self._end_id is not None:
+    def _whole_text(self, encoding: tokenizers.Encoding) -> Encoded:
+        token_ids = np.array(self._backend.post_process(encoding).ids, dtype=np.int32)
+        if self._end_id is not None and (len(token_ids) == 0 or token_ids[-1] != self._end_id):
             token_ids = np.append(token_ids, np.int32(self._end_id))
         return token_ids, np.ones(len(token_ids), dtype=np.bool_)
 
-    def _learned(self, token_ids: NDArray[np.int32], offsets: list[Span], spans: list[Span]) -> NDArray[np.bool_]:
-        starts = np.array([start for start, _ in offsets])
+    def _conversation(self, encoding: tokenizers.Encoding, spans: Sequence[Span]) -> Encoded:
+        token_ids = np.array(encoding.ids, dtype=np.int32)
+        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
         is_learned = np.zeros(len(token_ids), dtype=np.bool_)
         for start, end in spans:
-            first, last = np.searchsorted(starts, (start, end))
+            first = np.searchsorted(offsets[:, 1], start, side="right")
+            last = max(first, np.searchsorted(offsets[:, 0], end))
             is_learned[first:last] = True
             if last < len(token_ids) and int(token_ids[last]) in self._tokenizer.special_ids:
                 is_learned[last] = True
-        return is_learned
+        return token_ids, is_learned
 
 
-def _find_answers(template: ChatTemplate, document: Document) -> tuple[str, list[Span]]:
-    messages = list(document.messages)
-    marked = [
-        {**message, "content": f"\ue000{index}\ue001"} if message["role"] == ASSISTANT else message
-        for index, message in enumerate(messages)
-    ]
-    pieces = _MARK.split(template.render(marked, add_generation_prompt=False))
-    text, spans = pieces[0], []
-    for index, after in zip(pieces[1::2], pieces[2::2], strict=True):
-        answer = messages[int(index)]["content"]
-        spans.append((len(text), len(text) + len(answer)))
-        text += answer + after
-    if text != template.render(messages, add_generation_prompt=False):
-        raise ConfigError(
-            "the chat template rewrites answers, so that their place in the text is unknown",
-            given=repr(messages[-1]["content"][:60]),
-            next_step="Use a template that writes them as they are, and answers without surrounding white space.",
-        )
-    return text, spans
+@cache
+def _encoder_of_worker(directory: Path, max_tokens: int) -> Encoder:
+    return Encoder(directory, max_tokens)
 
 
-_WORKER: dict[str, Encoder] = {}
-"""The encoder of a worker process, which cannot be sent with every batch."""
-
-
-def _set_worker(directory: Path, max_tokens: int) -> None:
-    _WORKER["encoder"] = Encoder(directory, max_tokens)
-
-
-def _encode_in_worker(batch: Sequence[Document]) -> list[Encoded]:
-    return _WORKER["encoder"]._encode_batch(batch)
+def _encode_in_worker(directory: Path, max_tokens: int, batch: Sequence[Document]) -> list[Encoded]:
+    return _encoder_of_worker(directory, max_tokens).encode_batch(batch)

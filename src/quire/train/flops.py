@@ -16,16 +16,22 @@ _PEAK_RUNS = 5
 
 
 def training_flops(spec: ModelSpec, batch: PackedBatch) -> float:
-    """Returns the floating-point operations of learning from `batch`: matrices on every token, causal attention, and the head
-    on the learned tokens. A multiplication with its addition counts two.
+    """Returns the floating-point operations of learning from `batch`: matrices on every token, attention on the pairs of a
+    query and a key it may see, and the head on the learned tokens. A multiplication with its addition counts two.
     """
-    num_tokens, num_pairs = sum(batch.lengths), sum(length * (length + 1) // 2 for length in batch.lengths)
+    num_tokens = sum(batch.lengths)
+    num_pairs = sum(_num_pairs(length, layer.sliding_window) for length in batch.lengths for layer in spec.layers)
     query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     num_ffn_matrices = 3 if spec.ffn is FfnKind.GATED else 2
     per_layer = spec.hidden_size * (2 * query + 2 * kv + num_ffn_matrices * spec.ffn_size)
-    layers = spec.num_layers * (2 * num_tokens * per_layer + 4 * num_pairs * query)
+    layers = 2 * spec.num_layers * num_tokens * per_layer + 4 * num_pairs * query
     head = 2 * batch.num_learned * spec.hidden_size * spec.vocab_size
     return float(_FORWARD_AND_BACKWARD * (layers + head))
+
+
+def _num_pairs(length: int, window: int | None) -> int:
+    reach = min(length, window or length)
+    return reach * (reach + 1) // 2 + (length - reach) * reach
 
 
 def measure_peak(device: str, precision: DType) -> float:

@@ -8,6 +8,7 @@ No KV cache: within a step the weights stand still and all K/V are used once, be
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - what every torch program calls it
 
 from quire.config import DType
+from quire.errors import ExecutorError
 from quire.executors.torch_decoder import Decoder
 from quire.train.attention import DocumentAttention
 from quire.train.checkpoint import TrainingState
@@ -53,7 +55,7 @@ class Trainer:
     """A decoder that learns documents, step by step."""
 
     def __init__(self, decoder: Decoder, recipe: Recipe, learned: EncodedDocuments, held_out: EncodedDocuments | None) -> None:
-        self._decoder, self._recipe, self._device = decoder, recipe, torch.device(recipe.device)
+        self.decoder, self._recipe, self._device = decoder, recipe, torch.device(recipe.device)
         self._order = BatchOrder(learned, recipe.batch_tokens, recipe.seed)
         self._held_out = None if held_out is None else BatchOrder(held_out, recipe.batch_tokens, recipe.seed)
         self._optimizer = Optimizer(decoder, recipe)
@@ -66,7 +68,7 @@ class Trainer:
 
     def restore(self, state: TrainingState) -> None:
         """Continues where `state` was taken."""
-        self._decoder.load_state_dict(dict(state.model))
+        self.decoder.load_state_dict(dict(state.model))
         self._optimizer.restore(state.optimizer)
         self.step, self.tokens, self.seconds = state.step, state.tokens, state.seconds
 
@@ -77,7 +79,7 @@ class Trainer:
             tokens=self.tokens,
             seconds=self.seconds,
             identity=identity,
-            model=self._decoder.state_dict(),
+            model=self.decoder.state_dict(),
             optimizer=self._optimizer.state(),
         )
 
@@ -101,7 +103,9 @@ class Trainer:
         batches = [self._order.batch(first + index) for index in range(self._recipe.accumulate)]
         loss = self._backward(batches)
         rate = learning_rate(self._recipe, self.step, self.num_steps)
-        norm = self._optimizer.step(rate)
+        norm = self._optimizer.clip()
+        self._check_finite(loss, norm)
+        self._optimizer.step(rate)
         seconds, num_tokens = time.perf_counter() - started, sum(sum(batch.lengths) for batch in batches)
         self.step, self.tokens, self.seconds = self.step + 1, self.tokens + num_tokens, self.seconds + seconds
         is_due = self.step % self._recipe.validate_every == 0 or self.step == self.num_steps
@@ -115,9 +119,18 @@ class Trainer:
             gradient_norm=norm,
             tokens_per_second=num_tokens / seconds,
             seconds_of_step=seconds,
-            flops=sum(training_flops(self._decoder.spec, batch) for batch in batches),
+            flops=sum(training_flops(self.decoder.spec, batch) for batch in batches),
             validation_loss=self.validate() if is_due else None,
         )
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        """Raises ExecutorError before a step that would make every weight meaningless."""
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise ExecutorError(
+                "training has diverged",
+                given=f"loss {loss} and gradient norm {norm} in step {self.step + 1}",
+                next_step="Start another run with a lower --learning-rate, more --warmup-steps or --precision float32.",
+            )
 
     def _backward(self, batches: Sequence[PackedBatch]) -> float:
         """Adds up the gradients of the mean loss over all batches' learned tokens; returns that loss."""
@@ -134,11 +147,11 @@ class Trainer:
         token_ids, positions, targets = (
             torch.from_numpy(array).to(self._device) for array in (batch.token_ids, batch.positions, batch.targets)
         )
-        attend = DocumentAttention(self._decoder.spec, arrange(batch.lengths, len(batch.token_ids)), self._device)
+        attend = DocumentAttention(self.decoder.spec, arrange(batch.lengths, len(batch.token_ids)), self._device)
         rows = (targets != IGNORED).nonzero()[:, 0]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.precision is DType.BFLOAT16):
-            hidden = self._decoder.hidden(token_ids[None], positions[None], attend)[0].index_select(0, rows)
-            rows_at_once = max(1, _HEAD_ELEMENTS // self._decoder.spec.vocab_size)
+            hidden = self.decoder.hidden(token_ids[None], positions[None], attend)[0].index_select(0, rows)
+            rows_at_once = max(1, _HEAD_ELEMENTS // self.decoder.spec.vocab_size)
             losses = [
                 self._head_loss(x, y)
                 for x, y in zip(torch.split(hidden, rows_at_once), torch.split(targets[rows], rows_at_once), strict=True)
@@ -146,4 +159,4 @@ class Trainer:
         return torch.stack(losses).sum()
 
     def _head_loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self._decoder.logits(x).float(), targets, reduction="sum")
+        return F.cross_entropy(self.decoder.logits(x).float(), targets, reduction="sum")

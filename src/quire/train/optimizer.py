@@ -26,15 +26,17 @@ class Optimizer:
         self._names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
         self._parts = list(_parts(self._names, recipe))
 
-    def step(self, rate: float) -> float:
-        """Clips the gradients, moves every parameter, clears the gradients; returns their norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(list(self._names), self._recipe.clip_norm)
+    def clip(self) -> float:
+        """Shortens the gradient of all parameters together to the recipe's norm; returns its norm before."""
+        return float(nn.utils.clip_grad_norm_(list(self._names), self._recipe.clip_norm))
+
+    def step(self, rate: float) -> None:
+        """Moves every parameter along its gradient and clears the gradients."""
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = rate
             part.step()
             part.zero_grad(set_to_none=True)
-        return float(norm)
 
     def state(self) -> dict[str, Tensor]:
         """Returns the moments of every parameter by name."""
@@ -46,7 +48,9 @@ class Optimizer:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the moments that `state` returned; raises CheckpointError if some are missing."""
+        """Takes the moments that `state` returned; raises CheckpointError if some are missing. Before a step there are none."""
+        if not state:
+            return
         by_parameter: dict[str, dict[str, Tensor]] = {}
         for name, value in state.items():
             parameter, key = name.rsplit(".", 1)
@@ -56,7 +60,9 @@ class Optimizer:
                 name = self._names[parameter]
                 if name not in by_parameter:
                     raise CheckpointError(
-                        "the checkpoint lacks an optimizer state", given=name, next_step="Start the run again without --resume."
+                        "the checkpoint lacks an optimizer state",
+                        given=name,
+                        next_step="Start the run again in another directory.",
                     )
                 part.state[parameter] = by_parameter[name]
 

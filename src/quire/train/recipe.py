@@ -1,11 +1,15 @@
-"""What a training run is: every number that decides the result, written beside it and read back to continue."""
+"""What a training run is: what it learns from, and every number that decides the result. Both are written beside the run and
+read back to continue it. Needs no torch.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from quire.config import DType
 from quire.errors import ConfigError
@@ -16,6 +20,38 @@ class OptimizerKind(Enum):
 
     ADAMW = "adamw"
     MUON = "muon"  # matrices by Muon (orthogonalised momentum), the rest by AdamW
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to learn and from where to start.
+
+    With `model` its weights, shape and tokenizer are the start. Otherwise weights are fresh, the shape is the config.json
+    `config` or DEFAULT_CONFIG, and the tokenizer is that of the directory `tokenizer`, or a new one of `vocab_size` tokens.
+    `validation` names files to validate on, instead of a share of `data`.
+    """
+
+    data: tuple[str, ...]
+    validation: tuple[str, ...] = ()
+    model: str | None = None
+    config: str | None = None
+    tokenizer: str | None = None
+    vocab_size: int = 4096
+    max_context: int | None = None
+
+    def to_json(self) -> str:
+        """Returns the job as a JSON object."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_file(cls, path: Path) -> Job:
+        """Returns the job that `to_json` wrote; raises ConfigError if the file holds none."""
+        try:
+            fields = _read_object(path)
+            fields |= {name: tuple(fields[name]) for name in ("data", "validation") if name in fields}
+            return cls(**fields)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _nothing_to_continue(path, error) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +85,11 @@ class Recipe:
         for name in ("batch_tokens", "accumulate", "epochs", "validate_every", "threads"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
-        self._require("warmup_steps", self.warmup_steps >= 0, "at least 0")
+        for name in ("warmup_steps", "seed"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("learning_rate", "clip_norm", "save_minutes"):
-            self._require(name, getattr(self, name) > 0, "above 0")
-        self._require("weight_decay", self.weight_decay >= 0, "at least 0")
+            self._require(name, 0 < getattr(self, name) < math.inf, "above 0, and finite")
+        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0, and finite")
         self._require("final_rate_share", 0 <= self.final_rate_share <= 1, "0 to 1")
         self._require("validation_share", 0 <= self.validation_share <= 0.5, "0 to 0.5")
 
@@ -71,12 +108,23 @@ class Recipe:
     def from_file(cls, path: Path) -> Recipe:
         """Returns the recipe that `to_json` wrote; raises ConfigError if the file holds none."""
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = _read_object(path)
             kinds = {"optimizer": OptimizerKind(fields["optimizer"]), "precision": DType(fields["precision"])}
             return cls(**(fields | kinds))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                "there is no training run to continue",
-                given=f"{path}: {error}",
-                next_step="Name the output directory of an interrupted run.",
-            ) from error
+            raise _nothing_to_continue(path, error) from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(fields, dict):
+        raise ValueError("not a JSON object")
+    return fields
+
+
+def _nothing_to_continue(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        "there is no training run to continue",
+        given=f"{path}: {error}",
+        next_step="Name the output directory of an interrupted run.",
+    )

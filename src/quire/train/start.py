@@ -1,0 +1,173 @@
+"""What a run starts from: a device that exists, a tokenizer, a shape, and weights.
+
+    --model DIR                        its tokenizer, its shape, its weights
+    --tokenizer DIR  --config FILE     that tokenizer, that shape, fresh weights
+    neither                            a tokenizer trained on the data, DEFAULT_CONFIG, fresh weights
+
+`prepare` writes tokenizer and config.json once; a run that continues finds there what it started with.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from quire.errors import ConfigError, ExecutorUnavailableError
+from quire.executors.torch_decoder import Decoder
+from quire.models.checkpoint import load_checkpoint
+from quire.models.config_file import Config
+from quire.models.families import build_spec
+from quire.models.spec import ModelSpec
+from quire.text.tokenizer import Tokenizer
+from quire.train.checkpoint import write_safely
+from quire.train.documents import read_documents
+from quire.train.export import CONFIG, GENERATION, TOKENIZER_FILES
+from quire.train.recipe import Job, Recipe
+from quire.train.tokenizer import save_tokenizer, train_tokenizer
+
+DEFAULT_CONFIG: Mapping[str, Any] = MappingProxyType(
+    {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": 256,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 640,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+    }
+)
+"""A small decoder of modern shape: RMSNorm, RoPE, gated FFN, grouped queries."""
+
+_DEVICES = ("cpu", "cuda")
+_COMPILERS = ("g++", "clang++", "c++")
+_CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx")
+
+Notice = Callable[[str], None]
+"""Tells the user something, in one line."""
+
+
+def check_machine(recipe: Recipe) -> None:
+    """Raises ConfigError for a device that training does not know, ExecutorUnavailableError for what is not there."""
+    _check_device(recipe.device)
+    if recipe.compile and not any(map(shutil.which, _COMPILERS)):
+        raise ExecutorUnavailableError(
+            "torch.compile needs a C++ compiler",
+            given=f"no {', no '.join(_COMPILERS)}",
+            next_step="Install one, or train without --compile.",
+        )
+
+
+def _check_device(name: str) -> None:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise _unknown_device(name) from error
+    if device.type not in _DEVICES:
+        raise _unknown_device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ExecutorUnavailableError(
+            "there is no such CUDA device",
+            given=name,
+            limit=f"{torch.cuda.device_count()} devices",
+            next_step="Train with --device cpu, or check the driver and that torch was installed for CUDA.",
+        )
+
+
+def prepare(job: Job, directory: Path, notice: Notice) -> None:
+    """Writes the tokenizer and the config.json of the model in training."""
+    fields = _config_fields(job)
+    _prepare_tokenizer(job, directory, _context_of(fields), notice)
+    if job.model is None:
+        num_tokens, given = Tokenizer.from_directory(directory).vocab_size, fields.get("vocab_size")
+        if given not in (None, num_tokens):
+            notice(f"The model has the {num_tokens} tokens of its tokenizer, not the {given} of {job.config}")
+        fields["vocab_size"] = num_tokens
+    write_safely(directory / CONFIG, json.dumps(fields, indent=2, sort_keys=True).encode())
+
+
+def spec_of(directory: Path) -> ModelSpec:
+    """Returns the shape that `prepare` wrote; raises ConfigError if its tokenizer has more tokens than it."""
+    spec = build_spec(Config(json.loads((directory / CONFIG).read_text(encoding="utf-8"))))
+    num_tokens = Tokenizer.from_directory(directory).vocab_size
+    if num_tokens > spec.vocab_size:
+        raise ConfigError(
+            "the tokenizer has more tokens than the model",
+            given=num_tokens,
+            limit=spec.vocab_size,
+            next_step="Use the tokenizer that belongs to the model.",
+        )
+    return spec
+
+
+def new_decoder(job: Job, spec: ModelSpec, recipe: Recipe) -> Decoder:
+    """Returns the decoder of a run's first step, on its device."""
+    if job.model is not None:
+        checkpoint = load_checkpoint(Path(job.model), max_context=job.max_context)
+        if checkpoint.spec != spec:
+            raise ConfigError(
+                "the context of this model cannot be shortened: its rotations depend on it",
+                given=job.max_context,
+                next_step="Leave out --max-context.",
+            )
+        decoder = Decoder.from_weights(spec, checkpoint.weights)
+    else:
+        decoder = Decoder(spec)
+        decoder.init_weights(recipe.seed)
+    return decoder.to(recipe.device)
+
+
+def _config_fields(job: Job) -> dict[str, Any]:
+    """Returns the fields of config.json. A context that was asked for becomes the model's own, except that a table of learned
+    positions that are there already keeps its rows.
+    """
+    path = job.config if job.model is None else str(Path(job.model) / CONFIG)
+    fields = dict(DEFAULT_CONFIG) if path is None else _read_fields(path)
+    has_learned_rows = job.model is not None and "n_positions" in fields
+    if job.max_context is not None and not has_learned_rows:
+        fields |= dict.fromkeys((name for name in _CONTEXT_FIELDS if name in fields), job.max_context)
+    return fields
+
+
+def _context_of(fields: Mapping[str, Any]) -> int:
+    """Returns the model's context, for the tokenizer's settings; `build_spec` checks it."""
+    return next((fields[name] for name in _CONTEXT_FIELDS if isinstance(fields.get(name), int)), 0)
+
+
+def _read_fields(path: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError("the shape cannot be read", given=f"{path}: {error}", next_step="Name a config.json.") from error
+    if not isinstance(fields, dict):
+        raise ConfigError("the shape is not a JSON object", given=path, next_step="Name a config.json.")
+    return fields
+
+
+def _prepare_tokenizer(job: Job, directory: Path, max_context: int, notice: Notice) -> None:
+    source = job.model or job.tokenizer
+    if source is None:
+        notice("Training a tokenizer")
+        texts = (piece for document in read_documents(map(Path, job.data)) for piece in document.pieces())
+        save_tokenizer(train_tokenizer(texts, job.vocab_size), directory, max_context)
+        return
+    Tokenizer.from_directory(Path(source))  # raises for one that is missing or damaged
+    for name in (*TOKENIZER_FILES, GENERATION):
+        if (Path(source) / name).exists():
+            shutil.copyfile(Path(source) / name, directory / name)
+
+
+def _unknown_device(name: str) -> ConfigError:
+    return ConfigError("training knows no such device", given=name, limit=", ".join(_DEVICES), next_step="Choose one of these.")
