@@ -27,3 +27,8 @@ def measure_canary(isa: str, threads: int, dtype: DType) -> Canary:
         bandwidth=core.measure_bandwidth(isa, threads, _BANDWIDTH_BYTES, _ROUNDS),
         flops=core.measure_flops(isa, threads, element, _ROUNDS),
     )
+
+
+def best_of(before: Canary, after: Canary) -> Canary:
+    """Returns the limits to measure against: what the machine reached at its better moment, so that no share flatters."""
+    return Canary(bandwidth=max(before.bandwidth, after.bandwidth), flops=max(before.flops, after.flops))

@@ -1,12 +1,26 @@
-"""What a step must cost at least: floating-point operations and bytes, counted from the spec. The roofline's inputs."""
+"""What work must cost at least: floating-point operations and bytes, counted from the spec. The roofline's inputs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 
+from quire.bench.canary import Canary
 from quire.config import DType
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """The least that a piece of work computes and reads; `num_bytes` None where reading cannot be what limits it."""
+
+    flops: int
+    num_bytes: int | None = None
+
+    def roofline_s(self, canary: Canary) -> float:
+        """Returns the seconds no program can beat on a machine with these limits."""
+        return max(self.flops / canary.flops, (self.num_bytes or 0) / canary.bandwidth)
 
 
 def matrix_elements(spec: ModelSpec) -> tuple[int, int]:
@@ -17,14 +31,36 @@ def matrix_elements(spec: ModelSpec) -> tuple[int, int]:
     return layers, prod(head)
 
 
+def weight_bytes(dtype: DType, num_elements: int) -> int:
+    """Returns the bytes of weights in memory."""
+    return num_elements * (4 if dtype is DType.FLOAT32 else 2)
+
+
+def attention_flops(spec: ModelSpec, num_attended: int) -> int:
+    """Returns the operations of attention alone, all layers, for rows that see `num_attended` keys in all."""
+    return 4 * spec.num_layers * spec.num_heads * spec.head_dim * num_attended
+
+
 def step_flops(spec: ModelSpec, num_rows: int, num_sampled: int, num_attended: int) -> int:
     """Returns the operations of a step whose rows see `num_attended` keys in all (the sum over rows)."""
     layers, head = matrix_elements(spec)
-    attention = 4 * spec.num_layers * spec.num_heads * spec.head_dim * num_attended
-    return 2 * (num_rows * layers + num_sampled * head) + attention
+    return 2 * (num_rows * layers + num_sampled * head) + attention_flops(spec, num_attended)
 
 
 def step_bytes(spec: ModelSpec, dtype: DType, layout: KVLayout, num_context_tokens: int) -> int:
     """Returns the bytes a decode step reads: every weight once, and K/V of every token in context."""
     layers, head = matrix_elements(spec)
-    return (layers + head) * (4 if dtype is DType.FLOAT32 else 2) + layout.bytes_per_token * num_context_tokens
+    return weight_bytes(dtype, layers + head) + layout.bytes_per_token * num_context_tokens
+
+
+def prefill_cost(spec: ModelSpec, num_requests: int, num_cached: int, num_new: int) -> Cost:
+    """Returns the cost of computing tokens [num_cached, num_cached + num_new) of every request; arithmetic limits it."""
+    attended = num_new * num_cached + num_new * (num_new + 1) // 2
+    return Cost(flops=step_flops(spec, num_requests * num_new, num_requests, num_requests * attended))
+
+
+def decode_cost(spec: ModelSpec, dtype: DType, layout: KVLayout, contexts: tuple[int, ...]) -> Cost:
+    """Returns the cost of one token for every request, whose contexts hold these tokens each."""
+    num_rows, num_context = len(contexts), sum(contexts)
+    flops = step_flops(spec, num_rows, num_rows, num_context)
+    return Cost(flops=flops, num_bytes=step_bytes(spec, dtype, layout, num_context))

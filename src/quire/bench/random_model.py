@@ -12,22 +12,31 @@ from quire.errors import ConfigError
 from quire.models.checkpoint import Checkpoint
 from quire.models.config_file import parse_config
 from quire.models.families import build_spec
-from quire.models.weights import SourceDType, SourceTensor, Weights, round_to_bfloat16
+from quire.models.weights import BitsArray, SourceDType, SourceTensor, Weights, round_to_bfloat16
 
 _POOL_ELEMENTS = 1 << 24
 _SCALE = 0.02  # the usual initialisation: logits stay finite through any depth
 
 
 def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> Checkpoint:
-    """Returns a bfloat16 checkpoint; tensors repeat one pool of random values. Raises ConfigError or ModelError."""
+    """Returns a bfloat16 checkpoint; tensors repeat one pool of random values, norm weights lie around 1.
+
+    Raises ConfigError or ModelError.
+    """
     try:
         text = config_file.read_bytes()
     except OSError as error:
         raise ConfigError("the config file cannot be read", given=config_file.name, next_step="Name a config.json.") from error
     spec = build_spec(parse_config(text), max_context)
-    pool = round_to_bfloat16(np.random.default_rng(0).standard_normal(_POOL_ELEMENTS, dtype=np.float32) * np.float32(_SCALE))
+    num_values = min(_POOL_ELEMENTS, max(prod(shape) for shape in spec.tensor_shapes().values()))
+    pool = np.random.default_rng(0).standard_normal(num_values, dtype=np.float32) * np.float32(_SCALE)
+    plain, around_one = round_to_bfloat16(pool), round_to_bfloat16(np.float32(1) + pool[: 1 << 18])
     tensors = {
-        name: SourceTensor(dtype=SourceDType.BFLOAT16, bits=np.resize(pool, prod(shape)).reshape(shape))
+        name: _tensor(around_one if name.endswith("norm.weight") else plain, shape)
         for name, shape in spec.tensor_shapes().items()
     }
     return Checkpoint(directory=config_file.parent, spec=spec, weights=Weights(tensors, sha256(text).digest()))
+
+
+def _tensor(pool: BitsArray, shape: tuple[int, ...]) -> SourceTensor:
+    return SourceTensor(dtype=SourceDType.BFLOAT16, bits=np.resize(pool, prod(shape)).reshape(shape))

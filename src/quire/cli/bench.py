@@ -1,85 +1,222 @@
-"""`quire bench`: speed of a model, or of a shape with random weights, beside the machine's limits."""
+"""`quire bench`: speed of a model, or of a shape with random weights, beside the machine's limits. One command a question."""
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from quire.cli.options import OptionDecorator, gathered
-from quire.units import format_rate
+from quire.config import DType, KVFormat
+from quire.engine.options import AUTO, WEIGHT_FORMATS
 
 if TYPE_CHECKING:
-    from quire.bench.speed import Report
+    from quire.bench.report import Report
+    from quire.engine.options import EngineOptions
     from quire.models.checkpoint import Checkpoint
 
+_R = TypeVar("_R")
 _COUNT = click.IntRange(min=1)
-_DEFAULT_TOKENS = {"prefill": (512, 1), "decode": (16, 64)}
-_OPTIONS: tuple[OptionDecorator, ...] = (
-    click.option("-m", "--model", metavar="MODEL", help="A model directory or Hugging Face id. [default: the bundled model]"),
-    click.option("--config", type=click.Path(path_type=Path), help="Random weights of this config.json's shape instead."),
-    click.option(
-        "--dtype", type=click.Choice(["float32", "bfloat16"]), default="bfloat16", show_default=True, help="Of the weights."
-    ),
-    click.option("--threads", type=_COUNT, help="Worker threads. [default: the cores this process may use]"),
-    click.option("--depth", type=_COUNT, help="Tokens of the prompt. [default: 512 for prefill, 16 for decode]"),
-    click.option("--batch", type=_COUNT, default=1, show_default=True, help="Requests together."),
-    click.option("--repeat", type=_COUNT, default=3, show_default=True, help="Runs; the median counts."),
-)
+_SEVERAL = click.IntRange(min=2)
+_DECODE_TOKENS, _DECODE_DEPTH, _PREFILL_DEPTH = 64, 16, 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """What to measure; None leaves a number to the machine or the phase."""
+    """What every benchmark is asked; `threads` None leaves the number to the machine."""
 
     model: str | None
     config: Path | None
     dtype: str
+    quantize: str
+    kv_format: str
     threads: int | None
-    depth: int | None
-    batch: int
     repeat: int
+    as_json: bool
+
+    def engine(self) -> EngineOptions:
+        """Returns the words that shape the engine."""
+        words: EngineOptions = {"dtype": self.dtype, "quantize": self.quantize, "kv_format": self.kv_format}
+        return words if self.threads is None else {**words, "threads": self.threads}
 
 
-def _bench_options(command: Any) -> Any:
-    return gathered(command, _OPTIONS, "options", lambda values: BenchOptions(**values))
+def _common_options(repeat: int) -> tuple[OptionDecorator, ...]:
+    return (
+        click.option("-m", "--model", metavar="MODEL", help="A model directory or Hugging Face id. [default: the bundled model]"),
+        click.option("--config", type=click.Path(path_type=Path), help="Random weights of this config.json's shape instead."),
+        click.option(
+            "--dtype",
+            type=click.Choice([str(each.value) for each in DType]),
+            default=DType.BFLOAT16.value,
+            show_default=True,
+            help="Of the weights.",
+        ),
+        click.option("--quantize", type=click.Choice(WEIGHT_FORMATS), default="none", show_default=True, help="Of the weights."),
+        click.option(
+            "--kv-format",
+            type=click.Choice([AUTO, *(str(each.value) for each in KVFormat)]),
+            default=AUTO,
+            help="Of cached keys and values. [default: the weights' format]",
+        ),
+        click.option("--threads", type=_COUNT, help="Worker threads. [default: the cores this process may use]"),
+        click.option("--repeat", type=_COUNT, default=repeat, show_default=True, help="Runs; the median counts."),
+        click.option("--json", "as_json", is_flag=True, help="Print only the JSON line."),
+    )
 
 
-@click.command()
-@click.argument("phase", type=click.Choice(list(_DEFAULT_TOKENS)))
-@_bench_options
-@click.option("--json", "as_json", is_flag=True, help="Print only the JSON line.")
-def bench(phase: str, options: BenchOptions, as_json: bool) -> None:
-    """Measure PHASE, prefill or decode, beside what the machine could do in the same minute.
+def _bench_options(repeat: int) -> Callable[[Callable[..., _R]], Callable[..., _R]]:
+    def decorate(command: Callable[..., _R]) -> Callable[..., _R]:
+        return gathered(command, _common_options(repeat), "options", lambda values: BenchOptions(**values))
 
-    Memory bandwidth and arithmetic are measured before and after; the last line is JSON. Close other programs first.
+    return decorate
+
+
+@click.group()
+def bench() -> None:
+    """Measure speed beside what the machine could do in the same minute.
+
+    Memory bandwidth and arithmetic are measured before and after, every figure stands beside its roofline, and the last line
+    is JSON. Close other programs first.
 
     \b
     Example:
       quire bench decode --config benchmarks/configs/qwen3-0.6b.json
       quire bench prefill -m path/to/model --depth 2048
     """
-    report = _measure(phase, options)
-    if not as_json:
-        _print(report)
-    sys.stdout.write(json.dumps(asdict(report)) + "\n")
 
 
-def _measure(phase: str, options: BenchOptions) -> Report:
+@bench.command()
+@_bench_options(repeat=3)
+@click.option("--depth", type=_COUNT, default=_DECODE_DEPTH, show_default=True, help="Tokens of the prompt before it.")
+@click.option("--batch", type=_COUNT, default=1, show_default=True, help="Requests together.")
+@click.option("--new", "num_new", type=_SEVERAL, default=_DECODE_TOKENS, show_default=True, help="Tokens to generate.")
+def decode(options: BenchOptions, depth: int, batch: int, num_new: int) -> None:
+    """Measure one token after the other.
+
+    \b
+    Example:
+      quire bench decode --config benchmarks/configs/qwen3-0.6b.json --depth 4096
+    """
     from quire.bench.speed import Workload, measure
-    from quire.cli.display import loading_bar
-    from quire.config import DType
-    from quire.engine.resolve import default_threads
 
-    num_prompt, num_new = _DEFAULT_TOKENS[phase]
-    work = Workload(num_prompt=options.depth or num_prompt, num_new=num_new, batch=options.batch, repeat=options.repeat)
-    checkpoint = _checkpoint(options)
-    with loading_bar("Measuring") as on_run:
-        return measure(checkpoint, work, DType(options.dtype), options.threads or default_threads(), on_run)
+    work = Workload(num_prompt=depth, num_new=num_new, batch=batch, repeat=options.repeat)
+    _run(options, {"depth": depth, "batch": batch, "new": num_new}, partial(measure, work=work, bench="decode"))
+
+
+@bench.command()
+@_bench_options(repeat=3)
+@click.option("--depth", type=_COUNT, default=_PREFILL_DEPTH, show_default=True, help="Tokens of the prompt.")
+@click.option("--batch", type=_COUNT, default=1, show_default=True, help="Requests together.")
+def prefill(options: BenchOptions, depth: int, batch: int) -> None:
+    """Measure a prompt up to its first token.
+
+    \b
+    Example:
+      quire bench prefill --config benchmarks/configs/llama-3.2-1b.json --depth 4096
+    """
+    from quire.bench.speed import Workload, measure
+
+    work = Workload(num_prompt=depth, num_new=1, batch=batch, repeat=options.repeat)
+    _run(options, {"depth": depth, "batch": batch}, partial(measure, work=work, bench="prefill"))
+
+
+@bench.command("batch")
+@_bench_options(repeat=3)
+@click.option("--depth", type=_COUNT, default=_DECODE_DEPTH, show_default=True, help="Tokens of each prompt.")
+@click.option("--new", "num_new", type=_SEVERAL, default=32, show_default=True, help="Tokens to generate.")
+@click.option("--largest", type=_COUNT, default=32, show_default=True, help="Leave out batches beyond this.")
+def batched(options: BenchOptions, depth: int, num_new: int, largest: int) -> None:
+    """Measure decode steps for 1, 2, 4, 8, 16 and 32 requests together, and what each step costs against batch 1.
+
+    \b
+    Example:
+      quire bench batch --config benchmarks/configs/qwen3-0.6b.json
+    """
+    from quire.bench.speed import BATCHES, Workload, measure_batches
+
+    batches = tuple(batch for batch in BATCHES if batch <= largest)
+    work = Workload(num_prompt=depth, num_new=num_new, repeat=options.repeat)
+    settings = {"depth": depth, "new": num_new, "batches": batches}
+    _run(options, settings, partial(measure_batches, work=work, batches=batches))
+
+
+@bench.command()
+@_bench_options(repeat=3)
+@click.option("--requests", type=_COUNT, default=16, show_default=True, help="Requests with the same beginning.")
+@click.option("--shared", type=_COUNT, default=2048, show_default=True, help="Tokens that all prompts begin with.")
+@click.option("--own", type=_COUNT, default=128, show_default=True, help="Tokens of each prompt after that.")
+@click.option("--new", "num_new", type=_COUNT, default=128, show_default=True, help="Tokens to generate for each.")
+def prefix(options: BenchOptions, requests: int, shared: int, own: int, num_new: int) -> None:
+    """Measure requests with a shared prefix, with and without the prefix cache, and a chat's second turn, cold and warm.
+
+    \b
+    Example:
+      quire bench prefix --config benchmarks/configs/qwen3-0.6b.json --requests 16 --shared 2048
+    """
+    from quire.bench.sharing import SharedWork, measure_sharing
+
+    work = SharedWork(num_requests=requests, num_shared=shared, num_own=own, num_new=num_new, repeat=options.repeat)
+    settings = {"requests": requests, "shared": shared, "own": own, "new": num_new}
+    _run(options, settings, partial(measure_sharing, work=work))
+
+
+@bench.command()
+@_bench_options(repeat=5)
+def kernels(options: BenchOptions) -> None:
+    """Measure the executor's parts alone: layers by rows, the head by rows, attention by depth.
+
+    \b
+    Example:
+      quire bench kernels --config benchmarks/configs/qwen3-0.6b.json
+    """
+    from quire.bench.parts import PartsWork, measure_parts
+
+    _run(options, {}, partial(measure_parts, asked=PartsWork(repeat=options.repeat)))
+
+
+@bench.command()
+@_bench_options(repeat=5)
+def start(options: BenchOptions) -> None:
+    """Measure import, loading from a warm page cache and the first token, each in fresh processes.
+
+    \b
+    Example:
+      quire bench start
+      quire bench start --config benchmarks/configs/qwen3-0.6b.json
+    """
+    from quire.bench.saved_model import save_random_model
+    from quire.bench.start import StartWork, measure_start
+    from quire.cli.bench_view import show_report, watching
+    from quire.cli.opening import find_directory
+
+    with watching() as watch, TemporaryDirectory(prefix="quire-bench-") as saved:
+        directory = Path(saved)
+        if options.config is None:
+            directory = find_directory(options.model)
+        else:
+            watch("Writing random weights", 0, 1)
+            save_random_model(options.config, directory)
+        report = measure_start(StartWork(directory=directory, repeat=options.repeat), options.engine(), watch)
+    show_report(report, _settings(options), is_json_only=options.as_json)
+
+
+def _run(options: BenchOptions, settings: dict[str, Any], measure: Callable[..., Report]) -> None:
+    """Loads what the options name, measures, and shows the report."""
+    from quire.cli.bench_view import show_report, watching
+
+    with watching() as watch:
+        report = measure(_checkpoint(options), options=options.engine(), watch=watch)
+    show_report(report, _settings(options) | settings, is_json_only=options.as_json)
+
+
+def _settings(options: BenchOptions) -> dict[str, Any]:
+    model = options.model or "bundled"
+    return {"model": model if options.config is None else options.config.name, **options.engine(), "repeat": options.repeat}
 
 
 def _checkpoint(options: BenchOptions) -> Checkpoint:
@@ -90,27 +227,3 @@ def _checkpoint(options: BenchOptions) -> Checkpoint:
     if options.config is not None:
         return random_checkpoint(options.config)
     return load_checkpoint(find_directory(options.model))
-
-
-def _print(report: Report) -> None:
-    from quire.cli.display import listing, out_console
-
-    rows = [
-        (
-            speed.name,
-            format_rate(speed.tokens_per_second, "tokens"),
-            _percent(speed.share_of_flops),
-            _percent(speed.share_of_bandwidth),
-            _percent(speed.spread),
-        )
-        for speed in report.speeds
-    ]
-    title = f"{report.executor}, {report.dtype}, {report.threads} threads"
-    console = out_console()
-    console.print(listing(title, ("phase", "speed>", "MFU>", "MBU>", "spread>"), rows))
-    for when, canary in (("before", report.before), ("after", report.after)):
-        console.print(f"canary {when}: {canary.bandwidth / 1e9:.1f} GB/s, {canary.flops / 1e9:.0f} GFLOP/s")
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.0%}"

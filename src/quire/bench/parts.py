@@ -1,0 +1,133 @@
+"""The executor's parts, one at a time: all layers by rows, the head by rows, attention by depth. Without a scheduler.
+
+The compiled core exposes whole steps and the head. So a step without sampled rows times the layers, `head` times the head
+alone, and attention is the difference between a step at some depth and the same step at depth 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+
+import numpy as np
+
+from quire.bench.cost import Cost, attention_flops, matrix_elements, step_flops, weight_bytes
+from quire.bench.report import Report, Samples
+from quire.bench.rig import Rig, Room, Watch, prompt_tokens
+from quire.engine.options import EngineOptions
+from quire.executors.protocol import StepBatch
+from quire.models.checkpoint import Checkpoint
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+HEAD_ROWS = (1, 2, 4, 8, 16, 32)
+DEPTHS = (512, 2048, 4096, 16384)
+_WIDE_ROWS = 256  # the rows of a prefill chunk whose attention is timed at depth
+_NOTES = (
+    "layers: a step without the head; its rows are one request from position 0",
+    "attention: the time of a step at that depth less the time of the same step at depth 0, over unwritten K/V",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartsWork:
+    """The sizes to time; those beyond the model's context are left out. Medians over `repeat` runs."""
+
+    rows: tuple[int, ...] = ROWS
+    head_rows: tuple[int, ...] = HEAD_ROWS
+    depths: tuple[int, ...] = DEPTHS
+    repeat: int = 5
+
+    def within(self, max_context: int) -> PartsWork:
+        """Returns the sizes that a context of `max_context` tokens holds."""
+        widest = min(max_context, max(self.rows))
+        return PartsWork(
+            rows=tuple(rows for rows in self.rows if rows <= max_context),
+            head_rows=tuple(rows for rows in self.head_rows if rows <= widest),
+            depths=tuple(depth for depth in self.depths if depth + _WIDE_ROWS <= max_context),
+            repeat=self.repeat,
+        )
+
+
+def measure_parts(checkpoint: Checkpoint, asked: PartsWork, options: EngineOptions, watch: Watch | None = None) -> Report:
+    """Reports layers, head and attention beside their rooflines; raises what loading raises."""
+    work = asked.within(checkpoint.spec.max_context)
+    num_tokens = max(*work.rows, *(depth + _WIDE_ROWS for depth in work.depths))
+    rig = Rig(checkpoint, options, Room(num_requests=1, num_tokens=num_tokens), watch)
+
+    def samples() -> Iterator[Samples]:
+        rig.warm_up()
+        yield from _layers(rig, work)
+        yield from _heads(rig, work)
+        yield from _attention(rig, work)
+
+    return rig.report("kernels", samples, _NOTES)
+
+
+def _layers(rig: Rig, work: PartsWork) -> Iterator[Samples]:
+    layers, _ = matrix_elements(rig.spec)
+    for done, rows in enumerate(work.rows):
+        batch = _step(rig, rows, 0)
+        seconds = _times(work.repeat, partial(rig.executor.run, batch))
+        flops = step_flops(rig.spec, rows, 0, rows * (rows + 1) // 2)
+        cost = Cost(flops=flops, num_bytes=weight_bytes(rig.dtype, layers))
+        rig.tell("Measuring layers", done + 1, len(work.rows))
+        yield Samples(name=f"layers, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
+
+
+def _heads(rig: Rig, work: PartsWork) -> Iterator[Samples]:
+    _, head = matrix_elements(rig.spec)
+    rig.executor.run(_step(rig, max(work.head_rows), 0))
+    for done, rows in enumerate(work.head_rows):
+        wanted = np.arange(rows, dtype=np.int32)
+        seconds = _times(work.repeat, partial(rig.executor.head, wanted))
+        cost = Cost(flops=2 * rows * head, num_bytes=weight_bytes(rig.dtype, head))
+        rig.tell("Measuring the head", done + 1, len(work.head_rows))
+        yield Samples(name=f"head, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
+
+
+def _attention(rig: Rig, work: PartsWork) -> Iterator[Samples]:
+    for done, depth in enumerate(work.depths):
+        for rows in (1, _WIDE_ROWS):
+            deep, flat = (partial(rig.executor.run, _step(rig, rows, start)) for start in (depth, 0))
+            pairs = [(_timed(deep), _timed(flat)) for _ in range(work.repeat)]
+            cost = Cost(flops=attention_flops(rig.spec, rows * depth), num_bytes=rig.layout.bytes_per_token * depth)
+            yield difference(f"{rows} rows at depth {depth}", pairs, rows, cost)
+        rig.tell("Measuring attention", done + 1, len(work.depths))
+
+
+def difference(name: str, pairs: Sequence[tuple[float, float]], num_rows: int, cost: Cost) -> Samples:
+    """Returns attention as the seconds at depth less those at depth 0; where noise swallows it, the step at depth, named so."""
+    seconds = [at_depth - at_zero for at_depth, at_zero in pairs]
+    if median(seconds) > 0:
+        return Samples(name=f"attention, {name}", seconds=seconds, num_tokens=num_rows, costs=(cost,))
+    return Samples(name=f"whole step, {name} (attention is lost in noise)", seconds=[at_depth for at_depth, _ in pairs])
+
+
+def _step(rig: Rig, rows: int, depth: int) -> StepBatch:
+    """Returns a step of one request that computes tokens [depth, depth + rows) and samples none."""
+    positions = np.arange(depth, depth + rows, dtype=np.int32)
+    num_blocks = rig.layout.blocks_for_tokens(depth + rows)
+    return StepBatch(
+        token_ids=np.array(prompt_tokens(rig.spec.vocab_size, 0, rows), dtype=np.int32),
+        positions=positions,
+        query_start=np.array([0, rows], dtype=np.int32),
+        context_lens=np.array([depth + rows], dtype=np.int32),
+        block_tables=np.arange(num_blocks, dtype=np.int32)[None, :],
+        slot_mapping=positions.copy(),
+        sample_rows=np.empty(0, dtype=np.int32),
+    )
+
+
+def _times(repeat: int, run: Callable[[], object]) -> Sequence[float]:
+    """Returns the seconds of `repeat` runs after one that does not count."""
+    run()
+    return [_timed(run) for _ in range(repeat)]
+
+
+def _timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

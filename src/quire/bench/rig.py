@@ -1,0 +1,158 @@
+"""What every benchmark runs on: a model on the native executor, driven through the real scheduler, without text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from quire.bench.canary import Canary, best_of, measure_canary
+from quire.bench.report import Report, Samples, speed_of
+from quire.config import DType, ExecutorKind, KVFormat, PrefixCache, SchedulerConfig
+from quire.engine.loading import build_executor
+from quire.engine.options import EngineOptions, engine_config
+from quire.engine.resolve import resolve, settled
+from quire.engine.token_loop import TokenLoop
+from quire.errors import ConfigError
+from quire.kv.manager import KVCacheManager
+from quire.kv.pool import BlockPool
+from quire.models.checkpoint import Checkpoint
+from quire.sched.scheduler import Scheduler
+from quire.units import cdiv
+
+Watch = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+_WARM_UP_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What the KV memory must hold: `num_requests` requests of `num_tokens` tokens each."""
+
+    num_requests: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunTimes:
+    """Seconds of one run: up to the first token of every request, and of each step after that."""
+
+    prefill: float
+    steps: list[float]
+
+    @property
+    def total(self) -> float:
+        return self.prefill + sum(self.steps)
+
+
+class Rig:
+    """An executor with just the KV memory it needs, and token loops over it.
+
+    `options` are words of `EngineOptions`: dtype, quantize, kv_format, threads. Raises ConfigError where the model's context
+    is too short for the room, and what loading raises.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions, room: Room, watch: Watch | None = None) -> None:
+        _require_context(checkpoint, room)
+        self._watch = watch
+        self.spec = checkpoint.spec
+        self.room = room
+        config = engine_config(_sized(options, checkpoint, room))
+        config = resolve(config, checkpoint.spec, checkpoint.weights)
+        self.dtype: DType = settled(config.dtype, "dtype")
+        self.threads: int = settled(config.threads, "threads")
+        self.max_batched_tokens = config.scheduler.max_num_batched_tokens
+        self.executor = build_executor(checkpoint, config, self._packing)
+        self.layout = self.executor.layout
+
+    def loop(self, prefix_cache: PrefixCache = PrefixCache.OFF) -> TokenLoop:
+        """Returns a loop over an empty cache."""
+        pool = BlockPool(self.executor.num_blocks, self.layout.block_size)
+        manager = KVCacheManager(pool, fingerprint=b"bench", prefix_cache=prefix_cache)
+        limits = SchedulerConfig(max_num_seqs=self.room.num_requests, max_num_batched_tokens=self.max_batched_tokens)
+        return TokenLoop(self.executor, Scheduler(limits, manager, max_context=self.spec.max_context))
+
+    def warm_up(self, batch: int = 1) -> None:
+        """Runs a few small steps, so that the first measured one finds threads and pages awake."""
+        num_prompt = min(_WARM_UP_TOKENS, self.room.num_tokens - 2)
+        loop = self.loop()
+        for index in range(batch):
+            loop.submit(f"warm-up-{index}", prompt_tokens(self.spec.vocab_size, index, num_prompt), 2)
+        loop.run()
+
+    def canary(self) -> Canary:
+        """Measures the machine's limits now, with this executor's instructions and threads."""
+        isa = self.executor.name.removeprefix("native (").removesuffix(")")
+        return measure_canary(isa, self.threads, self.dtype)
+
+    def report(self, bench: str, measure: Callable[[], Iterable[Samples]], notes: Sequence[str] = ()) -> Report:
+        """Measures between two canaries and reports everything beside the better of them."""
+        before = self.canary()
+        samples = list(measure())
+        after = self.canary()
+        best = best_of(before, after)
+        return Report(
+            bench=bench,
+            executor=self.executor.name,
+            threads=self.threads,
+            dtype=self.dtype.value,
+            kv_format=self.layout.format.value,
+            before=before,
+            after=after,
+            speeds=tuple(speed_of(each, best) for each in samples),
+            notes=tuple(notes),
+        )
+
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Tells whoever watches how far a measurement is."""
+        if self._watch is not None:
+            self._watch(what, done, total)
+
+    def _packing(self, done: int, total: int) -> None:
+        self.tell("Packing weights", done, total)
+
+
+def timed_run(loop: TokenLoop, max_steps: int | None = None) -> RunTimes:
+    """Runs what was submitted to the end, or for `max_steps` steps after every request has its first token."""
+    first = time.perf_counter()
+    while any(not request.output_token_ids for request in loop.requests.values()):
+        loop.step()
+    prefill = time.perf_counter() - first
+    steps: list[float] = []
+    while loop.requests and len(steps) != max_steps:
+        start = time.perf_counter()
+        loop.step()
+        steps.append(time.perf_counter() - start)
+    loop.abort_all()
+    return RunTimes(prefill, steps)
+
+
+def prompt_tokens(vocab_size: int, index: int, num_tokens: int) -> list[int]:
+    """Returns the prompt of request `index`: arbitrary, always the same, and different from its neighbours' from the start."""
+    return [(31 * index + 17 * position + 5) % vocab_size for position in range(num_tokens)]
+
+
+def _sized(options: EngineOptions, checkpoint: Checkpoint, room: Room) -> EngineOptions:
+    """Returns the options with KV memory for the room and a block to spare."""
+    chosen = engine_config(options)
+    block_size, spec = chosen.cache.block_size, checkpoint.spec
+    widest = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * KVFormat.FLOAT32.bytes_per_element
+    num_blocks = room.num_requests * (cdiv(room.num_tokens, block_size) + 1)
+    return {
+        **options,
+        "executor": ExecutorKind.NATIVE.value,
+        "kv_memory": num_blocks * block_size * widest,
+        "max_num_seqs": room.num_requests,
+        "max_context": min(spec.max_context, cdiv(room.num_tokens, block_size) * block_size + 1),
+    }
+
+
+def _require_context(checkpoint: Checkpoint, room: Room) -> None:
+    if room.num_tokens > checkpoint.spec.max_context:
+        raise ConfigError(
+            "the workload exceeds the model's context",
+            given=f"{room.num_tokens} tokens",
+            limit=f"{checkpoint.spec.max_context} tokens",
+            next_step="Lower --depth.",
+        )

@@ -1,0 +1,148 @@
+"""What the prefix cache saves: many requests with one beginning, and the second turn of a chat.
+
+requests   [shared ........)[own ...)[new .....)     the shared part is computed once, or once a request
+chat       turn 1: [prompt ........)[answer)
+           turn 2: [prompt ........)[answer)[own)    cold computes all of it, warm only what the blocks do not hold
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from quire.bench.cost import Cost, decode_cost, prefill_cost
+from quire.bench.report import Report, Samples
+from quire.bench.rig import Rig, Room, Watch, prompt_tokens, timed_run
+from quire.config import PrefixCache
+from quire.engine.options import EngineOptions
+from quire.engine.token_loop import TokenLoop
+from quire.errors import IntegrityError
+from quire.models.checkpoint import Checkpoint
+
+_NOTES = (
+    "with and without sharing: the same token ids, the cache empty at the start of every run",
+    "roofline of a run: all prefill at the machine's FLOP/s, then every decode step at its bandwidth",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedWork:
+    """`num_requests` prompts that begin with the same `num_shared` tokens and go on with `num_own`; `num_new` tokens each."""
+
+    num_requests: int = 16
+    num_shared: int = 2048
+    num_own: int = 128
+    num_new: int = 128
+    repeat: int = 3
+
+    @property
+    def room(self) -> Room:
+        longest = max(self.num_own + self.num_new, 3 * self.num_own + 1)  # a request, or the second turn of the chat
+        return Room(num_requests=self.num_requests, num_tokens=self.num_shared + longest)
+
+
+def measure_sharing(checkpoint: Checkpoint, work: SharedWork, options: EngineOptions, watch: Watch | None = None) -> Report:
+    """Reports the whole batch with and without a prefix cache, alternated, and TTFT of a second turn, cold and warm.
+
+    The chat's first turn is the shared part and `num_own` more; its answer and its second question have `num_own` tokens each.
+    Raises as `quire.bench.speed.measure`.
+    """
+    rig = Rig(checkpoint, options, work.room, watch)
+
+    def samples() -> Iterator[Samples]:
+        rig.warm_up()
+        yield from _requests(rig, work)
+        yield from _second_turn(rig, work)
+
+    return rig.report("prefix", samples, _NOTES)
+
+
+def _requests(rig: Rig, work: SharedWork) -> Iterator[Samples]:
+    found: dict[PrefixCache, list[float]] = {PrefixCache.OFF: [], PrefixCache.ON: []}
+    for index in range(work.repeat):
+        for mode, seconds in found.items():
+            loop = rig.loop(mode)
+            for request in range(work.num_requests):
+                loop.submit(f"request-{request}", _prompt(rig, work, request), work.num_new)
+            seconds.append(timed_run(loop).total)
+        rig.tell("Measuring shared prefixes", index + 1, work.repeat)
+    off = median(found[PrefixCache.OFF])
+    for mode, name in ((PrefixCache.OFF, "prefix cache off"), (PrefixCache.ON, "shared")):
+        yield Samples(
+            name=f"{work.num_requests} requests, {name}",
+            seconds=found[mode],
+            num_tokens=work.num_requests * work.num_new,
+            costs=_costs(rig, work, mode),
+            ratio=off / median(found[mode]),
+            ratio_is="time without sharing / time",
+        )
+
+
+def _costs(rig: Rig, work: SharedWork, mode: PrefixCache) -> tuple[Cost, ...]:
+    num_first = work.num_requests if mode is PrefixCache.OFF else 1
+    prefill = (
+        prefill_cost(rig.spec, num_first, 0, work.num_shared + work.num_own),
+        prefill_cost(rig.spec, work.num_requests - num_first, work.num_shared, work.num_own),
+    )
+    context = work.num_shared + work.num_own + work.num_new // 2
+    step = decode_cost(rig.spec, rig.dtype, rig.layout, (context,) * work.num_requests)
+    return (*prefill, *(step,) * (work.num_new - 1))
+
+
+def _second_turn(rig: Rig, work: SharedWork) -> Iterator[Samples]:
+    first = _prompt(rig, work, 0)
+    question = prompt_tokens(rig.spec.vocab_size, work.num_requests + 1, work.num_own)
+    cold: list[float] = []
+    warm: list[float] = []
+    num_cached: list[int] = []
+    for index in range(work.repeat):
+        loop = rig.loop(PrefixCache.ON)
+        request = loop.submit("turn-1", first, work.num_own)
+        loop.run()
+        second = [*first, *request.output_token_ids, *question]
+        ttft, cached = _first_token(loop, second)
+        warm.append(ttft)
+        num_cached.append(cached)
+        cold.append(_first_token(rig.loop(PrefixCache.ON), second)[0])
+        rig.tell("Measuring the second turn", index + 1, work.repeat)
+    yield from _turns(rig, (cold, warm), len(second), _same(num_cached))
+
+
+def _turns(rig: Rig, times: tuple[list[float], list[float]], num_tokens: int, num_cached: int) -> Iterator[Samples]:
+    cold, warm = times
+    for name, seconds, known in (
+        (f"cold, {num_tokens} tokens", cold, 0),
+        (f"warm, {num_cached} of them cached", warm, num_cached),
+    ):
+        yield Samples(
+            name=f"second turn, TTFT {name}",
+            seconds=seconds,
+            num_tokens=num_tokens,
+            costs=(prefill_cost(rig.spec, 1, known, num_tokens - known),),
+            ratio=median(cold) / median(seconds),
+            ratio_is="cold TTFT / TTFT",
+        )
+
+
+def _first_token(loop: TokenLoop, prompt: Sequence[int]) -> tuple[float, int]:
+    """Returns the seconds to the first token and how many tokens of the prompt the cache held."""
+    start = time.perf_counter()
+    request = loop.submit("turn-2", prompt, 1)
+    loop.run()
+    return time.perf_counter() - start, request.num_cached_tokens
+
+
+def _prompt(rig: Rig, work: SharedWork, request: int) -> list[int]:
+    vocab_size = rig.spec.vocab_size
+    return [*prompt_tokens(vocab_size, 0, work.num_shared), *prompt_tokens(vocab_size, request + 1, work.num_own)]
+
+
+def _same(values: Sequence[int]) -> int:
+    """Returns the one value of all runs; they do the same, so the cache must have done the same."""
+    if len(set(values)) != 1:
+        raise IntegrityError(
+            "the cache reused different numbers of tokens in equal runs", given=values, next_step="Report this as a defect."
+        )
+    return values[0]

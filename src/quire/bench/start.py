@@ -1,0 +1,104 @@
+"""How long a start takes: import, loading from the page cache, the first token. Every run is a fresh process.
+
+import quire ]  the process starts counting when Python runs its first line
+load         ]  checkpoint, packed weights, KV memory; the files were read just before, so no disk is timed
+first token  ]  a prompt of a few tokens, from submission
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire.bench.cost import Cost, matrix_elements, prefill_cost, weight_bytes
+from quire.bench.report import Report, Samples
+from quire.bench.rig import Rig, Room, Watch, prompt_tokens, timed_run
+from quire.engine.options import EngineOptions
+from quire.errors import ExecutorError
+from quire.models.checkpoint import load_checkpoint
+
+PROMPT_TOKENS = 16
+_CHUNK_BYTES = 1 << 24
+_NOTES = (
+    "every run is a fresh process; the files are in the page cache; the roofline of loading is reading the weights once",
+    "engine: the modules imported when first needed; process: from starting Python to its end, as a user waits for it",
+)
+_PARTS = ("import", "engine", "load", "first token", "process")
+_CHILD = """
+import json, sys, time
+start = time.perf_counter()
+import quire
+imported = time.perf_counter()
+from quire.bench.start import load_and_answer
+engine = time.perf_counter() - imported
+times = load_and_answer(sys.argv[1], json.loads(sys.argv[2]))
+print(json.dumps({"import": imported - start, "engine": engine, **times}))
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartWork:
+    """A model directory to start from, and how often."""
+
+    directory: Path
+    repeat: int = 5
+
+
+def measure_start(work: StartWork, options: EngineOptions, watch: Watch | None = None) -> Report:
+    """Reports import, load and first token. Raises ExecutorError where a process fails, and what loading raises."""
+    checkpoint = load_checkpoint(work.directory)
+    rig = Rig(checkpoint, options, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1), watch)
+    layers, head = matrix_elements(rig.spec)
+    costs: Mapping[str, tuple[Cost, ...]] = {
+        "import": (),
+        "load": (Cost(flops=0, num_bytes=weight_bytes(rig.dtype, layers + head)),),
+        "first token": (prefill_cost(rig.spec, 1, 0, PROMPT_TOKENS),),
+    }
+
+    def samples() -> Iterator[Samples]:
+        _read_once(work.directory)
+        found: dict[str, list[float]] = {part: [] for part in _PARTS}
+        for done in range(work.repeat):
+            for part, duration in _start_once(work.directory, options).items():
+                found[part].append(duration)
+            rig.tell("Starting", done + 1, work.repeat)
+        for part, seconds in found.items():
+            yield Samples(name=part, seconds=seconds, costs=costs.get(part, ()))
+
+    return rig.report("start", samples, _NOTES)
+
+
+def load_and_answer(directory: str, options: EngineOptions) -> dict[str, float]:
+    """Loads a model and computes one token; returns the seconds of both. What the fresh process runs."""
+    start = time.perf_counter()
+    checkpoint = load_checkpoint(Path(directory))
+    rig = Rig(checkpoint, options, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1))
+    loaded = time.perf_counter()
+    loop = rig.loop()
+    loop.submit("first", prompt_tokens(rig.spec.vocab_size, 0, PROMPT_TOKENS), 1)
+    return {"load": loaded - start, "first token": timed_run(loop).prefill}
+
+
+def _start_once(directory: Path, options: EngineOptions) -> dict[str, float]:
+    start = time.perf_counter()
+    command = [sys.executable, "-c", _CHILD, str(directory), json.dumps(options)]
+    child = subprocess.run(command, capture_output=True, text=True, check=False)
+    whole = time.perf_counter() - start
+    if child.returncode != 0:
+        reason = (child.stderr.strip().splitlines() or ["nothing was printed"])[-1]
+        raise ExecutorError("a fresh process could not start the model", given=reason, next_step="Run `quire verify` on it.")
+    times: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
+    return {**times, "process": whole}
+
+
+def _read_once(directory: Path) -> None:
+    """Brings the weight files into the page cache."""
+    for path in sorted(directory.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while file.read(_CHUNK_BYTES):
+                pass

@@ -1,0 +1,126 @@
+"""Every benchmark runs on a tiny random model and reports what it says it measures. No time is asserted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quire.bench.canary import Canary
+from quire.bench.parts import PartsWork, measure_parts
+from quire.bench.random_model import random_checkpoint
+from quire.bench.report import Report
+from quire.bench.rig import Rig, Room, prompt_tokens, timed_run
+from quire.bench.saved_model import save_random_model
+from quire.bench.sharing import SharedWork, measure_sharing
+from quire.bench.speed import Workload, measure, measure_batches
+from quire.bench.start import StartWork, measure_start
+from quire.config import PrefixCache
+from quire.engine.options import EngineOptions
+from quire.errors import ConfigError
+from quire.executors.native import available_isas
+from quire.models.checkpoint import Checkpoint, load_checkpoint
+from support.configs import CONFIGS
+
+pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
+OPTIONS: EngineOptions = {"dtype": "bfloat16", "threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def _quick_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The canary reads half a gigabyte; one test elsewhere measures it for real."""
+    monkeypatch.setattr("quire.bench.rig.measure_canary", lambda *_: Canary(bandwidth=1e10, flops=1e12))
+
+
+def names(report: Report) -> list[str]:
+    return [speed.name for speed in report.speeds]
+
+
+def test_decode_reports_prefill_and_steps(checkpoint: Checkpoint) -> None:
+    told: list[tuple[str, int, int]] = []
+    work = Workload(num_prompt=20, num_new=5, batch=2, repeat=2)
+    report = measure(checkpoint, work, OPTIONS, "decode", lambda *what: told.append(what))
+    assert names(report) == ["prefill 20", "decode at 20, batch 2"]
+    assert (report.bench, report.dtype, report.kv_format, report.threads) == ("decode", "bfloat16", "bfloat16", 1)
+    assert told[-1] == ("Measuring batch 2", 2, 2)
+    assert report.speeds[0].share_of_bandwidth is None
+    assert all(speed.roofline_seconds and speed.tokens_per_second for speed in report.speeds)
+
+
+def test_a_prompt_alone_reports_no_decode(checkpoint: Checkpoint) -> None:
+    assert names(measure(checkpoint, Workload(num_prompt=20, num_new=1, repeat=1), OPTIONS)) == ["prefill 20"]
+
+
+def test_all_requests_of_a_batch_decode_together_however_long_their_prompts(checkpoint: Checkpoint) -> None:
+    work = Workload(num_prompt=300, num_new=6, batch=4)
+    rig = Rig(checkpoint, OPTIONS, work.room)
+    loop = rig.loop()
+    requests = [
+        loop.submit(str(index), prompt_tokens(100, index, work.num_prompt), work.num_new + work.lead) for index in range(4)
+    ]
+    assert len(timed_run(loop, work.num_new - 1).steps) == 5
+    assert all(len(request.output_token_ids) >= work.num_new for request in requests)
+
+
+def test_batches_are_compared_with_the_first(checkpoint: Checkpoint) -> None:
+    report = measure_batches(checkpoint, Workload(num_prompt=8, num_new=3, repeat=2), (1, 4), OPTIONS)
+    assert names(report) == ["decode at 8, batch 1", "decode at 8, batch 4"]
+    first, second = report.speeds
+    assert first.ratio == 1.0
+    assert second.ratio == pytest.approx(second.seconds / first.seconds)
+
+
+def test_sharing_is_compared_with_recomputing(checkpoint: Checkpoint) -> None:
+    work = SharedWork(num_requests=3, num_shared=64, num_own=16, num_new=4, repeat=1)
+    off, shared, cold, warm = measure_sharing(checkpoint, work, OPTIONS).speeds
+    assert off.name == "3 requests, prefix cache off"
+    assert shared.ratio == pytest.approx(off.seconds / shared.seconds)
+    assert warm.ratio == pytest.approx(cold.seconds / warm.seconds)
+    assert "64 of them cached" in warm.name  # 64 + 16 + 15 written tokens make two whole blocks
+    assert shared.roofline_seconds is not None
+    assert off.roofline_seconds is not None
+    assert shared.roofline_seconds < off.roofline_seconds
+
+
+def test_sharing_computes_the_shared_tokens_once(checkpoint: Checkpoint) -> None:
+    rig = Rig(checkpoint, OPTIONS, Room(num_requests=2, num_tokens=100))
+    prompts = [[*prompt_tokens(100, 0, 64), 7 + index] for index in range(2)]
+    for mode, num_cached in ((PrefixCache.OFF, 0), (PrefixCache.ON, 64)):
+        loop = rig.loop(mode)
+        requests = [loop.submit(str(index), prompt, 2) for index, prompt in enumerate(prompts)]
+        loop.run()
+        assert requests[1].num_cached_tokens == num_cached
+
+
+def test_parts_are_layers_head_and_attention(checkpoint: Checkpoint) -> None:
+    report = measure_parts(checkpoint, PartsWork(rows=(1, 8), head_rows=(1, 2), depths=(64, 99_999), repeat=1), OPTIONS)
+    assert names(report)[:4] == ["layers, 1 rows", "layers, 8 rows", "head, 1 rows", "head, 2 rows"]
+    assert len(report.speeds) == 6
+    assert all("at depth 64" in name for name in names(report)[4:])
+    assert report.notes
+
+
+def test_start_times_fresh_processes(config_file: Path, tmp_path: Path) -> None:
+    save_random_model(config_file, tmp_path)
+    report = measure_start(StartWork(directory=tmp_path, repeat=1), OPTIONS)
+    assert names(report) == ["import", "engine", "load", "first token", "process"]
+    assert report.speeds[-1].seconds > sum(speed.seconds for speed in report.speeds[:-1])
+
+
+def test_a_workload_beyond_the_context_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ConfigError, match="exceeds the model's context"):
+        measure(checkpoint, Workload(num_prompt=2000, num_new=1), OPTIONS)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_saved_weights_load_as_they_were(family: str, tmp_path: Path) -> None:
+    config = tmp_path / "shape.json"
+    config.write_text(json.dumps(CONFIGS[family]))
+    save_random_model(config, tmp_path / "model")
+    expected, found = random_checkpoint(config), load_checkpoint(tmp_path / "model")
+    assert found.spec == expected.spec
+    tolerance = 2.0**-6 if family == "gemma3_text" else 0.0  # its norms are stored less one, rounded to bfloat16
+    for name, tensor in expected.weights.items():
+        np.testing.assert_allclose(found.weights[name].to_float32(), tensor.to_float32(), rtol=0, atol=tolerance)
