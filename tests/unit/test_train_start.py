@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from quire.errors import CheckpointError, ConfigError, ExecutorUnavailableError, ModelNotFoundError, TokenizerError
+from quire.config import DType
+from quire.errors import CheckpointError, ConfigError, ExecutorError, ExecutorUnavailableError, ModelNotFoundError, TokenizerError
 from quire.models.checkpoint import load_checkpoint
+from quire.train.checkpoint import load_state
 from quire.train.loop import StepReport
 from quire.train.recipe import Job, Recipe
 from quire.train.run import Run, resume_run, start_run
@@ -244,3 +246,18 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(world: World, monkeypatch
     assert resume_run(world.output, world.notices.append).trainer.step == 0
     run.train(lambda _: None, lambda: False)
     assert resume_run(world.output, world.notices.append).trainer.step == 3
+
+
+def test_a_run_that_diverges_says_so_and_keeps_the_state_before(world: World) -> None:
+    run = world.start(learning_rate=1e25, warmup_steps=0, precision=DType.FLOAT32, steps=9, save_minutes=1e-9)
+    with pytest.raises(ExecutorError, match="has diverged"):
+        run.train(lambda _: None, lambda: False)
+    assert 0 < run.trainer.step < 9
+    kept = load_state(world.output / "training" / "state.safetensors", "cpu")
+    assert kept.step == run.trainer.step
+    assert all(value.isfinite().all() for value in kept.model.values())
+
+
+def test_a_warm_up_that_outlasts_the_run_is_told(world: World) -> None:
+    world.start(warmup_steps=3)
+    assert any("never reaches its peak" in notice for notice in world.notices)

@@ -125,7 +125,8 @@ def train(data: tuple[Path, ...], output: Path, resume: bool, options: TrainOpti
         show_note(f"Saved after step {run.trainer.step}. Continue with: quire train --resume -o {output}")
         raise KeyboardInterrupt
     run.export()
-    show_note(f"Wrote {output}. Try it with: quire run -m {output}")
+    example = '--raw "The beginning of a text"' if run.trainer.learns_everything else '"Hello"'
+    show_note(f"Wrote {output}. Try it with: quire run -m {output} {example}")
 
 
 def _start(data: tuple[Path, ...], output: Path, options: TrainOptions) -> Run:

@@ -146,6 +146,8 @@ def _open_run(output: Path, job: Job, recipe: Recipe, decoder: Decoder, notice: 
     encoder = Encoder(directory / _MODEL, _max_tokens(job, decoder.spec), recipe.threads)
     documents = load_documents(job, recipe, encoder, notice)
     trainer = Trainer(decoder, recipe, documents.learned, documents.held_out)
+    if trainer.num_steps <= recipe.warmup_steps:
+        notice(f"The learning rate never reaches its peak: {recipe.warmup_steps} steps of warm-up, {trainer.num_steps} in all")
     return Run(output, trainer, recipe, documents.identity | _circumstances(directory, recipe), notice)
 
 
