@@ -97,17 +97,27 @@ def test_the_grid_gives_every_token_one_place_and_every_document_one_row(lengths
     num_filling=st.integers(0, 5),
     family=st.sampled_from(["llama", "mistral"]),
 )
-def test_grouped_attention_is_attention_in_each_document_alone(lengths: list[int], num_filling: int, family: str) -> None:
+def test_grouped_attention_and_its_gradient_are_those_of_each_document_alone(
+    lengths: list[int], num_filling: int, family: str
+) -> None:
     lengths = sorted(lengths, reverse=True)
     spec = small_spec(family, **({"sliding_window": 7} if family == "mistral" else {}))
     num_tokens = sum(lengths) + num_filling
-    torch.manual_seed(num_tokens)
-    q = torch.randn(1, spec.num_heads, num_tokens, spec.head_dim)
-    k, v = torch.randn(2, 1, spec.num_kv_heads, num_tokens, spec.head_dim)
-    mixed = DocumentAttention(spec, arrange(lengths, num_tokens), torch.device("cpu"))(0, q, k, v)
-    parts = [x.split([*lengths, num_filling], dim=2)[:-1] for x in (q, k, v)]
+    generator = torch.Generator().manual_seed(num_tokens)
+    shapes = [(1, num_heads, num_tokens, spec.head_dim) for num_heads in (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)]
+    packed = [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+    separate = [x.detach().clone().requires_grad_() for x in packed]
+    upstream = torch.randn(1, spec.num_heads, sum(lengths), spec.head_dim, generator=generator)
+
+    mixed = DocumentAttention(spec, arrange(lengths, num_tokens), torch.device("cpu"))(0, *packed)[:, :, : sum(lengths)]
+    parts = [x.split([*lengths, num_filling], dim=2)[:-1] for x in separate]
     alone = torch.cat([attention(*part, scoring_of(spec, 0)) for part in zip(*parts, strict=True)], dim=2)
-    torch.testing.assert_close(mixed[:, :, : sum(lengths)], alone, rtol=0, atol=2e-6)
+    torch.testing.assert_close(mixed, alone, rtol=0, atol=2e-6)
+
+    for result in (mixed, alone):
+        result.backward(upstream)
+    for ours, theirs in zip(packed, separate, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=2e-5)
 
 
 def test_a_document_longer_than_a_batch_is_refused() -> None:
