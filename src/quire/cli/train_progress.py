@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ class TrainProgress:
         self._console = err_console()
         self._peak_flops = peak_flops
         self._loss: float | None = None
-        self._shown_at = 0.0
+        self._shown_at = -math.inf
         columns = (BarColumn(bar_width=30), TextColumn("{task.description}"), TimeRemainingColumn())
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("starting", total=num_steps, completed=first_step)
