@@ -1,0 +1,35 @@
+"""A contestant's process: `python -m contestants openvino:int8 MODEL --threads 2 --room 4160 16`, with benchmarks/ as directory.
+
+It needs the engine's own packages and nothing of Quire's, unless the engine is Quire, or llama.cpp whose GGUF must be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .protocol import Entry
+from .roster import parse_name
+from .serving import serve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="contestants", description=__doc__)
+    parser.add_argument("name", type=parse_name)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--room", type=int, nargs=2, required=True, help="tokens of a request, and requests together")
+    arguments = parser.parse_args()
+    max_tokens, max_batch = arguments.room
+    entry = Entry(
+        model=arguments.model,
+        number_format=arguments.name.number_format,
+        threads=arguments.threads,
+        max_tokens=max_tokens,
+        max_batch=max_batch,
+    )
+    serve(arguments.name.engine, entry)
+
+
+if __name__ == "__main__":
+    main()

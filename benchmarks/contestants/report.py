@@ -1,0 +1,141 @@
+"""The table people read: one for each precision, who is missing and why, where we lose, the circumstances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from quire.bench.canary import Canary, best_of
+from quire.kv.layout import KVLayout
+from quire.models.spec import ModelSpec
+
+from .results import Duel, Results, agreement, duels, roofline
+from .roster import Name, Precision
+from .workloads import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What was run, and where."""
+
+    shape: str
+    spec: ModelSpec
+    layout: KVLayout
+    threads: int
+    rounds: int
+    machine: Mapping[str, Any]
+    command: str
+
+
+def as_json(results: Results, workloads: Sequence[Workload], around: Circumstances) -> dict[str, Any]:
+    """Returns everything, raw readings included, in JSON's types."""
+    return {
+        "shape": around.shape,
+        "threads": around.threads,
+        "rounds": around.rounds,
+        "command": around.command,
+        "machine": dict(around.machine),
+        "canaries": [asdict(canary) for canary in results.canaries],
+        "contestants": {str(name): facts for name, facts in results.facts.items()},
+        "missing": results.missing,
+        "tokens_per_second": {
+            str(name): {workload.name: rates for workload, rates in found.items()} for name, found in results.rates.items()
+        },
+        "best_peer": [
+            {"precision": duel.precision.name, "workload": duel.workload.name, "best": str(duel.best), "ratio": duel.ratio}
+            for duel in duels(results, workloads)
+        ],
+        "equal_tokens": {str(name): pair for name, pair in _agreements(results, workloads).items()},
+    }
+
+
+def as_markdown(results: Results, workloads: Sequence[Workload], around: Circumstances) -> str:
+    """Returns the whole report."""
+    found = duels(results, workloads)
+    sections = [
+        f"# {around.shape}, {around.threads} threads",
+        "Tokens a second, medians of "
+        f"{around.rounds} alternated rounds, with the spread (fastest - slowest) / median. Random weights, the same token ids, "
+        "greedy, cold caches. Every contestant runs in a process tree of its own, frozen while another is measured.",
+        *(_table(results, workloads, around, precision) for precision in Precision if results.of(precision)),
+        _losses(found),
+        _absent(results),
+        _same_model(results, workloads),
+        _setting(results, around),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _table(results: Results, workloads: Sequence[Workload], around: Circumstances, precision: Precision) -> str:
+    names = results.of(precision)
+    best = {duel.workload: duel for duel in duels(results, workloads) if duel.precision is precision}
+    header = ["workload", "roofline", *map(str, names), "Quire / best peer"]
+    lines = [_line(header), "|" + "---|" * len(header)]
+    for workload in workloads:
+        limit = roofline(around.spec, around.layout, workload, precision, _limits(results))
+        cells = [_cell(results, name, workload) for name in names]
+        ratio = f"{best[workload].ratio:.2f}x" if workload in best else "-"
+        lines.append(_line([workload.name, "-" if limit is None else _rate(limit), *cells, ratio]))
+    return f"## {precision.value}\n\n" + "\n".join(lines)
+
+
+def _cell(results: Results, name: Name, workload: Workload) -> str:
+    rate = results.rate(name, workload)
+    return "-" if rate is None else f"{_rate(rate)} ({results.spread(name, workload):.0%})"
+
+
+def _losses(found: Sequence[Duel]) -> str:
+    lost = sorted((duel for duel in found if duel.ratio < 1), key=lambda duel: duel.ratio)
+    lines = [
+        f"- {duel.workload.name}, {duel.precision.value}: {_rate(duel.ours)} against {_rate(duel.theirs)} of {duel.best}, "
+        f"{duel.ratio:.2f}x"
+        for duel in lost
+    ]
+    nothing = "Nowhere among what was measured here." if found else "Nothing was measured that could be compared."
+    return "## Where we lose\n\n" + ("\n".join(lines) or nothing)
+
+
+def _absent(results: Results) -> str:
+    lines = [f"- {what}: {why}" for what, why in results.missing.items()]
+    return "## Not measured\n\n" + ("\n".join(lines) or "Everybody who was asked competed in everything.")
+
+
+def _same_model(results: Results, workloads: Sequence[Workload]) -> str:
+    lines = [f"- {name}: the first {equal} of {total}" for name, (equal, total) in _agreements(results, workloads).items()]
+    text = "Greedy tokens equal to Quire's in 16 bits. Formats round differently, and random weights leave many near ties."
+    return f"## The same model\n\n{text}\n\n" + ("\n".join(lines) or "- Quire in 16 bits did not compete.")
+
+
+def _setting(results: Results, around: Circumstances) -> str:
+    lines = [f"- {name}: {value}" for name, value in around.machine.items()]
+    lines += [f"- canary, round {index + 1}: {_canary(each)}" for index, each in enumerate(results.canaries[:-1])]
+    lines += [f"- canary, after the last round: {_canary(each)}" for each in results.canaries[-1:]]
+    lines += [
+        f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()) for name, facts in results.facts.items()
+    ]
+    return f"## Circumstances\n\n```\n{around.command}\n```\n\n" + "\n".join(lines)
+
+
+def _agreements(results: Results, workloads: Sequence[Workload]) -> Mapping[Name, tuple[int, int]]:
+    reference = next((name for name in results.of(Precision.BF16) if name.is_ours), None)
+    return {} if reference is None else agreement(results, workloads[0], reference)
+
+
+def _limits(results: Results) -> Canary:
+    first, *others = results.canaries
+    for other in others:
+        first = best_of(first, other)
+    return first
+
+
+def _canary(canary: Canary) -> str:
+    return f"{canary.bandwidth / 1e9:.1f} GB/s, {canary.flops / 1e9:.0f} GFLOP/s"
+
+
+def _rate(tokens_per_second: float) -> str:
+    return f"{tokens_per_second:.1f}" if tokens_per_second < 100 else f"{tokens_per_second:.0f}"
+
+
+def _line(cells: Sequence[str] | Iterator[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,58 @@
+"""`benchmarks/compare.py` as a user runs it, on a tiny shape: Quire, transformers, and one who is not installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quire.executors.native import available_isas
+
+pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
+ROOT = Path(__file__).parents[2]
+SHAPE = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 64,
+    "head_dim": 32,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 128,
+    "max_position_embeddings": 96,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_contestants_alternate_and_the_report_is_written(tmp_path: Path) -> None:
+    config, out = tmp_path / "tiny.json", tmp_path / "out"
+    config.write_text(json.dumps(SHAPE))
+    sizes = ("--prompt", "16", "--deep", "64", "--new", "6", "--batches", "2", "200", "--rounds", "2", "--threads", "1")
+    who = ("--contestants", "quire:bfloat16", "transformers:bfloat16", "transformers:int8")
+    subprocess.run(
+        [sys.executable, "benchmarks/compare.py", str(config), *sizes, *who, "--out", str(out)],
+        check=True,
+        cwd=ROOT,
+        capture_output=True,
+        timeout=100,
+    )
+    found = json.loads((out / "results.json").read_text())
+    names = {"decode, batch 1, depth 0", "decode, batch 1, depth 64", "prefill 16", "prefill 64"}
+    names |= {"decode, batch 2, depth 0", "decode, batch 200, depth 0"}
+    for contestant in ("quire:bfloat16", "transformers:bfloat16"):
+        assert set(found["tokens_per_second"][contestant]) == names
+        assert all(len(rates) == 2 for rates in found["tokens_per_second"][contestant].values())
+        assert found["contestants"][contestant]
+    assert found["missing"] == {"transformers:int8": "compared in bfloat16 only"}
+    assert found["equal_tokens"]["transformers:bfloat16"][0] >= 1
+    assert len(found["canaries"]) == 3
+    text = (out / "results.md").read_text()
+    assert "## Where we lose" in text
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG")

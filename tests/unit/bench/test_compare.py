@@ -1,0 +1,157 @@
+"""The comparison's own arithmetic and honesty: medians, ratios, losses told, absences explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.contestants.protocol import ContestantError, Reading, reason
+from benchmarks.contestants.report import Circumstances, as_json, as_markdown
+from benchmarks.contestants.results import Results, agreement, duels, roofline
+from benchmarks.contestants.roster import ROSTER, Precision, opener, parse_name
+from benchmarks.contestants.timing import timed_steps
+from benchmarks.contestants.workloads import Phase, Sizes, Workload, fitting
+
+from quire.bench.canary import Canary
+from quire.bench.cost import matrix_elements
+from quire.config import KVFormat
+from quire.executors.protocol import kv_layout
+from quire.models.checkpoint import Checkpoint
+
+OURS, PEER, SLOW = (parse_name(name) for name in ("quire:bfloat16", "vllm:bfloat16", "transformers:bfloat16"))
+DECODE, PREFILL = Workload(phase=Phase.DECODE, depth=0, num_new=4), Workload(phase=Phase.PREFILL, depth=100, num_new=1)
+MACHINE = Canary(bandwidth=1e6, flops=1e9)
+
+
+def reading(prefill_s: float, *steps_s: float, tokens: tuple[int, ...] = (1, 2, 3, 4)) -> Reading:
+    return Reading(prefill_s=prefill_s, steps_s=list(steps_s), token_ids=[list(tokens)])
+
+
+@pytest.fixture
+def results() -> Results:
+    found = Results(canaries=[MACHINE, MACHINE], missing={"llama.cpp:BF16": "cannot be imported: No module named 'llama_cpp'"})
+    for name, step_s, prefill_s, tokens in ((OURS, 0.1, 2.0, (1, 2, 3, 4)), (PEER, 0.2, 1.0, (1, 2, 9, 4)), (SLOW, 0.4, 4.0, ())):
+        found.facts[name] = {"version": "1"}
+        found.add(name, DECODE, reading(1.0, step_s, 9.0, step_s, tokens=tokens))
+        found.add(name, PREFILL, reading(prefill_s))
+    return found
+
+
+@pytest.fixture
+def around(checkpoint: Checkpoint) -> Circumstances:
+    layout = kv_layout(checkpoint.spec, 32, KVFormat.BFLOAT16)
+    machine = {"cpu": "Fast CPU 9"}
+    return Circumstances(
+        shape="tiny", spec=checkpoint.spec, layout=layout, threads=2, rounds=1, machine=machine, command="python compare.py"
+    )
+
+
+def test_a_rate_is_of_the_phase_the_workload_is_about(results: Results) -> None:
+    assert results.rate(OURS, DECODE) == 10.0  # the median step, not the slow one
+    assert results.rate(OURS, PREFILL) == 50.0
+    assert results.rate(parse_name("vllm:int8"), DECODE) is None
+
+
+def test_the_rate_of_a_batch_counts_all_requests() -> None:
+    four = Workload(phase=Phase.DECODE, depth=0, num_new=4, batch=4)
+    assert four.tokens_per_second(1.0, 0.5) == 8.0
+    assert [len(prompt) for prompt in four.prompts(100)] == [1] * 4
+    assert len({prompt[0] for prompt in four.prompts(100)}) == 4
+
+
+def test_quire_is_compared_with_the_best_peer_of_its_precision(results: Results) -> None:
+    results.add(parse_name("llama.cpp:Q8_0"), DECODE, reading(1.0, 0.001))
+    decode, prefill = duels(results, (DECODE, PREFILL))
+    assert (decode.best, decode.ratio) == (PEER, 2.0)
+    assert (prefill.best, prefill.ratio) == (PEER, 0.5)
+
+
+def test_losses_and_absences_are_told(results: Results, around: Circumstances) -> None:
+    text = as_markdown(results, (DECODE, PREFILL), around)
+    losses = text.split("## Where we lose")[1].split("##")[0]
+    assert "prefill 100" in losses
+    assert "0.50x" in losses
+    assert "decode" not in losses
+    assert "llama.cpp:BF16: cannot be imported" in text.split("## Not measured")[1]
+    assert "| decode, batch 1, depth 0 | " in text
+    assert "2.00x" in text
+
+
+def test_the_json_holds_every_reading(results: Results, around: Circumstances) -> None:
+    found = json.loads(json.dumps(as_json(results, (DECODE, PREFILL), around)))
+    assert found["tokens_per_second"]["quire:bfloat16"] == {DECODE.name: [10.0], PREFILL.name: [50.0]}
+    assert found["equal_tokens"]["vllm:bfloat16"] == [2, 4]
+    assert [each["ratio"] for each in found["best_peer"]] == [2.0, 0.5]
+    assert found["missing"] == results.missing
+    assert len(found["canaries"]) == 2
+
+
+def test_agreement_counts_leading_tokens(results: Results) -> None:
+    assert agreement(results, DECODE, OURS) == {OURS: (4, 4), PEER: (2, 4), SLOW: (0, 4)}
+    assert agreement(results, DECODE, parse_name("quire:int8")) == {}
+
+
+def test_the_roofline_of_fewer_bits_is_higher(checkpoint: Checkpoint) -> None:
+    layout = kv_layout(checkpoint.spec, 32, KVFormat.BFLOAT16)
+    layers, head = matrix_elements(checkpoint.spec)
+    one = Workload(phase=Phase.DECODE, depth=0, num_new=0)
+    limits = {each: roofline(checkpoint.spec, layout, one, each, MACHINE) for each in Precision}
+    assert limits[Precision.BF16] == pytest.approx(1e6 / (2 * (layers + head)))
+    assert limits[Precision.INT4] == pytest.approx(4 * limits[Precision.BF16])
+    assert roofline(checkpoint.spec, layout, PREFILL, Precision.INT8, MACHINE) is None
+
+
+def test_workloads_beyond_the_context_are_set_apart() -> None:
+    held, beyond = fitting(Sizes().workloads(), 1024)
+    assert {each.depth for each in held} == {0, 512}
+    assert {each.depth for each in beyond} == {4096}
+    assert len(held) + len(beyond) == 7
+
+
+def test_everybody_on_the_roster_has_a_precision() -> None:
+    assert {name.precision for name in ROSTER if name.is_ours} == set(Precision)
+    with pytest.raises(ValueError, match="llama"):
+        parse_name("tgi:bfloat16")
+
+
+def test_an_engine_that_is_not_installed_says_so() -> None:
+    with pytest.raises(ContestantError, match="cannot be imported"):
+        opener("llama.cpp")
+
+
+def test_steps_count_from_first_tokens_of_all() -> None:
+    tokens: list[list[int]] = [[], []]
+    grown = iter(([[1], []], [[1, 2], [3]], [[1, 2], [3]], [[1, 2, 4], [3, 5]]))
+
+    def step() -> list[list[int]]:
+        tokens[:] = next(grown)
+        return tokens
+
+    found = timed_steps(step, 2)
+    assert len(found.steps_s) == 1  # the step without a token belongs to the one that brought some
+    assert found.token_ids == [[1, 2, 4], [3, 5]]
+
+
+def test_a_reason_is_one_line() -> None:
+    assert reason(ContestantError("no\nroom")) == "no room"
+    assert reason(KeyError("x")) == "KeyError: 'x'"
+
+
+def test_gguf_holds_the_weights_in_the_order_of_its_graph(tmp_path: Path, config_file: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+    from benchmarks.contestants.gguf_model import interleaved, write_gguf
+
+    from quire.bench.saved_model import save_random_model
+    from quire.models.checkpoint import load_checkpoint
+
+    save_random_model(config_file, tmp_path / "m")
+    weights = load_checkpoint(tmp_path / "m").weights
+    tensors = {each.name: each for each in gguf.GGUFReader(write_gguf(tmp_path / "m", "Q8_0")).tensors}
+    for name, expected in (
+        ("blk.1.attn_q.weight", interleaved(weights["layers.1.attn.q.weight"].to_float32(), 16)),
+        ("blk.0.ffn_down.weight", weights["layers.0.ffn.down.weight"].to_float32()),
+    ):
+        found = gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=np.abs(expected).max() / 127)
