@@ -78,7 +78,10 @@ def _enter(
 ) -> Mapping[Name, ContestantProcess]:
     """Starts everybody, one after the other, and returns those who came; `stack` ends them."""
     entered: dict[Name, ContestantProcess] = {}
-    room = (max(each.num_tokens for each in workloads), max(each.batch for each in workloads))
+    room = [
+        max(needs)
+        for needs in zip(*((each.num_tokens, each.batch, each.batch * each.num_tokens) for each in workloads), strict=True)
+    ]
     for name in arguments.contestants:
         _tell(f"starting {name}")
         python = dict(arguments.python).get(name.engine, sys.executable)

@@ -1,4 +1,4 @@
-"""A contestant's process: `python -m contestants openvino:int8 MODEL --threads 2 --room 4160 16`, with benchmarks/ as directory.
+"""A contestant's process: `python -m contestants openvino:int8 MODEL --threads 2 --room 4128 16 4128`, with benchmarks/ as directory.
 
 It needs the engine's own packages and nothing of Quire's, unless the engine is Quire, or llama.cpp whose GGUF must be written.
 """
@@ -18,15 +18,18 @@ def main() -> None:
     parser.add_argument("name", type=parse_name)
     parser.add_argument("model", type=Path)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--room", type=int, nargs=2, required=True, help="tokens of a request, and requests together")
+    parser.add_argument(
+        "--room", type=int, nargs=3, required=True, help="tokens of a request, requests together, and tokens together"
+    )
     arguments = parser.parse_args()
-    max_tokens, max_batch = arguments.room
+    max_tokens, max_batch, max_total = arguments.room
     entry = Entry(
         model=arguments.model,
         number_format=arguments.name.number_format,
         threads=arguments.threads,
         max_tokens=max_tokens,
         max_batch=max_batch,
+        max_total=max_total,
     )
     serve(arguments.name.engine, entry)
 

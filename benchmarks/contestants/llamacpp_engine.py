@@ -40,7 +40,8 @@ class LlamaCppContestant:
     @property
     def facts(self) -> dict[str, str]:
         system = llama_cpp.llama_print_system_info().decode()
-        return {"llama-cpp-python": llama_cpp.__version__, "system": " ".join(system.split()), "n_ubatch": str(_MICRO_BATCH)}
+        settings = {"n_ubatch": str(_MICRO_BATCH), "kv": "f16", "flash attention": "auto"}
+        return {"llama-cpp-python": llama_cpp.__version__, "system": " ".join(system.split()), **settings}
 
     def run(self, prompts: Prompts, num_new: int) -> Reading:
         context = self._context(len(prompts), len(prompts[0]) + num_new)

@@ -32,13 +32,17 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What a contestant opens: a Hugging Face directory, its number format, and the room it needs."""
+    """What a contestant opens: a Hugging Face directory, its number format, and the room it needs.
+
+    `max_tokens` of one request, `max_batch` requests together, and `max_total` tokens of all requests of a workload.
+    """
 
     model: Path
     number_format: str
     threads: int
     max_tokens: int
     max_batch: int
+    max_total: int
 
 
 class Contestant(Protocol):

@@ -6,6 +6,7 @@ from quire import __version__
 from quire.bench.rig import Rig, Room
 from quire.engine.options import EngineOptions
 from quire.models.checkpoint import load_checkpoint
+from quire.units import cdiv
 
 from .protocol import Contestant, Entry, Reading
 from .timing import timed_steps
@@ -13,12 +14,12 @@ from .workloads import Prompts
 
 
 class QuireContestant:
-    """A rig with room for the largest workload."""
+    """A rig whose blocks hold the largest workload, however many requests its tokens belong to."""
 
     def __init__(self, entry: Entry) -> None:
         is_plain = entry.number_format == "bfloat16"
         options: EngineOptions = {"dtype": "bfloat16", "quantize": "none" if is_plain else entry.number_format}
-        room = Room(num_requests=entry.max_batch, num_tokens=entry.max_tokens)
+        room = Room(num_requests=entry.max_batch, num_tokens=cdiv(entry.max_total, entry.max_batch))
         self._rig = Rig(load_checkpoint(entry.model), {**options, "threads": entry.threads}, room)
 
     @property

@@ -59,7 +59,7 @@ def as_markdown(results: Results, workloads: Sequence[Workload], around: Circums
         f"{around.rounds} alternated rounds, with the spread (fastest - slowest) / median. Random weights, the same token ids, "
         "greedy, cold caches. Every contestant runs in a process tree of its own, frozen while another is measured.",
         *(_table(results, workloads, around, precision) for precision in Precision if results.of(precision)),
-        _losses(found),
+        _losses(found, results),
         _absent(results),
         _same_model(results, workloads),
         _setting(results, around),
@@ -85,15 +85,16 @@ def _cell(results: Results, name: Name, workload: Workload) -> str:
     return "-" if rate is None else f"{_rate(rate)} ({results.spread(name, workload):.0%})"
 
 
-def _losses(found: Sequence[Duel]) -> str:
+def _losses(found: Sequence[Duel], results: Results) -> str:
     lost = sorted((duel for duel in found if duel.ratio < 1), key=lambda duel: duel.ratio)
     lines = [
         f"- {duel.workload.name}, {duel.precision.value}: {_rate(duel.ours)} against {_rate(duel.theirs)} of {duel.best}, "
         f"{duel.ratio:.2f}x"
         for duel in lost
     ]
-    nothing = "Nowhere among what was measured here." if found else "Nothing was measured that could be compared."
-    return "## Where we lose\n\n" + ("\n".join(lines) or nothing)
+    contested = {duel.precision for duel in found}
+    lines += [f"- {each.value}: there was no contest" for each in Precision if results.of(each) and each not in contested]
+    return "## Where we lose\n\n" + ("\n".join(lines) or "Nowhere among what was measured here.")
 
 
 def _absent(results: Results) -> str:

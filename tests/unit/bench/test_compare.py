@@ -78,6 +78,12 @@ def test_losses_and_absences_are_told(results: Results, around: Circumstances) -
     assert "2.00x" in text
 
 
+def test_a_precision_without_a_contest_is_no_victory(results: Results, around: Circumstances) -> None:
+    results.add(parse_name("openvino:int8"), DECODE, reading(1.0, 0.001))
+    losses = as_markdown(results, (DECODE,), around).split("## Where we lose")[1].split("##")[0]
+    assert losses.strip() == "- 8 bits a weight: there was no contest"
+
+
 def test_the_json_holds_every_reading(results: Results, around: Circumstances) -> None:
     found = json.loads(json.dumps(as_json(results, (DECODE, PREFILL), around)))
     assert found["tokens_per_second"]["quire:bfloat16"] == {DECODE.name: [10.0], PREFILL.name: [50.0]}
