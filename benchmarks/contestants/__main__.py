@@ -1,4 +1,4 @@
-"""A contestant's process: `python -m contestants openvino:int8 MODEL --threads 2 --room 4128 16 4128`, with benchmarks/ as directory.
+"""A contestant's process: `python -m contestants openvino:int8 MODEL --threads 2 --room 4128 16 4128`, run inside benchmarks/.
 
 It needs the engine's own packages and nothing of Quire's, unless the engine is Quire, or llama.cpp whose GGUF must be written.
 """
