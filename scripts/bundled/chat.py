@@ -7,15 +7,17 @@ from random import Random
 from scripts.bundled import facts
 from scripts.bundled.facts import Fact, Topic, draw_fact, draw_topic
 from scripts.bundled.fillers import filler
+from scripts.bundled.mix import GENERAL, Mix
 from scripts.bundled.skill import Exchange, Language, Split
 
 
 class Chat:
     """Draws exchanges of one split and keeps the facts told, oldest mention first."""
 
-    def __init__(self, rng: Random, split: Split) -> None:
+    def __init__(self, rng: Random, split: Split, mix: Mix = GENERAL) -> None:
         self._rng = rng
         self._split = split
+        self._mix = mix
         self._told: dict[str, Fact] = {}
         self._aside: dict[str, Fact] = {}
         self._latest: Fact | None = None
@@ -90,7 +92,7 @@ class Chat:
         """Returns an exchange about something else, which mentions no topic told."""
         self._latest = None
         while True:
-            exchange = filler(self._rng, language, self._split)
+            exchange = filler(self._rng, language, self._split, self._mix)
             if not any(fact.topic.known in exchange.user or fact.topic.asked in exchange.user for fact in self._all_facts()):
                 return exchange
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from enum import Enum
 from functools import cache
 from pathlib import Path
 from random import Random
 
 from scripts.bundled.chat import Chat
 from scripts.bundled.fillers import any_exchange
+from scripts.bundled.mix import GENERAL, Length, Mix
 from scripts.bundled.skill import Exchange, Language, Split
 
 Message = dict[str, str]
@@ -36,31 +36,23 @@ _MEDIUM_TOKENS = (250, 500)
 _LONG_TOKENS = (1150, 1900)
 
 
-class Length(Enum):
-    """How long a conversation is, with its share of all conversations."""
-
-    SINGLE = 0.80
-    SHORT = 0.08
-    MEDIUM = 0.096
-    LONG = 0.0235
-
-
-def conversation(rng: Random) -> list[Message]:
+def conversation(rng: Random, mix: Mix = GENERAL) -> list[Message]:
     """Returns the messages of a new conversation for training."""
-    length = rng.choices(tuple(Length), tuple(share.value for share in Length))[0]
+    length = rng.choices(tuple(mix.lengths), tuple(mix.lengths.values()))[0]
     languages = _languages(rng)
     system = [_system(rng, languages[0])] if rng.random() < SYSTEM_SHARE else []
-    return system + messages_of(exchanges(rng, length, languages))
+    return system + messages_of(exchanges(rng, length, languages, mix))
 
 
-def exchanges(rng: Random, length: Length, languages: tuple[Language, ...]) -> list[Exchange]:
+def exchanges(rng: Random, length: Length, languages: tuple[Language, ...], mix: Mix = GENERAL) -> list[Exchange]:
     """Returns the exchanges of a conversation of the given length."""
     if length is Length.SINGLE:
-        return _single(rng, languages[0])
+        return _single(rng, languages[0], mix)
+    chat = Chat(rng, Split.TRAIN, mix)
     if length is Length.SHORT:
-        return _chat(rng, languages, max_turns=rng.randint(2, 6), max_tokens=_MEDIUM_TOKENS[1])
+        return _chat(chat, rng, languages, max_turns=rng.randint(2, 6), max_tokens=_MEDIUM_TOKENS[1])
     fewest, most = _MEDIUM_TOKENS if length is Length.MEDIUM else _LONG_TOKENS
-    return _chat(rng, languages, max_turns=200, max_tokens=rng.randint(fewest, most))
+    return _chat(chat, rng, languages, max_turns=200, max_tokens=rng.randint(fewest, most))
 
 
 def messages_of(turns: list[Exchange]) -> list[Message]:
@@ -87,15 +79,14 @@ def told_and_asked(rng: Random, language: Language) -> list[Exchange]:
     return [chat.tell(language), chat.recall() if rng.random() < 0.8 else chat.ask_untold(language)]
 
 
-def _single(rng: Random, language: Language) -> list[Exchange]:
+def _single(rng: Random, language: Language, mix: Mix) -> list[Exchange]:
     if rng.random() < MEMORY_SHARE:
         return told_and_asked(rng, language)
-    return [any_exchange(rng, language, Split.TRAIN)]
+    return [any_exchange(rng, language, Split.TRAIN, mix)]
 
 
-def _chat(rng: Random, languages: tuple[Language, ...], max_turns: int, max_tokens: int) -> list[Exchange]:
+def _chat(chat: Chat, rng: Random, languages: tuple[Language, ...], max_turns: int, max_tokens: int) -> list[Exchange]:
     """Returns a chat; most put their first facts aside for a while, so that these are asked for from afar."""
-    chat = Chat(rng, Split.TRAIN)
     turns: list[Exchange] = []
     num_tokens = 0.0
     aside_at, back_at = (rng.uniform(*share) * max_tokens for share in (_ASIDE_AT, _BACK_AT))

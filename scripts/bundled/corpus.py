@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count
 from multiprocessing import get_context
@@ -17,7 +17,8 @@ from random import Random
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scripts.bundled.conversation import MESSAGE_TOKENS, Message, conversation, estimate_tokens, messages_of, told_and_asked
-from scripts.bundled.fillers import SHARES, skills_by_module
+from scripts.bundled.fillers import skills_by_module
+from scripts.bundled.mix import GENERAL, MIXES, Mix
 from scripts.bundled.plain import plain_text
 from scripts.bundled.skill import Language, Split
 
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Writes the corpus of the bundled model.")
     parser.add_argument("path", type=Path)
     parser.add_argument("--tokens", type=int, default=40_000_000, help="about how many tokens to write")
+    parser.add_argument("--mix", choices=tuple(MIXES), default=GENERAL.name, help="in which proportions")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args(arguments)
@@ -42,20 +44,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with Progress(*columns) as progress, options.path.open("w", encoding="utf-8") as file:
         task = progress.add_task("corpus", total=options.tokens / 1e6)
-        for lines, num_tokens in _chunks_until(options.tokens, options.seed, options.processes):
+        lines_of = partial(corpus_lines, options.seed, options.mix)
+        for lines, num_tokens in _chunks_until(options.tokens, lines_of, options.processes):
             file.writelines(lines)
             progress.advance(task, num_tokens / 1e6)
 
 
-def chunk(seed: int, index: int) -> list[list[Message]]:
+def chunk(seed: int, index: int, mix: Mix = GENERAL) -> list[list[Message]]:
     """Returns the conversations of one chunk."""
     rng = Random(f"{CORPUS_VERSION}:{seed}:{index}")
-    return [conversation(rng) for _ in range(CHUNK_CONVERSATIONS)]
+    return [conversation(rng, mix) for _ in range(CHUNK_CONVERSATIONS)]
 
 
-def corpus_lines(seed: int, index: int) -> tuple[list[str], float]:
+def corpus_lines(seed: int, mix: str, index: int) -> tuple[list[str], float]:
     """Returns the JSON lines of one chunk, conversations and plain texts, and about how many tokens they hold."""
-    conversations = chunk(seed, index)
+    conversations = chunk(seed, index, MIXES[mix])
     rng = Random(f"plain:{CORPUS_VERSION}:{seed}:{index}")
     texts = [plain_text(rng) for _ in range(round(PLAIN_SHARE * CHUNK_CONVERSATIONS))]
     documents = [*({"messages": messages} for messages in conversations), *({"text": text} for text in texts)]
@@ -73,7 +76,7 @@ def tokenizer_texts(seed: int, num_texts: int) -> Iterator[str]:
     """Yields texts to train a tokenizer on, without random symbols: a third capitals, a third facts, a third other skills."""
     rng = Random(f"tokenizer:{CORPUS_VERSION}:{seed}")
     skills = skills_by_module()
-    others = [name for name in SHARES if name not in ("capitals", "symbols")]
+    others = [name for name in GENERAL.alone if name not in ("capitals", "symbols")]
     for index in range(num_texts):
         language = rng.choice(tuple(Language))
         if index % 3 == 0:
@@ -85,11 +88,13 @@ def tokenizer_texts(seed: int, num_texts: int) -> Iterator[str]:
         yield "\n".join(message["content"] for message in messages_of(pair))
 
 
-def _chunks_until(num_tokens: int, seed: int, num_processes: int) -> Iterator[tuple[list[str], float]]:
+def _chunks_until(
+    num_tokens: int, lines_of: Callable[[int], tuple[list[str], float]], num_processes: int
+) -> Iterator[tuple[list[str], float]]:
     """Yields chunks in order until they hold enough tokens."""
     written = 0.0
     with get_context("spawn").Pool(num_processes) as pool:
-        for lines, chunk_tokens in pool.imap(partial(corpus_lines, seed), count()):
+        for lines, chunk_tokens in pool.imap(lines_of, count()):
             yield lines, chunk_tokens
             written += chunk_tokens
             if written >= num_tokens:

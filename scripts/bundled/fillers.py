@@ -7,19 +7,10 @@ from functools import cache
 from random import Random
 
 from scripts.bundled import arithmetic, capitals, records, smalltalk, sorting, symbols, unknown
+from scripts.bundled.mix import GENERAL, Mix
 from scripts.bundled.skill import Exchange, Language, Skill, Split
 from scripts.bundled.unknown import world_exchange
 
-SHARES: Mapping[str, int] = {
-    "capitals": 25,
-    "arithmetic": 17,
-    "symbols": 17,
-    "sorting": 8,
-    "records": 10,
-    "unknown": 10,
-    "smalltalk": 5,
-}
-CHAT_SHARES: Mapping[str, int] = {**SHARES, "arithmetic": 24, "symbols": 26, "capitals": 20}  # more of what takes much practice
 _MODULES = {
     "capitals": capitals,
     "arithmetic": arithmetic,
@@ -31,14 +22,14 @@ _MODULES = {
 }
 
 
-def any_exchange(rng: Random, language: Language, split: Split) -> Exchange:
+def any_exchange(rng: Random, language: Language, split: Split, mix: Mix = GENERAL) -> Exchange:
     """Returns an exchange of a random skill, for a conversation of its own."""
-    return _drawn_skill(rng, SHARES).exchange(rng, language, split)
+    return _drawn_skill(rng, mix.alone).exchange(rng, language, split)
 
 
-def filler(rng: Random, language: Language, split: Split) -> Exchange:
+def filler(rng: Random, language: Language, split: Split, mix: Mix = GENERAL) -> Exchange:
     """Returns an exchange for the middle of a chat, which asks for no fact a user could tell."""
-    skill = _drawn_skill(rng, CHAT_SHARES)
+    skill = _drawn_skill(rng, mix.in_chats)
     if skill in unknown.SKILLS:
         return world_exchange(rng, language, split)
     return skill.exchange(rng, language, split)

@@ -11,8 +11,9 @@ from random import Random
 import pytest
 from scripts.bundled import corpus, facts, memory, smalltalk, unknown
 from scripts.bundled.chat import Chat
-from scripts.bundled.conversation import Length, conversation, exchanges
+from scripts.bundled.conversation import conversation, exchanges
 from scripts.bundled.facts import UNKNOWN, Fact, Topic, draw_topic, frames
+from scripts.bundled.mix import GENERAL, Length
 from scripts.bundled.phrasing import is_held_out
 from scripts.bundled.skill import Exchange, Language, Question, Split
 from scripts.bundled.values import HELD_OUT_PERCENT, KINDS, draw_number, invent, listed
@@ -179,9 +180,9 @@ def test_each_topic_of_small_talk_has_many_wordings_and_one_answer(topic: str, l
 
 
 def test_a_chunk_of_the_corpus_depends_on_seed_and_index_alone() -> None:
-    assert corpus.corpus_lines(1, 2) == corpus.corpus_lines(1, 2)
-    assert corpus.corpus_lines(1, 2) != corpus.corpus_lines(1, 3)
-    assert corpus.corpus_lines(1, 2) != corpus.corpus_lines(2, 2)
+    assert corpus.corpus_lines(1, GENERAL.name, 2) == corpus.corpus_lines(1, GENERAL.name, 2)
+    assert corpus.corpus_lines(1, GENERAL.name, 2) != corpus.corpus_lines(1, GENERAL.name, 3)
+    assert corpus.corpus_lines(1, GENERAL.name, 2) != corpus.corpus_lines(2, GENERAL.name, 2)
 
 
 def test_the_file_is_the_same_for_any_number_of_processes(tmp_path: Path) -> None:
