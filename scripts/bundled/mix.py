@@ -46,8 +46,8 @@ GENERAL = Mix(
 )
 DRILL = Mix(
     name="drill",
-    lengths=_lengths(0.963, 0.01, 0.018, 0.009),
-    alone=_skills(12, 90, 28, 30, 16, 8, 9),
-    in_chats=_skills(12, 60, 20, 20, 12, 8, 6),
+    lengths=_lengths(0.94, 0.014, 0.03, 0.016),
+    alone=_skills(14, 30, 45, 36, 40, 8, 6),
+    in_chats=_skills(12, 24, 40, 20, 24, 8, 4),
 )
 MIXES: Mapping[str, Mix] = MappingProxyType({mix.name: mix for mix in (GENERAL, DRILL)})

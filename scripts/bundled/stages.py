@@ -44,5 +44,5 @@ def _recipe(steps: int, learning_rate: float, warmup_steps: int, final_rate_shar
 
 STAGES = (
     Stage(name="general", mix=GENERAL, corpus_seed=1, corpus_tokens=46_000_000, recipe=_recipe(4500, 3e-3, 150, 0.02)),
-    Stage(name="drill", mix=DRILL, corpus_seed=2, corpus_tokens=13_000_000, recipe=_recipe(1450, 2e-3, 50, 0.0)),
+    Stage(name="drill", mix=DRILL, corpus_seed=2, corpus_tokens=9_000_000, recipe=_recipe(750, 1.5e-3, 30, 0.0)),
 )
