@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from scripts.bundled.mix import DRILL, GENERAL, Mix
+from scripts.bundled.mix import GENERAL, Mix
 
 SEED = 1
 VOCAB_SIZE, NUM_TOKENIZER_TEXTS = 3072, 60_000
@@ -42,7 +42,4 @@ def _recipe(steps: int, learning_rate: float, warmup_steps: int, final_rate_shar
     return MappingProxyType(_SHARED | own)
 
 
-STAGES = (
-    Stage(name="general", mix=GENERAL, corpus_seed=1, corpus_tokens=46_000_000, recipe=_recipe(4500, 3e-3, 150, 0.02)),
-    Stage(name="drill", mix=DRILL, corpus_seed=2, corpus_tokens=9_000_000, recipe=_recipe(750, 1.5e-3, 30, 0.0)),
-)
+STAGES = (Stage(name="general", mix=GENERAL, corpus_seed=1, corpus_tokens=46_000_000, recipe=_recipe(4500, 3e-3, 150, 0.02)),)
