@@ -24,6 +24,8 @@ LIMITS = """\
 * It knows the capitals of 193 states, small arithmetic, and what the conversation told it. About the rest it should say
   "I do not know.", and does not always.
 * Numbers beyond two digits are copied, not computed with. Strings are single capitals and digits, or symbols with spaces between.
+* Counting symbols and writing JSON of longer records miss their bars, and whether a city is the capital of a country it says no
+  better than a coin, though the capital that it adds is right. Capital letters throughout mislead it.
 * English and Chinese. Nothing beyond 2048 tokens.
 * Use temperature 0. It was not trained for safety; it can say only what its corpus says."""
 
