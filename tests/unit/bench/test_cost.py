@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,29 +11,15 @@ from quire.bench.random_model import random_checkpoint
 from quire.config import DType, KVFormat
 from quire.errors import ConfigError
 from quire.executors.protocol import kv_layout
+from quire.models.checkpoint import Checkpoint
 from quire.models.spec import ModelSpec
 
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 100,
-    "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-}
 LAYER = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> ModelSpec:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(CONFIG))
-    return random_checkpoint(path).spec
+def spec(checkpoint: Checkpoint) -> ModelSpec:
+    return checkpoint.spec
 
 
 def test_matrices_are_counted_once_a_token_and_the_head_once_a_sample(spec: ModelSpec) -> None:

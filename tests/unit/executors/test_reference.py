@@ -170,17 +170,3 @@ def test_a_step_out_of_range_is_refused_before_anything_is_written(change: dict[
         executor.run(batch)
     keys, _ = executor.read_kv(0, np.arange(NUM_BLOCKS * BLOCK_SIZE, dtype=np.int32))
     assert not keys.any()
-
-
-def test_heads_of_the_latest_step_are_what_run_returns() -> None:
-    executor = make_executor(spec_of("gemma3_text"))
-    no_rows = step((PROMPT, 0, [0, 1, 2]), rows=[])
-    with pytest.raises(ExecutorError, match="latest step"):
-        executor.head(np.array([0], np.int32))
-    whole = executor.run(step((PROMPT, 0, [0, 1, 2])))
-    executor.run(no_rows)
-    rows = np.arange(len(PROMPT), dtype=np.int32)
-    assert_close(np.concatenate([executor.head(rows[:4]), executor.head(rows[4:])]), whole)
-    for outside in (-1, len(PROMPT)):
-        with pytest.raises(ExecutorError, match="latest step"):
-            executor.head(np.array([outside], np.int32))

@@ -205,8 +205,9 @@ def test_missing_torch_is_explained_with_the_command_that_installs_it(monkeypatc
         LLM(executor="torch", kv_memory="4MiB")
 
 
-def test_heads_of_the_latest_step_are_what_run_returns() -> None:
-    executor = pair_of(spec_of("gemma3_text"))[0]
+@pytest.mark.parametrize("index", [0, 1], ids=["torch", "reference"])
+def test_heads_of_the_latest_step_are_what_run_returns(index: int) -> None:
+    executor = pair_of(spec_of("gemma3_text"))[index]
     no_rows = step((PROMPT, 0, [0, 1, 2]), rows=[])
     with pytest.raises(ExecutorError, match="latest step"):
         executor.head(np.array([0], np.int32))
