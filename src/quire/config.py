@@ -23,6 +23,33 @@ class DType(Enum):
     BFLOAT16 = "bfloat16"
 
 
+class Quantize(Enum):
+    """What the matrices become on loading: integers with a scale for every 32 elements, or (`NONE`) what `DType` says."""
+
+    NONE = "none"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+class WeightFormat(Enum):
+    """How the matrices lie in memory; `DType` and `Quantize` together choose it."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @classmethod
+    def of(cls, dtype: DType, quantize: Quantize) -> WeightFormat:
+        """Returns the format that weights of a `dtype` take on when they are quantised so."""
+        return cls(dtype.value if quantize is Quantize.NONE else quantize.value)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits in memory, with the share of a bfloat16 scale for 32 weights."""
+        return {"float32": 32, "bfloat16": 16, "int8": 8.5, "int4": 4.5}[self.value]
+
+
 class KVFormat(Enum):
     """Number format of cached keys and values."""
 
@@ -103,6 +130,7 @@ class EngineConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     dtype: DType | None = None  # auto: bfloat16 for bfloat16 checkpoints, float32 for float32 and float16 (exact)
+    quantize: Quantize = Quantize.NONE
     executor: ExecutorKind | None = None  # auto: native if compiled here
     max_context: int | None = None  # auto: the model's, or what the KV memory holds if that is less
     threads: int | None = None  # auto: the cores this process may use

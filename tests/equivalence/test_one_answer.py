@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from quire.config import DType, KVFormat
+from quire.config import DType, KVFormat, Quantize
 from quire.engine.replay import ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay, took_place
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
@@ -24,6 +24,13 @@ from support.weights import random_weights
 pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
 
 NUM_NEW = 20
+FORMATS = [
+    pytest.param(DType.FLOAT32, Quantize.NONE, id="float32"),
+    pytest.param(DType.BFLOAT16, Quantize.NONE, id="bfloat16"),
+    pytest.param(DType.FLOAT32, Quantize.INT8, id="int8"),
+    pytest.param(DType.BFLOAT16, Quantize.INT4, id="int4"),
+]
+"""Number formats of weights; the cache takes that of `DType`."""
 PROMPT = [int(token) for token in np.random.default_rng(0).integers(0, VOCAB, 100)]  # crosses three block borders
 
 
@@ -40,9 +47,10 @@ def make_checkpoint(name: str, directory: Path) -> Checkpoint:
     return load_checkpoint(directory)
 
 
-def make_executor(
+def make_executor(  # noqa: PLR0913 - what the promise must not depend on
     checkpoint: Checkpoint,
     dtype: DType = DType.FLOAT32,
+    quantize: Quantize = Quantize.NONE,
     threads: int = 1,
     block_size: int = 32,
     num_tokens: int = len(PROMPT) + NUM_NEW,
@@ -53,6 +61,7 @@ def make_executor(
         layout=kv_layout(checkpoint.spec, block_size, KVFormat(dtype.value)),
         num_blocks=blocks_needed(num_tokens, block_size),
         dtype=dtype,
+        quantize=quantize,
         threads=threads,
     )
 
@@ -70,11 +79,11 @@ def assert_scenario_took_place(found: Replay, scenario: Scenario) -> None:
         assert found.num_computed_tokens == len(PROMPT) - 96 + NUM_NEW - 1
 
 
-@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.value)
-def test_no_circumstance_changes_a_bit(checkpoint: Checkpoint, dtype: DType) -> None:
-    expected = replay(make_executor(checkpoint, dtype), ORACLE, PROMPT, NUM_NEW)
+@pytest.mark.parametrize(("dtype", "quantize"), FORMATS)
+def test_no_circumstance_changes_a_bit(checkpoint: Checkpoint, dtype: DType, quantize: Quantize) -> None:
+    expected = replay(make_executor(checkpoint, dtype, quantize), ORACLE, PROMPT, NUM_NEW)
     for threads in (1, 2):
-        executor = make_executor(checkpoint, dtype, threads)
+        executor = make_executor(checkpoint, dtype, quantize, threads)
         for scenario in grid():
             found = replay(executor, scenario, PROMPT, NUM_NEW)
             assert_same_bits(found, expected, scenario)
@@ -82,12 +91,12 @@ def test_no_circumstance_changes_a_bit(checkpoint: Checkpoint, dtype: DType) -> 
 
 
 @pytest.mark.parametrize("isa", available_isas()[:-1])
-@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.value)
+@pytest.mark.parametrize(("dtype", "quantize"), FORMATS)
 def test_every_instruction_set_keeps_the_promise(
-    checkpoint: Checkpoint, dtype: DType, isa: str, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, dtype: DType, quantize: Quantize, isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUIRE_ISA", isa)
-    executor = make_executor(checkpoint, dtype, threads=2)
+    executor = make_executor(checkpoint, dtype, quantize, threads=2)
     assert isa in executor.name
     expected = replay(executor, ORACLE, PROMPT, NUM_NEW)
     for scenario in grid(chunks=(7,)):

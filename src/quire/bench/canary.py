@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quire.config import DType
-from quire.executors.native import load_core
+from quire.config import WeightFormat
+from quire.executors.native import load_core, packed_as
 
 _BANDWIDTH_BYTES = 1 << 29  # beyond any cache's reach on the machines we know, and read in a fraction of a second
 _ROUNDS = 3
@@ -13,19 +13,18 @@ _ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canary:
-    """Bytes and floating-point operations a second that `threads` threads reach."""
+    """Bytes and operations (multiplications and additions) a second that `threads` threads reach."""
 
     bandwidth: float
     flops: float
 
 
-def measure_canary(isa: str, threads: int, dtype: DType) -> Canary:
-    """Measures now; takes about a second."""
+def measure_canary(isa: str, threads: int, weight_format: WeightFormat) -> Canary:
+    """Measures now what products with such weights could reach; takes about a second."""
     core = load_core()
-    element = core.Element.F32 if dtype is DType.FLOAT32 else core.Element.BF16
     return Canary(
         bandwidth=core.measure_bandwidth(isa, threads, _BANDWIDTH_BYTES, _ROUNDS),
-        flops=core.measure_flops(isa, threads, element, _ROUNDS),
+        flops=core.measure_flops(isa, threads, packed_as(core, weight_format), _ROUNDS),
     )
 
 

@@ -37,7 +37,7 @@ class Report:
     bench: str
     executor: str
     threads: int
-    dtype: str
+    weights: str
     kv_format: str
     before: Canary
     after: Canary

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from quire.bench.canary import Canary, best_of, measure_canary
 from quire.bench.report import Report, Samples, speed_of
-from quire.config import DType, ExecutorKind, KVFormat, PrefixCache, SchedulerConfig
+from quire.config import ExecutorKind, KVFormat, PrefixCache, SchedulerConfig, WeightFormat
 from quire.engine.loading import build_executor
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.resolve import resolve, settled
@@ -60,7 +60,7 @@ class Rig:
         self.room = room
         config = engine_config(_sized(options, checkpoint, room))
         config = resolve(config, checkpoint.spec, checkpoint.weights)
-        self.dtype: DType = settled(config.dtype, "dtype")
+        self.weight_format = WeightFormat.of(settled(config.dtype, "dtype"), config.quantize)
         self.threads: int = settled(config.threads, "threads")
         self.max_batched_tokens = config.scheduler.max_num_batched_tokens
         self.executor = build_executor(checkpoint, config, self._packing)
@@ -84,7 +84,7 @@ class Rig:
     def canary(self) -> Canary:
         """Measures the machine's limits now, with this executor's instructions and threads."""
         isa = self.executor.name.removeprefix("native (").removesuffix(")")
-        return measure_canary(isa, self.threads, self.dtype)
+        return measure_canary(isa, self.threads, self.weight_format)
 
     def report(self, bench: str, measure: Callable[[], Iterable[Samples]], notes: Sequence[str] = ()) -> Report:
         """Measures between two canaries and reports everything beside the better of them."""
@@ -96,7 +96,7 @@ class Rig:
             bench=bench,
             executor=self.executor.name,
             threads=self.threads,
-            dtype=self.dtype.value,
+            weights=self.weight_format.value,
             kv_format=self.layout.format.value,
             before=before,
             after=after,

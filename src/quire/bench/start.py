@@ -56,7 +56,7 @@ def measure_start(work: StartWork, options: EngineOptions, watch: Watch | None =
     layers, head = matrix_elements(rig.spec)
     costs: Mapping[str, tuple[Cost, ...]] = {
         "import": (),
-        "load": (Cost(flops=0, num_bytes=weight_bytes(rig.dtype, layers + head)),),
+        "load": (Cost(flops=0, num_bytes=weight_bytes(rig.weight_format, layers + head)),),
         "first token": (prefill_cost(rig.spec, 1, 0, PROMPT_TOKENS),),
     }
 

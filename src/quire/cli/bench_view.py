@@ -64,7 +64,7 @@ class _Lines:
 
 def _print(report: Report) -> None:
     console = out_console()
-    title = f"{report.executor}, weights {report.dtype}, KV {report.kv_format}, {report.threads} threads"
+    title = f"{report.executor}, weights {report.weights}, KV {report.kv_format}, {report.threads} threads"
     console.print(listing(title, _HEADERS, [_row(speed) for speed in report.speeds]))
     for when, canary in (("before", report.before), ("after", report.after)):
         console.print(f"canary {when}: {_limits(canary)}")

@@ -64,7 +64,12 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
 
     layout, num_blocks = layout_of(config, checkpoint.spec), pool_blocks(config, checkpoint.spec)
     return ReferenceExecutor(
-        checkpoint.spec, checkpoint.weights, layout=layout, num_blocks=num_blocks, dtype=settled(config.dtype, "dtype")
+        checkpoint.spec,
+        checkpoint.weights,
+        layout=layout,
+        num_blocks=num_blocks,
+        dtype=settled(config.dtype, "dtype"),
+        quantize=config.quantize,
     )
 
 
@@ -113,6 +118,7 @@ def _native(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgr
         layout=layout_of(config, checkpoint.spec),
         num_blocks=pool_blocks(config, checkpoint.spec),
         dtype=settled(config.dtype, "dtype"),
+        quantize=config.quantize,
         threads=settled(config.threads, "threads"),
         on_progress=on_progress,
     )

@@ -16,6 +16,7 @@ from quire.config import (
     KVCacheMode,
     KVFormat,
     PrefixCache,
+    Quantize,
     SchedulerConfig,
 )
 from quire.errors import ConfigError
@@ -25,7 +26,7 @@ LoadProgress = Callable[[int, int], None]
 """Called while weights load with (tensors packed, tensors in all)."""
 
 AUTO = "auto"
-WEIGHT_FORMATS = ("none",)
+WEIGHT_FORMATS = tuple(each.value for each in Quantize)
 
 _Choice = TypeVar("_Choice", bound=Enum)
 
@@ -49,7 +50,7 @@ class ModelOptions(TypedDict, total=False):
 class EngineOptions(ModelOptions, total=False):
     """Keyword options of `LLM`, with the words of the command line.
 
-    dtype auto|float32|bfloat16, quantize none, kv_cache paged|off, prefix_cache on|off, executor auto|native|reference.
+    dtype auto|float32|bfloat16, quantize none|int8|int4, kv_cache paged|off, prefix_cache on|off, executor auto|native|reference.
     """
 
     dtype: str
@@ -83,7 +84,6 @@ def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:
         raise ConfigError(f"unknown option {unknown[0]!r}", next_step=f"Options are {', '.join(sorted(names))}.")
     for name, low in _MIN_COUNTS.items():
         _check_count(name, options.get(name), low)
-    _check_quantize(options.get("quantize", "none"))
     steps = SchedulerConfig()
     return EngineConfig(
         cache=_cache_config(options),
@@ -92,6 +92,7 @@ def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:
             max_num_seqs=options.get("max_num_seqs", steps.max_num_seqs),
         ),
         dtype=_choose_or_auto("dtype", options.get("dtype", AUTO), DType),
+        quantize=_choose("quantize", options.get("quantize", "none"), Quantize),
         executor=_choose_or_auto("executor", options.get("executor", AUTO), ExecutorKind),
         max_context=options.get("max_context"),
         threads=options.get("threads"),
@@ -122,15 +123,6 @@ def _choose_or_auto(name: str, value: str, choices: type[_Choice]) -> _Choice | 
         if value == choice.value:
             return choice
     raise _unknown_word(name, value, [AUTO, *(str(choice.value) for choice in choices)])
-
-
-def _check_quantize(value: str) -> None:
-    if value not in WEIGHT_FORMATS:
-        raise ConfigError(
-            f"this version cannot quantize weights to {value!r}",
-            limit=f"quantize is one of: {', '.join(WEIGHT_FORMATS)}",
-            next_step="Leave quantize out; dtype='bfloat16' halves the memory of float32 weights.",
-        )
 
 
 def _check_count(name: str, value: object, low: int) -> None:

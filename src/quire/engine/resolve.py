@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TypeVar
 
-from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache
+from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, Quantize
 from quire.engine.past import PoolBound
 from quire.environment import read_environment
 from quire.errors import ConfigError
@@ -30,13 +30,15 @@ def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights) -> EngineCo
     """Returns `config` with nothing left to choose. Raises ConfigError for a context that model or memory cannot hold."""
     dtype = config.dtype or _exact_dtype(weights.dtype)
     kv_format = config.cache.format or KVFormat(dtype.value)
+    executor = config.executor or (ExecutorKind.NATIVE if is_native_built() else ExecutorKind.REFERENCE)
+    _require_quantizer(config.quantize, executor)
     prefix_cache = PrefixCache.OFF if config.cache.mode is KVCacheMode.OFF else config.cache.prefix_cache
     cache = replace(config.cache, format=kv_format, prefix_cache=prefix_cache)
     return replace(
         config,
         cache=cache,
         dtype=dtype,
-        executor=config.executor or (ExecutorKind.NATIVE if is_native_built() else ExecutorKind.REFERENCE),
+        executor=executor,
         max_context=_max_context(config.max_context, spec, kv_layout(spec, cache.block_size, kv_format), cache.memory_bytes),
         threads=config.threads or default_threads(),
     )
@@ -97,6 +99,16 @@ def usable_cores() -> int:
 
 def _exact_dtype(source: SourceDType) -> DType:
     return DType.BFLOAT16 if source is SourceDType.BFLOAT16 else DType.FLOAT32
+
+
+def _require_quantizer(quantize: Quantize, executor: ExecutorKind) -> None:
+    if quantize is not Quantize.NONE and executor is ExecutorKind.TORCH:
+        raise ConfigError(
+            "the torch executor has no integer weights",
+            given=f"quantize={quantize.value}",
+            limit="executors with integer weights: native, reference",
+            next_step="Leave quantize out, or pass executor='native'.",
+        )
 
 
 def _max_context(asked: int | None, spec: ModelSpec, layout: KVLayout, memory_bytes: int) -> int:

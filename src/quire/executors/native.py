@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from quire.config import DType, KVFormat
+from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.checks import check_weights
@@ -38,6 +38,7 @@ class NativeExecutor:
         layout: KVLayout,
         num_blocks: int,
         dtype: DType,
+        quantize: Quantize = Quantize.NONE,
         threads: int = 1,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -45,9 +46,9 @@ class NativeExecutor:
         self.spec = spec
         self.layout = layout
         self.num_blocks = num_blocks
-        self._dtype = dtype
+        self._weight_format = WeightFormat.of(dtype, quantize)
         with _translated_errors():
-            self._decoder = core.Decoder(_shape_of(core, spec), _element(core, dtype), _chosen_isa(core), threads)
+            self._decoder = core.Decoder(_shape_of(core, spec), packed_as(core, self._weight_format), _chosen_isa(core), threads)
             self._pack(weights, on_progress)
             self._decoder.allocate_kv(num_blocks, layout.block_size, _element(core, layout.format))
 
@@ -57,7 +58,7 @@ class NativeExecutor:
 
     @property
     def numerics(self) -> str:
-        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={self._dtype.value} kv={self.layout.format.value}"
+        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={self._weight_format.value} kv={self.layout.format.value}"
 
     @property
     def weight_bytes(self) -> int:
@@ -131,6 +132,12 @@ def available_isas() -> tuple[str, ...]:
         return ()
 
 
+def packed_as(core: Any, weight_format: WeightFormat) -> Any:
+    """Returns the core's name of a weight format."""
+    names = {WeightFormat.FLOAT32: "F32", WeightFormat.BFLOAT16: "BF16", WeightFormat.INT8: "INT8", WeightFormat.INT4: "INT4"}
+    return core.WeightFormat[names[weight_format]]
+
+
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     """Turns what the core raises into ExecutorError: out of memory, out of threads, or arguments it refuses."""
@@ -166,8 +173,8 @@ def _matrix_bits(tensor: SourceTensor) -> Any:
     return tensor.to_float32() if tensor.dtype is SourceDType.FLOAT16 else tensor.bits
 
 
-def _element(core: Any, number_format: DType | KVFormat) -> Any:
-    return core.Element.F32 if number_format.value == "float32" else core.Element.BF16
+def _element(core: Any, kv_format: KVFormat) -> Any:
+    return core.Element.F32 if kv_format is KVFormat.FLOAT32 else core.Element.BF16
 
 
 def _shape_of(core: Any, spec: ModelSpec) -> Any:

@@ -25,10 +25,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quire.config import DType, KVFormat
+from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.executors.checks import check_rows, check_step
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
+from quire.executors.reference_quantize import quantised_rows, quantised_weights
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
@@ -38,18 +39,29 @@ class ReferenceExecutor:
     """Runs steps in float32.
 
     With `DType.BFLOAT16` the token table, the linear layers and the head hold bfloat16 values; norms, biases, learned
-    positions and all arithmetic stay float32. With `KVFormat.BFLOAT16` the cache holds the bits of keys and values that were
+    positions and all arithmetic stay float32. With `Quantize` they hold integers times scales, and so do the rows they are
+    multiplied with. With `KVFormat.BFLOAT16` the cache holds the bits of keys and values that were
     rounded when they were written; they are widened when they are read.
     Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
     """
 
     arithmetic: ClassVar[type[np.floating[Any]]] = np.float32
 
-    def __init__(self, spec: ModelSpec, weights: Weights, *, layout: KVLayout, num_blocks: int, dtype: DType) -> None:
+    def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        *,
+        layout: KVLayout,
+        num_blocks: int,
+        dtype: DType,
+        quantize: Quantize = Quantize.NONE,
+    ) -> None:
         self.spec = spec
         self.layout = layout
         self.num_blocks = num_blocks
-        self._dtype = dtype
+        self._quantize = quantize
+        self._weight_format = WeightFormat.of(dtype, quantize)
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
         shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
         stored = self.arithmetic if layout.format is KVFormat.FLOAT32 else np.uint16
@@ -68,7 +80,7 @@ class ReferenceExecutor:
     @property
     def numerics(self) -> str:
         arithmetic = np.dtype(self.arithmetic).name
-        return f"reference-1 {arithmetic} weights={self._dtype.value} kv={self.layout.format.value} numpy={np.__version__}"
+        return f"reference-1 {arithmetic} weights={self._weight_format.value} kv={self.layout.format.value} numpy={np.__version__}"
 
     def run(self, batch: StepBatch) -> Float32Array:
         """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
@@ -169,13 +181,17 @@ class ReferenceExecutor:
     def _head(self, x: Array) -> Float32Array:
         """Returns the logits of the rows in x, [S, V]."""
         table = "embed.weight" if self.spec.is_head_tied else "head.weight"
-        logits = linear(self._norm("final_norm", x), self._weights[table], None)
+        logits = self._multiply(self._norm("final_norm", x), table, None)
         if self.spec.logit_softcap is not None:
             logits = self.spec.logit_softcap * np.tanh(logits / self.spec.logit_softcap)
         return logits.astype(np.float32, copy=False)
 
     def _linear(self, name: str, x: Array) -> Array:
-        return linear(x, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
+        return self._multiply(x, f"{name}.weight", self._weights.get(f"{name}.bias"))
+
+    def _multiply(self, x: Array, weight: str, bias: Array | None) -> Array:
+        rows = x if self._quantize is Quantize.NONE else quantised_rows(x.astype(np.float32)).astype(self.arithmetic)
+        return linear(rows, self._weights[weight], bias)
 
     def _norm(self, name: str, x: Array) -> Array:
         if f"{name}.weight" not in self._weights:
@@ -189,8 +205,17 @@ class ReferenceExecutor:
 
     def _load(self, name: str, tensor: SourceTensor) -> Array:
         values = tensor.to_float32()
-        is_rounded = self._dtype is DType.BFLOAT16 and values.ndim > 1 and name != "position.weight"
-        return (_widened(tensor.to_bfloat16()) if is_rounded else values).astype(self.arithmetic)
+        if values.ndim > 1 and name != "position.weight":
+            values = self._packed(tensor, values)
+        return values.astype(self.arithmetic)
+
+    def _packed(self, tensor: SourceTensor, values: Float32Array) -> Float32Array:
+        """Returns a matrix as its format holds it."""
+        if self._weight_format is WeightFormat.FLOAT32:
+            return values
+        if self._weight_format is WeightFormat.BFLOAT16:
+            return _widened(tensor.to_bfloat16())
+        return quantised_weights(values, self._quantize)
 
 
 class Float64ReferenceExecutor(ReferenceExecutor):

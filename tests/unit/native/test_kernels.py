@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from quire.config import Quantize
 from quire.executors.native import available_isas
+from quire.executors.reference_quantize import quantised_rows, quantised_weights
 from quire.models.weights import round_to_bfloat16
 
 core: Any = pytest.importorskip("quire.native._core", reason="the native core is not compiled here")
@@ -35,18 +37,9 @@ def widen(bits: npt.NDArray[np.uint16]) -> Float32Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def multiply_float32(isa: str, weight: Float32Array, a: Float32Array) -> Float32Array:
+def multiply(isa: str, weight_format: str, weight: Float32Array, a: Float32Array) -> Float32Array:
     out = np.empty((len(a), len(weight)), np.float32)
-    core.multiply(isa, core.Element.F32, weight, np.ascontiguousarray(a), out)
-    return out
-
-
-def multiply_bfloat16(isa: str, weight: Float32Array, a: Float32Array) -> Float32Array:
-    rows, width = a.shape
-    padded = np.zeros((rows, -(-width // 32) * 32), np.float32)
-    padded[:, :width] = a
-    out = np.empty((rows, len(weight)), np.float32)
-    core.multiply(isa, core.Element.BF16, weight, round_to_bfloat16(padded), out)
+    core.multiply(isa, core.WeightFormat[weight_format], weight, np.ascontiguousarray(a), out)
     return out
 
 
@@ -54,7 +47,7 @@ def multiply_bfloat16(isa: str, weight: Float32Array, a: Float32Array) -> Float3
 def test_float32_product_equals_numpy(isa: str, rows: int, columns: int, k: int) -> None:
     weight, a = random((columns, k)), random((rows, k), 1)
     bound = k * 2.0**-23 * (np.abs(a) @ np.abs(weight).T) + 1e-12
-    assert (np.abs(multiply_float32(isa, weight, a) - a.astype(np.float64) @ weight.T) <= bound).all()
+    assert (np.abs(multiply(isa, "F32", weight, a) - a.astype(np.float64) @ weight.T) <= bound).all()
 
 
 @pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)
@@ -62,30 +55,63 @@ def test_bfloat16_product_equals_numpy_on_rounded_inputs(isa: str, rows: int, co
     weight, a = random((columns, k)), random((rows, k), 1)
     exact = widen(round_to_bfloat16(a)).astype(np.float64) @ widen(round_to_bfloat16(weight)).T
     bound = k * 2.0**-22 * (np.abs(a) @ np.abs(weight).T) + 1e-12
-    assert (np.abs(multiply_bfloat16(isa, weight, a) - exact) <= bound).all()
+    assert (np.abs(multiply(isa, "BF16", weight, a) - exact) <= bound).all()
 
 
-@pytest.mark.parametrize("multiply", [multiply_float32, multiply_bfloat16])
-def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(isa: str, multiply: Any) -> None:
-    weight, a = random((130, 77)), random((23, 77), 1)
-    together = multiply(isa, weight, a)
-    for rows in (1, 2, 3, 4, 5, 6, 11):
-        pieces = [multiply(isa, weight, a[start : start + rows]) for start in range(0, len(a), rows)]
+@pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
+@pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)
+def test_integer_product_equals_numpy_on_quantised_inputs(isa: str, quantize: Quantize, rows: int, columns: int, k: int) -> None:
+    """Sums inside a group are exact; the float32 sum over groups errs as that of a product does."""
+    weight, a = random((columns, k)), random((rows, k), 1)
+    inputs = quantised_rows(a).astype(np.float64), quantised_weights(weight, quantize)
+    exact = inputs[0] @ inputs[1].T
+    bound = (3 + k / 32) * 2.0**-23 * (np.abs(inputs[0]) @ np.abs(inputs[1]).T) + 1e-12
+    assert (np.abs(multiply(isa, quantize.name, weight, a) - exact) <= bound).all()
+
+
+@pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
+def test_packed_integers_equal_numpy_bit_by_bit(isa: str, quantize: Quantize) -> None:
+    weight = random((130, 77)) * np.geomspace(1e-35, 1e30, 130, dtype=np.float32)[:, None]
+    weight[3, :] = 0
+    weight[4, 5:40] = np.linspace(-8, 7, 35)
+    packed = np.empty_like(weight)
+    core.packed_values(isa, core.WeightFormat[quantize.name], weight, packed)
+    assert (packed == quantised_weights(weight, quantize)).all()
+
+
+@pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
+def test_rows_of_any_size_survive_quantisation(isa: str, weight_format: str) -> None:
+    weight, a = random((64, 64)), np.repeat(random((1, 64), 1), 6, axis=0)
+    sizes = np.array([0, 1e-42, 1e-30, 1e-20, 1, 1e30], np.float32)
+    products = multiply(isa, weight_format, weight, a * sizes[:, None])
+    assert np.isfinite(products).all()
+    assert not products[0].any()
+    np.testing.assert_allclose(products[3] * np.float32(1e20), products[4], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("weight_format", ["F32", "BF16", "INT8", "INT4"])
+def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(isa: str, weight_format: str) -> None:
+    weight, a = random((130, 600)), random((53, 600), 1)
+    together = multiply(isa, weight_format, weight, a)
+    for rows in (1, 2, 3, 4, 5, 6, 11, 25):
+        pieces = [multiply(isa, weight_format, weight, a[start : start + rows]) for start in range(0, len(a), rows)]
         assert np.concatenate(pieces).tobytes() == together.tobytes()
 
 
 def test_weights_pack_the_same_from_any_strides(isa: str) -> None:
     weight, a = random((70, 40)), random((3, 40), 1)
     transposed = np.ascontiguousarray(weight.T).T
-    assert multiply_float32(isa, transposed, a).tobytes() == multiply_float32(isa, weight, a).tobytes()
+    assert multiply(isa, "F32", transposed, a).tobytes() == multiply(isa, "F32", weight, a).tobytes()
 
 
-def test_infinity_and_nan_stay_in_their_own_row(isa: str) -> None:
+@pytest.mark.parametrize("weight_format", ["F32", "BF16", "INT8", "INT4"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_infinity_and_nan_stay_in_their_own_row(isa: str, weight_format: str, value: float) -> None:
     weight, a = random((64, 32)), random((7, 32), 1)
-    clean = multiply_float32(isa, weight, a)
-    a[3, 5] = np.nan
-    spoiled = multiply_float32(isa, weight, a)
-    assert np.isnan(spoiled[3]).all()
+    clean = multiply(isa, weight_format, weight, a)
+    a[3, 5] = value
+    spoiled = multiply(isa, weight_format, weight, a)
+    assert not np.isfinite(spoiled[3]).any()
     assert np.delete(spoiled, 3, axis=0).tobytes() == np.delete(clean, 3, axis=0).tobytes()
 
 

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
 
 #include "canary.h"
@@ -119,30 +120,55 @@ static void set_vector(Decoder& d, const std::string& name, Floats values) {
   d.set_vector(name, values.data(), static_cast<int64_t>(values.shape(0)));
 }
 
-// One product on one instruction set, for the kernel tests: out = a W^T.
-static void multiply(const std::string& isa, Element element, FloatMatrix weight, nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu> a,
-                     OutMatrix out) {
+// One product on one instruction set, for the kernel tests: out = a W^T, both written as the format wants them.
+static void multiply(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix a, OutMatrix out) {
+  const Kernels& kernels = choose_kernels(isa);
   ThreadPool alone(1);
   SourceMatrix source = source_of(weight, Element::kF32);
-  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, element);
-  packed.pack(source, 0, 1, alone);
+  int64_t rows = static_cast<int64_t>(a.shape(0));
+  if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows || static_cast<int64_t>(out.shape(1)) != source.rows)
+    throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed");
+  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
+  packed.pack(kernels, source, 0, 1, alone);
+  int64_t stride = round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
+  Buffer converted(static_cast<size_t>(rows * stride));
+  Norm n{};
+  n.x = a.data();
+  n.ldx = n.size = source.columns;
+  n.out = {converted.get(), stride, kernels.row_formats[static_cast<int>(format)], source.columns, weight_offset(format)};
+  kernels.norm(n, 0, rows);
   Gemm g{};
   g.weight = packed.panels();
-  g.a = a.data();
-  g.lda = static_cast<int64_t>(a.shape(1));
-  g.rows = static_cast<int64_t>(a.shape(0));
+  g.a = n.out;
+  g.rows = rows;
   g.epilogue = Epilogue::kStore;
   g.out = out.data();
   g.ldo = g.num_columns = source.rows;
-  bool fits = static_cast<int64_t>(a.itemsize()) == element_bytes(element) && g.lda >= source.columns && (element == Element::kF32 || (g.lda % 2 == 0 && g.lda >= round_up(source.columns, kDepth))) &&
-              static_cast<int64_t>(out.shape(0)) == g.rows && static_cast<int64_t>(out.shape(1)) == source.rows;
-  if (!fits) throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed; bfloat16 rows must be padded to 32 elements");
-  choose_kernels(isa).gemm(g, 0, g.weight.num_panels);
+  kernels.gemm(g, 0, g.weight.num_panels);
+}
+
+// What a matrix is after packing, for the kernel tests: [N, K] float32.
+static void packed_values(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix out) {
+  const Kernels& kernels = choose_kernels(isa);
+  ThreadPool alone(1);
+  SourceMatrix source = source_of(weight, Element::kF32);
+  if (static_cast<int64_t>(out.shape(0)) != source.rows || static_cast<int64_t>(out.shape(1)) != source.columns)
+    throw std::invalid_argument("out must be [N, K] as the weight is");
+  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
+  packed.pack(kernels, source, 0, 1, alone);
+  std::vector<int32_t> rows(static_cast<size_t>(source.rows));
+  std::iota(rows.begin(), rows.end(), 0);
+  kernels.embed({packed.panels(), rows.data(), nullptr, nullptr, 1.0f, out.data(), source.columns}, 0, source.rows);
 }
 
 // Arrays are never converted on the way in: what is written to a converted copy would be lost.
 static void bind_shapes(nb::module_& m) {
   nb::enum_<Element>(m, "Element").value("F32", Element::kF32).value("BF16", Element::kBF16);
+  nb::enum_<WeightFormat>(m, "WeightFormat")
+      .value("F32", WeightFormat::kF32)
+      .value("BF16", WeightFormat::kBF16)
+      .value("INT8", WeightFormat::kInt8)
+      .value("INT4", WeightFormat::kInt4);
   nb::enum_<NormKind>(m, "NormKind").value("RMS", NormKind::kRms).value("LAYER", NormKind::kLayer);
   nb::enum_<NormPlacement>(m, "NormPlacement")
       .value("PRE", NormPlacement::kPre)
@@ -183,7 +209,7 @@ static void bind_shapes(nb::module_& m) {
 
 static void bind_decoder(nb::module_& m) {
   nb::class_<Decoder>(m, "Decoder")
-      .def(nb::init<ModelShape, Element, const std::string&, int>(), nb::arg("shape"), nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
+      .def(nb::init<ModelShape, WeightFormat, const std::string&, int>(), nb::arg("shape"), nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
       .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"), nb::arg("weight").noconvert())
       .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"), nb::arg("weight").noconvert())
       .def("set_vector", &set_vector, nb::arg("name"), nb::arg("values").noconvert())
@@ -208,10 +234,11 @@ static void bind_kernels(nb::module_& m) {
   });
   m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
         nb::call_guard<nb::gil_scoped_release>());
-  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("element"), nb::arg("rounds"),
+  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("format"), nb::arg("rounds"),
         nb::call_guard<nb::gil_scoped_release>());
-  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("element"), nb::arg("weight").noconvert(),
+  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("format"), nb::arg("weight").noconvert(),
         nb::arg("a").noconvert(), nb::arg("out").noconvert());
+  m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("format"), nb::arg("weight").noconvert(), nb::arg("out").noconvert());
   m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
     choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));
   }, nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());

@@ -39,17 +39,21 @@ double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_by
   return static_cast<double>(num_slices * kSlice) / seconds;
 }
 
-double measure_flops(const std::string& isa, int num_threads, Element element, int rounds) {
-  constexpr int64_t kSpins = 1 << 20;
+double measure_flops(const std::string& isa, int num_threads, WeightFormat format, int rounds) {
+  constexpr int64_t kSpins = 1 << 20, kUnits = 4;
   const Kernels& kernels = choose_kernels(isa);
   ThreadPool threads(num_threads);
+  std::atomic<int64_t> flops{0};
   std::atomic<int> sink{0};
-  int64_t units = num_threads * 4;
   double seconds = best_seconds(rounds, [&] {
-    threads.run(units, 1, [&](int64_t begin, int64_t end, int) { sink += kernels.spin(element, (end - begin) * kSpins) > 0; });
+    flops = 0;
+    threads.run(num_threads * kUnits, 1, [&](int64_t begin, int64_t end, int) {
+      float sum = 0.0f;
+      flops += kernels.spin(format, (end - begin) * kSpins, sum);
+      sink += sum > 0.0f;
+    });
   });
-  double per_round = static_cast<double>(element == Element::kBF16 ? kernels.spin_flops_bf16 : kernels.spin_flops_f32);
-  return static_cast<double>(units * kSpins) * per_round / seconds;
+  return static_cast<double>(flops) / seconds;
 }
 
 }  // namespace quire

@@ -25,7 +25,8 @@ void Decoder::run(const Step& step, float* logits) {
   head(step.sample_rows, step.num_samples, logits);
 }
 
-// Row strides are whole panels, and what lies beyond a row's end stays zero: bfloat16 products read pairs.
+// Row strides are whole panels of floats, which every format fits into. What lies beyond a row's end stays zero: products read
+// whole groups. So a buffer serves rows of one length only.
 void Decoder::reserve(const Step& step) {
   int64_t hidden = columns_of(shape_.hidden_size), query = columns_of(shape_.num_heads * shape_.head_dim);
   if (step.num_rows > capacity_) {
@@ -36,11 +37,18 @@ void Decoder::reserve(const Step& step) {
     qkv_ = Buffer(rows * layers_[0].qkv.panels().num_panels * kPanel * sizeof(float));
     queries_ = Buffer(rows * query * sizeof(float));
     attended_ = Buffer(rows * query * sizeof(float));
+    mixed_ = Buffer(rows * query * sizeof(float));
     hidden_ = Buffer(rows * columns_of(shape_.ffn_size) * sizeof(float));
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
     capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
   }
+}
+
+// The rows of a buffer, [.., k], in the format that products with such weights read.
+Rows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
+  int64_t stride = columns_of(k) * static_cast<int64_t>(sizeof(float));
+  return {buffer.get(), stride, kernels_.row_formats[static_cast<int>(meets)], k, weight_offset(meets)};
 }
 
 void Decoder::embed(const Step& step) {
@@ -75,7 +83,7 @@ void Decoder::attention_block(const Step& step, int64_t index) {
   project_qkv(step, layer);
   rotate_append(step, index);
   attend(step, index);
-  add_product(layer.out, layer.out_bias, attended_.get(), columns_of(shape_.num_heads * shape_.head_dim), step);
+  add_product(layer.out, layer.out_bias, rows_in(mixed_, shape_.num_heads * shape_.head_dim, format_), step);
   add_normalised(layer.attn_post_norm, layer.attn_post_norm_bias, step.num_rows);
 }
 
@@ -84,24 +92,22 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
   normalise(layer.ffn_norm, layer.ffn_norm_bias, step.num_rows);
   Gemm up{};
   up.weight = layer.up.panels();
-  up.a = normed_.get();
-  up.lda = columns_of(shape_.hidden_size);
+  up.a = rows_in(normed_, shape_.hidden_size, format_);
   up.rows = step.num_rows;
   up.bias = pointer_or_null(layer.up_bias);
   up.epilogue = shape_.is_ffn_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = shape_.activation;
-  up.hidden = hidden_.get();
-  up.ldh = columns_of(shape_.ffn_size);
+  up.hidden = rows_in(hidden_, shape_.ffn_size, format_);
   multiply(up);
-  add_product(layer.down, layer.down_bias, hidden_.get(), up.ldh, step);
+  add_product(layer.down, layer.down_bias, up.hidden, step);
   add_normalised(layer.ffn_post_norm, layer.ffn_post_norm_bias, step.num_rows);
 }
 
-// normed = norm(residual), or the residual itself in the weights' element where the block has no norm of its own.
+// normed = norm(residual), or the residual itself where the block has no norm of its own.
 void Decoder::normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
   int64_t stride = columns_of(shape_.hidden_size);
   Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), residual_.as<float>(), stride, nullptr,
-         shape_.hidden_size, normed_.get(), stride, element_, false};
+         shape_.hidden_size, rows_in(normed_, shape_.hidden_size, format_), false};
   threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
@@ -110,16 +116,15 @@ void Decoder::add_normalised(const std::vector<float>& weight, const std::vector
   if (shape_.norm_placement == NormPlacement::kPre) return;
   int64_t stride = columns_of(shape_.hidden_size);
   Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), product_.as<float>(), stride, nullptr,
-         shape_.hidden_size, residual_.get(), stride, Element::kF32, true};
+         shape_.hidden_size, rows_in(residual_, shape_.hidden_size, WeightFormat::kF32), true};
   threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
-void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const char* a, int64_t lda, const Step& step) {
+void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const Rows& a, const Step& step) {
   bool adds = shape_.norm_placement == NormPlacement::kPre;
   Gemm g{};
   g.weight = weight.panels();
   g.a = a;
-  g.lda = lda;
   g.rows = step.num_rows;
   g.bias = pointer_or_null(bias);
   g.epilogue = adds ? Epilogue::kAdd : Epilogue::kStore;
@@ -137,8 +142,7 @@ void Decoder::multiply(const Gemm& g) {
 void Decoder::project_qkv(const Step& step, const Layer& layer) {
   Gemm g{};
   g.weight = layer.qkv.panels();
-  g.a = normed_.get();
-  g.lda = columns_of(shape_.hidden_size);
+  g.a = rows_in(normed_, shape_.hidden_size, format_);
   g.rows = step.num_rows;
   g.bias = pointer_or_null(layer.qkv_bias);
   g.epilogue = Epilogue::kStore;
@@ -174,6 +178,8 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
 }
 
 void Decoder::attend(const Step& step, int64_t index) {
+  int64_t size = shape_.num_heads * shape_.head_dim;
+  Rows mixed = rows_in(mixed_, size, format_);
   Attention a{};
   a.pages = pages(index);
   a.q = queries_.get();
@@ -184,9 +190,10 @@ void Decoder::attend(const Step& step, int64_t index) {
   a.window = shape_.layers[static_cast<size_t>(index)].window;
   a.scale = shape_.attention_scale;
   a.softcap = shape_.attention_softcap;
-  a.out = attended_.get();
-  a.ldo = columns_of(shape_.num_heads * shape_.head_dim);
-  a.out_element = element_;
+  bool is_final = mixed.format == RowFormat::kF32 || mixed.format == RowFormat::kBF16;
+  a.out = is_final ? mixed.base : attended_.get();
+  a.out_element = mixed.format == RowFormat::kBF16 ? Element::kBF16 : Element::kF32;
+  a.ldo = mixed.stride / element_bytes(a.out_element);
   int64_t group = shape_.num_heads / shape_.num_kv_heads;
   int32_t tokens = static_cast<int32_t>(attention_rows(group) / group);
   int64_t longest = 0;
@@ -201,6 +208,13 @@ void Decoder::attend(const Step& step, int64_t index) {
   threads_.run(static_cast<int64_t>(items_.size()), grain_of(longest * group * shape_.head_dim), [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) kernels_.attend(a, items_[static_cast<size_t>(i)], scratch_.as<float>() + worker * scratch);
   });
+  if (is_final) return;
+  Norm n{};
+  n.x = attended_.as<float>();
+  n.ldx = columns_of(size);
+  n.size = size;
+  n.out = mixed;
+  threads_.run(step.num_rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
 void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
@@ -212,12 +226,11 @@ void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
     sample_capacity_ = count;
   }
   Norm n{shape_.norm, shape_.norm_eps, final_norm_.data(), pointer_or_null(final_norm_bias_), residual_.as<float>(), stride,
-         rows, shape_.hidden_size, sampled_.get(), stride, element_, false};
+         rows, shape_.hidden_size, rows_in(sampled_, shape_.hidden_size, format_), false};
   threads_.run(count, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
   Gemm g{};
   g.weight = shape_.is_head_tied ? embed_.panels() : head_.panels();
-  g.a = sampled_.get();
-  g.lda = stride;
+  g.a = n.out;
   g.rows = count;
   g.epilogue = Epilogue::kStore;
   g.out = logits;

@@ -69,7 +69,7 @@ struct Step {
 
 class Decoder {
  public:
-  Decoder(ModelShape shape, Element weights, const std::string& isa, int num_threads);
+  Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads);
 
   // Packs the weight of that canonical name. Throws std::invalid_argument for a name or shape that the shape has not.
   void set_matrix(const std::string& name, const SourceMatrix& source);
@@ -106,6 +106,7 @@ class Decoder {
   std::vector<float>* find_vector(const std::string& name);
   KVPages pages(int64_t layer) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
+  Rows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
 
   void reserve(const Step& step);
   void embed(const Step& step);
@@ -118,12 +119,12 @@ class Decoder {
 
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
-  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const char* a, int64_t lda, const Step& step);
+  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const Rows& a, const Step& step);
   void multiply(const Gemm& gemm);
 
   std::mutex one_caller_;
   ModelShape shape_;
-  Element element_;
+  WeightFormat format_;
   const Kernels& kernels_;
   ThreadPool threads_;
 
@@ -137,7 +138,7 @@ class Decoder {
 
   // Activations of a step, grown when a step is larger than any before.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
-  Buffer residual_, normed_, qkv_, queries_, attended_, hidden_, product_, sampled_, scratch_;
+  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, product_, sampled_, scratch_;
   std::vector<float> cos_, sin_;
   std::vector<AttentionItem> items_;
 };

@@ -1,13 +1,24 @@
-// y = a W^T over packed panels, with what follows the product fused onto the tile while it is still in cache.
+// y = a W^T over packed panels, with what follows the product fused onto it while it is still in cache.
+//
+//   for each panel             64 columns, streamed from memory once for up to kChunkRows rows
+//     for each piece of K      as much of the panel as stays in the first-level cache
+//       for each tile of rows  as many as have their sums in registers
+//
+// None of these borders is seen in the result: see gemm_float.h and gemm_int.h.
 #pragma once
 
-#include "tile.h"
+#include "gemm_int.h"
+#include "rows_format.h"
 #include "vecmath.h"
 #if defined(QUIRE_AMX)
 #include "matrix_tiles.h"
 #endif
 
 namespace quire::QUIRE_ISA {
+
+constexpr int64_t kChunkRows = 24;
+constexpr int64_t kPieceBytes = 16 << 10;
+constexpr int64_t kLdy = 2 * kPanel;  // sums of a row: the panels of a pair
 
 static inline vf with_bias(const Gemm& g, int64_t column, vf y) { return g.bias ? add(y, load(g.bias + column)) : y; }
 
@@ -23,81 +34,124 @@ static inline void finish_out(const Gemm& g, int64_t row, int64_t panel, const f
   }
 }
 
-template <class T>
 static inline void finish_hidden(const Gemm& g, int64_t row, int64_t unit, const float* y) {
-  T* hidden = static_cast<T*>(g.hidden) + row * g.ldh + unit * kPanel;
   bool gated = g.epilogue == Epilogue::kGate;
   int64_t column = unit * kPanel * (gated ? 2 : 1);
+  float hidden[kPanel];
   for (int c = 0; c < kPanel; c += kLanes) {
     vf value = activate(g.activation, with_bias(g, column + c, load(y + c)));
     if (gated) value = mul(value, with_bias(g, column + kPanel + c, load(y + kPanel + c)));
-    store_as(hidden + c, value, kLanes);
+    store(hidden + c, value);
   }
+  int64_t first = unit * kPanel, end = round_up(g.hidden.k, kGroup);
+  for (int c = 0; c < kPanel && first + c < end; c += kGroup) write_group(g.hidden, row, first + c, hidden + c, kGroup);
 }
 
-static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
-
 // y: the products of one row with the panels of a unit.
-template <class S>
 static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float* y) {
   if (g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate)
-    finish_hidden<S>(g, row, unit, y);
+    finish_hidden(g, row, unit, y);
   else
     finish_out(g, row, unit, y);
 }
 
-// T: how rows are read for the product (float, or uint32 pairs of bfloat16); S: one stored element of `hidden`.
-template <class T, class S>
-struct GemmTiles {
-  const Gemm& g;
-  int64_t unit;
+static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
 
-  template <int R>
-  void run(int64_t first_row) const {
-    int panels = panels_of(g);
-    int64_t steps = g.weight.element == Element::kF32 ? g.weight.k : (g.weight.k + 1) / 2;
-    const T* a[R];
-    for (int r = 0; r < R; ++r) a[r] = reinterpret_cast<const T*>(static_cast<const S*>(g.a) + (first_row + r) * g.lda);
-    float y[R][2 * kPanel];
-    for (int p = 0; p < panels; ++p) {
-      const char* panel = static_cast<const char*>(g.weight.base) + (unit * panels + p) * g.weight.bytes_per_panel();
-      multiply<R, kPanel>(a, reinterpret_cast<const T*>(panel), steps, y[0] + p * kPanel, 2 * kPanel);
+// Calls body.run<R>(first_row) for tiles of at most `Max` rows, as even as can be.
+template <int Max, class Body>
+static inline void for_even_tiles(int64_t rows, const Body& body) {
+  for (int64_t row = 0, tiles = (rows + Max - 1) / Max; tiles > 0; --tiles) {
+    int64_t size = (rows - row + tiles - 1) / tiles;
+    switch (size) {
+      case 6: body.template run<6>(row); break;
+      case 5: body.template run<5>(row); break;
+      case 4: body.template run<4>(row); break;
+      case 3: body.template run<3>(row); break;
+      case 2: body.template run<2>(row); break;
+      default: body.template run<1>(row);
     }
-    for (int r = 0; r < R; ++r) finish<S>(g, first_row + r, unit, y[r]);
+    row += size;
+  }
+}
+
+// A piece of K of one panel for the rows of a chunk.
+struct Piece {
+  const Gemm& g;
+  const char* panel;
+  int64_t first_row;
+  GroupRange groups;
+  float* y;
+
+  GroupRange groups_for(int64_t row) const { return {groups.begin, groups.end, groups.fetches && row == 0}; }
+};
+
+template <class Format>
+struct FloatPiece : Piece {
+  template <int R>
+  void run(int64_t row) const {
+    const char* a[R];
+    for (int r = 0; r < R; ++r) a[r] = g.a.row(first_row + row + r);
+    multiply_floats<Format, R>(a, panel, groups_for(row), y + row * kLdy, kLdy);
   }
 };
 
-#if defined(QUIRE_AMX)
-static void gemm_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
-  int panels = panels_of(g);
-  int64_t depth = round_up(g.weight.k, kDepth) / kDepth;
-  alignas(64) float y[kTileRows][2 * kPanel];
-  int configured = 0;
-  for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
-    const char* weight = static_cast<const char*>(g.weight.base) + unit * panels * g.weight.bytes_per_panel();
-    for (int64_t row = 0; row < g.rows; row += kTileRows) {
-      int rows = g.rows - row < kTileRows ? static_cast<int>(g.rows - row) : kTileRows;
-      if (rows != configured) configure_tiles(configured = rows);
-      const uint16_t* a = static_cast<const uint16_t*>(g.a) + row * g.lda;
-      for (int p = 0; p < panels; ++p)
-        multiply_tiles(a, g.lda, weight + p * g.weight.bytes_per_panel(), depth, y[0] + p * kPanel, 2 * kPanel);
-      for (int r = 0; r < rows; ++r) finish<uint16_t>(g, row + r, unit, y[r]);
+template <class Format>
+struct IntPiece : Piece {
+  template <int R>
+  void run(int64_t row) const {
+    if constexpr (R <= kMaxIntRows)
+      multiply_ints<Format, R>(IntRows<R>(g.a, first_row + row), panel, groups_for(row), y + row * kLdy, kLdy);
+  }
+};
+
+// y [rows, 64] += a panel's products, piece by piece. Rows of one tile take a group at a time, which reads memory in order.
+static inline void multiply_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
+  int64_t groups = g.weight.num_groups(), step = rows <= kMaxFloatRows ? 1 : kPieceBytes / g.weight.bytes_per_group();
+  for (int64_t begin = 0; begin < groups; begin += step) {
+    Piece piece{g, panel, first_row, {begin, begin + step < groups ? begin + step : groups, first_row == 0}, y};
+    switch (g.weight.format) {
+      case WeightFormat::kF32: for_even_tiles<kMaxFloatRows>(rows, FloatPiece<Float32>{piece}); break;
+      case WeightFormat::kBF16: for_even_tiles<kMaxFloatRows>(rows, FloatPiece<BFloat16>{piece}); break;
+      case WeightFormat::kInt8: for_even_tiles<kMaxIntRows>(rows, IntPiece<Int8>{piece}); break;
+      case WeightFormat::kInt4: for_even_tiles<kMaxIntRows>(rows, IntPiece<Int4>{piece}); break;
     }
   }
-  _tile_release();
+}
+
+static inline void multiply_unit(const Gemm& g, int64_t unit) {
+  alignas(64) float y[kChunkRows][kLdy];
+  int panels = panels_of(g);
+  for (int64_t row = 0; row < g.rows; row += kChunkRows) {
+    int64_t rows = g.rows - row < kChunkRows ? g.rows - row : kChunkRows;
+    std::memset(y, 0, static_cast<size_t>(rows) * sizeof y[0]);
+    for (int p = 0; p < panels; ++p) multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
+    for (int64_t r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
+  }
+}
+
+#if defined(QUIRE_AMX)
+static inline void multiply_unit_tiles(const Gemm& g, int64_t unit) {
+  alignas(64) float y[kTileRows][kLdy];
+  int panels = panels_of(g);
+  for (int64_t row = 0; row < g.rows; row += kTileRows) {
+    int rows = g.rows - row < kTileRows ? static_cast<int>(g.rows - row) : kTileRows;
+    configure_tiles(rows);
+    const uint16_t* a = reinterpret_cast<const uint16_t*>(g.a.row(row));
+    for (int p = 0; p < panels; ++p)
+      multiply_tiles(a, g.a.stride / 2, g.weight.panel(unit * panels + p), g.weight.num_groups(), y[0] + p * kPanel, kLdy);
+    for (int r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
+  }
 }
 #endif
 
 static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
-  if (g.weight.element == Element::kBF16) return gemm_tiles(g, unit_begin, unit_end);
-#endif
-  for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
-    if (g.weight.element == Element::kF32)
-      for_row_tiles(g.rows, GemmTiles<float, float>{g, unit});
-    else
-      for_row_tiles(g.rows, GemmTiles<uint32_t, uint16_t>{g, unit});
+  if (g.weight.format == WeightFormat::kBF16) {
+    for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit_tiles(g, unit);
+    return _tile_release();
   }
+#endif
+  for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -1,7 +1,9 @@
 // The kernels, compiled once for each instruction set under the namespace QUIRE_ISA.
 #include "attention.h"
 #include "gemm.h"
+#include "pack_panel.h"
 #include "rows.h"
+#include "spin.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -18,32 +20,6 @@ static void softcap_all(float* x, int64_t count, float cap) {
     store_as(x + i, softcap(load_n(x + i, n), cap), n);
   }
 }
-
-// Independent accumulators enough to hide the latency of a multiply-add.
-constexpr int kSpinners = kLanes == 16 ? 24 : 12;
-
-static float spin(Element element, int64_t rounds) {
-#if defined(QUIRE_AMX)
-  if (element == Element::kBF16) return spin_tiles(rounds);
-#endif
-  vf acc[kSpinners];
-  for (vf& x : acc) x = set1(0.0f);
-  vf half = set1(0.5f);
-  vi pair = set1_pair(0x3f003f00u);
-  for (int64_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 24
-    for (int s = 0; s < kSpinners; ++s) acc[s] = element == Element::kF32 ? fma(acc[s], half, half) : dot_pairs(acc[s], pair, pair);
-  }
-  float sum = 0.0f;
-  for (vf x : acc) sum += sum_of(x);
-  return sum;
-}
-
-#if defined(QUIRE_AMX)
-constexpr int64_t kSpinFlopsBF16 = kSpinTileFlops;
-#else
-constexpr int64_t kSpinFlopsBF16 = kSpinners * kLanes * 4;
-#endif
 
 static uint64_t read(const char* data, int64_t num_bytes) {
   constexpr int kStreams = 8;
@@ -65,7 +41,12 @@ static uint64_t read(const char* data, int64_t num_bytes) {
 #define QUIRE_TEXT(x) #x
 #define QUIRE_NAME(x) QUIRE_TEXT(x)
 
-extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), gemm, norm, embed, rotate_append, attend, activate_all, softcap_all, spin, read,
-                                kSpinners * kLanes * 2, kSpinFlopsBF16};
+#if defined(QUIRE_BF16_DOT)
+constexpr RowFormat kBF16Rows = RowFormat::kBF16;
+#else
+constexpr RowFormat kBF16Rows = RowFormat::kRounded;
+#endif
+
+extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8}, pack, gemm, norm, embed, rotate_append, attend, activate_all, softcap_all, spin, read};
 
 }  // namespace quire::QUIRE_ISA

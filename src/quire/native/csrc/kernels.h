@@ -10,9 +10,9 @@
 
 namespace quire {
 
-constexpr int kPanel = 64;     // output columns of one weight panel
-constexpr int kDepth = 32;     // K elements that a bfloat16 panel is padded to
-constexpr int kTile = 32;      // tokens of one K/V tile
+constexpr int kPanel = 64;       // output columns of one weight panel
+constexpr int kGroup = 32;       // elements of K that share a scale; what K is padded to in packed weights
+constexpr int kTile = 32;        // tokens of one K/V tile
 constexpr int kSplitTiles = 16;  // tiles of one attention split: 512 keys, anchored at absolute positions
 
 enum class Element { kF32, kBF16 };
@@ -22,15 +22,73 @@ enum class NormKind { kRms, kLayer };
 inline int64_t element_bytes(Element e) { return e == Element::kF32 ? 4 : 2; }
 inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
-// A weight matrix W [N, K] as panels of 64 output columns, K inside: float32 [N/64][K][64], bfloat16 [N/64][K/2][64][2].
-// Rows beyond N are zero, and so is what rounds the K of bfloat16 up to kDepth: matrix tiles read that much at once.
+// How weights lie in memory. The integer formats hold w = scale * (u - offset) with a bfloat16 scale a group and column.
+enum class WeightFormat { kF32, kBF16, kInt8, kInt4 };
+constexpr int kNumWeightFormats = 4;
+
+// Products take the unsigned values as they are, and take offset * sum(a) off.
+inline int32_t weight_offset(WeightFormat f) { return f == WeightFormat::kInt4 ? 8 : 128; }
+
+// A weight matrix W [N, K] as panels of 64 output columns, in groups of 32 elements of K. A group is rows of 64 words of 32 bits,
+// one for each column:
+//   float32   [N/64][K/32]              [32][64]  an element a word
+//   bfloat16  [N/64][K/32]              [16][64]  a pair
+//   int8      [N/64][K/32] scales [64], [8][64]   a quad
+//   int4      [N/64][K/32] scales [64], [4][64]   two quads, the first in the low halves of the bytes
+// Rows beyond N and elements beyond K are zero.
 struct Panels {
   const void* base;
-  Element element;
+  WeightFormat format;
   int64_t k;
   int64_t num_panels;
 
-  int64_t bytes_per_panel() const { return (element == Element::kF32 ? k * 4 : round_up(k, kDepth) * 2) * kPanel; }
+  int64_t num_groups() const { return (k + kGroup - 1) / kGroup; }
+  int64_t words() const {
+    constexpr int64_t kWords[kNumWeightFormats] = {kGroup, kGroup / 2, kGroup / 4, kGroup / 8};
+    return kWords[static_cast<int>(format)];
+  }
+  int64_t scale_bytes() const { return format == WeightFormat::kInt8 || format == WeightFormat::kInt4 ? 2 * kPanel : 0; }
+  int64_t bytes_per_group() const { return scale_bytes() + words() * 4 * kPanel; }
+  int64_t bytes_per_panel() const { return num_groups() * bytes_per_group(); }
+  char* panel(int64_t p) const { return static_cast<char*>(const_cast<void*>(base)) + p * bytes_per_panel(); }
+  // Word `word` of a panel's column within group `g`.
+  uint32_t* word(int64_t p, int64_t g, int64_t column, int64_t word) const {
+    return reinterpret_cast<uint32_t*>(panel(p) + g * bytes_per_group() + scale_bytes()) + word * kPanel + column;
+  }
+  uint16_t* scales(int64_t p, int64_t g) const { return reinterpret_cast<uint16_t*>(panel(p) + g * bytes_per_group()); }
+};
+
+// How rows of activations are written for a product; each instruction set has one for every weight format.
+//   kF32      float
+//   kRounded  float that holds a bfloat16 value, for those without bfloat16 products
+//   kBF16     bfloat16
+//   kInt8     int8 [K], then for each group a float scale, then for each group int32 -offset * sum(a)
+//   kInt16    the same with int16 [K], four elements as 0 2 1 3, for those that multiply 16-bit pairs
+enum class RowFormat { kF32, kRounded, kBF16, kInt8, kInt16 };
+
+// Rows [.., k] of activations, `stride` bytes apart; zero from k up to a multiple of kGroup.
+struct Rows {
+  char* base;
+  int64_t stride;
+  RowFormat format;
+  int64_t k;
+  int32_t offset;  // of the weights they will meet; integers only
+
+  char* row(int64_t i) const { return base + i * stride; }
+  int64_t num_groups() const { return (k + kGroup - 1) / kGroup; }
+  int64_t values_bytes() const { return num_groups() * kGroup * (format == RowFormat::kInt8 ? 1 : 2); }
+  float* scales(int64_t i) const { return reinterpret_cast<float*>(row(i) + values_bytes()); }
+  int32_t* corrections(int64_t i) const { return reinterpret_cast<int32_t*>(scales(i) + num_groups()); }
+};
+
+// A matrix as it lies in a checkpoint: strides in elements, so slices and transposes need no copy.
+struct SourceMatrix {
+  const void* base;
+  Element element;
+  int64_t rows;
+  int64_t columns;
+  int64_t row_stride;
+  int64_t column_stride;
 };
 
 enum class Epilogue {
@@ -40,11 +98,10 @@ enum class Epilogue {
   kGate,      // panels 2u and 2u+1 are gate and up: hidden[.., u] = act(gate) * up
 };
 
-// y = a W^T + bias. A unit is a panel (kGate: a pair). `out` is float32; `hidden` has the element of `a`.
+// y = a W^T + bias. A unit is a panel (kGate: a pair).
 struct Gemm {
   Panels weight;
-  const void* a;  // [rows, lda], elements as the weight's; bfloat16 zero beyond K up to a multiple of kDepth
-  int64_t lda;
+  Rows a;
   int64_t rows;
   const float* bias;  // [num_panels * 64] or null
   Epilogue epilogue;
@@ -52,24 +109,21 @@ struct Gemm {
   float* out;  // [rows, ldo]
   int64_t ldo;
   int64_t num_columns;  // columns of `out` that exist
-  void* hidden;         // [rows, ldh]
-  int64_t ldh;
+  Rows hidden;
 };
 
 // out = norm(x) * weight (+ bias), or x itself without a weight. A unit is a row.
 struct Norm {
   NormKind kind;
   float eps;
-  const float* weight;  // null: no normalisation, only the conversion to `out_element`
+  const float* weight;  // null: no normalisation, only the conversion to the format of `out`
   const float* bias;    // null for RMS
-  const float* x;     // [rows, ldx]
+  const float* x;       // [rows, ldx]
   int64_t ldx;
   const int32_t* rows;  // row i of the output reads row rows[i] of x; null: row i
   int64_t size;
-  void* out;  // [.., ldo] in `out_element`, or float32 residual to add to when `adds`
-  int64_t ldo;
-  Element out_element;
-  bool adds;
+  Rows out;
+  bool adds;  // `out` is the float32 residual, to be added to
 };
 
 // x = embedding row * scale (+ learned position). A unit is a row.
@@ -151,6 +205,8 @@ inline int64_t attention_scratch(int64_t group, int64_t head_dim) {
 
 struct Kernels {
   const char* name;
+  RowFormat row_formats[kNumWeightFormats];  // what `gemm` reads for each weight format
+  void (*pack)(const SourceMatrix&, int64_t first_row, const Panels&, int64_t panel);
   void (*gemm)(const Gemm&, int64_t unit_begin, int64_t unit_end);
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
@@ -159,10 +215,8 @@ struct Kernels {
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
   // Canaries: the most this instruction set can do, to stand beside every measurement.
-  float (*spin)(Element, int64_t rounds);                  // multiply-adds in registers; a sum, so that it is not dropped
-  uint64_t (*read)(const char* data, int64_t num_bytes);  // reads whole cache lines, in order
-  int64_t spin_flops_f32;                                  // operations of one round
-  int64_t spin_flops_bf16;
+  int64_t (*spin)(WeightFormat, int64_t rounds, float& sink);  // multiply-adds in registers; returns how many operations
+  uint64_t (*read)(const char* data, int64_t num_bytes);      // reads whole cache lines, in order
 };
 
 namespace generic { extern const Kernels kernels; }

@@ -12,6 +12,7 @@
 namespace quire::QUIRE_ISA {
 
 constexpr int kTileRows = 16;
+static_assert(kGroup == 32, "a tile multiplies 32 bfloat16 elements of K at once");
 
 // Palette 1: tiles 0 to 3 hold sums, 4 activations, 5 to 7 weights.
 struct alignas(64) TileConfig {
@@ -36,24 +37,24 @@ static inline void configure_tiles(int rows) {
   _tile_loadconfig(&config);
 }
 
-// y [rows, ldo] = a [rows, lda] times one panel of `depth` steps of 32 elements.
+// y [rows, ldo] = a [rows, lda] times one panel of `depth` groups.
 static inline void multiply_tiles(const uint16_t* a, int64_t lda, const char* panel, int64_t depth, float* y, int64_t ldo) {
-  constexpr int64_t kPairBytes = kPanel * 2 * sizeof(uint16_t);
+  constexpr int64_t kRowBytes = kPanel * 4;
   finish_writes();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int64_t step = 0; step < depth; ++step) {
-    const char* w = panel + step * (kDepth / 2) * kPairBytes;
-    _tile_loadd(4, a + step * kDepth, lda * static_cast<int64_t>(sizeof(uint16_t)));
-    _tile_loadd(5, w, kPairBytes);
+    const char* w = panel + step * (kGroup / 2) * kRowBytes;
+    _tile_loadd(4, a + step * kGroup, lda * static_cast<int64_t>(sizeof(uint16_t)));
+    _tile_loadd(5, w, kRowBytes);
     _tile_dpbf16ps(0, 4, 5);
-    _tile_loadd(6, w + 64, kPairBytes);
+    _tile_loadd(6, w + 64, kRowBytes);
     _tile_dpbf16ps(1, 4, 6);
-    _tile_loadd(7, w + 128, kPairBytes);
+    _tile_loadd(7, w + 128, kRowBytes);
     _tile_dpbf16ps(2, 4, 7);
-    _tile_loadd(5, w + 192, kPairBytes);
+    _tile_loadd(5, w + 192, kRowBytes);
     _tile_dpbf16ps(3, 4, 5);
   }
   int64_t stride = ldo * static_cast<int64_t>(sizeof(float));
@@ -63,8 +64,8 @@ static inline void multiply_tiles(const uint16_t* a, int64_t lda, const char* pa
   _tile_stored(3, y + 48, stride);
 }
 
-// Four independent products a round; returns something that depends on them.
-static inline float spin_tiles(int64_t rounds) {
+// Four independent products a round; see spin.h.
+static inline int64_t spin_tiles(int64_t rounds, float& sink) {
   alignas(64) float sums[kTileRows * 16];
   configure_tiles(kTileRows);
   for (float& x : sums) x = 0.0f;
@@ -83,9 +84,8 @@ static inline float spin_tiles(int64_t rounds) {
   }
   _tile_stored(0, sums, 64);
   _tile_release();
-  return sums[0] + 1.0f;
+  sink += sums[0];
+  return rounds * 4 * 2 * kTileRows * 16 * kGroup;
 }
-
-constexpr int64_t kSpinTileFlops = 4 * 2 * kTileRows * 16 * kDepth;
 
 }  // namespace quire::QUIRE_ISA

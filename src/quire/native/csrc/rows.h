@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "rows_format.h"
 #include "vecmath.h"
 
 namespace quire::QUIRE_ISA {
@@ -25,46 +26,55 @@ static inline float mean_of(const float* x, int64_t size) {
   return sum_of(sum) / static_cast<float>(size);
 }
 
-template <class T>
-static inline void write_copied(const Norm& a, const float* x, T* out) {
-  for (int64_t i = 0; i < a.size; i += kLanes) {
-    int n = lanes_left(i, a.size);
-    store_as(out + i, load_n(x + i, n), n);
+// The n normalised values from column i on, or the values themselves where there is no weight; zero beyond.
+static inline void normed_values(const Norm& a, const float* x, int64_t i, vf mean, vf factor, float* y) {
+  for (int64_t c = 0; c < kGroup; c += kLanes) {
+    int n = i + c < a.size ? lanes_left(i + c, a.size) : 0;
+    vf value = load_n(x + i + c, n);
+    if (a.weight) {
+      value = mul(mul(sub(value, mean), factor), load_n(a.weight + i + c, n));
+      if (a.bias) value = add(value, load_n(a.bias + i + c, n));
+      value = if_less(lane_index(), set1(static_cast<float>(n)), value, set1(0.0f));
+    }
+    store(y + c, value);
   }
 }
 
-template <class T>
-static inline void write_normed(const Norm& a, const float* x, T* out) {
-  if (!a.weight) return write_copied(a, x, out);
-  float mean = a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
-  vf factor = inverse_sqrt(mean_square(x, a.size, mean) + a.eps);
-  for (int64_t i = 0; i < a.size; i += kLanes) {
-    int n = lanes_left(i, a.size);
-    vf y = mul(mul(sub(load_n(x + i, n), set1(mean)), factor), load_n(a.weight + i, n));
-    if (a.bias) y = add(y, load_n(a.bias + i, n));
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (a.adds) y = add(load_n(out + i, n), y);
-    }
-    store_as(out + i, y, n);
+static inline void add_values(float* residual, const float* y, int n) {
+  for (int c = 0; c < n; c += kLanes) {
+    int lanes = lanes_left(c, n);
+    store_as(residual + c, add(load_n(residual + c, lanes), load(y + c)), lanes);
+  }
+}
+
+static inline void norm_row(const Norm& a, const float* x, int64_t row) {
+  float mean = a.weight && a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
+  vf factor = a.weight ? inverse_sqrt(mean_square(x, a.size, mean) + a.eps) : set1(1.0f);
+  for (int64_t i = 0; i < a.size; i += kGroup) {
+    float y[kGroup];
+    int n = a.size - i < kGroup ? static_cast<int>(a.size - i) : kGroup;
+    normed_values(a, x, i, set1(mean), factor, y);
+    if (a.adds)
+      add_values(reinterpret_cast<float*>(a.out.row(row)) + i, y, n);
+    else
+      write_group(a.out, row, i, y, n);
   }
 }
 
 static void norm(const Norm& a, int64_t row_begin, int64_t row_end) {
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    const float* x = a.x + (a.rows ? a.rows[row] : row) * a.ldx;
-    if (a.out_element == Element::kF32)
-      write_normed(a, x, static_cast<float*>(a.out) + row * a.ldo);
-    else
-      write_normed(a, x, static_cast<uint16_t*>(a.out) + row * a.ldo);
-  }
+  for (int64_t row = row_begin; row < row_end; ++row) norm_row(a, a.x + (a.rows ? a.rows[row] : row) * a.ldx, row);
 }
 
 // Element k of output column `n`, out of the packed panels.
 static inline float weight_at(const Panels& w, int64_t n, int64_t k) {
-  const char* panel = static_cast<const char*>(w.base) + n / kPanel * w.bytes_per_panel();
-  int64_t lane = n % kPanel;
-  if (w.element == Element::kF32) return reinterpret_cast<const float*>(panel)[k * kPanel + lane];
-  return from_bf16(reinterpret_cast<const uint16_t*>(panel)[(k / 2 * kPanel + lane) * 2 + k % 2]);
+  int64_t panel = n / kPanel, column = n % kPanel, group = k / kGroup, element = k % kGroup;
+  int64_t per_word = kGroup / w.words();
+  uint32_t word = *w.word(panel, group, column, element / per_word);
+  if (w.format == WeightFormat::kF32) return float_of(word);
+  if (w.format == WeightFormat::kBF16) return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
+  uint32_t byte = word >> (element % 4 * 8);
+  int32_t u = static_cast<int32_t>(w.format == WeightFormat::kInt8 ? byte & 0xff : byte >> (element / 4 % 2 * 4) & 0xf);
+  return from_bf16(w.scales(panel, group)[column]) * static_cast<float>(u - weight_offset(w.format));
 }
 
 static void embed(const Embed& a, int64_t row_begin, int64_t row_end) {
@@ -78,8 +88,8 @@ static void embed(const Embed& a, int64_t row_begin, int64_t row_end) {
 }
 
 static inline void norm_in_place(float* x, const float* weight, int64_t size, float eps) {
-  Norm n{NormKind::kRms, eps, weight, nullptr, x, size, nullptr, size, x, size, Element::kF32, false};
-  write_normed(n, x, x);
+  Rows out{reinterpret_cast<char*>(x), 0, RowFormat::kF32, size, 0};
+  norm_row(Norm{NormKind::kRms, eps, weight, nullptr, x, size, nullptr, size, out, false}, x, 0);
 }
 
 static inline void norm_heads(const RotateAppend& a, float* x, const float* weight, int64_t heads) {

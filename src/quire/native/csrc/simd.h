@@ -43,12 +43,42 @@ static inline vf power_of_two(vf n) {
 }
 static inline vf lane_index() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 
+static inline vf magnitude(vf x) { return _mm512_abs_ps(x); }
+
 static inline vi set1_pair(uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
 static inline vi load_pairs(const uint32_t* p) { return _mm512_loadu_si512(p); }
 static inline vi keep_bits(vi x, uint32_t mask) { return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(mask))); }
 static inline vi xor_bits(vi a, vi b) { return _mm512_xor_si512(a, b); }
 static inline vf even_of(vi x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm512_castsi512_ps(keep_bits(x, 0xffff0000u)); }
+static inline vf to_float(vi x) { return _mm512_cvtepi32_ps(x); }
+static inline vf rounded_to_bf16(vf x) {
+  vi bits = _mm512_castps_si512(x);
+  vi odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  vi rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_castsi512_ps(keep_bits(_mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000)), 0xffff0000u));
+}
+static inline vf load_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+}
+
+// Stores 32 values of x * factor, rounded to integers, and returns their sum; as int16 four at a time in the order 0 2 1 3.
+static inline vi store_quantised_lanes(int8_t* p, const float* x, vf factor) {
+  vi q = _mm512_cvtps_epi32(mul(load(x), factor));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
+  return q;
+}
+static inline vi store_quantised_lanes(int16_t* p, const float* x, vf factor) {
+  vi q = _mm512_cvtps_epi32(mul(load(x), factor));
+  const __m256i order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(q), order));
+  return q;
+}
+template <class T>
+static inline int32_t store_quantised(T* p, const float* x, vf factor) {
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(store_quantised_lanes(p, x, factor), store_quantised_lanes(p + 16, x + 16, factor)));
+}
 
 #if defined(QUIRE_BF16_DOT)
 static inline vf dot_pairs(vf acc, vi a, vi b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
@@ -57,12 +87,8 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 }
 #else
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
-  vi bits = _mm512_castps_si512(x);
-  vi odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  vi rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-  __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
-  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+  vi rounded = _mm512_srli_epi32(_mm512_castps_si512(rounded_to_bf16(x)), 16);
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), _mm512_cvtepi32_epi16(rounded));
 }
 #endif
 
@@ -94,12 +120,50 @@ static inline vf power_of_two(vf n) {
 }
 static inline vf lane_index() { return _mm256_set_ps(7, 6, 5, 4, 3, 2, 1, 0); }
 
+static inline vf magnitude(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+
 static inline vi set1_pair(uint32_t pair) { return _mm256_set1_epi32(static_cast<int>(pair)); }
 static inline vi load_pairs(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 static inline vi keep_bits(vi x, uint32_t mask) { return _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(mask))); }
 static inline vi xor_bits(vi a, vi b) { return _mm256_xor_si256(a, b); }
 static inline vf even_of(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm256_castsi256_ps(keep_bits(x, 0xffff0000u)); }
+static inline vf to_float(vi x) { return _mm256_cvtepi32_ps(x); }
+static inline vf rounded_to_bf16(vf x) {
+  vi bits = _mm256_castps_si256(x);
+  vi odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  vi rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  vf quiet_nan = _mm256_or_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000)));
+  vf chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet_nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return _mm256_castsi256_ps(keep_bits(_mm256_castps_si256(chosen), 0xffff0000u));
+}
+static inline vf load_bf16(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+}
+
+// Sixteen values of x * factor, rounded to 16-bit integers in order.
+static inline vi quantised_pairs(const float* x, vf factor) {
+  vi low = _mm256_cvtps_epi32(mul(load(x), factor)), high = _mm256_cvtps_epi32(mul(load(x + 8), factor));
+  return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+}
+static inline int32_t sum_of_pairs(vi a, vi b) {
+  vi sums = _mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1));
+  int32_t lanes[8];
+  std::memcpy(lanes, &sums, sizeof sums);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
+}
+static inline int32_t store_quantised(int8_t* p, const float* x, vf factor) {
+  vi a = quantised_pairs(x, factor), b = quantised_pairs(x + 16, factor);
+  _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8));
+  return sum_of_pairs(a, b);
+}
+static inline int32_t store_quantised(int16_t* p, const float* x, vf factor) {
+  vi a = quantised_pairs(x, factor), b = quantised_pairs(x + 16, factor);
+  const vi order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
+  _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_shuffle_epi8(a, order));
+  _mm256_storeu_si256(reinterpret_cast<vi*>(p + 16), _mm256_shuffle_epi8(b, order));
+  return sum_of_pairs(a, b);
+}
 
 #else
 
@@ -135,6 +199,8 @@ static inline vf to_nearest(vf x) {
 static inline vf power_of_two(vf n) { return (vf)((__builtin_convertvector(n, vi) + 127) << 23); }
 static inline vf lane_index() { return vf{0, 1, 2, 3}; }
 
+static inline vf magnitude(vf x) { return (vf)((vi)x & vi{0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff}); }
+
 static inline vi set1_pair(uint32_t pair) {
   int32_t bits = static_cast<int32_t>(pair);
   return vi{bits, bits, bits, bits};
@@ -148,6 +214,29 @@ static inline vi keep_bits(vi x, uint32_t mask) { return x & set1_pair(mask); }
 static inline vi xor_bits(vi a, vi b) { return a ^ b; }
 static inline vf even_of(vi x) { return (vf)(x << 16); }
 static inline vf odd_of(vi x) { return (vf)keep_bits(x, 0xffff0000u); }
+static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
+static inline vf rounded_to_bf16(vf x) {
+  vi bits = (vi)x;
+  vi rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  vi chosen = x == x ? rounded : bits | 0x400000;
+  return (vf)keep_bits(chosen, 0xffff0000u);
+}
+static inline vf load_bf16(const uint16_t* p) {
+  return (vf)(vi{p[0], p[1], p[2], p[3]} << 16);
+}
+template <class T>
+static inline int32_t store_quantised(T* p, const float* x, vf factor) {
+  constexpr int kOrder[kLanes] = {0, sizeof(T) == 1 ? 1 : 2, sizeof(T) == 1 ? 2 : 1, 3};
+  int32_t sum = 0;
+  for (int i = 0; i < 32; i += kLanes) {
+    vi q = __builtin_convertvector(to_nearest(mul(load(x + i), factor)), vi);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      p[i + lane] = static_cast<T>(q[kOrder[lane]]);
+      sum += q[lane];
+    }
+  }
+  return sum;
+}
 
 #endif
 
@@ -159,6 +248,13 @@ static inline vf dot_pairs(vf acc, vi a, vi b) {
 }
 #endif
 
+// sum += a * b, in the register of `sum`. With sixteen registers GCC 12 would move sums about and spill them.
+#if QUIRE_LANES == 8
+static inline void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+#else
+static inline void add_product(vf& sum, vf a, vf b) { sum = fma(a, b, sum); }
+#endif
+
 static inline uint16_t to_bf16(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -166,12 +262,13 @@ static inline uint16_t to_bf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-static inline float from_bf16(uint16_t x) {
-  uint32_t bits = static_cast<uint32_t>(x) << 16;
+static inline float float_of(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof value);
   return value;
 }
+
+static inline float from_bf16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
 
 #if QUIRE_LANES != 16
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {

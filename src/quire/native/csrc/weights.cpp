@@ -8,8 +8,8 @@ namespace quire {
 
 static int64_t panels_of(int64_t rows) { return round_up(rows, kPanel) / kPanel; }
 
-static void make(PackedMatrix& matrix, int64_t num_panels, int64_t k, Element element) {
-  if (matrix.is_empty()) matrix = PackedMatrix(num_panels, k, element);
+static void make(PackedMatrix& matrix, int64_t num_panels, int64_t k, WeightFormat format) {
+  if (matrix.is_empty()) matrix = PackedMatrix(num_panels, k, format);
 }
 
 // "layers.12.attn.q" -> 12 and "attn.q"; other names are left whole with layer 0.
@@ -40,8 +40,8 @@ static void check_shape(const ModelShape& s) {
   }
 }
 
-Decoder::Decoder(ModelShape shape, Element weights, const std::string& isa, int num_threads)
-    : shape_(std::move(shape)), element_(weights), kernels_(choose_kernels(isa)), threads_(num_threads), layers_(shape_.layers.size()) {
+Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads)
+    : shape_(std::move(shape)), format_(weights), kernels_(choose_kernels(isa)), threads_(num_threads), layers_(shape_.layers.size()) {
   check_shape(shape_);
 }
 
@@ -50,27 +50,27 @@ Slice Decoder::find_slice(const std::string& name) {
   int64_t index = split_layer(part);
   if (part == "embed" || part == "head") {
     PackedMatrix& matrix = part == "embed" ? embed_ : head_;
-    make(matrix, panels_of(shape_.vocab_size), shape_.hidden_size, element_);
+    make(matrix, panels_of(shape_.vocab_size), shape_.hidden_size, format_);
     return {&matrix, nullptr, shape_.vocab_size, 0, 1};
   }
   Layer& layer = layers_.at(static_cast<size_t>(index));
   int64_t query = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
   if (part == "attn.q" || part == "attn.k" || part == "attn.v") {
-    make(layer.qkv, panels_of(query) + 2 * panels_of(kv), shape_.hidden_size, element_);
+    make(layer.qkv, panels_of(query) + 2 * panels_of(kv), shape_.hidden_size, format_);
     if (part == "attn.q") return {&layer.qkv, &layer.qkv_bias, query, 0, 1};
     return {&layer.qkv, &layer.qkv_bias, kv, panels_of(query) + (part == "attn.v" ? panels_of(kv) : 0), 1};
   }
   if (part == "attn.out") {
-    make(layer.out, panels_of(shape_.hidden_size), query, element_);
+    make(layer.out, panels_of(shape_.hidden_size), query, format_);
     return {&layer.out, &layer.out_bias, shape_.hidden_size, 0, 1};
   }
   if (part == "ffn.gate" || part == "ffn.up") {
     int64_t step = shape_.is_ffn_gated ? 2 : 1;
-    make(layer.up, panels_of(shape_.ffn_size) * step, shape_.hidden_size, element_);
+    make(layer.up, panels_of(shape_.ffn_size) * step, shape_.hidden_size, format_);
     return {&layer.up, &layer.up_bias, shape_.ffn_size, part == "ffn.up" ? step - 1 : 0, step};
   }
   if (part == "ffn.down") {
-    make(layer.down, panels_of(shape_.hidden_size), shape_.ffn_size, element_);
+    make(layer.down, panels_of(shape_.hidden_size), shape_.ffn_size, format_);
     return {&layer.down, &layer.down_bias, shape_.hidden_size, 0, 1};
   }
   throw std::invalid_argument("no weight is called '" + name + "'");
@@ -81,7 +81,7 @@ void Decoder::set_matrix(const std::string& name, const SourceMatrix& source) {
   Slice slice = find_slice(name);
   if (source.rows != slice.rows || source.columns != slice.matrix->panels().k)
     throw std::invalid_argument("'" + name + "' has the wrong shape");
-  slice.matrix->pack(source, slice.first_panel, slice.panel_step, threads_);
+  slice.matrix->pack(kernels_, source, slice.first_panel, slice.panel_step, threads_);
 }
 
 std::vector<float>* Decoder::find_vector(const std::string& name) {

@@ -1,0 +1,90 @@
+"""Integer formats as the native core computes them, in NumPy: what a matrix or a row of activations becomes.
+
+    weight        w ~ scale * q    q in [-128, 127] (int8) or [-8, 7] (int4), one bfloat16 scale for 32 elements of K
+    activations   a ~ scale * q    q in [-127, 127], one float32 scale for 32 elements of K, chosen anew for every row
+
+Every step is a single rounded float32 operation in the order of `pack_panel.h` and `rows_format.h`, so weights equal the
+core's bit by bit, and rows do up to ties.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.config import Quantize
+from quire.models.weights import round_to_bfloat16
+
+GROUP = 32
+_SMALLEST = np.float32(1e-30)
+_TRIES = 12
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def quantised_weights(weight: Float32Array, quantize: Quantize) -> Float32Array:
+    """Returns a matrix [N, K] as it is after packing: integers times their scales."""
+    groups = _grouped(weight)
+    steps = np.float32(8 if quantize is Quantize.INT4 else 128)
+    extreme = _extremes(groups)
+    is_zero = np.abs(extreme) < _SMALLEST
+    divisor = np.where(is_zero, np.float32(1), extreme)
+    wanted = _best_int4_scales(groups, divisor) if quantize is Quantize.INT4 else divisor / -steps
+    scale = _rounded(np.where(is_zero, np.float32(0), wanted))
+    inverse = np.where(is_zero, np.float32(0), np.float32(1) / np.where(is_zero, np.float32(1), scale))
+    integers = np.rint(np.clip(groups * inverse[..., None], -steps, steps - 1))
+    return _ungrouped(integers * scale[..., None], weight.shape[1])
+
+
+def quantised_rows(rows: Float32Array) -> Float32Array:
+    """Returns activations [T, K] as a product with integer weights sees them."""
+    groups = _grouped(rows)
+    highest = np.abs(groups).max(axis=-1)
+    is_zero = highest <= _SMALLEST
+    inverse = np.where(is_zero, np.float32(0), np.float32(127) / np.where(is_zero, np.float32(1), highest))
+    integers = np.rint(groups * inverse[..., None])
+    return _ungrouped(integers * (highest * np.float32(1 / 127))[..., None], rows.shape[1])
+
+
+def _best_int4_scales(groups: Float32Array, extreme: Float32Array) -> Float32Array:
+    """Returns, of steps of several sizes, the scale of least squares that leaves the least error."""
+    units = groups * (np.float32(1) / extreme)[..., None]
+    best, most = np.full_like(extreme, -0.125), np.full_like(extreme, -1)
+    for index in range(_TRIES):
+        integers = np.rint(np.clip(units * np.float32(-6.25 - 0.25 * index), -8, 7))
+        dot, square = _sum_of_group(units * integers), _sum_of_group(integers * integers)
+        is_better = (square > 0) & (dot * dot > most * square)
+        some = np.where(is_better, square, np.float32(1))
+        most, best = np.where(is_better, dot * dot / some, most), np.where(is_better, dot / some, best)
+    return best * extreme
+
+
+def _sum_of_group(values: Float32Array) -> Float32Array:
+    """Returns sums over the last axis: eight lanes, each in order, then the lanes in pairs."""
+    lanes = values.reshape(*values.shape[:-1], 4, 8)
+    sums: Float32Array = np.zeros_like(lanes[..., 0, :])
+    for part in range(4):
+        sums = sums + lanes[..., part, :]
+    halves = sums[..., :4] + sums[..., 4:]
+    result: Float32Array = (halves[..., 0] + halves[..., 2]) + (halves[..., 1] + halves[..., 3])
+    return result
+
+
+def _extremes(groups: Float32Array) -> Float32Array:
+    """Returns the value of largest magnitude of each group, with its sign; the positive one of a tie."""
+    high, low = groups.max(axis=-1), groups.min(axis=-1)
+    return np.where(-low > high, low, high)
+
+
+def _rounded(values: Float32Array) -> Float32Array:
+    return (round_to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+
+
+def _grouped(values: Float32Array) -> Float32Array:
+    """Returns [.., K / 32, 32], filled up with zeros."""
+    num_missing = -values.shape[1] % GROUP
+    return np.pad(values, ((0, 0), (0, num_missing))).reshape(len(values), -1, GROUP)
+
+
+def _ungrouped(groups: Float32Array, size: int) -> Float32Array:
+    return np.ascontiguousarray(groups.reshape(len(groups), -1)[:, :size], dtype=np.float32)

@@ -1,0 +1,132 @@
+// Micro-kernels over float32 and bfloat16 panels: R rows of activations times V vectors of columns, fed in K order.
+//
+// The sums live in `y` between calls, so that a panel can be read a piece of K at a time while it is in the first-level cache.
+// Leaving registers rounds nothing: an output is one lane whose additions happen in the same order whatever R, V and the
+// pieces are.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace quire::QUIRE_ISA {
+
+// Vectors of columns beside R rows of sums: all that fit into registers.
+template <int R>
+constexpr int kFloatVectors = kLanes == 16 ? 4 : R == 1 ? 8 : R == 2 ? 4 : 2;
+
+constexpr int kMaxFloatRows = 6;
+
+template <int R, int V>
+struct Sums {
+  vf at[R][V];
+
+  void load_from(const float* y, int64_t ldy) {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) at[r][v] = load(y + r * ldy + v * kLanes);
+  }
+  void store_to(float* y, int64_t ldy) const {
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < V; ++v) store(y + r * ldy + v * kLanes, at[r][v]);
+  }
+  void add(const char* const (&a)[R], int64_t k, const vf (&columns)[V]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      vf x = set1(reinterpret_cast<const float*>(a[r])[k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) add_product(at[r][v], x, columns[v]);
+    }
+  }
+};
+
+// Fetches a whole row of words some way ahead. Tiles of few rows wait for memory, and read a row in several passes: only
+// fetches in the order of addresses keep the memory system busy.
+static inline void fetch_row(const uint32_t* row) {
+  constexpr int64_t kAhead = 4096;
+#pragma GCC unroll 4
+  for (int64_t line = 0; line < 4 * kPanel; line += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + kAhead + line, 0, 3);
+}
+
+// Groups [begin, end) of K; `fetches` where nobody read them before.
+struct GroupRange {
+  int64_t begin;
+  int64_t end;
+  bool fetches;
+};
+
+// Makes the compiler forget what it read from `p`: reading it again is cheaper than the registers it would keep.
+template <class T>
+static inline const T* read_anew(const T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+struct Float32 {
+  static constexpr int kWords = kGroup;
+
+  // A group: `k` is its first element, `w` its first row of words from the columns on.
+  template <int R, int V>
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, bool fetches, Sums<R, V>& sums) {
+    for (int i = 0; i < kGroup; ++i) {
+      vf columns[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) columns[v] = load(reinterpret_cast<const float*>(w + i * kPanel + v * kLanes));
+      if (fetches) fetch_row(w + i * kPanel);
+      sums.add(a, k + i, columns);
+    }
+  }
+};
+
+struct BFloat16 {
+  static constexpr int kWords = kGroup / 2;
+
+#if defined(QUIRE_BF16_DOT)
+  template <int R, int V>
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, bool fetches, Sums<R, V>& sums) {
+    for (int i = 0; i < kWords; ++i) {
+      vi columns[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) columns[v] = load_pairs(w + i * kPanel + v * kLanes);
+      if (fetches) fetch_row(w + i * kPanel);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        vi x = set1_pair(reinterpret_cast<const uint32_t*>(a[r])[k / 2 + i]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sums.at[r][v] = dot_pairs(sums.at[r][v], x, columns[v]);
+      }
+    }
+  }
+#else
+  // Rows are floats here: the even element of every pair first, then the odd one.
+  template <int R, int V>
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, bool fetches, Sums<R, V>& sums) {
+    for (int i = 0; i < kWords; ++i) {
+      const uint32_t* pairs = w + i * kPanel;
+      vf columns[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) columns[v] = even_of(load_pairs(pairs + v * kLanes));
+      if (fetches) fetch_row(pairs);
+      sums.add(a, k + 2 * i, columns);
+      pairs = read_anew(pairs);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) columns[v] = odd_of(load_pairs(pairs + v * kLanes));
+      sums.add(a, k + 2 * i + 1, columns);
+    }
+  }
+#endif
+};
+
+// y [R, 64] += the products of some groups of K of one panel.
+template <class Format, int R>
+static inline void multiply_floats(const char* const (&a)[R], const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
+  constexpr int V = kFloatVectors<R>;
+  for (int column = 0; column < kPanel; column += V * kLanes) {
+    const uint32_t* w = reinterpret_cast<const uint32_t*>(panel) + column;
+    Sums<R, V> sums;
+    sums.load_from(y + column, ldy);
+    for (int64_t group = groups.begin; group < groups.end; ++group)
+      Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, groups.fetches && column == 0, sums);
+    sums.store_to(y + column, ldy);
+  }
+}
+
+}  // namespace quire::QUIRE_ISA
