@@ -65,7 +65,10 @@ static inline V dot_wrapping(const V& sum, const V& a, const V& b) {
   Lanes<A, V> x(a);
   Lanes<B, V> y(b);
   constexpr int kPer = static_cast<int>(4 / sizeof(A));
-  for (int i = 0; i < x.kCount; ++i) out.at[i / kPer] += static_cast<uint32_t>(static_cast<int>(x.at[i]) * static_cast<int>(y.at[i]));
+  for (int i = 0; i < x.kCount; ++i) {
+    int product = x.at[i] * y.at[i];
+    out.at[i / kPer] += static_cast<uint32_t>(product);
+  }
   return out.vector();
 }
 
@@ -84,13 +87,16 @@ static inline V dot_saturating(const V& sum, const V& a, const V& b) {
   return out.vector();
 }
 
-#define QUIRE_DOT(prefix, V)                                                                                                     \
-  static inline V prefix##_dpbusd_epi32(const V& sum, const V& a, const V& b) { return dot_wrapping<uint8_t, int8_t>(sum, a, b); }   \
-  static inline V prefix##_dpwssd_epi32(const V& sum, const V& a, const V& b) { return dot_wrapping<int16_t, int16_t>(sum, a, b); }  \
-  static inline V prefix##_dpbusds_epi32(const V& sum, const V& a, const V& b) { return dot_saturating<uint8_t, int8_t>(sum, a, b); } \
-  static inline V prefix##_dpwssds_epi32(const V& sum, const V& a, const V& b) { return dot_saturating<int16_t, int16_t>(sum, a, b); }
-QUIRE_DOT(_mm512, __m512i)
-QUIRE_DOT(_mm256, __m256i)
+#define QUIRE_DOT(prefix, V, name, product, A, B) \
+  static inline V prefix##_##name##_epi32(const V& sum, const V& a, const V& b) { return product<A, B>(sum, a, b); }
+#define QUIRE_DOTS(prefix, V)                                    \
+  QUIRE_DOT(prefix, V, dpbusd, dot_wrapping, uint8_t, int8_t)    \
+  QUIRE_DOT(prefix, V, dpwssd, dot_wrapping, int16_t, int16_t)   \
+  QUIRE_DOT(prefix, V, dpbusds, dot_saturating, uint8_t, int8_t) \
+  QUIRE_DOT(prefix, V, dpwssds, dot_saturating, int16_t, int16_t)
+QUIRE_DOTS(_mm512, __m512i)
+QUIRE_DOTS(_mm256, __m256i)
+#undef QUIRE_DOTS
 #undef QUIRE_DOT
 
 }  // namespace quire::QUIRE_ISA

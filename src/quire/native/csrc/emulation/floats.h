@@ -48,24 +48,20 @@ QUIRE_MASKED(_mm512, __m512, float, div_ps)
 QUIRE_MASKED(_mm512, __m512, float, max_ps)
 QUIRE_MASKED(_mm512, __m512, float, min_ps)
 
-// One predicate of the 32 of VCMPPS (SDM, table "Comparison Predicate"); bit 4 only chooses which NaNs signal.
-static inline bool compare(float a, float b, int predicate) {
-  constexpr unsigned kTrueUnordered = 0x8778;  // bit p: what predicate p says of a NaN
-  if (a != a || b != b) return kTrueUnordered >> (predicate & 15) & 1;
-  switch (predicate & 7) {
-    case 0: return a == b;
-    case 1: return a < b;
-    case 2: return a <= b;
-    case 3: return false;
-    case 4: return a != b;
-    case 5: return a >= b;
-    case 6: return a > b;
-    default: return true;
-  }
+// Predicate p of the 32 of VCMPPS (SDM, table "Comparison Predicate"; bit 4 only chooses which NaNs signal). Bit p of a table
+// says whether it holds of lanes that are less, equal, greater or unordered.
+static inline unsigned compare(__m256 a, __m256 b, int p) {
+  constexpr unsigned kLess = 0x96, kEqual = 0xa5, kGreater = 0xf0, kUnordered = 0x8778;
+  unsigned less = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+  unsigned equal = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)));
+  unsigned greater = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+  unsigned unordered = 0xffu & ~(less | equal | greater);
+  return less * (kLess >> (p & 7) & 1) | equal * (kEqual >> (p & 7) & 1) | greater * (kGreater >> (p & 7) & 1) |
+         unordered * (kUnordered >> (p & 15) & 1);
 }
 
 static inline __mmask16 _mm512_cmp_ps_mask(const __m512& a, const __m512& b, int predicate) {
-  return where<float>(a, b, [predicate](float x, float y) { return compare(x, y, predicate); });
+  return static_cast<__mmask16>(compare(a.low, b.low, predicate) | compare(a.high, b.high, predicate) << 8);
 }
 static inline __mmask16 _mm512_mask_cmp_ps_mask(__mmask16 mask, const __m512& a, const __m512& b, int predicate) {
   return static_cast<__mmask16>(mask & _mm512_cmp_ps_mask(a, b, predicate));
@@ -90,7 +86,8 @@ static inline __m512 _mm512_cvtph_ps(__m256i a) {
   return {_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1))};
 }
 static inline __m256i _mm512_cvtps_ph(const __m512& a, int control) {
-  require((control & 7) == _MM_FROUND_TO_NEAREST_INT || (control & 7) == _MM_FROUND_CUR_DIRECTION, "float16 rounds to nearest even here");
+  int rounding = control & 7;
+  require(rounding == _MM_FROUND_TO_NEAREST_INT || rounding == _MM_FROUND_CUR_DIRECTION, "float16 rounds to nearest even here");
   return _mm256_set_m128i(_mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT), _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
 }
 

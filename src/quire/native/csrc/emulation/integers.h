@@ -5,8 +5,8 @@
 
 namespace quire::QUIRE_ISA {
 
-#define QUIRE_TWICE_INT(name, T)                          \
-  QUIRE_TWICE_2(__m512i, name, _mm256_##name)             \
+#define QUIRE_TWICE_INT(name, T)              \
+  QUIRE_TWICE_2(__m512i, name, _mm256_##name) \
   QUIRE_MASKED(_mm512, __m512i, T, name)
 QUIRE_TWICE_INT(add_epi8, int8_t)
 QUIRE_TWICE_INT(add_epi16, int16_t)
@@ -68,7 +68,7 @@ QUIRE_TWICE_2(__m512i, mul_epu32, _mm256_mul_epu32)
 QUIRE_TWICE_2(__m512i, sad_epu8, _mm256_sad_epu8)
 
 // Bitwise operations differ by the size of lanes only where a mask chooses them.
-#define QUIRE_BITWISE(name)                                  \
+#define QUIRE_BITWISE(name)                                   \
   QUIRE_TWICE_2(__m512i, name##_si512, _mm256_##name##_si256) \
   QUIRE_TWICE_2(__m512i, name##_epi32, _mm256_##name##_si256) \
   QUIRE_TWICE_2(__m512i, name##_epi64, _mm256_##name##_si256) \
@@ -79,11 +79,11 @@ QUIRE_BITWISE(or)
 QUIRE_BITWISE(xor)
 #undef QUIRE_BITWISE
 
-#define QUIRE_SHIFT(name, T)                                                              \
-  static inline __m512i _mm512_##name(const __m512i& a, unsigned count) {                 \
-    int bits = count > 64 ? 64 : static_cast<int>(count);                                 \
-    return {_mm256_##name(a.low, bits), _mm256_##name(a.high, bits)};                     \
-  }                                                                                       \
+#define QUIRE_SHIFT(name, T)                                              \
+  static inline __m512i _mm512_##name(const __m512i& a, unsigned count) { \
+    int bits = count > 64 ? 64 : static_cast<int>(count);                 \
+    return {_mm256_##name(a.low, bits), _mm256_##name(a.high, bits)};     \
+  }                                                                       \
   QUIRE_MASKED(_mm512, __m512i, T, name)
 QUIRE_SHIFT(slli_epi16, int16_t)
 QUIRE_SHIFT(slli_epi32, int32_t)
@@ -104,20 +104,20 @@ static inline __m512i _mm512_ternarylogic_epi32(const __m512i& a, const __m512i&
   }, a, b, c);
 }
 
-#define QUIRE_COMPARE(name, suffix, T, op)                                                                        \
-  static inline Mask<T, __m512i> _mm512_##name##_##suffix##_mask(const __m512i& a, const __m512i& b) {            \
-    return where<T>(a, b, [](T x, T y) { return x op y; });                                                       \
-  }                                                                                                               \
-  static inline Mask<T, __m512i> _mm512_mask_##name##_##suffix##_mask(Mask<T, __m512i> mask, const __m512i& a,    \
-                                                                      const __m512i& b) {                         \
-    return mask & _mm512_##name##_##suffix##_mask(a, b);                                                          \
+#define QUIRE_COMPARE(name, suffix, T, op)                                                                     \
+  static inline Mask<T, __m512i> _mm512_##name##_##suffix##_mask(const __m512i& a, const __m512i& b) {         \
+    return where<T>(a, b, [](T x, T y) { return x op y; });                                                    \
+  }                                                                                                            \
+  static inline Mask<T, __m512i> _mm512_mask_##name##_##suffix##_mask(Mask<T, __m512i> mask, const __m512i& a, \
+                                                                      const __m512i& b) {                      \
+    return mask & _mm512_##name##_##suffix##_mask(a, b);                                                       \
   }
-#define QUIRE_COMPARISONS(suffix, T)       \
-  QUIRE_COMPARE(cmpeq, suffix, T, ==)      \
-  QUIRE_COMPARE(cmpneq, suffix, T, !=)     \
-  QUIRE_COMPARE(cmplt, suffix, T, <)       \
-  QUIRE_COMPARE(cmple, suffix, T, <=)      \
-  QUIRE_COMPARE(cmpgt, suffix, T, >)       \
+#define QUIRE_COMPARISONS(suffix, T)   \
+  QUIRE_COMPARE(cmpeq, suffix, T, ==)  \
+  QUIRE_COMPARE(cmpneq, suffix, T, !=) \
+  QUIRE_COMPARE(cmplt, suffix, T, <)   \
+  QUIRE_COMPARE(cmple, suffix, T, <=)  \
+  QUIRE_COMPARE(cmpgt, suffix, T, >)   \
   QUIRE_COMPARE(cmpge, suffix, T, >=)
 QUIRE_COMPARISONS(epi8, int8_t)
 QUIRE_COMPARISONS(epi16, int16_t)
@@ -134,14 +134,20 @@ QUIRE_COMPARE(test, epi32, uint32_t, &)
 static inline __mmask64 _mm512_movepi8_mask(const __m512i& a) { return _mm512_cmplt_epi8_mask(a, __m512i{}); }
 static inline __mmask32 _mm512_movepi16_mask(const __m512i& a) { return _mm512_cmplt_epi16_mask(a, __m512i{}); }
 static inline __mmask16 _mm512_movepi32_mask(const __m512i& a) { return _mm512_cmplt_epi32_mask(a, __m512i{}); }
-static inline __m512i _mm512_mask_blend_epi8(__mmask64 mask, const __m512i& a, const __m512i& b) { return select<int8_t>(mask, b, a); }
-static inline __m512i _mm512_mask_blend_epi16(__mmask32 mask, const __m512i& a, const __m512i& b) { return select<int16_t>(mask, b, a); }
-static inline __m512i _mm512_mask_blend_epi32(__mmask16 mask, const __m512i& a, const __m512i& b) { return select<int32_t>(mask, b, a); }
+static inline __m512i _mm512_mask_blend_epi8(__mmask64 mask, const __m512i& a, const __m512i& b) {
+  return select<int8_t>(mask, b, a);
+}
+static inline __m512i _mm512_mask_blend_epi16(__mmask32 mask, const __m512i& a, const __m512i& b) {
+  return select<int16_t>(mask, b, a);
+}
+static inline __m512i _mm512_mask_blend_epi32(__mmask16 mask, const __m512i& a, const __m512i& b) {
+  return select<int32_t>(mask, b, a);
+}
 
-#define QUIRE_WIDEN(name, From, FromV, To)                                      \
-  static inline __m512i _mm512_##name(const FromV& a) {                         \
-    return convert<To, __m512i, From>(a, [](From x) { return To{x}; });         \
-  }                                                                             \
+#define QUIRE_WIDEN(name, From, FromV, To)                              \
+  static inline __m512i _mm512_##name(const FromV& a) {                 \
+    return convert<To, __m512i, From>(a, [](From x) { return To{x}; }); \
+  }                                                                     \
   QUIRE_MASKED(_mm512, __m512i, To, name)
 QUIRE_WIDEN(cvtepi8_epi16, int8_t, __m256i, int16_t)
 QUIRE_WIDEN(cvtepu8_epi16, uint8_t, __m256i, uint16_t)
@@ -152,8 +158,8 @@ QUIRE_WIDEN(cvtepu16_epi32, uint16_t, __m256i, uint32_t)
 #undef QUIRE_WIDEN
 
 // Keeps the low bits (cvt), or the nearest value that fits (cvts, cvtus).
-#define QUIRE_NARROW(prefix, name, V, From, ToV, To, value) \
-  static inline ToV prefix##_##name(const V& a) {           \
+#define QUIRE_NARROW(prefix, name, V, From, ToV, To, value)                          \
+  static inline ToV prefix##_##name(const V& a) {                                    \
     return convert<To, ToV, From>(a, [](From x) { return static_cast<To>(value); }); \
   }
 #define QUIRE_CLAMPED(low, high) (x < (low) ? (low) : x > (high) ? (high) : x)

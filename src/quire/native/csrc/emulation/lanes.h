@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <type_traits>
 
 // A template forgets that a register may alias other types; here registers meet memory through memcpy alone.
 #pragma GCC diagnostic ignored "-Wignored-attributes"
@@ -69,10 +68,13 @@ struct Lanes {
   }
 };
 
+template <int kCount>
+struct MaskOf { using type = __mmask8; };
+template <> struct MaskOf<16> { using type = __mmask16; };
+template <> struct MaskOf<32> { using type = __mmask32; };
+template <> struct MaskOf<64> { using type = __mmask64; };
 template <class T, class V>
-using Mask = std::conditional_t<
-    sizeof(V) / sizeof(T) <= 8, __mmask8,
-    std::conditional_t<sizeof(V) / sizeof(T) == 16, __mmask16, std::conditional_t<sizeof(V) / sizeof(T) == 32, __mmask32, __mmask64>>>;
+using Mask = typename MaskOf<Lanes<T, V>::kCount>::type;
 
 // Lane i of the result is op(lane i of a, lane i of each of `more`).
 template <class T, class V, class Op, class... More>
@@ -102,27 +104,23 @@ static inline Mask<T, V> where(const V& a, const V& b, Op op) {
   return static_cast<Mask<T, V>>(bits);
 }
 
+// All bits of lane i where bit i of `mask` is set, for eight lanes.
+static inline __m256 spread(uint64_t mask) {
+  __m256i bit = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bit), bit));
+}
+
 template <class T, class V>
 static inline V select(uint64_t mask, const V& yes, const V& no) {
+  if constexpr (sizeof(T) == 4 && sizeof(V) == sizeof(__m512)) {  // the kernels' inner loops select floats
+    __m512 x = static_cast<__m512>(yes), y = static_cast<__m512>(no);
+    x.low = _mm256_blendv_ps(y.low, x.low, spread(mask));
+    x.high = _mm256_blendv_ps(y.high, x.high, spread(mask >> 8));
+    return static_cast<V>(x);
+  }
   Lanes<T, V> x(yes), y(no);
   for (int i = 0; i < x.kCount; ++i) x.at[i] = mask >> i & 1 ? x.at[i] : y.at[i];
   return x.vector();
-}
-
-// Masked loads and stores touch no memory of the lanes they leave out.
-template <class T, class V>
-static inline V load_masked(V x, uint64_t mask, const void* from) {
-  Lanes<T, V> lanes(x);
-  for (int i = 0; i < lanes.kCount; ++i)
-    if (mask >> i & 1) std::memcpy(&lanes.at[i], static_cast<const char*>(from) + i * sizeof(T), sizeof(T));
-  return lanes.vector();
-}
-
-template <class T, class V>
-static inline void store_masked(void* to, uint64_t mask, V x) {
-  Lanes<T, V> lanes(x);
-  for (int i = 0; i < lanes.kCount; ++i)
-    if (mask >> i & 1) std::memcpy(static_cast<char*>(to) + i * sizeof(T), &lanes.at[i], sizeof(T));
 }
 
 template <class V>
@@ -130,6 +128,30 @@ static inline V load_whole(const void* from) {
   V x;
   std::memcpy(&x, from, sizeof x);
   return x;
+}
+
+template <class T, class V>
+constexpr Mask<T, V> kEveryLane = static_cast<Mask<T, V>>(~uint64_t{0} >> (64 - Lanes<T, V>::kCount));
+
+// Masked loads and stores touch no memory of the lanes they leave out.
+template <class T, class V>
+static inline V load_masked(const V& x, uint64_t mask, const void* from) {
+  if (mask == kEveryLane<T, V>) return load_whole<V>(from);
+  Lanes<T, V> lanes(x);
+  for (int i = 0; i < lanes.kCount; ++i)
+    if (mask >> i & 1) std::memcpy(&lanes.at[i], static_cast<const char*>(from) + i * sizeof(T), sizeof(T));
+  return lanes.vector();
+}
+
+template <class T, class V>
+static inline void store_masked(void* to, uint64_t mask, const V& x) {
+  if (mask == kEveryLane<T, V>) {
+    std::memcpy(to, &x, sizeof x);
+    return;
+  }
+  Lanes<T, V> lanes(x);
+  for (int i = 0; i < lanes.kCount; ++i)
+    if (mask >> i & 1) std::memcpy(static_cast<char*>(to) + i * sizeof(T), &lanes.at[i], sizeof(T));
 }
 
 template <class V>
@@ -149,18 +171,20 @@ static inline void store_aligned(void* to, const V& x) {
   static inline V _mm512_##name(const V& a) { return {half(a.low), half(a.high)}; }
 #define QUIRE_TWICE_2(V, name, half) \
   static inline V _mm512_##name(const V& a, const V& b) { return {half(a.low, b.low), half(a.high, b.high)}; }
-#define QUIRE_TWICE_3(V, name, half) \
-  static inline V _mm512_##name(const V& a, const V& b, const V& c) { return {half(a.low, b.low, c.low), half(a.high, b.high, c.high)}; }
+#define QUIRE_TWICE_3(V, name, half)                                  \
+  static inline V _mm512_##name(const V& a, const V& b, const V& c) { \
+    return {half(a.low, b.low, c.low), half(a.high, b.high, c.high)}; \
+  }
 
 // The masked forms of `name`, whose lanes are T: the lanes left out come from `source`, or are zero.
-#define QUIRE_MASKED(prefix, V, T, name)                                                       \
-  template <class... In>                                                                       \
-  static inline V prefix##_mask_##name(const V& source, Mask<T, V> mask, const In&... in) {    \
-    return select<T>(mask, prefix##_##name(in...), source);                                    \
-  }                                                                                            \
-  template <class... In>                                                                       \
-  static inline V prefix##_maskz_##name(Mask<T, V> mask, const In&... in) {                    \
-    return select<T>(mask, prefix##_##name(in...), V{});                                       \
+#define QUIRE_MASKED(prefix, V, T, name)                                                    \
+  template <class... In>                                                                    \
+  static inline V prefix##_mask_##name(const V& source, Mask<T, V> mask, const In&... in) { \
+    return select<T>(mask, prefix##_##name(in...), source);                                 \
+  }                                                                                         \
+  template <class... In>                                                                    \
+  static inline V prefix##_maskz_##name(Mask<T, V> mask, const In&... in) {                 \
+    return select<T>(mask, prefix##_##name(in...), V{});                                    \
   }
 
 }  // namespace quire::QUIRE_ISA

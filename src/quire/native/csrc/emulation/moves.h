@@ -44,15 +44,15 @@ static inline void _mm512_store_si512(void* p, const __m512i& x) { store_aligned
 static inline void _mm512_store_epi32(void* p, const __m512i& x) { store_aligned(p, x); }
 static inline void _mm512_stream_si512(void* p, const __m512i& x) { store_aligned(p, x); }
 
-#define QUIRE_MASKED_MEMORY(prefix, name, V, T)                                                                                  \
-  static inline V prefix##_mask_loadu_##name(const V& x, Mask<T, V> mask, const void* p) { return load_masked<T>(x, mask, p); }   \
-  static inline V prefix##_maskz_loadu_##name(Mask<T, V> mask, const void* p) { return load_masked<T>(V{}, mask, p); }            \
+#define QUIRE_MASKED_MEMORY(prefix, name, V, T)                                                                                 \
+  static inline V prefix##_mask_loadu_##name(const V& x, Mask<T, V> mask, const void* p) { return load_masked<T>(x, mask, p); } \
+  static inline V prefix##_maskz_loadu_##name(Mask<T, V> mask, const void* p) { return load_masked<T>(V{}, mask, p); }          \
   static inline void prefix##_mask_storeu_##name(void* p, Mask<T, V> mask, const V& x) { store_masked<T>(p, mask, x); }
-#define QUIRE_INTEGER_MEMORY(name, T)                                                                 \
-  static inline __m512i _mm512_loadu_##name(const void* p) { return load_whole<__m512i>(p); }         \
+#define QUIRE_INTEGER_MEMORY(name, T)                                                                  \
+  static inline __m512i _mm512_loadu_##name(const void* p) { return load_whole<__m512i>(p); }          \
   static inline void _mm512_storeu_##name(void* p, const __m512i& x) { std::memcpy(p, &x, sizeof x); } \
-  QUIRE_MASKED_MEMORY(_mm512, name, __m512i, T)                                                       \
-  QUIRE_MASKED_MEMORY(_mm256, name, __m256i, T)                                                       \
+  QUIRE_MASKED_MEMORY(_mm512, name, __m512i, T)                                                        \
+  QUIRE_MASKED_MEMORY(_mm256, name, __m256i, T)                                                        \
   QUIRE_MASKED_MEMORY(_mm, name, __m128i, T)
 QUIRE_INTEGER_MEMORY(epi8, int8_t)
 QUIRE_INTEGER_MEMORY(epi16, int16_t)
@@ -101,8 +101,12 @@ static inline __m256i _mm512_extracti32x8_epi32(const __m512i& a, int part) { re
 static inline __m256i _mm512_extracti64x4_epi64(const __m512i& a, int part) { return part & 1 ? a.high : a.low; }
 static inline __m128 _mm512_extractf32x4_ps(const __m512& a, int part) { return Lanes<__m128, __m512>(a).at[part & 3]; }
 static inline __m128i _mm512_extracti32x4_epi32(const __m512i& a, int part) { return Lanes<__m128i, __m512i>(a).at[part & 3]; }
-static inline __m512 _mm512_insertf32x8(const __m512& a, __m256 b, int part) { return part & 1 ? __m512{a.low, b} : __m512{b, a.high}; }
-static inline __m512i _mm512_inserti32x8(const __m512i& a, __m256i b, int part) { return part & 1 ? __m512i{a.low, b} : __m512i{b, a.high}; }
+static inline __m512 _mm512_insertf32x8(const __m512& a, __m256 b, int part) {
+  return part & 1 ? __m512{a.low, b} : __m512{b, a.high};
+}
+static inline __m512i _mm512_inserti32x8(const __m512i& a, __m256i b, int part) {
+  return part & 1 ? __m512i{a.low, b} : __m512i{b, a.high};
+}
 static inline __m512i _mm512_inserti64x4(const __m512i& a, __m256i b, int part) { return _mm512_inserti32x8(a, b, part); }
 
 // Lane i of the result is the lane of `a` that lane i of `index` names; of `a` and `b` in a row for permutex2var.
@@ -114,8 +118,10 @@ static inline V permute(const __m512i& index, const V& a, const V& b) {
   for (int i = 0; i < kCount; ++i) out.at[i] = (from.at[i] & kCount ? y : x).at[from.at[i] & (kCount - 1)];
   return out.vector();
 }
-#define QUIRE_PERMUTE(name, V, T, I)                                                                                                     \
-  static inline V _mm512_permutexvar_##name(const __m512i& index, const V& a) { return permute<T, I>(index, a, a); }                     \
+#define QUIRE_PERMUTE(name, V, T, I)                                            \
+  static inline V _mm512_permutexvar_##name(const __m512i& index, const V& a) { \
+    return permute<T, I>(index, a, a);                                          \
+  }                                                                             \
   static inline V _mm512_permutex2var_##name(const V& a, const __m512i& index, const V& b) { return permute<T, I>(index, a, b); }
 QUIRE_PERMUTE(epi16, __m512i, int16_t, uint16_t)
 QUIRE_PERMUTE(epi32, __m512i, int32_t, uint32_t)
@@ -130,9 +136,15 @@ static inline V shuffle_parts(const V& a, const V& b, int control) {
   for (int i = 0; i < 4; ++i) out.at[i] = (i < 2 ? x : y).at[control >> (2 * i) & 3];
   return out.vector();
 }
-static inline __m512 _mm512_shuffle_f32x4(const __m512& a, const __m512& b, int control) { return shuffle_parts<__m128>(a, b, control); }
-static inline __m512i _mm512_shuffle_i32x4(const __m512i& a, const __m512i& b, int control) { return shuffle_parts<__m128i>(a, b, control); }
-static inline __m512i _mm512_shuffle_i64x2(const __m512i& a, const __m512i& b, int control) { return shuffle_parts<__m128i>(a, b, control); }
+static inline __m512 _mm512_shuffle_f32x4(const __m512& a, const __m512& b, int control) {
+  return shuffle_parts<__m128>(a, b, control);
+}
+static inline __m512i _mm512_shuffle_i32x4(const __m512i& a, const __m512i& b, int control) {
+  return shuffle_parts<__m128i>(a, b, control);
+}
+static inline __m512i _mm512_shuffle_i64x2(const __m512i& a, const __m512i& b, int control) {
+  return shuffle_parts<__m128i>(a, b, control);
+}
 
 // Within each 128 bits.
 static inline __m512i _mm512_shuffle_epi32(const __m512i& a, int control) {
