@@ -40,12 +40,12 @@ std::vector<const Kernels*> available_kernels() {
 #if defined(QUIRE_X86)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(&avx2::kernels);
-  if (has_avx512()) {
+  if (QUIRE_EMULATE || has_avx512()) {
     found.push_back(&avx512::kernels);
-    if (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni")) {
+    if (QUIRE_EMULATE || (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni"))) {
       found.push_back(&avx512_bf16::kernels);
 #if defined(QUIRE_AMX_BUILT)
-      if (has_amx_bf16()) found.push_back(&amx_bf16::kernels);
+      if (QUIRE_EMULATE || has_amx_bf16()) found.push_back(&amx_bf16::kernels);
 #endif
     }
   }
