@@ -65,7 +65,7 @@ static uint64_t read(const char* data, int64_t num_bytes) {
 #define QUIRE_TEXT(x) #x
 #define QUIRE_NAME(x) QUIRE_TEXT(x)
 
-extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), gemm, norm, embed, rotate_append, attend, activate_all, softcap_all, spin, read,
+extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), gemm, norm, embed, rotate_append, attend, attend_split, merge_splits, activate_all, softcap_all, spin, read,
                                 kSpinners * kLanes * 2, kSpinFlopsBF16};
 
 }  // namespace quire::QUIRE_ISA

@@ -124,7 +124,7 @@ struct Attention {
   KVPages pages;
   const void* q;  // [T, H, D] in the pages' element
   int64_t num_heads;
-  const int32_t* positions;
+  const int32_t* positions;     // [T]
   const int32_t* block_tables;  // [B, M]
   int64_t blocks_per_request;
   int64_t window;  // the query at p sees keys in (p - window, p]
@@ -133,20 +133,34 @@ struct Attention {
   void* out;      // [T, ldo] in `out_element`
   int64_t ldo;
   Element out_element;
+  const int32_t* rows;           // rows of the step, in the order that items count them
+  float* partials;               // states of single splits [.., H, partial_floats]
+  const int64_t* first_partial;  // [T] where the state of a row's first visible split is, for rows that are merged
+
+  int64_t first_key(int64_t row) const { return positions[row] + 1 > window ? positions[row] + 1 - window : 0; }
+  int64_t first_split(int64_t row) const { return first_key(row) / (kTile * kSplitTiles); }
+  int64_t last_split(int64_t row) const { return positions[row] / (kTile * kSplitTiles); }
+  int64_t partial_floats() const { return round_up(pages.head_dim, kPanel) + 2; }
+  float* partial(int64_t row, int64_t head, int64_t split) const {
+    return partials + ((first_partial[row] + split - first_split(row)) * num_heads + head) * partial_floats();
+  }
 };
 
-// Rows [row_begin, row_end) of one request against one kv head, all of its query heads together.
+// Rows rows[row_begin, row_end) against one kv head, all of its query heads together. They are of one request, in order of
+// position; or they meet one split alone, which holds the same blocks for all their requests, and `request` is one of these.
 struct AttentionItem {
   int32_t request;
   int32_t kv_head;
   int32_t row_begin;
   int32_t row_end;
+  int32_t split;  // of attend_split
 };
 
-// Query heads and tokens worked on at once, and the floats of scratch that takes.
-inline int64_t attention_rows(int64_t group) { return group > kTile ? group : kTile; }
+// Query heads and tokens worked on at once: enough to pay for widening a tile, and their state stays in L2.
+inline int64_t attention_rows(int64_t group) { return group > 96 ? group : 96 / group * group; }
+// Floats of scratch that takes: queries, scores, values of the split and of all splits, nine numbers a row, a widened tile.
 inline int64_t attention_scratch(int64_t group, int64_t head_dim) {
-  return attention_rows(group) * (2 * kTile + 2 * round_up(head_dim, kPanel) + 8);
+  return round_up(attention_rows(group), kTile) * (kTile + 3 * round_up(head_dim, kPanel) + 9) + kTile * round_up(head_dim, kPanel);
 }
 
 struct Kernels {
@@ -155,7 +169,9 @@ struct Kernels {
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
   void (*rotate_append)(const RotateAppend&, int64_t row_begin, int64_t row_end);
-  void (*attend)(const Attention&, const AttentionItem&, float* scratch);
+  void (*attend)(const Attention&, const AttentionItem&, float* scratch);        // all splits, and writes the rows
+  void (*attend_split)(const Attention&, const AttentionItem&, float* scratch);  // one split, and leaves its state
+  void (*merge_splits)(const Attention&, int64_t row, int64_t head, float* scratch);  // merges the states and writes the row
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
   // Canaries: the most this instruction set can do, to stand beside every measurement.

@@ -56,12 +56,16 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), (__m256i)_mm512_cvtneps_pbh(x));
 }
 #else
-static inline void store_bf16_n(uint16_t* p, vf x, int n) {
+static inline vf round_to_bf16(vf x) {
   vi bits = _mm512_castps_si512(x);
   vi odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   vi rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
   __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
   rounded = _mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000));
+  return _mm512_castsi512_ps(keep_bits(rounded, 0xffff0000u));
+}
+static inline void store_bf16_n(uint16_t* p, vf x, int n) {
+  vi rounded = _mm512_castps_si512(round_to_bf16(x));
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 #endif
@@ -100,6 +104,15 @@ static inline vi keep_bits(vi x, uint32_t mask) { return _mm256_and_si256(x, _mm
 static inline vi xor_bits(vi a, vi b) { return _mm256_xor_si256(a, b); }
 static inline vf even_of(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm256_castsi256_ps(keep_bits(x, 0xffff0000u)); }
+
+static inline vf round_to_bf16(vf x) {
+  vi bits = _mm256_castps_si256(x);
+  vi odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  vi rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  vf quiet = _mm256_or_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000)));
+  vf chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return odd_of(_mm256_castps_si256(chosen));
+}
 
 #else
 
@@ -149,6 +162,12 @@ static inline vi xor_bits(vi a, vi b) { return a ^ b; }
 static inline vf even_of(vi x) { return (vf)(x << 16); }
 static inline vf odd_of(vi x) { return (vf)keep_bits(x, 0xffff0000u); }
 
+static inline vf round_to_bf16(vf x) {
+  vi bits = (vi)x;
+  vi rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return odd_of(x == x ? rounded : bits | 0x400000);
+}
+
 #endif
 
 #if !defined(QUIRE_BF16_DOT)
@@ -184,6 +203,20 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 static inline void store_as(float* p, vf x, int n) { n == kLanes ? store(p, x) : store_n(p, x, n); }
 static inline void store_as(uint16_t* p, vf x, int n) { store_bf16_n(p, x, n); }
 
+#if QUIRE_LANES == 8
+// The tree below, in registers.
+static inline float sum_of(vf x) {
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline float max_of(vf x) {
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+#else
 static inline float sum_of(vf x) {
   float lanes[kLanes];
   store(lanes, x);
@@ -199,6 +232,7 @@ static inline float max_of(vf x) {
     for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
   return lanes[0];
 }
+#endif
 
 static inline int lanes_left(int64_t done, int64_t total) { return total - done < kLanes ? static_cast<int>(total - done) : kLanes; }
 
