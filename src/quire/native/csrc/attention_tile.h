@@ -25,6 +25,9 @@ template <class S> using RowRead = std::conditional_t<kIsPaired<S> && kMultiplie
 template <class S> constexpr bool kWidens = kIsPaired<S> && !kMultipliesPairs;
 constexpr int64_t kWideRows = 16;
 
+// Accumulators stay in registers only where the compiler sees all that is done with them.
+#define QUIRE_INLINE inline __attribute__((always_inline))
+
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
 // Columns of a tile, `stride` reads from one row of K to the next. Those in a page lie `ahead` bytes before the next tile's.
@@ -54,7 +57,7 @@ struct WideColumns {
 };
 
 template <int R, int V>
-static inline __attribute__((always_inline)) void add_column(const float* const* a, int64_t k, const vf (&column)[V], vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_column(const float* const* a, int64_t k, const vf (&column)[V], vf (&acc)[R][V]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     vf x = set1(a[r][k]);
@@ -65,7 +68,7 @@ static inline __attribute__((always_inline)) void add_column(const float* const*
 
 // acc[r][v] += a[r][k] * w[k][column v] for k in [k_begin, k_end), over columns of float32.
 template <int R, int V, class Columns>
-static inline void add_products(const float* const* a, const Columns& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_products(const float* const* a, const Columns& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
   for (int64_t k = k_begin; k < k_end; ++k) {
     vf column[V];
 #pragma GCC unroll 4
@@ -75,44 +78,55 @@ static inline void add_products(const float* const* a, const Columns& w, int64_t
   }
 }
 
-template <int V>
-static inline void load_halves(const uint32_t* pairs, int64_t k, vf (&column)[V]) {
+#if !defined(QUIRE_BF16_DOT)
+
+// Elements k of pairs, widened in registers.
+template <int R, int V>
+static QUIRE_INLINE void add_half(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
+  vf column[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
     vi pair = load_pairs(pairs + v * kLanes);
     column[v] = k % 2 == 0 ? even_of(pair) : odd_of(pair);
   }
+  add_column<R, V>(a, k, column, acc);
 }
 
-#if !defined(QUIRE_BF16_DOT)
-
-// The same over columns of pairs, widened in registers.
+// Elements k and k + 1, k even. Few rows keep theirs in registers; with many, a pair is loaded twice rather than kept.
 template <int R, int V>
-static inline void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
-  vf column[V];
+static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
+  if constexpr (R > 2) {
+    add_half<R, V>(a, pairs, k, acc);
+    asm("" : "+r"(pairs));
+    add_half<R, V>(a, pairs, k + 1, acc);
+  } else {
+    vf even[R], odd[R];
+    for (int r = 0; r < R; ++r) even[r] = set1(a[r][k]), odd[r] = set1(a[r][k + 1]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      vi pair = load_pairs(pairs + v * kLanes);
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(even[r], even_of(pair), acc[r][v]);
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(odd[r], odd_of(pair), acc[r][v]);
+    }
+  }
+}
+
+// The same over columns of pairs.
+template <int R, int V>
+static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
   int64_t k = k_begin;
-  if (k % 2 != 0 && k < k_end) {
-    load_halves<V>(w.row(k / 2), 1, column);
-    add_column<R, V>(a, k++, column, acc);
-  }
+  if (k % 2 != 0 && k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc), ++k;
   for (; k + 1 < k_end; k += 2) {
-    const uint32_t* pairs = w.row(k / 2);
     w.template fetch_ahead<V>(k / 2);
-    load_halves<V>(pairs, 0, column);
-    add_column<R, V>(a, k, column, acc);
-    load_halves<V>(pairs, 1, column);
-    add_column<R, V>(a, k + 1, column, acc);
+    add_halves<R, V>(a, w.row(k / 2), k, acc);
   }
-  if (k < k_end) {
-    load_halves<V>(w.row(k / 2), 0, column);
-    add_column<R, V>(a, k, column, acc);
-  }
+  if (k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc);
 }
 
 #else
 
 template <int R, int V>
-static inline void add_pair(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t pair, uint32_t mask, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_pair(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t pair, uint32_t mask, vf (&acc)[R][V]) {
   vi column[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) column[v] = keep_bits(load_pairs(w.row(pair) + v * kLanes), mask);
@@ -126,7 +140,7 @@ static inline void add_pair(const uint32_t* const* a, const PageColumns<uint32_t
 
 // The same with pairs on both sides. The half of a pair outside the range is cleared: what lies there could be infinite.
 template <int R, int V>
-static inline void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
   for (int64_t pair = k_begin / 2; 2 * pair < k_end; ++pair) {
     w.template fetch_ahead<V>(pair);
     uint32_t mask = (2 * pair < k_begin ? 0xffff0000u : 0xffffffffu) & (2 * pair + 1 >= k_end ? 0x0000ffffu : 0xffffffffu);
