@@ -33,7 +33,7 @@ struct Attend {
         group(attention.num_heads / attention.pages.num_kv_heads),
         rows((work.row_end - work.row_begin) * group),
         size(attention.pages.head_dim) {
-    for (int64_t r = 0; r < rows; ++r) state.sees(r, a.first_key(token(r)), a.positions[token(r)] + 1);
+    for (int64_t r = 0; r < rows; ++r) state.sees(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
     if constexpr (kWidens<S>) widen_queries();
   }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "attention_plan.h"
 #include "kernels.h"
 #include "pack.h"
 #include "threads.h"
@@ -108,6 +109,8 @@ class Decoder {
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
 
   void reserve(const Step& step);
+  void plan_attention(const Step& step);
+  const AttentionPlan& plan_of(int64_t window) const;
   void embed(const Step& step);
   void compute_rotations(const Step& step);
   void attention_block(const Step& step, int64_t layer);
@@ -137,9 +140,10 @@ class Decoder {
 
   // Activations of a step, grown when a step is larger than any before.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
-  Buffer residual_, normed_, qkv_, queries_, attended_, hidden_, product_, sampled_, scratch_;
+  Buffer residual_, normed_, qkv_, queries_, attended_, hidden_, product_, sampled_, scratch_, partials_;
   std::vector<float> cos_, sin_;
-  std::vector<AttentionItem> items_;
+  std::vector<AttentionPlan> plans_;  // of the step, one for each distinct window
+  int64_t attention_grain_ = 1;
 };
 
 }  // namespace quire

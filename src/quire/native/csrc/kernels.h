@@ -14,6 +14,7 @@ constexpr int kPanel = 64;     // output columns of one weight panel
 constexpr int kDepth = 32;     // K elements that a bfloat16 panel is padded to
 constexpr int kTile = 32;      // tokens of one K/V tile
 constexpr int kSplitTiles = 16;  // tiles of one attention split: 512 keys, anchored at absolute positions
+constexpr int64_t kSplitKeys = kSplitTiles * kTile;
 
 enum class Element { kF32, kBF16 };
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
@@ -119,6 +120,12 @@ struct RotateAppend {
   KVPages pages;
 };
 
+// The query at `position` sees keys in (position - window, position].
+inline int64_t first_key(int64_t position, int64_t window) { return position + 1 > window ? position + 1 - window : 0; }
+
+// The state of one row of one head after one split: values, maximum, sum.
+inline int64_t partial_floats(int64_t head_dim) { return round_up(head_dim, kPanel) + 2; }
+
 // Causal attention of query rows over paged K/V.
 struct Attention {
   KVPages pages;
@@ -127,27 +134,25 @@ struct Attention {
   const int32_t* positions;     // [T]
   const int32_t* block_tables;  // [B, M]
   int64_t blocks_per_request;
-  int64_t window;  // the query at p sees keys in (p - window, p]
+  int64_t window;
   float scale;
   float softcap;  // 0: none
   void* out;      // [T, ldo] in `out_element`
   int64_t ldo;
   Element out_element;
   const int32_t* rows;           // rows of the step, in the order that items count them
-  float* partials;               // states of single splits [.., H, partial_floats]
+  float* partials;               // states after single splits [.., H, partial_floats]
   const int64_t* first_partial;  // [T] where the state of a row's first visible split is, for rows that are merged
 
-  int64_t first_key(int64_t row) const { return positions[row] + 1 > window ? positions[row] + 1 - window : 0; }
-  int64_t first_split(int64_t row) const { return first_key(row) / (kTile * kSplitTiles); }
-  int64_t last_split(int64_t row) const { return positions[row] / (kTile * kSplitTiles); }
-  int64_t partial_floats() const { return round_up(pages.head_dim, kPanel) + 2; }
+  int64_t first_split(int64_t row) const { return first_key(positions[row], window) / kSplitKeys; }
+  int64_t last_split(int64_t row) const { return positions[row] / kSplitKeys; }
   float* partial(int64_t row, int64_t head, int64_t split) const {
-    return partials + ((first_partial[row] + split - first_split(row)) * num_heads + head) * partial_floats();
+    return partials + ((first_partial[row] + split - first_split(row)) * num_heads + head) * partial_floats(pages.head_dim);
   }
 };
 
 // Rows rows[row_begin, row_end) against one kv head, all of its query heads together. They are of one request, in order of
-// position; or they meet one split alone, which holds the same blocks for all their requests, and `request` is one of these.
+// position; or they meet one split, which is in the same blocks for all their requests, and `request` is one of these.
 struct AttentionItem {
   int32_t request;
   int32_t kv_head;
