@@ -119,15 +119,17 @@ struct Attend {
     template <int R>
     void run(int64_t first) const {
       constexpr int kAll = kTile / kLanes, V = R <= 2 && kAll <= 4 ? kAll : 2;
+      float* scores = self.state.scores + first * kTile;
+      const int64_t size = self.size;
       const Row* q[R];
-      for (int r = 0; r < R; ++r) q[r] = self.read_query(first + r);
+      for (int r = 0; r < R; ++r) q[r] = in_register(self.read_query(first + r));
       for (int c = 0; c < kTile; c += V * kLanes) {
         vf acc[R][V];
         for (int r = 0; r < R; ++r)
           for (int v = 0; v < V; ++v) acc[r][v] = set1(0.0f);
-        add_products<R, V>(q, keys.from(c), 0, self.size, acc);
+        add_products<R, V>(q, keys.from(c), 0, size, acc);
         for (int r = 0; r < R; ++r)
-          for (int v = 0; v < V; ++v) store(self.state.scores + (first + r) * kTile + c + v * kLanes, acc[r][v]);
+          for (int v = 0; v < V; ++v) store(scores + r * kTile + c + v * kLanes, acc[r][v]);
       }
     }
   };
@@ -159,18 +161,20 @@ struct Attend {
     template <int R>
     void add(int64_t first, int64_t begin, int64_t end, bool corrects) const {
       constexpr int V = R <= 2 ? 4 : kLanes == 16 ? 4 : 2;
-      const RowStates& state = self.state;
+      const float* correction = self.state.correction + first;
+      const int64_t size = self.size, width = self.state.width;
+      float* out = self.state.split + first * width;
       const Row* w[R];
-      for (int r = 0; r < R; ++r) w[r] = reinterpret_cast<const Row*>(state.scores + (first + r) * kTile);
-      for (int64_t c = 0; c < self.size; c += V * kLanes) {
+      for (int r = 0; r < R; ++r) w[r] = in_register(reinterpret_cast<const Row*>(self.state.scores + (first + r) * kTile));
+      for (int64_t c = 0; c < size; c += V * kLanes) {
         vf acc[R][V];
         for (int r = 0; r < R; ++r) {
-          vf factor = set1(corrects ? state.correction[first + r] : 1.0f);
-          for (int v = 0; v < V; ++v) acc[r][v] = mul(load(state.split + (first + r) * state.width + c + v * kLanes), factor);
+          vf factor = set1(corrects ? correction[r] : 1.0f);
+          for (int v = 0; v < V; ++v) acc[r][v] = mul(load(out + r * width + c + v * kLanes), factor);
         }
         add_products<R, V>(w, values.from(c), begin, end, acc);
         for (int r = 0; r < R; ++r)
-          for (int v = 0; v < V; ++v) store(state.split + (first + r) * state.width + c + v * kLanes, acc[r][v]);
+          for (int v = 0; v < V; ++v) store(out + r * width + c + v * kLanes, acc[r][v]);
       }
     }
   };

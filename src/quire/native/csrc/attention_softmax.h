@@ -55,7 +55,7 @@ static inline float exponentiate_row(const RowStates& state, int64_t r) {
   return sum_of(sum);
 }
 
-// correction = exp(old maximum - new maximum), and the sum is corrected; `m` holds the old maxima, `correction` the new ones.
+// correction = exp(old maximum - new maximum), and the sum is corrected. On entry `correction` holds the new maxima.
 static inline void correct(const RowStates& state, RowRange rows) {
   for (int64_t r = rows.begin; r < rows.end; r += kLanes) {
     int n = lanes_left(r, rows.end);
@@ -67,10 +67,20 @@ static inline void correct(const RowStates& state, RowRange rows) {
   }
 }
 
+// The same row by row: a few rows would wait for vectors of what was just stored one by one.
+static inline void correct_few(const RowStates& state, RowRange rows) {
+  for (int64_t r = rows.begin; r < rows.end; ++r) {
+    float highest = state.correction[r];
+    state.correction[r] = exp(state.m[r] - highest);
+    state.l[r] *= state.correction[r];
+    state.m[r] = highest;
+  }
+}
+
 template <class S>
 static inline void weigh(const RowStates& state, RowRange rows, float scale, float cap) {
   for (int64_t r = rows.begin; r < rows.end; ++r) state.correction[r] = scale_row(state, r, scale, cap);
-  correct(state, rows);
+  rows.end - rows.begin < kLanes ? correct_few(state, rows) : correct(state, rows);
   for (int64_t r = rows.begin; r < rows.end; ++r) state.l[r] += exponentiate_row<S>(state, r);
 }
 

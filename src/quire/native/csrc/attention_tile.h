@@ -28,6 +28,13 @@ constexpr int64_t kWideRows = 16;
 // Accumulators stay in registers only where the compiler sees all that is done with them.
 #define QUIRE_INLINE inline __attribute__((always_inline))
 
+// A pointer whose origin the compiler forgets: it would derive it from others in the loop instead of keeping it.
+template <class T>
+static QUIRE_INLINE const T* in_register(const T* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
 constexpr int64_t kLine = 64;  // bytes of a cache line
 
 // Columns of a tile, `stride` reads from one row of K to the next. Those in a page lie `ahead` bytes before the next tile's.
@@ -97,8 +104,7 @@ template <int R, int V>
 static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
   if constexpr (R > 2) {
     add_half<R, V>(a, pairs, k, acc);
-    asm("" : "+r"(pairs));
-    add_half<R, V>(a, pairs, k + 1, acc);
+    add_half<R, V>(a, in_register(pairs), k + 1, acc);
   } else {
     vf even[R], odd[R];
     for (int r = 0; r < R; ++r) even[r] = set1(a[r][k]), odd[r] = set1(a[r][k + 1]);
