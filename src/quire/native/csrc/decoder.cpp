@@ -15,6 +15,7 @@ void Decoder::run(const Step& step, float* logits) {
   DefaultFloats floats;
   num_rows_ = 0;  // until the step is whole, there are no rows to take a head of
   reserve(step);
+  plan_attention(step);
   embed(step);
   compute_rotations(step);
   for (int64_t layer = 0; layer < static_cast<int64_t>(layers_.size()); ++layer) {
@@ -194,27 +195,57 @@ void Decoder::attend(const Step& step, int64_t index) {
   a.out = is_final ? mixed.base : attended_.get();
   a.out_element = mixed.format == RowFormat::kBF16 ? Element::kBF16 : Element::kF32;
   a.ldo = mixed.stride / element_bytes(a.out_element);
-  int64_t group = shape_.num_heads / shape_.num_kv_heads;
-  int32_t tokens = static_cast<int32_t>(attention_rows(group) / group);
-  int64_t longest = 0;
-  items_.clear();
-  for (int32_t b = 0; b < step.num_requests; ++b) {
-    longest = std::max<int64_t>(longest, step.positions[step.query_start[b + 1] - 1] + 1);
-    for (int32_t row = step.query_start[b]; row < step.query_start[b + 1]; row += tokens)
-      for (int32_t h = 0; h < shape_.num_kv_heads; ++h)
-        items_.push_back({b, h, row, row + tokens < step.query_start[b + 1] ? row + tokens : step.query_start[b + 1]});
-  }
-  int64_t scratch = attention_scratch(group, shape_.head_dim);
-  threads_.run(static_cast<int64_t>(items_.size()), grain_of(longest * group * shape_.head_dim), [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t i = begin; i < end; ++i) kernels_.attend(a, items_[static_cast<size_t>(i)], scratch_.as<float>() + worker * scratch);
+  const AttentionPlan& plan = plan_of(a.window);
+  a.rows = plan.rows.data();
+  a.partials = partials_.as<float>();
+  a.first_partial = plan.first_partial.data();
+  int64_t scratch = attention_scratch(shape_.num_heads / shape_.num_kv_heads, shape_.head_dim);
+  int64_t num_whole = static_cast<int64_t>(plan.whole.size()), num_split = static_cast<int64_t>(plan.split.size());
+  threads_.run(num_whole + num_split, attention_grain_, [&](int64_t begin, int64_t end, int worker) {
+    float* own = scratch_.as<float>() + worker * scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      if (i < num_whole) kernels_.attend(a, plan.whole[static_cast<size_t>(i)], own);
+      else kernels_.attend_split(a, plan.split[static_cast<size_t>(i - num_whole)], own);
+    }
   });
-  if (is_final) return;
+  threads_.run(static_cast<int64_t>(plan.merged.size()) * a.num_heads, 8, [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t i = begin; i < end; ++i)
+      kernels_.merge_splits(a, plan.merged[static_cast<size_t>(i / a.num_heads)], i % a.num_heads, scratch_.as<float>() + worker * scratch);
+  });
+  if (!is_final) write_mixed(step.num_rows, mixed);
+}
+
+// What attention wrote as float32, in the format of the product that follows.
+void Decoder::write_mixed(int64_t rows, const Rows& mixed) {
   Norm n{};
   n.x = attended_.as<float>();
-  n.ldx = columns_of(size);
-  n.size = size;
+  n.ldx = columns_of(mixed.k);
+  n.size = mixed.k;
   n.out = mixed;
-  threads_.run(step.num_rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  threads_.run(rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+}
+
+const AttentionPlan& Decoder::plan_of(int64_t window) const {
+  return *std::find_if(plans_.begin(), plans_.end(), [window](const AttentionPlan& plan) { return plan.window == window; });
+}
+
+// One plan for each distinct window of the layers, and room for the states that it leaves.
+void Decoder::plan_attention(const Step& step) {
+  AttentionWork work{step.num_requests, step.positions, step.query_start, step.block_tables, step.blocks_per_request,
+                     tiles_per_block_, shape_.num_heads, shape_.num_kv_heads, 0, threads_.size()};
+  size_t most_partials = 0;
+  plans_.clear();
+  for (const LayerShape& layer : shape_.layers) {
+    work.window = layer.window;
+    auto is_same = [&](const AttentionPlan& plan) { return plan.window == layer.window; };
+    if (std::any_of(plans_.begin(), plans_.end(), is_same)) continue;
+    plans_.push_back(quire::plan_attention(work));
+    most_partials = std::max(most_partials, static_cast<size_t>(plans_.back().num_partials));
+  }
+  size_t bytes = most_partials * static_cast<size_t>(shape_.num_heads * partial_floats(shape_.head_dim)) * sizeof(float);
+  if (bytes > partials_.size()) partials_ = Buffer(bytes);
+  int64_t longest = 1 + *std::max_element(step.positions, step.positions + step.num_rows);
+  attention_grain_ = grain_of(std::min(longest, kSplitKeys) * shape_.num_heads / shape_.num_kv_heads * shape_.head_dim);
 }
 
 void Decoder::head(const int32_t* rows, int64_t count, float* logits) {

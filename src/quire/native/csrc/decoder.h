@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "attention_plan.h"
 #include "kernels.h"
 #include "pack.h"
 #include "threads.h"
@@ -109,6 +110,8 @@ class Decoder {
   Rows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
 
   void reserve(const Step& step);
+  void plan_attention(const Step& step);
+  const AttentionPlan& plan_of(int64_t window) const;
   void embed(const Step& step);
   void compute_rotations(const Step& step);
   void attention_block(const Step& step, int64_t layer);
@@ -116,6 +119,7 @@ class Decoder {
   void project_qkv(const Step& step, const Layer& layer);
   void rotate_append(const Step& step, int64_t layer);
   void attend(const Step& step, int64_t layer);
+  void write_mixed(int64_t rows, const Rows& mixed);
 
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
@@ -138,9 +142,10 @@ class Decoder {
 
   // Activations of a step, grown when a step is larger than any before.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
-  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, product_, sampled_, scratch_;
+  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, product_, sampled_, scratch_, partials_;
   std::vector<float> cos_, sin_;
-  std::vector<AttentionItem> items_;
+  std::vector<AttentionPlan> plans_;  // of the step, one for each distinct window
+  int64_t attention_grain_ = 1;
 };
 
 }  // namespace quire

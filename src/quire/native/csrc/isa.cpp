@@ -47,6 +47,7 @@ constexpr RowFormat kBF16Rows = RowFormat::kBF16;
 constexpr RowFormat kBF16Rows = RowFormat::kRounded;
 #endif
 
-extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8}, pack, gemm, norm, embed, rotate_append, attend, activate_all, softcap_all, spin, read};
+extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8}, pack, gemm, norm, embed, rotate_append, attend,
+                                attend_split, merge_splits, activate_all, softcap_all, spin, read};
 
 }  // namespace quire::QUIRE_ISA

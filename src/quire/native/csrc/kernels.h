@@ -14,6 +14,7 @@ constexpr int kPanel = 64;       // output columns of one weight panel
 constexpr int kGroup = 32;       // elements of K that share a scale; what K is padded to in packed weights
 constexpr int kTile = 32;        // tokens of one K/V tile
 constexpr int kSplitTiles = 16;  // tiles of one attention split: 512 keys, anchored at absolute positions
+constexpr int64_t kSplitKeys = kSplitTiles * kTile;
 
 enum class Element { kF32, kBF16 };
 enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
@@ -173,34 +174,52 @@ struct RotateAppend {
   KVPages pages;
 };
 
+// The query at `position` sees keys in (position - window, position].
+inline int64_t first_key(int64_t position, int64_t window) { return position + 1 > window ? position + 1 - window : 0; }
+
+// The state of one row of one head after one split: values, maximum, sum.
+inline int64_t partial_floats(int64_t head_dim) { return round_up(head_dim, kPanel) + 2; }
+
 // Causal attention of query rows over paged K/V.
 struct Attention {
   KVPages pages;
   const void* q;  // [T, H, D] in the pages' element
   int64_t num_heads;
-  const int32_t* positions;
+  const int32_t* positions;     // [T]
   const int32_t* block_tables;  // [B, M]
   int64_t blocks_per_request;
-  int64_t window;  // the query at p sees keys in (p - window, p]
+  int64_t window;
   float scale;
   float softcap;  // 0: none
   void* out;      // [T, ldo] in `out_element`
   int64_t ldo;
   Element out_element;
+  const int32_t* rows;           // rows of the step, in the order that items count them
+  float* partials;               // states after single splits [.., H, partial_floats]
+  const int64_t* first_partial;  // [T] where the state of a row's first visible split is, for rows that are merged
+
+  int64_t first_split(int64_t row) const { return first_key(positions[row], window) / kSplitKeys; }
+  int64_t last_split(int64_t row) const { return positions[row] / kSplitKeys; }
+  float* partial(int64_t row, int64_t head, int64_t split) const {
+    return partials + ((first_partial[row] + split - first_split(row)) * num_heads + head) * partial_floats(pages.head_dim);
+  }
 };
 
-// Rows [row_begin, row_end) of one request against one kv head, all of its query heads together.
+// Rows rows[row_begin, row_end) against one kv head, all of its query heads together. They are of one request, in order of
+// position; or they meet one split, which is in the same blocks for all their requests, and `request` is one of these.
 struct AttentionItem {
   int32_t request;
   int32_t kv_head;
   int32_t row_begin;
   int32_t row_end;
+  int32_t split;  // of attend_split
 };
 
-// Query heads and tokens worked on at once, and the floats of scratch that takes.
-inline int64_t attention_rows(int64_t group) { return group > kTile ? group : kTile; }
+// Query heads and tokens worked on at once: enough to pay for widening a tile, and their state stays in L2.
+inline int64_t attention_rows(int64_t group) { return group > 96 ? group : 96 / group * group; }
+// Floats of scratch that takes: queries, scores, values of the split and of all splits, nine numbers a row, a widened tile.
 inline int64_t attention_scratch(int64_t group, int64_t head_dim) {
-  return attention_rows(group) * (2 * kTile + 2 * round_up(head_dim, kPanel) + 8);
+  return round_up(attention_rows(group), kTile) * (kTile + 3 * round_up(head_dim, kPanel) + 9) + kTile * round_up(head_dim, kPanel);
 }
 
 struct Kernels {
@@ -211,7 +230,9 @@ struct Kernels {
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
   void (*rotate_append)(const RotateAppend&, int64_t row_begin, int64_t row_end);
-  void (*attend)(const Attention&, const AttentionItem&, float* scratch);
+  void (*attend)(const Attention&, const AttentionItem&, float* scratch);        // all splits, and writes the rows
+  void (*attend_split)(const Attention&, const AttentionItem&, float* scratch);  // one split, and leaves its state
+  void (*merge_splits)(const Attention&, int64_t row, int64_t head, float* scratch);  // merges the states and writes the row
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
   // Canaries: the most this instruction set can do, to stand beside every measurement.

@@ -45,7 +45,7 @@ static inline void write_group(const Rows& out, int64_t row, int64_t column, con
       float* to = reinterpret_cast<float*>(out.row(row)) + column;
       for (int i = 0; i < n; i += kLanes) {
         vf y = load(x + i);
-        store_as(to + i, out.format == RowFormat::kRounded ? rounded_to_bf16(y) : y, lanes_left(i, n));
+        store_as(to + i, out.format == RowFormat::kRounded ? round_to_bf16(y) : y, lanes_left(i, n));
       }
     }
   }

@@ -52,7 +52,7 @@ static inline vi xor_bits(vi a, vi b) { return _mm512_xor_si512(a, b); }
 static inline vf even_of(vi x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm512_castsi512_ps(keep_bits(x, 0xffff0000u)); }
 static inline vf to_float(vi x) { return _mm512_cvtepi32_ps(x); }
-static inline vf rounded_to_bf16(vf x) {
+static inline vf round_to_bf16(vf x) {
   vi bits = _mm512_castps_si512(x);
   vi odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   vi rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
@@ -87,7 +87,7 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 }
 #else
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
-  vi rounded = _mm512_srli_epi32(_mm512_castps_si512(rounded_to_bf16(x)), 16);
+  vi rounded = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(x)), 16);
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), _mm512_cvtepi32_epi16(rounded));
 }
 #endif
@@ -129,14 +129,6 @@ static inline vi xor_bits(vi a, vi b) { return _mm256_xor_si256(a, b); }
 static inline vf even_of(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline vf odd_of(vi x) { return _mm256_castsi256_ps(keep_bits(x, 0xffff0000u)); }
 static inline vf to_float(vi x) { return _mm256_cvtepi32_ps(x); }
-static inline vf rounded_to_bf16(vf x) {
-  vi bits = _mm256_castps_si256(x);
-  vi odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  vi rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-  vf quiet_nan = _mm256_or_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000)));
-  vf chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet_nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  return _mm256_castsi256_ps(keep_bits(_mm256_castps_si256(chosen), 0xffff0000u));
-}
 static inline vf load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
@@ -163,6 +155,15 @@ static inline int32_t store_quantised(int16_t* p, const float* x, vf factor) {
   _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_shuffle_epi8(a, order));
   _mm256_storeu_si256(reinterpret_cast<vi*>(p + 16), _mm256_shuffle_epi8(b, order));
   return sum_of_pairs(a, b);
+}
+
+static inline vf round_to_bf16(vf x) {
+  vi bits = _mm256_castps_si256(x);
+  vi odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  vi rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+  vf quiet = _mm256_or_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000)));
+  vf chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  return odd_of(_mm256_castps_si256(chosen));
 }
 
 #else
@@ -215,12 +216,6 @@ static inline vi xor_bits(vi a, vi b) { return a ^ b; }
 static inline vf even_of(vi x) { return (vf)(x << 16); }
 static inline vf odd_of(vi x) { return (vf)keep_bits(x, 0xffff0000u); }
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
-static inline vf rounded_to_bf16(vf x) {
-  vi bits = (vi)x;
-  vi rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  vi chosen = x == x ? rounded : bits | 0x400000;
-  return (vf)keep_bits(chosen, 0xffff0000u);
-}
 static inline vf load_bf16(const uint16_t* p) {
   return (vf)(vi{p[0], p[1], p[2], p[3]} << 16);
 }
@@ -236,6 +231,12 @@ static inline int32_t store_quantised(T* p, const float* x, vf factor) {
     }
   }
   return sum;
+}
+
+static inline vf round_to_bf16(vf x) {
+  vi bits = (vi)x;
+  vi rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return odd_of(x == x ? rounded : bits | 0x400000);
 }
 
 #endif
@@ -281,6 +282,20 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 static inline void store_as(float* p, vf x, int n) { n == kLanes ? store(p, x) : store_n(p, x, n); }
 static inline void store_as(uint16_t* p, vf x, int n) { store_bf16_n(p, x, n); }
 
+#if QUIRE_LANES == 8
+// The tree below, in registers.
+static inline float sum_of(vf x) {
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline float max_of(vf x) {
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+#else
 static inline float sum_of(vf x) {
   float lanes[kLanes];
   store(lanes, x);
@@ -296,6 +311,7 @@ static inline float max_of(vf x) {
     for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
   return lanes[0];
 }
+#endif
 
 static inline int lanes_left(int64_t done, int64_t total) { return total - done < kLanes ? static_cast<int>(total - done) : kLanes; }
 

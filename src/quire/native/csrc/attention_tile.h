@@ -1,0 +1,178 @@
+// The micro-kernels of attention: rows of queries or softmax weights times the columns of one K/V tile.
+//
+// An output is one lane fed in K order, one multiply-add an element (one instruction a pair where it multiplies pairs),
+// whatever the number of rows and wherever the columns lie: in the pages, or widened to float32 in scratch memory. The two
+// hold the same values, so they give the same bits; many rows are worth widening a tile for, a few are not.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace quire::QUIRE_ISA {
+
+#if defined(QUIRE_BF16_DOT)
+constexpr bool kMultipliesPairs = true;
+#else
+constexpr bool kMultipliesPairs = false;
+#endif
+
+// A page of stored elements S is read as float32 or as pairs of bfloat16 along K; rows as pairs only where pairs multiply.
+template <class S> constexpr bool kIsPaired = sizeof(S) == 2;
+template <class S> using PageRead = std::conditional_t<kIsPaired<S>, uint32_t, float>;
+template <class S> using RowRead = std::conditional_t<kIsPaired<S> && kMultipliesPairs, uint32_t, float>;
+template <class S> constexpr bool kWidens = kIsPaired<S> && !kMultipliesPairs;
+constexpr int64_t kWideRows = 16;
+
+// Accumulators stay in registers only where the compiler sees all that is done with them.
+#define QUIRE_INLINE inline __attribute__((always_inline))
+
+// A pointer whose origin the compiler forgets: it would derive it from others in the loop instead of keeping it.
+template <class T>
+static QUIRE_INLINE const T* in_register(const T* pointer) {
+  asm("" : "+r"(pointer));
+  return pointer;
+}
+
+constexpr int64_t kLine = 64;  // bytes of a cache line
+
+// Columns of a tile, `stride` reads from one row of K to the next. Those in a page lie `ahead` bytes before the next tile's.
+template <class T>
+struct PageColumns {
+  const T* base;
+  int64_t stride;
+  int64_t ahead;
+
+  PageColumns from(int64_t column) const { return {base + column, stride, ahead}; }
+  const T* row(int64_t k) const { return base + k * stride; }
+  template <int V>
+  void fetch_ahead(int64_t k) const {
+    const char* line = reinterpret_cast<const char*>(row(k)) + ahead;
+    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLine) __builtin_prefetch(line + i);
+  }
+};
+
+struct WideColumns {
+  const float* base;
+  int64_t stride;
+
+  WideColumns from(int64_t column) const { return {base + column, stride}; }
+  const float* row(int64_t k) const { return base + k * stride; }
+  template <int V>
+  void fetch_ahead(int64_t) const {}
+};
+
+template <int R, int V>
+static QUIRE_INLINE void add_column(const float* const* a, int64_t k, const vf (&column)[V], vf (&acc)[R][V]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    vf x = set1(a[r][k]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[r][v] = fma(x, column[v], acc[r][v]);
+  }
+}
+
+// acc[r][v] += a[r][k] * w[k][column v] for k in [k_begin, k_end), over columns of float32.
+template <int R, int V, class Columns>
+static QUIRE_INLINE void add_products(const float* const* a, const Columns& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+  for (int64_t k = k_begin; k < k_end; ++k) {
+    vf column[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) column[v] = load(w.row(k) + v * kLanes);
+    w.template fetch_ahead<V>(k);
+    add_column<R, V>(a, k, column, acc);
+  }
+}
+
+#if !defined(QUIRE_BF16_DOT)
+
+// Elements k of pairs, widened in registers.
+template <int R, int V>
+static QUIRE_INLINE void add_half(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
+  vf column[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) {
+    vi pair = load_pairs(pairs + v * kLanes);
+    column[v] = k % 2 == 0 ? even_of(pair) : odd_of(pair);
+  }
+  add_column<R, V>(a, k, column, acc);
+}
+
+// Elements k and k + 1, k even. Few rows keep theirs in registers; with many, a pair is loaded twice rather than kept.
+template <int R, int V>
+static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
+  if constexpr (R > 2) {
+    add_half<R, V>(a, pairs, k, acc);
+    add_half<R, V>(a, in_register(pairs), k + 1, acc);
+  } else {
+    vf even[R], odd[R];
+    for (int r = 0; r < R; ++r) even[r] = set1(a[r][k]), odd[r] = set1(a[r][k + 1]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) {
+      vi pair = load_pairs(pairs + v * kLanes);
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(even[r], even_of(pair), acc[r][v]);
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(odd[r], odd_of(pair), acc[r][v]);
+    }
+  }
+}
+
+// The same over columns of pairs.
+template <int R, int V>
+static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+  int64_t k = k_begin;
+  if (k % 2 != 0 && k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc), ++k;
+  for (; k + 1 < k_end; k += 2) {
+    w.template fetch_ahead<V>(k / 2);
+    add_halves<R, V>(a, w.row(k / 2), k, acc);
+  }
+  if (k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc);
+}
+
+#else
+
+template <int R, int V>
+static QUIRE_INLINE void add_pair(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t pair, uint32_t mask, vf (&acc)[R][V]) {
+  vi column[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) column[v] = keep_bits(load_pairs(w.row(pair) + v * kLanes), mask);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    vi x = set1_pair(a[r][pair]);
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) acc[r][v] = dot_pairs(acc[r][v], x, column[v]);
+  }
+}
+
+// The same with pairs on both sides. The half of a pair outside the range is cleared: what lies there could be infinite.
+template <int R, int V>
+static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+  for (int64_t pair = k_begin / 2; 2 * pair < k_end; ++pair) {
+    w.template fetch_ahead<V>(pair);
+    uint32_t mask = (2 * pair < k_begin ? 0xffff0000u : 0xffffffffu) & (2 * pair + 1 >= k_end ? 0x0000ffffu : 0xffffffffu);
+    add_pair<R, V>(a, w, pair, mask, acc);
+  }
+}
+
+#endif
+
+// Writes pairs [k / 2][columns] as float32 [k][stride], so that many rows share the work of widening.
+static inline void widen(const PageColumns<uint32_t>& pairs, int64_t num_pairs, int64_t columns, float* out, int64_t stride) {
+  for (int64_t p = 0; p < num_pairs; ++p)
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      vi pair = load_pairs(pairs.row(p) + c);
+      store(out + 2 * p * stride + c, even_of(pair));
+      store(out + (2 * p + 1) * stride + c, odd_of(pair));
+    }
+}
+
+// Calls body.run<R>(first_row) so that the R's cover [begin, end): 6 while they last, then 4, 2, 1.
+template <class Body>
+static inline void for_rows(int64_t begin, int64_t end, const Body& body) {
+  for (; end - begin >= 6; begin += 6) body.template run<6>(begin);
+  if (end - begin >= 4) { body.template run<4>(begin); begin += 4; }
+  if (end - begin >= 2) { body.template run<2>(begin); begin += 2; }
+  if (end - begin >= 1) body.template run<1>(begin);
+}
+
+}  // namespace quire::QUIRE_ISA

@@ -1,0 +1,160 @@
+"""Attention by every road: alone or beside others, whole or in splits, a prefix shared or not, on one thread or two.
+
+A split is 512 keys. The prefix is two splits and a bit; requests go on from it with text of their own, some of them beyond
+the third split. Whatever the road, the bits of a row are those of its request computed whole, alone, on one thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from quire.config import DType, KVFormat
+from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.protocol import Executor, Float32Array, Int32Array, StepBatch, kv_layout
+from quire.models.spec import ModelSpec
+from support.configs import spec_of
+from support.weights import random_weights
+
+pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
+
+BLOCK = 32
+NUM_SHARED = 34 * BLOCK
+OWN = (1, 40, 97, 460, 500)  # tokens of each request after the prefix; the last two reach into the fourth split
+BLOCKS_OWN = 20
+MAX_CONTEXT = NUM_SHARED + BLOCKS_OWN * BLOCK
+MODELS = {
+    "group-1": {"num_key_value_heads": 8, "head_dim": 64},
+    "group-2": {"num_key_value_heads": 4, "head_dim": 128},
+    "group-4": {"num_key_value_heads": 2, "head_dim": 80},
+    "group-8": {"num_key_value_heads": 1, "head_dim": 64},
+    "group-8-of-16": {"num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 24},
+}
+
+
+def make_spec(name: str) -> ModelSpec:
+    shape = {"num_attention_heads": 8, "num_hidden_layers": 2, "max_position_embeddings": MAX_CONTEXT}
+    if name == "windows":
+        changes = {"num_key_value_heads": 2, "head_dim": 64, "sliding_window": 700, "sliding_window_pattern": 2}
+        return spec_of("gemma3_text", **{**shape, **changes})
+    if name == "softcap":
+        return replace(spec_of("qwen3", **{**shape, **MODELS["group-4"]}), attention_softcap=5.0)
+    return spec_of("qwen3", **{**shape, **MODELS[name]})
+
+
+def make_executor(spec: ModelSpec, threads: int, kv: KVFormat = KVFormat.BFLOAT16, dtype: DType = DType.FLOAT32) -> Executor:
+    return NativeExecutor(
+        spec,
+        random_weights(spec),
+        layout=kv_layout(spec, BLOCK, kv),
+        num_blocks=NUM_SHARED // BLOCK + (len(OWN) + 2) * BLOCKS_OWN + NUM_SHARED // BLOCK,
+        dtype=dtype,
+        threads=threads,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The tokens of a request and its block table, of which [start, end) is computed in a step."""
+
+    token_ids: Int32Array
+    blocks: Int32Array
+
+    def whole_elsewhere(self) -> Text:
+        """Returns the same tokens in other blocks, so that nothing of the shared prefix is read."""
+        first = NUM_SHARED // BLOCK + len(OWN) * BLOCKS_OWN
+        return replace(self, blocks=np.arange(first, first + len(self.blocks), dtype=np.int32))
+
+
+def texts(vocab_size: int) -> list[Text]:
+    generator = np.random.default_rng(3)
+    prefix = generator.integers(0, vocab_size, NUM_SHARED)
+    shared = np.arange(NUM_SHARED // BLOCK)
+    found = []
+    for i, num_own in enumerate(OWN):
+        own = np.arange(BLOCKS_OWN) + len(shared) + i * BLOCKS_OWN
+        tokens = np.concatenate([prefix, generator.integers(0, vocab_size, num_own)])
+        found.append(Text(token_ids=tokens.astype(np.int32), blocks=np.concatenate([shared, own]).astype(np.int32)))
+    return found
+
+
+def step(parts: list[tuple[Text, int, int]]) -> StepBatch:
+    """Returns a step that computes tokens [start, end) of each text and samples all of its rows."""
+    positions = [np.arange(start, end, dtype=np.int32) for _, start, end in parts]
+    lengths = np.array([0] + [len(each) for each in positions])
+    slots = [text.blocks[at // BLOCK] * BLOCK + at % BLOCK for (text, _, _), at in zip(parts, positions, strict=True)]
+    return StepBatch(
+        token_ids=np.concatenate([text.token_ids[start:end] for text, start, end in parts]),
+        positions=np.concatenate(positions),
+        query_start=np.cumsum(lengths, dtype=np.int32),
+        context_lens=np.array([end for _, _, end in parts], np.int32),
+        block_tables=np.stack([text.blocks for text, _, _ in parts]),
+        slot_mapping=np.concatenate(slots),
+        sample_rows=np.arange(lengths.sum(), dtype=np.int32),
+    )
+
+
+def last_rows(executor: Executor, text: Text, count: int) -> Float32Array:
+    """Returns logits of the last tokens of a text that is computed whole, in blocks of its own."""
+    logits = executor.run(step([(text.whole_elsewhere(), 0, len(text.token_ids))]))
+    return logits[-count:]
+
+
+def rows_beside_others(executor: Executor, requests: list[Text], count: int) -> list[Float32Array]:
+    """Returns logits of the last `count` tokens of every request, all computed in one step after their contexts."""
+    executor.run(step([(requests[0], 0, NUM_SHARED)]))
+    for text in requests:
+        if len(text.token_ids) - count > NUM_SHARED:
+            executor.run(step([(text, NUM_SHARED, len(text.token_ids) - count)]))
+    ends = [len(text.token_ids) for text in requests]
+    together = executor.run(step([(text, end - count, end) for text, end in zip(requests, ends, strict=True)]))
+    for index, (text, end) in enumerate(zip(requests, ends, strict=True)):
+        alone = executor.run(step([(text, end - count, end)]))
+        assert alone.tobytes() == together[index * count : (index + 1) * count].tobytes(), f"request {index} alone"
+    return list(together.reshape(len(requests), count, -1))
+
+
+@pytest.mark.parametrize("kv", list(KVFormat), ids=lambda kv: kv.value)
+@pytest.mark.parametrize("name", [*MODELS, "windows", "softcap"])
+def test_requests_that_share_a_prefix_get_the_bits_of_each_alone(name: str, kv: KVFormat) -> None:
+    spec = make_spec(name)
+    requests = texts(spec.vocab_size)
+    oracle = make_executor(spec, 1, kv)
+    expected = [last_rows(oracle, text, 1) for text in requests]
+    for threads in (1, 2):
+        found = rows_beside_others(make_executor(spec, threads, kv), requests, 1)
+        assert [rows.tobytes() for rows in found] == [rows.tobytes() for rows in expected], f"{threads} threads"
+
+
+@pytest.mark.parametrize("name", ["group-2", "windows"])
+@pytest.mark.parametrize("isa", available_isas())
+def test_several_rows_across_the_border_of_a_split_get_the_bits_of_each_alone(
+    name: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows at positions 1534 to 1537 end in different splits; a request of three rows has them in the same items."""
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    spec = make_spec(name)
+    border = 3 * 512 - NUM_SHARED
+    requests = [
+        replace(text, token_ids=np.resize(text.token_ids, NUM_SHARED + border + extra))
+        for extra, text in enumerate(texts(spec.vocab_size)[:3])
+    ]
+    oracle = make_executor(spec, 1, dtype=DType.BFLOAT16)
+    expected = [last_rows(oracle, text, 3) for text in requests]
+    found = rows_beside_others(make_executor(spec, 2, dtype=DType.BFLOAT16), requests, 3)
+    assert [rows.tobytes() for rows in found] == [rows.tobytes() for rows in expected]
+
+
+def test_requests_that_part_ways_early_share_what_they_have_in_common() -> None:
+    """Two of three tables differ after the first split: the second split is shared by two, the first by all."""
+    spec = make_spec("group-2")
+    first, second, third = texts(spec.vocab_size)[2:]
+    executor = make_executor(spec, 2)
+    blocks = np.concatenate([first.blocks[:16], third.whole_elsewhere().blocks[: len(third.blocks) - 16]])
+    apart = Text(token_ids=np.concatenate([third.token_ids[:512], third.token_ids[:511:-1]]), blocks=blocks)
+    executor.run(step([(apart, 0, NUM_SHARED)]))
+    found = rows_beside_others(executor, [first, apart, second], 1)
+    for text, rows in zip((first, apart, second), found, strict=True):
+        assert rows.tobytes() == last_rows(make_executor(spec, 1), text, 1).tobytes()
