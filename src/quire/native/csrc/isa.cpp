@@ -1,6 +1,7 @@
 // The kernels, compiled once for each instruction set under the namespace QUIRE_ISA.
 #include "attention.h"
 #include "gemm.h"
+#include "logits.h"
 #include "rows.h"
 
 namespace quire::QUIRE_ISA {
@@ -65,7 +66,8 @@ static uint64_t read(const char* data, int64_t num_bytes) {
 #define QUIRE_TEXT(x) #x
 #define QUIRE_NAME(x) QUIRE_TEXT(x)
 
-extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), gemm, norm, embed, rotate_append, attend, activate_all, softcap_all, spin, read,
-                                kSpinners * kLanes * 2, kSpinFlopsBF16};
+extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), gemm, norm, embed, rotate_append, attend, activate_all, softcap_all,
+                                is_finite, block_maxima<float, vf>, block_maxima<double, vd>, fill_buckets<float>,
+                                fill_buckets<double>, spin, read, kSpinners * kLanes * 2, kSpinFlopsBF16};
 
 }  // namespace quire::QUIRE_ISA
