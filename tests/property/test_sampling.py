@@ -155,3 +155,10 @@ def test_scores_hold_the_target_and_the_best_with_their_ranks(logits: list[float
 @given(logits=LOGITS)
 def test_probabilities_sum_to_one(logits: list[float]) -> None:
     assert math.isclose(np.exp(log_softmax(as_row(logits))).sum(), 1.0, rel_tol=1e-12)
+
+
+@given(seed=st.integers(0, 2**63 - 1), position=st.integers(0, 2**40))
+@settings(max_examples=50, deadline=None)
+def test_noise_is_numpys_philox(seed: int, position: int) -> None:
+    word = int(np.random.Philox(key=seed, counter=position).random_raw())
+    assert uniform(seed, position) == (word >> 11) * 2.0**-53

@@ -31,56 +31,84 @@ def num_logit_rows(chunk: ScheduledChunk) -> int:
     return chunk.num_tokens - chunk.num_given_rows if chunk.wants_all_rows else int(chunk.samples)
 
 
-def build_batch(chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int) -> StepBatch:
-    """Returns the arrays of one step; logit rows come in the order of `chunks`, `num_logit_rows` each."""
+class PaddedTables:
+    """Block tables of a step [B, M], padded with 0, kept from step to step: a row is written anew where its blocks changed.
+
+    A scheduler gives the same tuple of block ids until a request gets another block, so in decode nearly nothing is written.
+    """
+
+    __slots__ = ("_block_ids", "_table")
+
+    def __init__(self) -> None:
+        self._block_ids: list[tuple[int, ...]] = []
+        self._table: Int32Array = np.zeros((0, 0), dtype=np.int32)
+
+    def of(self, chunks: Sequence[ScheduledChunk]) -> Int32Array:
+        """Returns the tables of the chunks' requests; the array is the caller's."""
+        block_ids = [chunk.block_ids for chunk in chunks]
+        shape = len(block_ids), max(map(len, block_ids))
+        if self._table.shape != shape:
+            self._table = np.zeros(shape, dtype=np.int32)
+            self._block_ids = [()] * len(block_ids)
+        for row_idx, (ids, known) in enumerate(zip(block_ids, self._block_ids, strict=True)):
+            if ids is not known:
+                self._table[row_idx, : len(ids)] = ids
+                self._table[row_idx, len(ids) :] = 0
+        self._block_ids = block_ids
+        return self._table.copy()
+
+
+def build_batch(
+    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, tables: PaddedTables | None = None
+) -> StepBatch:
+    """Returns the arrays of one step; logit rows come in the order of `chunks`, `num_logit_rows` each.
+
+    `tables` of the step before save writing block tables anew.
+    """
     counts = [chunk.num_tokens for chunk in chunks]
     query_start = np.array([0, *accumulate(counts)], dtype=np.int32)
     tokens: list[int] = []
     for chunk in chunks:
-        tokens.extend(sources[chunk.request_id].token_ids(chunk.start, chunk.stop))
-    block_tables = _pad_tables(chunks)
+        tokens += sources[chunk.request_id].token_ids(chunk.start, chunk.start + chunk.num_tokens)
+    block_tables = (tables or PaddedTables()).of(chunks)
     positions, slot_mapping = _place(chunks, counts, query_start, block_tables, block_size)
     return StepBatch(
         token_ids=np.array(tokens, dtype=np.int32),
         positions=positions,
         query_start=query_start,
-        context_lens=np.array([chunk.stop for chunk in chunks], dtype=np.int32),
+        context_lens=np.array([chunk.start + chunk.num_tokens for chunk in chunks], dtype=np.int32),
         block_tables=block_tables,
         slot_mapping=slot_mapping,
         sample_rows=_sample_rows(chunks),
     )
 
 
-def _pad_tables(chunks: Sequence[ScheduledChunk]) -> Int32Array:
-    if len(chunks) == 1:
-        return np.array([chunks[0].block_ids], dtype=np.int32)
-    tables = np.zeros((len(chunks), max(len(chunk.block_ids) for chunk in chunks)), dtype=np.int32)
-    for row, chunk in zip(tables, chunks, strict=True):
-        row[: len(chunk.block_ids)] = chunk.block_ids
-    return tables
-
-
 def _place(
     chunks: Sequence[ScheduledChunk], counts: list[int], query_start: Int32Array, block_tables: Int32Array, block_size: int
 ) -> tuple[Int32Array, Int32Array]:
     """Returns the position of every token and the slot its K/V go to, both [T]."""
-    if len(chunks) == 1 and counts[0] == 1:
-        start = chunks[0].start
-        block_idx, offset = divmod(start, block_size)
-        slot = chunks[0].block_ids[block_idx] * block_size + offset
-        return np.array([start], dtype=np.int32), np.array([slot], dtype=np.int32)
+    if len(chunks) == int(query_start[-1]):
+        positions = [chunk.start for chunk in chunks]
+        slots = [
+            chunk.block_ids[position // block_size] * block_size + position % block_size
+            for chunk, position in zip(chunks, positions, strict=True)
+        ]
+        return np.array(positions, dtype=np.int32), np.array(slots, dtype=np.int32)
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
     num_tokens = int(query_start[-1])
-    positions = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_start[:-1], counts)
+    positions_of_all = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_start[:-1], counts)
     owners = np.repeat(np.arange(len(chunks)), counts)
-    slots = block_tables[owners, positions // block_size] * block_size + positions % block_size
-    return positions, slots
+    blocks = block_tables[owners, positions_of_all // block_size]
+    return positions_of_all, blocks * block_size + positions_of_all % block_size
 
 
 def _sample_rows(chunks: Sequence[ScheduledChunk]) -> Int32Array:
     rows: list[int] = []
-    first = 0
+    stop = 0
     for chunk in chunks:
-        rows.extend(range(first + chunk.num_tokens - num_logit_rows(chunk), first + chunk.num_tokens))
-        first += chunk.num_tokens
+        stop += chunk.num_tokens
+        if chunk.wants_all_rows:
+            rows.extend(range(stop - num_logit_rows(chunk), stop))
+        elif chunk.samples:
+            rows.append(stop - 1)
     return np.array(rows, dtype=np.int32)

@@ -10,9 +10,9 @@ Until the last line nothing has happened that `scheduler.abandon(plan)` cannot p
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
+from quire.engine.batch import PaddedTables
 from quire.engine.completion import CompletionState, Progress
 from quire.engine.drawing import StepTokens, first_scored
 from quire.engine.failure import failure_message
@@ -32,15 +32,16 @@ StepEvent = Progress | RequestOutput
 _log = logging.getLogger("quire")
 
 
-@dataclass(frozen=True, slots=True)
 class _Member:
-    """One completion and the group it belongs to."""
+    """One completion and the group it belongs to, with what a step asks of it close at hand."""
 
-    group: RequestGroup
-    state: CompletionState
+    __slots__ = ("group", "row", "state", "token_ids")
 
-    def token_ids(self, start: int, stop: int) -> Sequence[int]:
-        return self.state.request.token_ids(start, stop)
+    def __init__(self, group: RequestGroup, state: CompletionState) -> None:
+        self.group = group
+        self.state = state
+        self.row = state.row
+        self.token_ids = state.request.token_ids
 
 
 class EngineCore:
@@ -57,6 +58,7 @@ class EngineCore:
         self._scheduler = make_scheduler()
         self._groups: dict[str, RequestGroup] = {}
         self._members: dict[str, _Member] = {}
+        self._tables = PaddedTables()
 
     @property
     def scheduler(self) -> Scheduler:
@@ -121,8 +123,7 @@ class EngineCore:
         if plan is None:
             return []
         try:
-            rows = {chunk.request_id: self._members[chunk.request_id].state.row for chunk in plan.scheduled}
-            drawn = run_chunks(self.executor, plan.scheduled, self._members, rows)
+            drawn = run_chunks(self.executor, plan.scheduled, self._members, self._tables)
         except BaseException:
             self._scheduler.abandon(plan)
             raise
@@ -149,28 +150,29 @@ class EngineCore:
     def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
         now = self._clock()
+        members = self._members
         for chunk in plan.scheduled:
-            self._note_chunk(chunk, plan, drawn, now)
+            self._note_chunk(chunk, plan.step, drawn, now)
         advanced: list[tuple[_Member, int]] = []
         sampled: dict[str, Sampled] = {}
         errors: dict[str, str] = {}
         for request_id, token in drawn.tokens.items():
-            member = self._members[request_id]
+            member = members[request_id]
             advanced.append((member, member.state.num_text_parts))
             try:
                 reason = member.state.advance(token)
             except Exception as error:
                 errors[request_id], reason = failure_message(error), FinishReason.ERROR
-            sampled[request_id] = Sampled(token_id=token.token_id, finish_reason=reason)
+            sampled[request_id] = Sampled(token.token_id, reason)
         finished = self._scheduler.complete_step(plan, sampled)
         for request in finished:
             self._members[request.request_id].state.end(errors.get(request.request_id))
         events: list[StepEvent] = [member.state.progress(member.group.request_id, parts) for member, parts in advanced]
         return events + [output for request in finished if (output := self._close(request)) is not None]
 
-    def _note_chunk(self, chunk: ScheduledChunk, plan: StepPlan, drawn: StepTokens, now: float) -> None:
+    def _note_chunk(self, chunk: ScheduledChunk, step: int, drawn: StepTokens, now: float) -> None:
         group = self._members[chunk.request_id].group
-        group.note_step(plan.step)
+        group.note_step(step)
         if chunk.samples:
             group.note_token(now)
         if group.scores is not None and chunk.request_id in drawn.scores:

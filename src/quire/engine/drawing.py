@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from quire.engine.batch import num_logit_rows
 from quire.engine.failure import failure_message
-from quire.executors.protocol import Float32Array
+from quire.executors.protocol import BestTokens, Float32Array, Int32Array
 from quire.request import TokenLogprobs
-from quire.sample.sampler import SampledToken, SampleRow, sample, score
+from quire.sample.sampler import SampledToken, SampleRow, not_finite, sample, score
 from quire.sched.plan import ScheduledChunk
 
 
@@ -35,6 +36,13 @@ def first_scored(chunk: ScheduledChunk) -> int:
     return chunk.start + chunk.num_given_rows + 1
 
 
+class RowSource(Protocol):
+    """Whatever knows what decides a request's next token."""
+
+    @property
+    def row(self) -> SampleRow: ...
+
+
 class Drawing:
     """Reads the logit rows of a step's chunks, in their order and in slices of any size.
 
@@ -42,11 +50,39 @@ class Drawing:
     depends on where slices end.
     """
 
-    def __init__(self, chunks: Sequence[ScheduledChunk], rows: Mapping[str, SampleRow]) -> None:
+    def __init__(self, chunks: Sequence[ScheduledChunk], members: Mapping[str, RowSource], vocab_size: int) -> None:
         self.drawn = StepTokens()
         self._chunks = chunks
-        self._rows = rows
+        self._members = members
+        self._vocab_size = vocab_size
         self._num_read = 0
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether anything but the best token is wanted of any row."""
+        members = self._members
+        for chunk in self._chunks:
+            if chunk.wants_all_rows or (chunk.samples and not members[chunk.request_id].row.takes_best):
+                return True
+        return False
+
+    def read_best(self, best: BestTokens) -> None:
+        """Takes the best tokens of the next rows [R] of a step that needs no logits: one row for each chunk that samples."""
+        sampling = [chunk.request_id for chunk in self._chunks if chunk.samples]
+        request_ids = sampling[self._num_read : self._num_read + len(best.token_ids)]
+        self._num_read += len(request_ids)
+        tokens = self.drawn.tokens
+        for request_id, token_id in zip(request_ids, best.token_ids.tolist(), strict=True):
+            tokens[request_id] = SampledToken(token_id, None)
+        if best.num_not_finite.any():
+            self._blame(request_ids, best.num_not_finite)
+
+    def _blame(self, request_ids: Sequence[str], num_not_finite: Int32Array) -> None:
+        for row_idx, request_id in enumerate(request_ids):
+            if num_not_finite[row_idx]:
+                error = not_finite(row_idx, int(num_not_finite[row_idx]), self._vocab_size)
+                del self.drawn.tokens[request_id]
+                self.drawn.failures[request_id] = failure_message(error)
 
     def read(self, logits: Float32Array) -> None:
         """Takes the next rows [R, V]."""
@@ -68,7 +104,7 @@ class Drawing:
 
     def _sample(self, logits: Float32Array, request_ids: Sequence[str]) -> None:
         try:
-            self.drawn.tokens |= zip(request_ids, sample(logits, [self._rows[each] for each in request_ids]), strict=True)
+            self.drawn.tokens |= zip(request_ids, sample(logits, [self._members[each].row for each in request_ids]), strict=True)
         except Exception as error:
             if len(request_ids) == 1:
                 self.drawn.failures[request_ids[0]] = failure_message(error)
@@ -78,7 +114,7 @@ class Drawing:
 
     def _score(self, logits: Float32Array, position: int, request_id: str) -> None:
         """Scores the prompt's tokens from `position` on; the last row of a prompt has none to score."""
-        row = self._rows[request_id]
+        row = self._members[request_id].row
         targets = row.prompt_token_ids[position : position + len(logits)]
         try:
             found = score(logits[: len(targets)], targets, row.params.prompt_logprobs or 0)

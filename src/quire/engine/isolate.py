@@ -9,26 +9,34 @@ is a function of seed and position.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from quire.engine.batch import TokenSource, build_batch
-from quire.engine.drawing import Drawing, StepTokens
+from quire.engine.batch import PaddedTables, TokenSource, build_batch
+from quire.engine.drawing import Drawing, RowSource, StepTokens
 from quire.engine.failure import failure_message
-from quire.engine.logits import run_in_slices
+from quire.engine.logits import run_for_best, run_in_slices
 from quire.executors.protocol import Executor
-from quire.sample.sampler import SampleRow
 from quire.sched.plan import ScheduledChunk
+
+
+class Member(TokenSource, RowSource, Protocol):
+    """A request on its way through a step."""
 
 
 def run_chunks(
     executor: Executor,
     chunks: Sequence[ScheduledChunk],
-    sources: Mapping[str, TokenSource],
-    rows: Mapping[str, SampleRow],
+    members: Mapping[str, Member],
+    tables: PaddedTables,
 ) -> StepTokens:
-    """Returns what the chunks bring; with `failures`, that of the requests which fail on their own counts alone."""
-    drawing = Drawing(chunks, rows)
+    """Returns what the chunks of `members` bring; with `failures`, that of the requests which fail on their own counts alone."""
+    drawing = Drawing(chunks, members, executor.spec.vocab_size)
     try:
-        run_in_slices(executor, build_batch(chunks, sources, executor.layout.block_size), drawing.read)
+        batch = build_batch(chunks, members, executor.layout.block_size, tables)
+        if drawing.needs_logits:
+            run_in_slices(executor, batch, drawing.read)
+        else:
+            run_for_best(executor, batch, drawing.read_best)
         return drawing.drawn
     except Exception as error:
         if len(chunks) == 1:
@@ -36,5 +44,5 @@ def run_chunks(
     middle = len(chunks) // 2
     drawn = StepTokens()
     for half in (chunks[:middle], chunks[middle:]):
-        drawn.take(run_chunks(executor, half, sources, rows))
+        drawn.take(run_chunks(executor, half, members, tables))
     return drawn

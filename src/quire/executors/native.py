@@ -12,7 +12,7 @@ from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.checks import check_weights
-from quire.executors.protocol import Float32Array, Int32Array, StepBatch
+from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
@@ -89,6 +89,13 @@ class NativeExecutor:
             logits = np.empty((len(rows), self.spec.vocab_size), np.float32)
             self._decoder.head(np.ascontiguousarray(rows, np.int32), logits)
         return logits
+
+    def best(self, rows: Int32Array) -> BestTokens:
+        """Returns the best token of rows of the latest step, found panel by panel inside the product with the head."""
+        found = BestTokens(token_ids=np.empty(len(rows), np.int32), num_not_finite=np.empty(len(rows), np.int32))
+        with _translated_errors():
+            self._decoder.best(np.ascontiguousarray(rows, np.int32), found.token_ids, found.num_not_finite)
+        return found
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         shape = (len(slots), self.spec.num_kv_heads, self.spec.head_dim)

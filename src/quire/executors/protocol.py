@@ -37,6 +37,30 @@ class StepBatch:
     slot_mapping: Int32Array
     sample_rows: Int32Array
 
+    def without_samples(self) -> StepBatch:
+        """Returns the same step with no logits wanted."""
+        return StepBatch(
+            token_ids=self.token_ids,
+            positions=self.positions,
+            query_start=self.query_start,
+            context_lens=self.context_lens,
+            block_tables=self.block_tables,
+            slot_mapping=self.slot_mapping,
+            sample_rows=np.empty(0, dtype=np.int32),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestTokens:
+    """The largest logit of each of S rows.
+
+    token_ids       [S] int32   its id, the smallest of equal ones; means nothing in a row that is not finite
+    num_not_finite  [S] int32   logits of the row that are NaN or infinite
+    """
+
+    token_ids: Int32Array
+    num_not_finite: Int32Array
+
 
 class Executor(Protocol):
     """Runs steps over its own paged KV memory. Not thread-safe: one caller, one step at a time."""
@@ -82,6 +106,13 @@ class Executor(Protocol):
         """
         ...
 
+    def best(self, rows: Int32Array) -> BestTokens:
+        """Returns the best token of any rows of the latest `run`: what `best_of(head(rows))` finds, and raises as `head`.
+
+        An executor need not write the logits down for it.
+        """
+        ...
+
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
         ...
@@ -89,6 +120,14 @@ class Executor(Protocol):
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
         ...
+
+
+def best_of(logits: Float32Array) -> BestTokens:
+    """Returns the best token of each row of logits [S, V]."""
+    return BestTokens(
+        token_ids=logits.argmax(axis=1).astype(np.int32),
+        num_not_finite=np.count_nonzero(~np.isfinite(logits), axis=1).astype(np.int32),
+    )
 
 
 def kv_layout(spec: ModelSpec, block_size: int, kv_format: KVFormat) -> KVLayout:

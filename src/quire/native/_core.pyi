@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 BitsArray = npt.NDArray[np.uint16]
 
 class Element(Enum):
@@ -85,6 +86,8 @@ class Decoder:
         """Runs a step without the GIL and fills logits [S, V]; ValueError if an index is out of range."""
     def head(self, rows: Int32Array, logits: Float32Array) -> None:
         """Fills logits [len(rows), V] of rows of the latest step; ValueError if it has no such row."""
+    def best(self, rows: Int32Array, token_ids: Int32Array, num_not_finite: Int32Array) -> None:
+        """Fills token_ids [len(rows)] and num_not_finite [len(rows)] for rows of the latest step; ValueError as `head`."""
     def read_kv(self, layer: int, slots: Int32Array, keys: Float32Array, values: Float32Array) -> None: ...
     def copy_block(self, source: int, target: int) -> None: ...
     @property
@@ -111,3 +114,14 @@ def packed_values(isa: str, format: WeightFormat, weight: Float32Array, out: Flo
 
 def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...
 def softcap(isa: str, x: Float32Array, cap: float) -> None: ...
+def best_id(isa: str, logits: Float32Array) -> int | None:
+    """Returns the id of the largest of logits [V], the smallest of equal ones; None where one is not finite."""
+
+def draw(
+    isa: str, logits: Float32Array | Float64Array, sharpness: float, top_k: int | None, top_p: float, least: float, noise: float
+) -> int:
+    """Returns the token that `noise` selects; see quire/sample/draw.py."""
+
+def largest_ids(isa: str, logits: Float32Array, count: int) -> list[int]: ...
+def exp_sum(isa: str, logits: Float32Array) -> float: ...
+def num_before(logits: Float32Array, token_id: int) -> int: ...

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from quire.request import SamplingParams
-from quire.sample.ranking import Float64Array, IdArray, RowArray
+from quire.sample.arrays import Float64Array, IdArray, RowArray
 
 
 class TokenCounts:
@@ -65,6 +65,17 @@ class SampleRow:
     eos_token_ids: frozenset[int]
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     counts: TokenCounts | None = None
+    _is_plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        params = self.params
+        changes = (params.logit_bias, self.bad_word_ids, _has_penalties(params), params.logprobs is not None)
+        object.__setattr__(self, "_is_plain", params.temperature == 0 and not any(changes))
+
+    @property
+    def takes_best(self) -> bool:
+        """Whether the token is the best of the model's own logits and nothing else is asked of them."""
+        return self._is_plain and len(self.output_token_ids) >= self.params.min_tokens
 
     @property
     def position(self) -> int:

@@ -7,27 +7,23 @@ Log-probabilities describe the model: they are taken from the raw logits, before
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from quire.errors import SampleRowError, SamplingError
 from quire.request import Greedy, SamplingParams, TokenLogprobs
-from quire.sample.draw import draw
+from quire.sample.arrays import Float32Array, RowArray
 from quire.sample.filters import SampleRow, TokenCounts, adjusted
 from quire.sample.noise import uniform
-from quire.sample.ranking import RowArray, token_logprobs
+from quire.sample.rows import best_id, drawn_id, token_logprobs
 
-__all__ = ["SampleRow", "SampledToken", "TokenCounts", "require_known_tokens", "sample", "score"]
+__all__ = ["SampleRow", "SampledToken", "TokenCounts", "not_finite", "require_known_tokens", "sample", "score"]
 
-Float32Array = npt.NDArray[np.float32]
 _Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampledToken:
+class SampledToken(NamedTuple):
     """The token chosen for a row; `logprobs` is None unless the request asks for them."""
 
     token_id: int
@@ -70,31 +66,43 @@ def require_known_tokens(params: SamplingParams, vocab_size: int) -> None:
         )
 
 
+def not_finite(row_idx: int, num_values: int, vocab_size: int) -> SampleRowError:
+    """Returns the error for a row of which `num_values` logits are NaN or infinite."""
+    return SampleRowError(
+        "the model's logits hold NaN or infinity",
+        row_idx=row_idx,
+        given=f"{num_values} of {vocab_size} values",
+        next_step="Check the checkpoint's weights, or load it with dtype float32.",
+    )
+
+
 def _sample_row(logits: Float32Array, row: SampleRow, row_idx: int) -> SampledToken:
-    _require_finite(logits, row_idx)
-    token_id = _choose(adjusted(logits, row), row, row_idx)
+    token_id = _require_finite(logits, row_idx)
+    changed = adjusted(logits, row)
+    if changed is not logits:
+        token_id = _best_allowed(changed, row_idx)
+    method = row.params.method
+    if not isinstance(method, Greedy):
+        token_id = drawn_id(changed, method, uniform(row.seed, row.position))
     num_top = row.params.logprobs
     return SampledToken(token_id=token_id, logprobs=None if num_top is None else token_logprobs(logits, token_id, num_top))
 
 
-def _choose(logits: RowArray, row: SampleRow, row_idx: int) -> int:
-    method = row.params.method
-    best_id = int(logits.argmax())
-    if logits[best_id] == -np.inf:
+def _best_allowed(logits: RowArray, row_idx: int) -> int:
+    token_id = int(logits.argmax())
+    if logits[token_id] == -np.inf:
         raise SampleRowError(
             "every token is banned by bad_words or min_tokens", row_idx=row_idx, next_step="Allow at least one token."
         )
-    return best_id if isinstance(method, Greedy) else draw(logits, method, uniform(row.seed, row.position))
+    return token_id
 
 
-def _require_finite(logits: Float32Array, row_idx: int) -> None:
-    if not np.isfinite(logits).all():
-        raise SampleRowError(
-            "the model's logits hold NaN or infinity",
-            row_idx=row_idx,
-            given=f"{np.count_nonzero(~np.isfinite(logits))} of {logits.size} values",
-            next_step="Check the checkpoint's weights, or load it with dtype float32.",
-        )
+def _require_finite(logits: Float32Array, row_idx: int) -> int:
+    """Returns the best token of a row whose logits are finite."""
+    token_id = best_id(logits)
+    if token_id is None:
+        raise not_finite(row_idx, int(np.count_nonzero(~np.isfinite(logits))), logits.size)
+    return token_id
 
 
 def _numbered(logits: Float32Array, items: Sequence[_Item]) -> Sequence[tuple[int, _Item]]:

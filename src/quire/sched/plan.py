@@ -1,14 +1,17 @@
-"""What one step will do: values passed from the scheduler to the engine, decided before anything runs."""
+"""What one step will do: values passed from the scheduler to the engine, decided before anything runs.
+
+What every request gets in every step is a named tuple, made in a third of the time of a frozen dataclass.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from quire.request import FinishReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledChunk:
+class ScheduledChunk(NamedTuple):
     """Tokens [start, start + num_tokens) of one request, computed in this step.
 
     `block_ids` is the request's whole block table, long enough for `start + num_tokens` tokens. `samples` is true when
@@ -42,8 +45,7 @@ class StepPlan:
         return sum(chunk.num_tokens for chunk in self.scheduled)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
+class Sampled(NamedTuple):
     """The token drawn for a request in a step, and whether it ends the request."""
 
     token_id: int

@@ -14,7 +14,7 @@ gives its blocks back and waits at its old place; it keeps its output, and its c
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.errors import CapacityError, ConfigError, DuplicateRequestError
@@ -57,6 +57,7 @@ class Scheduler:
             block_size=manager.pool.block_size,
             context_bound=context_bound,
         )
+        self._max_tokens = self.limits.max_tokens
         self._config = config
         self._mode = mode
         self._requests: dict[str, Request] = {}
@@ -148,17 +149,18 @@ class Scheduler:
         `sampled` holds a token for every chunk with `samples` whose request was not aborted or failed meanwhile.
         """
         work = self._landed(plan)
-        for request, chunk in self._alive(work):
+        alive = self._alive(work)
+        for request, chunk in alive:
             if chunk.samples and request.request_id not in sampled:
                 raise defect(f"no token was sampled for request {request.request_id}")
         self._in_flight = None
         finished = []
-        for request, chunk in self._alive(work):
+        for request, chunk in alive:
             self._advance(request, chunk)
             if chunk.samples:
-                token = sampled[request.request_id]
-                request.output_token_ids.append(token.token_id)
-                reason = token.finish_reason or self._length_reason(request)
+                token_id, reason = sampled[request.request_id]
+                request.output_token_ids.append(token_id)
+                reason = reason or self._length_reason(request)
                 if reason is not None:
                     self._finish(request, reason)
                     finished.append(request)
@@ -173,13 +175,13 @@ class Scheduler:
         work = self._landed(plan)
         self._in_flight = None
         self._num_steps -= 1
-        for request, chunk in reversed(list(self._alive(work))):
+        for request, _ in reversed(self._alive(work)):
             if request.request_id in work.admitted:
                 self._stop(request)
                 if not request.num_preemptions:
                     request.num_cached_tokens = 0
-            else:
-                self.manager.trim(request.request_id, work.num_blocks_before[chunk.request_id])
+            elif request.request_id in work.num_blocks_before:
+                self.manager.trim(request.request_id, work.num_blocks_before[request.request_id])
 
     # -- planning --------------------------------------------------------------------
 
@@ -191,10 +193,11 @@ class Scheduler:
             if num_tokens is None:
                 work.is_full = True
                 return
-            num_blocks = len(self.manager.block_ids(request.request_id))
+            held_ids = self.manager.block_ids(request.request_id)
             block_ids = self._reserve(request, request.num_computed_tokens + num_tokens, work)
             if block_ids is not None:
-                work.num_blocks_before[request.request_id] = num_blocks
+                if block_ids is not held_ids:
+                    work.num_blocks_before[request.request_id] = len(held_ids)
                 work.add(request, num_tokens, block_ids)
             running_idx += 1
 
@@ -249,10 +252,9 @@ class Scheduler:
 
     # -- changing places -------------------------------------------------------------
 
-    def _alive(self, work: StepPass) -> Iterator[tuple[Request, ScheduledChunk]]:
-        for request, chunk in zip(work.requests, work.chunks, strict=True):
-            if request.status is RequestStatus.RUNNING:
-                yield request, chunk
+    def _alive(self, work: StepPass) -> list[tuple[Request, ScheduledChunk]]:
+        running = RequestStatus.RUNNING
+        return [pair for pair in zip(work.requests, work.chunks, strict=True) if pair[0].status is running]
 
     def _landed(self, plan: StepPlan) -> StepPass:
         work = self._in_flight
@@ -264,12 +266,14 @@ class Scheduler:
         if self._mode is KVCacheMode.OFF:
             self.manager.release(request.request_id)
             return
-        request.num_computed_tokens = chunk.start + chunk.num_tokens
-        self.manager.commit(request, request.num_computed_tokens)
+        request.num_computed_tokens = chunk.stop
+        block_size = self.limits.block_size
+        if chunk.stop // block_size > chunk.start // block_size:
+            self.manager.commit(request, chunk.stop)
 
     def _length_reason(self, request: Request) -> FinishReason | None:
         max_new = request.sampling.max_tokens
-        is_at_end = len(request.output_token_ids) == max_new or request.num_tokens >= self.limits.max_tokens
+        is_at_end = len(request.output_token_ids) == max_new or request.num_tokens >= self._max_tokens
         return FinishReason.LENGTH if is_at_end else None
 
     def _start(self, request: Request, num_computed: int) -> None:

@@ -11,7 +11,7 @@ class StepPass:
 
     tokens_left        token budget not given to a chunk yet
     requests, chunks   who is scheduled, and with which tokens; same order
-    num_blocks_before  blocks each running request held before this step
+    num_blocks_before  blocks that a running request held before this step gave it more
     admitted           ids of the requests that this step let in
     is_full            nobody else may be scheduled: memory or budget stopped a running request
     """
@@ -31,16 +31,15 @@ class StepPass:
     def add(self, request: Request, num_tokens: int, block_ids: tuple[int, ...]) -> None:
         """Schedules the next `num_tokens` tokens of a request and pays for them."""
         start = request.num_computed_tokens
-        num_given = max(0, request.first_logits_at - start)
-        is_scored = request.needs_prompt_logits and not request.output_token_ids and num_given < num_tokens
+        stop = start + num_tokens
+        num_given = 0
+        is_scored = request.needs_prompt_logits and not request.output_token_ids
+        if is_scored:
+            num_given = max(0, request.first_logits_at - start)
+            is_scored = num_given < num_tokens
+        samples = stop == request.num_tokens
         chunk = ScheduledChunk(
-            request_id=request.request_id,
-            start=start,
-            num_tokens=num_tokens,
-            block_ids=block_ids,
-            samples=start + num_tokens == request.num_tokens,
-            wants_all_rows=is_scored,
-            num_given_rows=num_given if is_scored else 0,
+            request.request_id, start, num_tokens, block_ids, samples, is_scored, num_given if is_scored else 0
         )
         self.requests.append(request)
         self.chunks.append(chunk)

@@ -1,6 +1,7 @@
 // What Python sees of the core: shapes in, arrays in and out, no ownership shared, the GIL released while it computes.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -11,6 +12,7 @@
 #include "canary.h"
 #include "cpu.h"
 #include "decoder.h"
+#include "sampling.h"
 
 namespace nb = nanobind;
 using namespace quire;
@@ -21,6 +23,7 @@ using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
 using BitsMatrix = nb::ndarray<const uint16_t, nb::ndim<2>, nb::device::cpu>;
 using OutFloats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using OutInts = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
@@ -80,14 +83,32 @@ static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, In
   d.run(s, logits.data());
 }
 
+static void require_rows(const Decoder& d, const Ints& rows) {
+  for (int64_t i = 0; i < size_of(rows); ++i)
+    if (rows.data()[i] < 0 || rows.data()[i] >= d.num_rows()) throw std::invalid_argument("a row is outside the latest step");
+}
+
 static void head(Decoder& d, Ints rows, OutMatrix logits) {
   if (static_cast<int64_t>(logits.shape(0)) != size_of(rows) || static_cast<int64_t>(logits.shape(1)) != d.shape().vocab_size)
     throw std::invalid_argument("logits must be [rows, V]");
   auto lock = alone_with(d);
-  for (int64_t i = 0; i < size_of(rows); ++i)
-    if (rows.data()[i] < 0 || rows.data()[i] >= d.num_rows()) throw std::invalid_argument("a row is outside the latest step");
+  require_rows(d, rows);
   nb::gil_scoped_release release;
   d.head(rows.data(), size_of(rows), logits.data());
+}
+
+static void best(Decoder& d, Ints rows, OutInts token_ids, OutInts num_not_finite) {
+  if (token_ids.shape(0) != rows.shape(0) || num_not_finite.shape(0) != rows.shape(0))
+    throw std::invalid_argument("token_ids and num_not_finite must be [rows]");
+  auto lock = alone_with(d);
+  require_rows(d, rows);
+  nb::gil_scoped_release release;
+  std::vector<Best> found(rows.shape(0));
+  d.best(rows.data(), size_of(rows), found.data());
+  for (size_t i = 0; i < found.size(); ++i) {
+    token_ids.data()[i] = found[i].num_not_finite ? 0 : static_cast<int32_t>(found[i].id);
+    num_not_finite.data()[i] = static_cast<int32_t>(found[i].num_not_finite);
+  }
 }
 
 static void read_kv(Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHeads values) {
@@ -218,6 +239,7 @@ static void bind_decoder(nb::module_& m) {
            nb::arg("context_lens").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
            nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert())
       .def("head", &head, nb::arg("rows").noconvert(), nb::arg("logits").noconvert())
+      .def("best", &best, nb::arg("rows").noconvert(), nb::arg("token_ids").noconvert(), nb::arg("num_not_finite").noconvert())
       .def("read_kv", &read_kv, nb::arg("layer"), nb::arg("slots").noconvert(), nb::arg("keys").noconvert(), nb::arg("values").noconvert())
       .def("copy_block", &copy_block, nb::arg("source"), nb::arg("target"))
       .def_prop_ro("isa", &Decoder::isa)
@@ -247,9 +269,49 @@ static void bind_kernels(nb::module_& m) {
   }, nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("cap"));
 }
 
+using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using WideLogits = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <class Row>
+static int64_t draw_row(const std::string& isa, Row logits, double sharpness, std::optional<int64_t> top_k, double top_p, double least,
+                        double noise) {
+  int64_t n = static_cast<int64_t>(logits.shape(0));
+  if (n == 0 || top_k.value_or(1) < 1) throw std::invalid_argument("there is nothing to draw from");
+  const Kernels& kernels = choose_kernels(isa);
+  nb::gil_scoped_release release;
+  DefaultFloats floats;
+  return draw(kernels, logits.data(), n, {sharpness, top_k.value_or(n), top_p, least}, noise);
+}
+
+// A row that is not finite has no best token.
+static std::optional<int64_t> best_id(const std::string& isa, Logits logits) {
+  const Kernels& kernels = choose_kernels(isa);
+  nb::gil_scoped_release release;
+  Best best = best_of(kernels, logits.data(), static_cast<int64_t>(logits.shape(0)), 0);
+  return best.num_not_finite ? std::nullopt : std::optional<int64_t>(best.id);
+}
+
+static void bind_sampling(nb::module_& m) {
+  m.def("best_id", &best_id, nb::arg("isa"), nb::arg("logits").noconvert());
+  m.def("draw", &draw_row<Logits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"), nb::arg("top_k").none(),
+        nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
+  m.def("draw", &draw_row<WideLogits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"), nb::arg("top_k").none(),
+        nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
+  m.def("largest_ids", [](const std::string& isa, Logits x, int64_t count) {
+    return largest_ids(choose_kernels(isa), x.data(), static_cast<int64_t>(x.shape(0)), count);
+  }, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("count"));
+  m.def("exp_sum", [](const std::string& isa, Logits x) {
+    DefaultFloats floats;
+    return exp_sum(choose_kernels(isa), x.data(), static_cast<int64_t>(x.shape(0)));
+  }, nb::arg("isa"), nb::arg("logits").noconvert());
+  m.def("num_before", [](Logits x, int64_t id) { return num_before(x.data(), static_cast<int64_t>(x.shape(0)), id); },
+        nb::arg("logits").noconvert(), nb::arg("token_id"));
+}
+
 NB_MODULE(_core, m) {
   m.doc() = "Quire's native core: kernels for several instruction sets and the decoder that runs on them.";
   bind_shapes(m);
   bind_decoder(m);
   bind_kernels(m);
+  bind_sampling(m);
 }

@@ -11,6 +11,7 @@
 #include "attention_plan.h"
 #include "kernels.h"
 #include "pack.h"
+#include "sampling.h"
 #include "threads.h"
 
 namespace quire {
@@ -86,6 +87,9 @@ class Decoder {
   void head(const int32_t* rows, int64_t count, float* logits);
   int64_t num_rows() const { return num_rows_; }
 
+  // The best logit of each of these rows: the same values as `head` finds, looked at panel by panel and never all in memory.
+  void best(const int32_t* rows, int64_t count, Best* found);
+
   // Writes K and V of each slot, float32 [count, K, D].
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
@@ -125,6 +129,8 @@ class Decoder {
   void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const Rows& a, const Step& step);
   void multiply(const Gemm& gemm);
+  Gemm head_product(const int32_t* rows, int64_t count);
+  void merge_panel(Gemm product, int64_t panel, float* logits, Best* bests);
 
   std::mutex one_caller_;
   ModelShape shape_;

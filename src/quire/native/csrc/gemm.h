@@ -25,7 +25,7 @@ static inline vf with_bias(const Gemm& g, int64_t column, vf y) { return g.bias 
 static inline void finish_out(const Gemm& g, int64_t row, int64_t panel, const float* y) {
   int64_t column = panel * kPanel;
   int64_t width = g.num_columns - column < kPanel ? g.num_columns - column : kPanel;
-  float* out = g.out + row * g.ldo + column;
+  float* out = g.out + row * g.ldo + column - g.out_column;
   for (int64_t c = 0; c < width; c += kLanes) {
     int n = lanes_left(c, width);
     vf value = with_bias(g, column + c, load(y + c));

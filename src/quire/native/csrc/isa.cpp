@@ -1,6 +1,7 @@
 // The kernels, compiled once for each instruction set under the namespace QUIRE_ISA.
 #include "attention.h"
 #include "gemm.h"
+#include "logits.h"
 #include "pack_panel.h"
 #include "rows.h"
 #include "spin.h"
@@ -47,7 +48,10 @@ constexpr RowFormat kBF16Rows = RowFormat::kBF16;
 constexpr RowFormat kBF16Rows = RowFormat::kRounded;
 #endif
 
-extern const Kernels kernels = {QUIRE_NAME(QUIRE_ISA), {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8}, pack, gemm, norm, embed, rotate_append, attend,
-                                attend_split, merge_splits, activate_all, softcap_all, spin, read};
+extern const Kernels kernels = {
+    QUIRE_NAME(QUIRE_ISA), {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8},
+    pack, gemm, norm, embed, rotate_append, attend, attend_split, merge_splits, activate_all, softcap_all,
+    is_finite, block_maxima<float, vf>, block_maxima<double, vd>, fill_buckets<float>, fill_buckets<double>, spin, read,
+};
 
 }  // namespace quire::QUIRE_ISA

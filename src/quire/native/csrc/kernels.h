@@ -108,6 +108,7 @@ struct Gemm {
   Epilogue epilogue;
   Activation activation;
   float* out;  // [rows, ldo]
+  int64_t out_column;  // the column of y that out[0] is
   int64_t ldo;
   int64_t num_columns;  // columns of `out` that exist
   Rows hidden;
@@ -222,6 +223,15 @@ inline int64_t attention_scratch(int64_t group, int64_t head_dim) {
   return round_up(attention_rows(group), kTile) * (kTile + 3 * round_up(head_dim, kPanel) + 9) + kTile * round_up(head_dim, kPanel);
 }
 
+constexpr int kBlock = 64;  // logits of one block: those of a panel
+
+// The weight of x is e^d with d = (x - best) * sharpness, and nothing where d is below `least`, which is kLeast or more.
+struct Weighing {
+  double best;
+  double sharpness;  // 1 / temperature
+  double least;
+};
+
 struct Kernels {
   const char* name;
   RowFormat row_formats[kNumWeightFormats];  // what `gemm` reads for each weight format
@@ -235,6 +245,13 @@ struct Kernels {
   void (*merge_splits)(const Attention&, int64_t row, int64_t head, float* scratch);  // merges the states and writes the row
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
+  // A row of logits; see logits.h. `maxima` holds one value a block, the last one may be short.
+  bool (*is_finite)(const float* x, int64_t n);
+  void (*block_maxima)(const float* x, int64_t n, float* maxima);
+  void (*block_maxima_wide)(const double* x, int64_t n, double* maxima);
+  // Notes the bucket of each weight (see shades.h; kNumBuckets: none), and adds its shade to sums [kNumBuckets + 1, kSumLanes].
+  void (*fill_buckets)(const float* x, int64_t n, const Weighing&, uint16_t* buckets, double* sums);
+  void (*fill_buckets_wide)(const double* x, int64_t n, const Weighing&, uint16_t* buckets, double* sums);
   // Canaries: the most this instruction set can do, to stand beside every measurement.
   int64_t (*spin)(WeightFormat, int64_t rounds, float& sink);  // multiply-adds in registers; returns how many operations
   uint64_t (*read)(const char* data, int64_t num_bytes);      // reads whole cache lines, in order
