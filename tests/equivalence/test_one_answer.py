@@ -47,11 +47,12 @@ def make_checkpoint(name: str, directory: Path) -> Checkpoint:
     return load_checkpoint(directory)
 
 
-def make_executor(  # noqa: PLR0913 - what the promise must not depend on
+def make_executor(
     checkpoint: Checkpoint,
     dtype: DType = DType.FLOAT32,
     quantize: Quantize = Quantize.NONE,
     threads: int = 1,
+    *,
     block_size: int = 32,
     num_tokens: int = len(PROMPT) + NUM_NEW,
 ) -> Executor:

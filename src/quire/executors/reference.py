@@ -80,7 +80,9 @@ class ReferenceExecutor:
     @property
     def numerics(self) -> str:
         arithmetic = np.dtype(self.arithmetic).name
-        return f"reference-1 {arithmetic} weights={self._weight_format.value} kv={self.layout.format.value} numpy={np.__version__}"
+        return (
+            f"reference-1 {arithmetic} weights={self._weight_format.value} kv={self.layout.format.value} numpy={np.__version__}"
+        )
 
     def run(self, batch: StepBatch) -> Float32Array:
         """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.

@@ -73,11 +73,13 @@ def _sum_of_group(values: Float32Array) -> Float32Array:
 def _extremes(groups: Float32Array) -> Float32Array:
     """Returns the value of largest magnitude of each group, with its sign; the positive one of a tie."""
     high, low = groups.max(axis=-1), groups.min(axis=-1)
-    return np.where(-low > high, low, high)
+    extremes: Float32Array = np.where(-low > high, low, high)
+    return extremes
 
 
 def _rounded(values: Float32Array) -> Float32Array:
-    return (round_to_bfloat16(values).astype(np.uint32) << 16).view(np.float32)
+    bits = round_to_bfloat16(values).astype(np.uint32) << 16
+    return bits.view(np.float32)
 
 
 def _grouped(values: Float32Array) -> Float32Array:

@@ -103,13 +103,13 @@ def available_isas() -> list[str]: ...
 def measure_bandwidth(isa: str, threads: int, num_bytes: int, rounds: int) -> float:
     """Returns bytes read a second, best of `rounds`."""
 
-def measure_flops(isa: str, threads: int, format: WeightFormat, rounds: int) -> float:
+def measure_flops(isa: str, threads: int, weight_format: WeightFormat, rounds: int) -> float:
     """Returns multiplications and additions a second in registers, best of `rounds`."""
 
-def multiply(isa: str, format: WeightFormat, weight: Float32Array, a: Float32Array, out: Float32Array) -> None:
+def multiply(isa: str, weight_format: WeightFormat, weight: Float32Array, a: Float32Array, out: Float32Array) -> None:
     """Fills out [R, N] with a [R, K] times weight [N, K] transposed, both written as the format wants them."""
 
-def packed_values(isa: str, format: WeightFormat, weight: Float32Array, out: Float32Array) -> None:
+def packed_values(isa: str, weight_format: WeightFormat, weight: Float32Array, out: Float32Array) -> None:
     """Fills out [N, K] with the weight as it is after packing."""
 
 def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...

@@ -256,11 +256,11 @@ static void bind_kernels(nb::module_& m) {
   });
   m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
         nb::call_guard<nb::gil_scoped_release>());
-  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("format"), nb::arg("rounds"),
+  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"), nb::arg("rounds"),
         nb::call_guard<nb::gil_scoped_release>());
-  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("format"), nb::arg("weight").noconvert(),
+  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(),
         nb::arg("a").noconvert(), nb::arg("out").noconvert());
-  m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("format"), nb::arg("weight").noconvert(), nb::arg("out").noconvert());
+  m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(), nb::arg("out").noconvert());
   m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
     choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));
   }, nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());

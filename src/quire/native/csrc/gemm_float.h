@@ -31,7 +31,7 @@ struct Sums {
   void add(const char* const (&a)[R], int64_t k, const vf (&columns)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      vf x = set1(reinterpret_cast<const float*>(a[r])[k]);
+      vf x = everywhere(reinterpret_cast<const float*>(a[r]) + k);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) add_product(at[r][v], x, columns[v]);
     }
@@ -52,13 +52,6 @@ struct GroupRange {
   int64_t end;
   bool fetches;
 };
-
-// Makes the compiler forget what it read from `p`: reading it again is cheaper than the registers it would keep.
-template <class T>
-static inline const T* read_anew(const T* p) {
-  asm("" : "+r"(p));
-  return p;
-}
 
 struct Float32 {
   static constexpr int kWords = kGroup;
@@ -103,12 +96,11 @@ struct BFloat16 {
       const uint32_t* pairs = w + i * kPanel;
       vf columns[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = even_of(load_pairs(pairs + v * kLanes));
+      for (int v = 0; v < V; ++v) columns[v] = even_at(pairs + v * kLanes);
       if (fetches) fetch_row(pairs);
       sums.add(a, k + 2 * i, columns);
-      pairs = read_anew(pairs);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = odd_of(load_pairs(pairs + v * kLanes));
+      for (int v = 0; v < V; ++v) columns[v] = odd_at(pairs + v * kLanes);
       sums.add(a, k + 2 * i + 1, columns);
     }
   }

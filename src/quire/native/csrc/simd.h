@@ -249,11 +249,32 @@ static inline vf dot_pairs(vf acc, vi a, vi b) {
 }
 #endif
 
-// sum += a * b, in the register of `sum`. With sixteen registers GCC 12 would move sums about and spill them.
+// sum += a * b in the register of `sum`, and a float in all lanes, in the order they are written: with sixteen registers GCC 12
+// would load further floats before it needs them and keep a sum in memory instead.
 #if QUIRE_LANES == 8
-static inline void add_product(vf& sum, vf a, vf b) { asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+static inline void add_product(vf& sum, vf a, vf b) { asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+static inline vf everywhere(const float* p) {
+  vf x;
+  asm volatile("vbroadcastss %1, %0" : "=x"(x) : "m"(*p));
+  return x;
+}
+// The same for the halves of pairs; the mask stays in memory.
+static inline vf even_at(const uint32_t* p) {
+  vi x;
+  asm volatile("vmovdqu %1, %0\n\tvpslld $16, %0, %0" : "=x"(x) : "m"(*reinterpret_cast<const vi*>(p)));
+  return _mm256_castsi256_ps(x);
+}
+static inline vf odd_at(const uint32_t* p) {
+  alignas(32) static const uint32_t kMask[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+  vi x;
+  asm volatile("vmovdqu %1, %0\n\tvpand %2, %0, %0" : "=x"(x) : "m"(*reinterpret_cast<const vi*>(p)), "m"(*reinterpret_cast<const vi*>(kMask)));
+  return _mm256_castsi256_ps(x);
+}
 #else
 static inline void add_product(vf& sum, vf a, vf b) { sum = fma(a, b, sum); }
+static inline vf everywhere(const float* p) { return set1(*p); }
+static inline vf even_at(const uint32_t* p) { return even_of(load_pairs(p)); }
+static inline vf odd_at(const uint32_t* p) { return odd_of(load_pairs(p)); }
 #endif
 
 static inline uint16_t to_bf16(float x) {
