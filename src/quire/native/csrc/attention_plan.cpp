@@ -65,7 +65,8 @@ class Planner {
   }
 
   bool meets_same_keys(const Visit& a, const Visit& b) const {
-    return a.split == b.split && a.is_shareable && b.is_shareable && std::equal(first_block(a), first_block(a) + num_blocks(a), first_block(b));
+    return a.split == b.split && a.is_shareable && b.is_shareable &&
+           std::equal(first_block(a), first_block(a) + num_blocks(a), first_block(b));
   }
 
   // An order in which visits that meet the same keys stand side by side.
@@ -123,7 +124,9 @@ class Planner {
     }
   }
 
-  void add_whole(int64_t request) { add_items(plan_.whole, {static_cast<int32_t>(request), 0, 0, 0, 0}, row_begin(request), row_end(request)); }
+  void add_whole(int64_t request) {
+    add_items(plan_.whole, {static_cast<int32_t>(request), 0, 0, 0, 0}, row_begin(request), row_end(request));
+  }
 
   void add_split(size_t begin, size_t end) {
     int64_t first = static_cast<int64_t>(plan_.rows.size());
@@ -133,7 +136,8 @@ class Planner {
       for (int64_t row = row_begin(visits_[i].request); row < row_end(visits_[i].request); ++row)
         if (first_split(row) <= any.split && any.split <= last_split(row)) plan_.rows.push_back(static_cast<int32_t>(row));
     }
-    add_items(plan_.split, {static_cast<int32_t>(any.request), 0, 0, 0, static_cast<int32_t>(any.split)}, first, static_cast<int64_t>(plan_.rows.size()));
+    AttentionItem item{static_cast<int32_t>(any.request), 0, 0, 0, static_cast<int32_t>(any.split)};
+    add_items(plan_.split, item, first, static_cast<int64_t>(plan_.rows.size()));
   }
 
   void add_items(std::vector<AttentionItem>& items, AttentionItem item, int64_t begin, int64_t end) const {
@@ -148,8 +152,10 @@ class Planner {
 
   // So that no thread begins the most work when the others have none left.
   void longest_first(std::vector<AttentionItem>& items) const {
-    auto last_position = [this](const AttentionItem& item) { return work_.positions[item.row_end - 1]; };
-    std::stable_sort(items.begin(), items.end(), [&](const AttentionItem& a, const AttentionItem& b) { return last_position(a) > last_position(b); });
+    auto is_longer = [this](const AttentionItem& a, const AttentionItem& b) {
+      return work_.positions[a.row_end - 1] > work_.positions[b.row_end - 1];
+    };
+    std::stable_sort(items.begin(), items.end(), is_longer);
   }
 
   const AttentionWork& work_;

@@ -119,7 +119,8 @@ static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs
 
 // The same over columns of pairs.
 template <int R, int V>
-static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end,
+                                      vf (&acc)[R][V]) {
   int64_t k = k_begin;
   if (k % 2 != 0 && k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc), ++k;
   for (; k + 1 < k_end; k += 2) {
@@ -146,7 +147,8 @@ static QUIRE_INLINE void add_pair(const uint32_t* const* a, const PageColumns<ui
 
 // The same with pairs on both sides. The half of a pair outside the range is cleared: what lies there could be infinite.
 template <int R, int V>
-static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end,
+                                      vf (&acc)[R][V]) {
   for (int64_t pair = k_begin / 2; 2 * pair < k_end; ++pair) {
     w.template fetch_ahead<V>(pair);
     uint32_t mask = (2 * pair < k_begin ? 0xffff0000u : 0xffffffffu) & (2 * pair + 1 >= k_end ? 0x0000ffffu : 0xffffffffu);
