@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +45,13 @@ class DivergenceMeter:
         self._kls.append((np.exp(expected) * (expected - given)).sum(axis=1))
         self._losses.append(-given[np.arange(len(next_ids)), next_ids])
         self._is_same.append(reference.argmax(axis=1) == found.argmax(axis=1))
+
+    def add_piece(self, reference: Iterable[Float32Array], found: Iterable[Float32Array], token_ids: Sequence[int]) -> None:
+        """Takes slices of logits of both, in step, that together predict all tokens of a piece but the first."""
+        done = 1
+        for expected, given in zip(reference, found, strict=True):
+            self.add(expected, given, np.array(token_ids[done : done + len(expected)]))
+            done += len(expected)
 
     def result(self, chosen: BoolArray | None = None) -> Divergence:
         """Returns the figures of the rows taken so far, of all or of the chosen ones, at least one."""

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.bench.divergence import Divergence, DivergenceMeter
+from quire.bench.divergence import BoolArray, Divergence, DivergenceMeter
 from quire.bench.rig import Rig, Room, Watch, chunk_step
 from quire.config import DType, KVFormat
 from quire.engine.logits import rows_per_slice
 from quire.engine.options import WEIGHT_FORMATS, EngineOptions
 from quire.errors import ConfigError
+from quire.executors.protocol import Float32Array
 from quire.models.checkpoint import Checkpoint
 
 _CHUNK_TOKENS = 512
@@ -62,6 +63,11 @@ class QualityWork:
 
     pieces: tuple[Text, ...]
     context: int
+
+    @property
+    def is_answer(self) -> BoolArray:
+        """Which of all predicted tokens are answers."""
+        return np.array([each for piece in self.pieces for each in piece.is_answer[1:]])
 
 
 def in_pieces(texts: Sequence[Text], begin: Sequence[int], context: int) -> QualityWork:
@@ -121,25 +127,21 @@ def _other_formats() -> Iterator[EngineOptions]:
 def _compared(work: QualityWork, words: EngineOptions, reference: Rig, other: Rig) -> FormatQuality:
     """Returns how far `other`, which `words` chose, is from the reference on every piece."""
     meter = DivergenceMeter()
-    is_answer = np.array([each for piece in work.pieces for each in piece.is_answer[1:]])
     for piece in work.pieces:
-        _compare_piece(piece.token_ids, reference, other, meter)
+        meter.add_piece(piece_logits(reference, piece.token_ids), piece_logits(other, piece.token_ids), piece.token_ids)
     return FormatQuality(
         weights=words.get("quantize", words.get("dtype", _EXACT)),
         kv=words["kv_format"],
         tokens=meter.result(),
-        answers=meter.result(is_answer) if is_answer.any() else None,
+        answers=meter.result(work.is_answer) if work.is_answer.any() else None,
     )
 
 
-def _compare_piece(token_ids: Sequence[int], reference: Rig, other: Rig, meter: DivergenceMeter) -> None:
-    """Runs both in chunks from an empty cache and gives the meter their logits, a slice of rows at a time."""
-    next_ids = np.array(token_ids[1:], dtype=np.int32)
-    num_rows = rows_per_slice(reference.spec.vocab_size)
-    for start in range(0, len(next_ids), _CHUNK_TOKENS):
-        step = chunk_step(token_ids[start : min(start + _CHUNK_TOKENS, len(next_ids))], start, reference.layout)
-        for rig in (reference, other):
-            rig.executor.run(step)
-        for first in range(0, len(step.token_ids), num_rows):
-            rows = np.arange(first, min(first + num_rows, len(step.token_ids)), dtype=np.int32)
-            meter.add(reference.executor.head(rows), other.executor.head(rows), next_ids[start + rows])
+def piece_logits(rig: Rig, token_ids: Sequence[int]) -> Iterator[Float32Array]:
+    """Yields the logits of every position but the last, computed in chunks from an empty cache, a slice of rows at a time."""
+    num_rows, num_predicting = rows_per_slice(rig.spec.vocab_size), len(token_ids) - 1
+    for start in range(0, num_predicting, _CHUNK_TOKENS):
+        chunk = token_ids[start : min(start + _CHUNK_TOKENS, num_predicting)]
+        rig.executor.run(chunk_step(chunk, start, rig.layout))
+        for first in range(0, len(chunk), num_rows):
+            yield rig.executor.head(np.arange(first, min(first + num_rows, len(chunk)), dtype=np.int32))
