@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -47,9 +48,11 @@ from quire.models.families import build_spec
 from quire.models.spec import ModelSpec
 
 _BLOCK_SIZE = 32
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that contestants end with us, not frozen for ever
     asked = parse(__doc__ or "")
     spec = build_spec(parse_config(asked.config.read_bytes()))
     if asked.merge:

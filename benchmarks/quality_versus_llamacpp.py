@@ -65,10 +65,11 @@ def main() -> None:
     )
     with TemporaryDirectory(prefix="quire-quality-") as scratch:
         llamacpp = LlamaCpp(arguments.python.absolute(), Path(scratch), work, arguments.threads)
-        for number_format in arguments.formats:
-            rows.append(_theirs(llamacpp, reference, number_format, "f32"))
-        for number_format in (each for each in _DEFAULT_KV_FORMATS if each in arguments.formats):
-            rows.append(_theirs(llamacpp, reference, number_format, "f16"))
+        pairs = [(each, "f32") for each in arguments.formats]
+        pairs += [(each, "f16") for each in _DEFAULT_KV_FORMATS if each in arguments.formats]
+        for done, (number_format, kv) in enumerate(pairs):
+            print(f"llama.cpp {number_format}, K/V {kv}: {done + 1} of {len(pairs)}", file=sys.stderr, flush=True)
+            rows.append(_theirs(llamacpp, reference, number_format, kv))
     print(_table(rows))
     print(json.dumps([asdict(row) for row in rows]))
 

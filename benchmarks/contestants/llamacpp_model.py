@@ -29,7 +29,7 @@ class LlamaCppModel:
         llama_cpp.llama_backend_init()
         path = _by_recipe(directory, number_format) if number_format in RECIPES else write_gguf(directory, number_format)
         params = llama_cpp.llama_model_default_params()
-        params.use_mmap = False
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_NONE
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if self._model is None:
             raise ContestantError(f"llama.cpp cannot load {path.name}")
