@@ -80,6 +80,7 @@ ROSTER = tuple(
         "quire:bfloat16",
         "llama.cpp:BF16",
         "vllm:bfloat16",
+        "vllm:float32",
         "openvino:bfloat16",
         "openvino:float32",
         "transformers:bfloat16",

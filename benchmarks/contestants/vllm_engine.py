@@ -20,15 +20,13 @@ _SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_TARGET_DEVICE": "cpu",
 }
-_MIN_BATCHED_TOKENS = 2048
+_MAX_BATCHED_TOKENS = 2048  # it warms up with as many, which takes minutes where bfloat16 is slow
 
 
 class VllmContestant:
     """An `LLM` whose engine is driven step by step."""
 
     def __init__(self, entry: Entry) -> None:
-        cores = sorted(os.sched_getaffinity(0))[: entry.threads]
-        os.environ |= {**_SETTINGS, "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
         import vllm
 
         self._vllm = vllm
@@ -41,7 +39,7 @@ class VllmContestant:
             enable_prefix_caching=entry.reuses,
             max_model_len=entry.max_tokens,
             max_num_seqs=entry.max_batch,
-            max_num_batched_tokens=max(_MIN_BATCHED_TOKENS, entry.max_tokens),
+            max_num_batched_tokens=_MAX_BATCHED_TOKENS,
         )
 
     @property
@@ -83,6 +81,7 @@ def open_contestant(entry: Entry) -> Contestant:
     """Loads the model; raises ContestantError where vLLM was built for another device."""
     if find_spec("vllm") is None:
         raise ContestantError("cannot be imported: No module named 'vllm'")
+    _set_environment(entry.threads)
     import vllm.platforms
 
     if entry.number_format not in ("bfloat16", "float32"):
@@ -90,3 +89,10 @@ def open_contestant(entry: Entry) -> Contestant:
     if not vllm.platforms.current_platform.is_cpu():
         raise ContestantError("the vLLM installed here was not built for the CPU")
     return VllmContestant(entry)
+
+
+def _set_environment(threads: int) -> None:
+    """Says how many threads there are, and where; torch reads it when it is imported, and vLLM else takes one."""
+    cores = sorted(os.sched_getaffinity(0))[:threads]
+    bound = {"OMP_NUM_THREADS": str(threads), "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
+    os.environ |= {**_SETTINGS, **bound}

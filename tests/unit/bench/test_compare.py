@@ -188,7 +188,7 @@ def test_a_run_can_be_a_part_of_everything() -> None:
     assert [str(name) for name in asked.contestants] == ["quire:int4", "llama.cpp:Q4_K_M"]
     assert {each.phase for each in asked.sizes.workloads(asked.groups)} == {Phase.DECODE, Phase.PREFILL, Phase.TURN}
     assert set(parse("", ["c.json"]).groups) == set(GROUPS)
-    assert parse_names("vllm") == (PEER,)
+    assert parse_names("vllm") == (PEER, parse_name("vllm:float32"))
 
 
 def test_everybody_on_the_roster_has_a_precision() -> None:
