@@ -5,90 +5,93 @@
 Everybody gets the same weights and token ids, and is measured in turn, round by round. Writes results.md, results.json and
 results.png into --out. Close other programs first. What is not installed, or fails, is listed with the reason. Engines whose
 packages do not go together live in environments of their own: --python openvino=PATH/bin/python vllm=PATH/bin/python.
+
+A long comparison goes in pieces, which one report puts together again:
+
+    python benchmarks/compare.py CONFIG --formats int8 --workloads deep --rounds 2 --out piece-1
+    python benchmarks/compare.py CONFIG --formats int8 --workloads deep --rounds 2 --first-round 2 --out piece-2
+    python benchmarks/compare.py CONFIG --merge piece-1/results.json piece-2/results.json --out results
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
+import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from contestants.arguments import Asked, parse
 from contestants.chart import save_chart
+from contestants.pieces import Piece, merged, read_piece
 from contestants.process import ContestantProcess
 from contestants.protocol import ContestantError
 from contestants.report import Circumstances, as_json, as_markdown
 from contestants.results import Results
-from contestants.roster import ROSTER, Name, parse_name
-from contestants.workloads import Sizes, Workload, fitting
+from contestants.roster import Name
+from contestants.workloads import Workload, fitting, measured_together
 
 from quire.bench.canary import Canary, measure_canary
 from quire.bench.saved_model import save_random_model
 from quire.cli.machine import this_machine
 from quire.config import DType, KVFormat
-from quire.engine.resolve import default_threads, usable_cores
+from quire.engine.resolve import usable_cores
 from quire.executors.native import available_isas
 from quire.executors.protocol import kv_layout
-from quire.models.checkpoint import load_checkpoint
+from quire.models.config_file import parse_config
+from quire.models.families import build_spec
+from quire.models.spec import ModelSpec
 
 _BLOCK_SIZE = 32
-_SIZES = Sizes()
+_TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
-    if arguments.work is not None:
-        _compare(arguments, arguments.work)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that contestants end with us, not frozen for ever
+    asked = parse(__doc__ or "")
+    spec = build_spec(parse_config(asked.config.read_bytes()))
+    if asked.merge:
+        _write(asked.out, merged([read_piece(path) for path in asked.merge]), spec)
         return
     with TemporaryDirectory(prefix="quire-compare-") as work:
-        _compare(arguments, Path(work))
+        model = (asked.work or Path(work)).resolve() / asked.config.stem
+        if not (model / "model.safetensors").exists():
+            _tell(f"writing random weights into {model.name}")
+            save_random_model(asked.config, model)
+        _write(asked.out, _compare(asked, model, spec), spec)
 
 
-def _compare(arguments: argparse.Namespace, work: Path) -> None:
-    model = work.resolve() / arguments.config.stem
-    if not (model / "model.safetensors").exists():
-        _tell(f"writing random weights into {model.name}")
-        save_random_model(arguments.config, model)
-    spec = load_checkpoint(model).spec
-    sizes = Sizes(prompt=arguments.prompt, deep=arguments.deep, num_new=arguments.new, batches=tuple(arguments.batches))
-    workloads, beyond = fitting(sizes.workloads(), spec.max_context)
+def _compare(asked: Asked, model: Path, spec: ModelSpec) -> Piece:
+    workloads, beyond = fitting(asked.sizes.workloads(asked.groups), spec.max_context)
     results = Results(missing={each.name: f"beyond the model's context of {spec.max_context} tokens" for each in beyond})
     with ExitStack() as stack:
-        contestants = _enter(arguments, model, workloads, results, stack)
-        _play(arguments, contestants, workloads, results, spec.vocab_size)
-    around = Circumstances(
-        shape=arguments.config.stem,
-        spec=spec,
-        layout=kv_layout(spec, _BLOCK_SIZE, KVFormat.BFLOAT16),
-        threads=arguments.threads,
-        rounds=arguments.rounds,
+        contestants = _enter(asked, model, workloads, results, stack)
+        _play(asked, contestants, workloads, results)
+    return Piece(
+        results=results,
+        workloads=tuple(workloads),
+        shape=asked.config.stem,
+        threads=asked.threads,
         machine=asdict(this_machine(usable_cores())),
-        command=shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
+        commands=(shlex.join(["python", "benchmarks/compare.py", *sys.argv[1:]]),),
     )
-    _write(arguments.out, results, workloads, around)
 
 
 def _enter(
-    arguments: argparse.Namespace, model: Path, workloads: Sequence[Workload], results: Results, stack: ExitStack
+    asked: Asked, model: Path, workloads: Sequence[Workload], results: Results, stack: ExitStack
 ) -> Mapping[Name, ContestantProcess]:
     """Starts everybody, one after the other, and returns those who came; `stack` ends them."""
     entered: dict[Name, ContestantProcess] = {}
-    room = [
-        max(needs)
-        for needs in zip(*((each.num_tokens, each.batch, each.batch * each.num_tokens) for each in workloads), strict=True)
-    ]
-    for name in arguments.contestants:
+    for name in asked.contestants:
         _tell(f"starting {name}")
-        python = dict(arguments.python).get(name.engine, sys.executable)
-        numbers = ("--threads", str(arguments.threads), "--room", *map(str, room))
+        command = [_python(asked, name), "-m", "contestants", str(name), str(model), *_numbers(asked.threads, workloads)]
         try:
-            process = ContestantProcess([python, "-m", "contestants", str(name), str(model), *numbers], arguments.timeout)
-            entered[name] = stack.enter_context(process)
+            entered[name] = stack.enter_context(ContestantProcess(command, asked.timeout_s))
             results.facts[name] = entered[name].facts
         except ContestantError as error:
             results.missing[str(name)] = str(error)
@@ -96,24 +99,39 @@ def _enter(
     return entered
 
 
-def _play(
-    arguments: argparse.Namespace,
-    contestants: Mapping[Name, ContestantProcess],
-    workloads: Sequence[Workload],
-    results: Results,
-    vocab_size: int,
-) -> None:
+def _python(asked: Asked, name: Name) -> str:
+    """Returns the interpreter of an engine: its own, or of the engine it is a variant of, or ours."""
+    own = asked.pythons.get(name.engine) or asked.pythons.get(name.engine.partition("-")[0])
+    return own or sys.executable
+
+
+def _numbers(threads: int, workloads: Sequence[Workload]) -> list[str]:
+    """Returns the words that tell a contestant how much room all workloads together need."""
+    needs = [(each.num_tokens, each.batch, each.batch * each.num_tokens) for each in workloads]
+    room = [max(column) for column in zip(*needs, strict=True)]
+    reuse = ["--reuses"] if any(each.reuses for each in workloads) else []
+    return ["--threads", str(threads), "--room", *map(str, room), *reuse]
+
+
+def _play(asked: Asked, contestants: Mapping[Name, ContestantProcess], workloads: Sequence[Workload], results: Results) -> None:
     """Measures everybody in everything, round by round, a canary before each round and after the last."""
-    for round_idx in range(arguments.rounds):
-        results.canaries.append(_canary(arguments.threads))
-        for workload in workloads:
+    vocab_size = build_spec(parse_config(asked.config.read_bytes())).vocab_size
+    run_id = time.strftime("%Y%m%dT%H%M%S")
+    for round_idx in range(asked.first_round, asked.first_round + asked.rounds):
+        results.canaries.append(_canary(asked.threads))
+        for together in measured_together(workloads):
             for name, contestant in _in_turn(contestants, round_idx):
-                _tell(f"round {round_idx + 1} of {arguments.rounds}: {workload.name}, {name}")
+                _tell(f"round {round_idx + 1}: {together[0].name}, {name}")
                 try:
-                    results.add(name, workload, contestant.run(workload.prompts(vocab_size), workload.num_new))
+                    if round_idx == asked.first_round:
+                        contestant.run(together[0].warm_up().task(vocab_size))
+                    reading = contestant.run(together[0].task(vocab_size))
                 except ContestantError as error:
-                    results.missing[f"{name}, {workload.name}, round {round_idx + 1}"] = str(error)
-    results.canaries.append(_canary(arguments.threads))
+                    results.missing[f"{name}, {together[0].name}"] = str(error)
+                    continue
+                for workload in together:
+                    results.add(name, workload, f"{run_id}-{round_idx}", reading)
+    results.canaries.append(_canary(asked.threads))
 
 
 def _in_turn(contestants: Mapping[Name, ContestantProcess], round_idx: int) -> list[tuple[Name, ContestantProcess]]:
@@ -127,49 +145,31 @@ def _canary(threads: int) -> Canary:
     return measure_canary((available_isas() or ("",))[-1], threads, DType.BFLOAT16)
 
 
-def _write(out: Path, results: Results, workloads: Sequence[Workload], around: Circumstances) -> None:
+def _write(out: Path, piece: Piece, spec: ModelSpec) -> None:
+    around = Circumstances(
+        shape=piece.shape,
+        spec=spec,
+        layout=kv_layout(spec, _BLOCK_SIZE, KVFormat.BFLOAT16),
+        threads=piece.threads,
+        machine=piece.machine,
+        commands=piece.commands,
+    )
     out.mkdir(parents=True, exist_ok=True)
-    text = as_markdown(results, workloads, around)
+    text = as_markdown(piece.results, piece.workloads, around)
     try:
-        save_chart(results, workloads, out / "results.png")
+        save_chart(piece.results, piece.workloads, out / "results.png")
         text += "\n![tokens a second](results.png)\n"
     except ImportError as error:
         text += f"\nNo chart was drawn: {error}.\n"
-    found = as_json(results, workloads, around)
+    found = as_json(piece.results, piece.workloads, around)
     (out / "results.md").write_text(text, encoding="utf-8")
     (out / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(text)
     print(json.dumps(found))
 
 
-def _parse_python(text: str) -> tuple[str, str]:
-    engine, separator, path = text.partition("=")
-    if not separator:
-        raise ValueError(f"{text!r} is not ENGINE=PATH")
-    return engine, str(Path(path).absolute())
-
-
 def _tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path, help="a config.json, such as those in benchmarks/configs")
-    parser.add_argument("--contestants", type=parse_name, nargs="+", default=list(ROSTER), metavar="ENGINE:FORMAT")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--prompt", type=int, default=_SIZES.prompt, help="tokens of the short prefill")
-    parser.add_argument("--deep", type=int, default=_SIZES.deep, help="tokens of the long prefill, and before deep decode")
-    parser.add_argument("--new", type=int, default=_SIZES.num_new, help="tokens to generate; half of it deep and in batches")
-    parser.add_argument("--batches", type=int, nargs="+", default=list(_SIZES.batches))
-    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds to wait for a start or a measurement")
-    parser.add_argument(
-        "--python", type=_parse_python, nargs="+", default=[], metavar="ENGINE=PATH", help="an engine's own interpreter"
-    )
-    parser.add_argument("--work", type=Path, help="keep the weights here for the next run")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    return parser
 
 
 if __name__ == "__main__":

@@ -21,15 +21,18 @@ def main() -> None:
     parser.add_argument(
         "--room", type=int, nargs=3, required=True, help="tokens of a request, requests together, and tokens together"
     )
+    parser.add_argument("--reuses", action="store_true", help="a task will reuse what is cached")
     arguments = parser.parse_args()
     max_tokens, max_batch, max_total = arguments.room
     entry = Entry(
         model=arguments.model,
+        engine=arguments.name.engine,
         number_format=arguments.name.number_format,
         threads=arguments.threads,
         max_tokens=max_tokens,
         max_batch=max_batch,
         max_total=max_total,
+        reuses=arguments.reuses,
     )
     serve(arguments.name.engine, entry)
 

@@ -19,7 +19,7 @@ def save_chart(results: Results, workloads: Sequence[Workload], path: Path) -> N
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    precisions = [precision for precision in Precision if results.of(precision)]
+    precisions = [precision for precision in Precision if results.of(precision)] or list(Precision)
     figure = Figure(figsize=(_PANEL_WIDTH * len(precisions), _PANEL_HEIGHT * len(workloads)), layout="constrained")
     panels = figure.subplots(len(workloads), len(precisions), squeeze=False)
     for row, workload in zip(panels, workloads, strict=True):

@@ -9,11 +9,11 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from .protocol import ContestantError, Reading
-from .workloads import Prompts
+from .protocol import ContestantError, Reading, Task
 
 _SECONDS_TO_END = 5.0
 _BENCHMARKS = Path(__file__).parents[1]
@@ -49,11 +49,11 @@ class ContestantProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, prompts: Prompts, num_new: int) -> Reading:
+    def run(self, task: Task) -> Reading:
         """Asks for one measurement."""
         self._signal(signal.SIGCONT)
         try:
-            request = json.dumps({"prompts": prompts, "num_new": num_new}).encode() + b"\n"
+            request = json.dumps(asdict(task)).encode() + b"\n"
             self._write(request)
             return Reading(**self._next_answer())
         finally:

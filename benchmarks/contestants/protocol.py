@@ -1,6 +1,6 @@
 """How a contestant is spoken to: one JSON line in, one JSON line out, on the standard streams of its process.
 
-    parent  -> {"prompts": [[5, 22, ...]], "num_new": 64}
+    parent  -> {"prompts": [[5, 22, ...]], "num_new": 64, "num_shared": 0, "num_known": 0}
     child   -> {"prefill_s": 0.7, "steps_s": [0.05, ...], "token_ids": [[...]]}     or {"failed": "why"}
 
 The child's first line says {"ready": {...}} once its model is loaded and warm, or why it cannot compete.
@@ -12,13 +12,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .workloads import Prompts
+Prompts = list[list[int]]
 
 _MAX_REASON = 300
 
 
 class ContestantError(Exception):
     """Why a contestant cannot compete, in words for the report."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Prompts of equal length, and exactly `num_new` greedy tokens after each, from an empty cache.
+
+    The first `num_shared` tokens of all prompts are the same, and the cache may compute them once, within the time measured.
+    The first `num_known` tokens of the one prompt are computed just before, and their time is not measured.
+    """
+
+    prompts: Prompts
+    num_new: int
+    num_shared: int = 0
+    num_known: int = 0
+
+    @property
+    def reuses(self) -> bool:
+        """Whether the cache is the point."""
+        return self.num_shared + self.num_known > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,14 +54,17 @@ class Entry:
     """What a contestant opens: a Hugging Face directory, its number format, and the room it needs.
 
     `max_tokens` of one request, `max_batch` requests together, and `max_total` tokens of all requests of a workload.
+    `reuses` says whether any task will reuse what is cached.
     """
 
     model: Path
+    engine: str
     number_format: str
     threads: int
     max_tokens: int
     max_batch: int
     max_total: int
+    reuses: bool
 
 
 class Contestant(Protocol):
@@ -53,8 +75,8 @@ class Contestant(Protocol):
         """Versions and the settings that matter, as text."""
         ...
 
-    def run(self, prompts: Prompts, num_new: int) -> Reading:
-        """Computes prompts of equal length and exactly `num_new` greedy tokens after each, from an empty cache."""
+    def run(self, task: Task) -> Reading:
+        """Measures one task; raises ContestantError for one that this engine does not do."""
         ...
 
 

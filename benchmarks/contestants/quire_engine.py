@@ -1,42 +1,54 @@
-"""Quire as a contestant: scheduler and executor without text, no prefix cache."""
+"""Quire as a contestant: scheduler and executor without text, the prefix cache on only where it is the point."""
 
 from __future__ import annotations
 
 from quire import __version__
 from quire.bench.rig import Rig, Room
-from quire.engine.options import EngineOptions
+from quire.config import PrefixCache
+from quire.engine.options import WEIGHT_FORMATS, EngineOptions
 from quire.models.checkpoint import load_checkpoint
 from quire.units import cdiv
 
-from .protocol import Contestant, Entry, Reading
+from .protocol import Contestant, ContestantError, Entry, Reading, Task
 from .timing import timed_steps
-from .workloads import Prompts
+
+_PLAIN = ("float32", "bfloat16")
 
 
 class QuireContestant:
     """A rig whose blocks hold the largest workload, however many requests its tokens belong to."""
 
     def __init__(self, entry: Entry) -> None:
-        is_plain = entry.number_format == "bfloat16"
-        options: EngineOptions = {"dtype": "bfloat16", "quantize": "none" if is_plain else entry.number_format}
         room = Room(num_requests=entry.max_batch, num_tokens=cdiv(entry.max_total, entry.max_batch))
-        self._rig = Rig(load_checkpoint(entry.model), {**options, "threads": entry.threads}, room)
+        self._rig = Rig(load_checkpoint(entry.model), {**_words(entry.number_format), "threads": entry.threads}, room)
 
     @property
     def facts(self) -> dict[str, str]:
         return {"quire": __version__, "executor": self._rig.executor.name, "kv": self._rig.layout.format.value}
 
-    def run(self, prompts: Prompts, num_new: int) -> Reading:
-        loop = self._rig.loop()
-        requests = [loop.submit(str(index), prompt, num_new) for index, prompt in enumerate(prompts)]
+    def run(self, task: Task) -> Reading:
+        loop = self._rig.loop(PrefixCache.ON if task.reuses else PrefixCache.OFF)
+        if task.num_known:
+            loop.submit("before", task.prompts[0][: task.num_known], 1)
+            loop.run()
+        requests = [loop.submit(str(index), prompt, task.num_new) for index, prompt in enumerate(task.prompts)]
 
         def step() -> list[list[int]]:
             loop.step()
             return [request.output_token_ids for request in requests]
 
-        return timed_steps(step, num_new)
+        return timed_steps(step, task.num_new)
+
+
+def _words(number_format: str) -> EngineOptions:
+    """Returns the options that choose a format; what is not a plain type is quantised where this version can."""
+    if number_format in _PLAIN:
+        return {"dtype": number_format}
+    if number_format not in WEIGHT_FORMATS:
+        raise ContestantError(f"this version cannot quantise weights to {number_format}")
+    return {"dtype": "bfloat16", "quantize": number_format}
 
 
 def open_contestant(entry: Entry) -> Contestant:
-    """Loads the model."""
+    """Loads the model; raises ContestantError for a format that this version of Quire does not have."""
     return QuireContestant(entry)

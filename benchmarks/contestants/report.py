@@ -10,6 +10,7 @@ from quire.bench.canary import Canary, best_of
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
+from .pieces import as_records, workload_fields
 from .results import Duel, Results, agreement, duels, roofline
 from .roster import Name, Precision
 from .workloads import Workload
@@ -23,9 +24,8 @@ class Circumstances:
     spec: ModelSpec
     layout: KVLayout
     threads: int
-    rounds: int
     machine: Mapping[str, Any]
-    command: str
+    commands: tuple[str, ...]
 
 
 def as_json(results: Results, workloads: Sequence[Workload], around: Circumstances) -> dict[str, Any]:
@@ -33,17 +33,25 @@ def as_json(results: Results, workloads: Sequence[Workload], around: Circumstanc
     return {
         "shape": around.shape,
         "threads": around.threads,
-        "rounds": around.rounds,
-        "command": around.command,
+        "commands": list(around.commands),
         "machine": dict(around.machine),
+        "workloads": workload_fields(workloads),
+        "records": as_records(results),
         "canaries": [asdict(canary) for canary in results.canaries],
         "contestants": {str(name): facts for name, facts in results.facts.items()},
         "missing": results.missing,
         "tokens_per_second": {
-            str(name): {workload.name: rates for workload, rates in found.items()} for name, found in results.rates.items()
+            str(name): {each.name: list(rates.values()) for each in workloads if (rates := results.rates(name, each))}
+            for name in results.names()
         },
         "best_peer": [
-            {"precision": duel.precision.name, "workload": duel.workload.name, "best": str(duel.best), "ratio": duel.ratio}
+            {
+                "precision": duel.precision.name,
+                "workload": duel.workload.name,
+                "best": str(duel.best),
+                "ratio": duel.ratio,
+                "pairs": duel.num_pairs,
+            }
             for duel in duels(results, workloads)
         ],
         "equal_tokens": {str(name): pair for name, pair in _agreements(results, workloads).items()},
@@ -55,9 +63,9 @@ def as_markdown(results: Results, workloads: Sequence[Workload], around: Circums
     found = duels(results, workloads)
     sections = [
         f"# {around.shape}, {around.threads} threads",
-        "Tokens a second, medians of "
-        f"{around.rounds} alternated rounds, with the spread (fastest - slowest) / median. Random weights, the same token ids, "
-        "greedy, cold caches. Every contestant runs in a process tree of its own, frozen while another is measured.",
+        "Tokens a second, medians of alternated rounds, with the spread (fastest - slowest) / median. Ratios are medians over "
+        "rounds in which both were measured; how many is beside them. Random weights, the same token ids, greedy, caches cold "
+        "but where reuse is the point. Every contestant runs in a process tree of its own, frozen while another is measured.",
         *(_table(results, workloads, around, precision) for precision in Precision if results.of(precision)),
         _losses(found, results),
         _absent(results),
@@ -75,9 +83,13 @@ def _table(results: Results, workloads: Sequence[Workload], around: Circumstance
     for workload in workloads:
         limit = roofline(around.spec, around.layout, workload, precision, _limits(results))
         cells = [_cell(results, name, workload) for name in names]
-        ratio = f"{best[workload].ratio:.2f}x" if workload in best else "-"
+        ratio = _ratio(best[workload]) if workload in best else "-"
         lines.append(_line([workload.name, "-" if limit is None else _rate(limit), *cells, ratio]))
     return f"## {precision.value}\n\n" + "\n".join(lines)
+
+
+def _ratio(duel: Duel) -> str:
+    return f"{duel.ratio:.2f}x ({duel.num_pairs}), {duel.best}"
 
 
 def _cell(results: Results, name: Name, workload: Workload) -> str:
@@ -110,17 +122,20 @@ def _same_model(results: Results, workloads: Sequence[Workload]) -> str:
 
 def _setting(results: Results, around: Circumstances) -> str:
     lines = [f"- {name}: {value}" for name, value in around.machine.items()]
-    lines += [f"- canary, round {index + 1}: {_canary(each)}" for index, each in enumerate(results.canaries[:-1])]
-    lines += [f"- canary, after the last round: {_canary(each)}" for each in results.canaries[-1:]]
+    lines += [
+        f"- canary {index + 1}, before a round or after the last: {_canary(each)}" for index, each in enumerate(results.canaries)
+    ]
     lines += [
         f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()) for name, facts in results.facts.items()
     ]
-    return f"## Circumstances\n\n```\n{around.command}\n```\n\n" + "\n".join(lines)
+    commands = "\n".join(around.commands)
+    return f"## Circumstances\n\n```\n{commands}\n```\n\n" + "\n".join(lines)
 
 
 def _agreements(results: Results, workloads: Sequence[Workload]) -> Mapping[Name, tuple[int, int]]:
     reference = next((name for name in results.of(Precision.BF16) if name.is_ours), None)
-    return {} if reference is None else agreement(results, workloads[0], reference)
+    told = next((each for each in workloads if each.num_new > 1), None)
+    return {} if reference is None or told is None else agreement(results, told, reference)
 
 
 def _limits(results: Results) -> Canary:

@@ -1,4 +1,4 @@
-"""From readings to findings: medians, ratios to the best peer, how far the contestants computed the same tokens."""
+"""From readings to findings: medians, paired ratios to the best peer, how far the contestants computed the same tokens."""
 
 from __future__ import annotations
 
@@ -16,86 +16,138 @@ from .roster import Name, Precision
 from .workloads import Phase, Workload
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One contestant's measurement of one workload. `round_id` is equal for those who were measured in the same round.
+
+    `step_s` is the median over the steps, None where there were none; `token_ids` are those of the first request.
+    """
+
+    name: Name
+    workload: Workload
+    round_id: str
+    tokens_per_second: float
+    prefill_s: float
+    step_s: float | None
+    token_ids: tuple[int, ...]
+
+
 @dataclass(slots=True)
 class Results:
-    """Everything that was measured. `rates` holds tokens a second, one a round; `missing` says why something is absent."""
+    """Everything that was measured, in one run or in several; `missing` says why something is absent."""
 
-    rates: dict[Name, dict[Workload, list[float]]] = field(default_factory=dict)
-    token_ids: dict[Name, dict[Workload, list[list[int]]]] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
     facts: dict[Name, dict[str, str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     canaries: list[Canary] = field(default_factory=list)
 
-    def add(self, name: Name, workload: Workload, reading: Reading) -> None:
+    def add(self, name: Name, workload: Workload, round_id: str, reading: Reading) -> None:
         """Takes one measurement."""
-        step_s = median(reading.steps_s) if reading.steps_s else None
-        rate = workload.tokens_per_second(reading.prefill_s, step_s)
-        self.rates.setdefault(name, {}).setdefault(workload, []).append(rate)
-        self.token_ids.setdefault(name, {}).setdefault(workload, reading.token_ids)
+        record = Record(
+            name=name,
+            workload=workload,
+            round_id=round_id,
+            tokens_per_second=workload.tokens_per_second(reading),
+            prefill_s=reading.prefill_s,
+            step_s=median(reading.steps_s) if reading.steps_s else None,
+            token_ids=tuple(reading.token_ids[0]),
+        )
+        self.records.append(record)
+
+    def rates(self, name: Name, workload: Workload) -> dict[str, float]:
+        """Returns the tokens a second of every round."""
+        return {each.round_id: each.tokens_per_second for each in self.records if each.name == name and each.workload == workload}
 
     def rate(self, name: Name, workload: Workload) -> float | None:
         """Returns the median rate, or None where nothing was measured."""
-        rates = self.rates.get(name, {}).get(workload)
-        return median(rates) if rates else None
+        rates = self.rates(name, workload)
+        return median(rates.values()) if rates else None
 
     def spread(self, name: Name, workload: Workload) -> float:
         """Returns (fastest - slowest) / median over the rounds."""
-        rates = self.rates[name][workload]
+        rates = self.rates(name, workload).values()
         return (max(rates) - min(rates)) / median(rates)
 
+    def names(self) -> list[Name]:
+        """Returns who was measured in anything, in the order they were first."""
+        return list(dict.fromkeys(each.name for each in self.records))
+
     def of(self, precision: Precision) -> list[Name]:
-        """Returns who was measured in a precision, in the order they entered."""
-        return [name for name in self.rates if name.precision is precision]
+        """Returns who was measured in a precision, Quire first."""
+        return sorted((name for name in self.names() if name.precision is precision), key=lambda name: not name.is_ours)
+
+    def first_tokens(self, name: Name, workload: Workload) -> tuple[int, ...] | None:
+        """Returns the tokens of the first measurement."""
+        return next((each.token_ids for each in self.records if each.name == name and each.workload == workload), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duel:
-    """Quire against the best peer of a precision in one workload."""
+    """Quire against the peer of a precision that does best against it. `ratio` is the median over `num_pairs` rounds."""
 
     precision: Precision
     workload: Workload
     ours: float
     best: Name
     theirs: float
-
-    @property
-    def ratio(self) -> float:
-        return self.ours / self.theirs
+    ratio: float
+    num_pairs: int
 
 
 def duels(results: Results, workloads: Sequence[Workload]) -> list[Duel]:
-    """Returns a duel for every workload that Quire and at least one peer of the same precision were measured in."""
+    """Returns a duel for every workload in which Quire and a peer of the same precision were measured in the same round."""
     found: list[Duel] = []
     for precision in Precision:
         names = results.of(precision)
         for workload in workloads:
-            rates = {name: rate for name in names if (rate := results.rate(name, workload)) is not None}
-            ours = max((rate for name, rate in rates.items() if name.is_ours), default=None)
-            peers = {name: rate for name, rate in rates.items() if not name.is_ours}
-            if ours is not None and peers:
-                best = max(peers, key=lambda name: peers[name])
-                found.append(Duel(precision=precision, workload=workload, ours=ours, best=best, theirs=peers[best]))
+            pairs = [
+                duel
+                for ours in names
+                for peer in names
+                if ours.is_ours and not peer.is_ours and (duel := _duel(results, workload, ours, peer)) is not None
+            ]
+            if pairs:
+                found.append(min(pairs, key=lambda duel: duel.ratio))
     return found
+
+
+def _duel(results: Results, workload: Workload, ours: Name, peer: Name) -> Duel | None:
+    mine, theirs = results.rates(ours, workload), results.rates(peer, workload)
+    ratios = [mine[each] / theirs[each] for each in mine if each in theirs]
+    if not ratios:
+        return None
+    return Duel(
+        precision=ours.precision,
+        workload=workload,
+        ours=median(mine.values()),
+        best=peer,
+        theirs=median(theirs.values()),
+        ratio=median(ratios),
+        num_pairs=len(ratios),
+    )
 
 
 def agreement(results: Results, workload: Workload, reference: Name) -> Mapping[Name, tuple[int, int]]:
     """Returns how many leading greedy tokens of the first request equal the reference's, of how many."""
-    expected = results.token_ids.get(reference, {}).get(workload)
+    expected = results.first_tokens(reference, workload)
     if expected is None:
         return {}
     return {
-        name: (_num_equal(found[workload][0], expected[0]), len(expected[0]))
-        for name, found in results.token_ids.items()
-        if workload in found
+        name: (_num_equal(found, expected), len(expected))
+        for name in results.names()
+        if (found := results.first_tokens(name, workload)) is not None
     }
 
 
 def roofline(spec: ModelSpec, layout: KVLayout, workload: Workload, precision: Precision, canary: Canary) -> float | None:
     """Returns the tokens a second no engine can beat here: bandwidth for decode, the bfloat16 peak for 16-bit prefill.
 
-    None for prefill in fewer bits, whose peak the canary does not measure. K/V count in the layout's format.
+    None for prefill in fewer bits, whose peak the canary does not measure, and where what is cached counts. K/V count in the
+    layout's format.
     """
     layers, head = matrix_elements(spec)
+    if workload.reuses:
+        return None
     if workload.phase is Phase.PREFILL:
         attended = workload.depth * (workload.depth + 1) // 2
         flops = step_flops(spec, workload.depth, 1, attended)

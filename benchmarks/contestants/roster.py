@@ -12,7 +12,10 @@ from .protocol import Contestant, ContestantError, Entry
 
 
 class Precision(Enum):
-    """Formats are compared within a precision: about as many bits a weight."""
+    """Formats are compared within a precision: about as many bits a weight.
+
+    An engine that computes the 16-bit checkpoint in float32, because its processor is faster so, competes with 16 bits.
+    """
 
     BF16 = "16 bits a weight"
     INT8 = "8 bits a weight"
@@ -28,22 +31,20 @@ _HOMES = MappingProxyType(
     {
         OURS: "quire_engine",
         "llama.cpp": "llamacpp_engine",
+        "llama.cpp-no-flash": "llamacpp_engine",
         "vllm": "vllm_engine",
         "openvino": "openvino_engine",
         "transformers": "transformers_engine",
     }
 )
-_PRECISIONS = MappingProxyType(
+_FORMATS = MappingProxyType(
     {
-        "bfloat16": Precision.BF16,
-        "BF16": Precision.BF16,
-        "F16": Precision.BF16,
-        "int8": Precision.INT8,
-        "Q8_0": Precision.INT8,
-        "int4": Precision.INT4,
-        "Q4_0": Precision.INT4,
+        Precision.BF16: ("bfloat16", "float32", "BF16", "F16"),
+        Precision.INT8: ("int8", "Q8_0"),
+        Precision.INT4: ("int4", "Q4_0", "Q4_0-default", "Q4_K_M"),
     }
 )
+_PRECISIONS = MappingProxyType({name: precision for precision, names in _FORMATS.items() for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,16 +80,25 @@ ROSTER = tuple(
         "quire:bfloat16",
         "llama.cpp:BF16",
         "vllm:bfloat16",
+        "vllm:float32",
         "openvino:bfloat16",
+        "openvino:float32",
         "transformers:bfloat16",
+        "transformers:float32",
         "quire:int8",
         "llama.cpp:Q8_0",
         "openvino:int8",
         "quire:int4",
         "llama.cpp:Q4_0",
+        "llama.cpp:Q4_K_M",
         "openvino:int4",
     )
 )
+
+
+def parse_names(text: str) -> tuple[Name, ...]:
+    """Returns the name in `engine:format`, or all names of the roster with this `engine`; raises ValueError."""
+    return tuple(name for name in ROSTER if name.engine == text) or (parse_name(text),)
 
 
 def opener(engine: str) -> Callable[[Entry], Contestant]:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import Any, TextIO
 
-from .protocol import Contestant, Entry, reason
+from .protocol import Contestant, Entry, Task, reason
 from .roster import opener
 
 _WARM_UP_TOKENS, _WARM_UP_STEPS = 16, 3
@@ -21,7 +21,7 @@ def serve(engine: str, entry: Entry) -> None:
     try:
         contestant = opener(engine)(entry)
         prompt_length = min(_WARM_UP_TOKENS, entry.max_tokens - _WARM_UP_STEPS)
-        contestant.run([[7] * prompt_length], _WARM_UP_STEPS)
+        contestant.run(Task(prompts=[[7] * prompt_length], num_new=_WARM_UP_STEPS))
     except Exception as error:
         _answer(answers, {"failed": reason(error)})
         return
@@ -32,7 +32,7 @@ def serve(engine: str, entry: Entry) -> None:
 
 def _reading(contestant: Contestant, request: dict[str, Any]) -> dict[str, object]:
     try:
-        return asdict(contestant.run(request["prompts"], request["num_new"]))
+        return asdict(contestant.run(Task(**request)))
     except Exception as error:
         return {"failed": reason(error)}
 

@@ -44,11 +44,13 @@ def conversation(rng: Random, mix: Mix = GENERAL) -> list[Message]:
     return system + messages_of(exchanges(rng, length, languages, mix))
 
 
-def exchanges(rng: Random, length: Length, languages: tuple[Language, ...], mix: Mix = GENERAL) -> list[Exchange]:
-    """Returns the exchanges of a conversation of the given length."""
+def exchanges(
+    rng: Random, length: Length, languages: tuple[Language, ...], mix: Mix = GENERAL, split: Split = Split.TRAIN
+) -> list[Exchange]:
+    """Returns the exchanges of a conversation of the given length, in phrasings and values of the split."""
     if length is Length.SINGLE:
-        return _single(rng, languages[0], mix)
-    chat = Chat(rng, Split.TRAIN, mix)
+        return _single(rng, languages[0], mix, split)
+    chat = Chat(rng, split, mix)
     if length is Length.SHORT:
         return _chat(chat, rng, languages, max_turns=rng.randint(2, 6), max_tokens=_MEDIUM_TOKENS[1])
     fewest, most = _MEDIUM_TOKENS if length is Length.MEDIUM else _LONG_TOKENS
@@ -73,16 +75,16 @@ def exchange_tokens(exchange: Exchange) -> float:
     return estimate_tokens(exchange.user) + estimate_tokens(exchange.assistant) + 2 * MESSAGE_TOKENS
 
 
-def told_and_asked(rng: Random, language: Language) -> list[Exchange]:
+def told_and_asked(rng: Random, language: Language, split: Split = Split.TRAIN) -> list[Exchange]:
     """Returns the telling of a fact and the question for it, or for another that was never told."""
-    chat = Chat(rng, Split.TRAIN)
+    chat = Chat(rng, split)
     return [chat.tell(language), chat.recall() if rng.random() < 0.8 else chat.ask_untold(language)]
 
 
-def _single(rng: Random, language: Language, mix: Mix) -> list[Exchange]:
+def _single(rng: Random, language: Language, mix: Mix, split: Split) -> list[Exchange]:
     if rng.random() < MEMORY_SHARE:
-        return told_and_asked(rng, language)
-    return [any_exchange(rng, language, Split.TRAIN, mix)]
+        return told_and_asked(rng, language, split)
+    return [any_exchange(rng, language, split, mix)]
 
 
 def _chat(chat: Chat, rng: Random, languages: tuple[Language, ...], max_turns: int, max_tokens: int) -> list[Exchange]:

@@ -59,5 +59,42 @@ def test_a_benchmark_ends_with_its_circumstances(shape: Path, arguments: tuple[s
 
 
 def test_every_benchmark_has_help_with_an_example() -> None:
-    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start"):
+    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start", "quality"):
         assert "Example:" in CliRunner().invoke(cli, ("bench", name, "--help")).stdout
+
+
+def test_quality_compares_formats_on_a_text_of_the_bundled_model(tmp_path: Path) -> None:
+    text = tmp_path / "chat.txt"
+    text.write_text("<|user|>What is the capital of France?<|end|><|assistant|>Paris is the capital of France.<|end|>")
+    result = CliRunner().invoke(cli, ("bench", "quality", "--text", str(text), "--context", "16", "--threads", "1"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["bench"] == "quality"
+    assert report["settings"] == {"model": "bundled", "text": "chat.txt"}
+    assert report["context"] == 16
+    assert report["formats"][0]["tokens"]["top1"] == 1
+    assert {each["weights"] for each in report["formats"]} >= {"float32", "bfloat16"}
+    assert {"machine", "versions", "executor", "threads", "num_pieces"} <= set(report)
+
+
+def test_quality_reads_held_out_chats_by_default_and_tells_answers_apart() -> None:
+    result = CliRunner().invoke(cli, ("bench", "quality", "--threads", "1", "--json"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["settings"]["text"] == "held-out chats"
+    reference = report["formats"][0]
+    assert reference["answers"]["perplexity"] < 1.5 < reference["tokens"]["perplexity"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--config", "shape.json"), "random weights have no quality"),
+        (("-m", "elsewhere"), "Name a text"),
+        (("--text", "missing.txt"), "cannot be read"),
+    ],
+)
+def test_quality_refuses_what_it_cannot_say_anything_about(arguments: tuple[str, ...], words: str) -> None:
+    result = CliRunner().invoke(cli, ("bench", "quality", *arguments))
+    assert result.exit_code != 0
+    assert words in result.stderr

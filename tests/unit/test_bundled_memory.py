@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from scripts.bundled import corpus, facts, memory, smalltalk, unknown
+from scripts.bundled import corpus, facts, held_out, memory, smalltalk, unknown
 from scripts.bundled.chat import Chat
 from scripts.bundled.conversation import conversation, exchanges
 from scripts.bundled.facts import UNKNOWN, Fact, Topic, draw_topic, frames
@@ -234,3 +234,11 @@ def _recall_distances(chat: list[Exchange]) -> list[int]:
         if is_noted or clauses[0] in mentioned:
             mentioned |= dict.fromkeys(clauses, index)
     return distances
+
+
+def test_held_out_chats_are_one_a_line_in_both_languages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held_out.main([str(tmp_path / "chats.txt")])
+    chats = (tmp_path / "chats.txt").read_text(encoding="utf-8").splitlines()
+    assert [chat.isascii() for chat in chats] == [True, False] * held_out.CHATS_A_LANGUAGE
+    assert all(chat.startswith("<|user|>") and chat.endswith("<|end|>") for chat in chats)
+    assert capsys.readouterr().out.startswith(f"{len(chats)} chats, ")

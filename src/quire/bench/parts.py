@@ -16,7 +16,7 @@ import numpy as np
 
 from quire.bench.cost import Cost, attention_flops, matrix_elements, step_flops, weight_bytes
 from quire.bench.report import Report, Samples
-from quire.bench.rig import Rig, Room, Watch, prompt_tokens
+from quire.bench.rig import Rig, Room, Watch, chunk_step, prompt_tokens
 from quire.engine.options import EngineOptions
 from quire.executors.protocol import StepBatch
 from quire.models.checkpoint import Checkpoint
@@ -108,17 +108,7 @@ def difference(name: str, pairs: Sequence[tuple[float, float]], num_rows: int, c
 
 def _step(rig: Rig, rows: int, depth: int) -> StepBatch:
     """Returns a step of one request that computes tokens [depth, depth + rows) and samples none."""
-    positions = np.arange(depth, depth + rows, dtype=np.int32)
-    num_blocks = rig.layout.blocks_for_tokens(depth + rows)
-    return StepBatch(
-        token_ids=np.array(prompt_tokens(rig.spec.vocab_size, 0, rows), dtype=np.int32),
-        positions=positions,
-        query_start=np.array([0, rows], dtype=np.int32),
-        context_lens=np.array([depth + rows], dtype=np.int32),
-        block_tables=np.arange(num_blocks, dtype=np.int32)[None, :],
-        slot_mapping=positions.copy(),
-        sample_rows=np.empty(0, dtype=np.int32),
-    )
+    return chunk_step(prompt_tokens(rig.spec.vocab_size, 0, rows), depth, rig.layout)
 
 
 def _times(repeat: int, run: Callable[[], object]) -> Sequence[float]:

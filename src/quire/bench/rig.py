@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from quire.bench.canary import Canary, best_of, measure_canary
 from quire.bench.report import Report, Samples, speed_of
 from quire.config import ExecutorKind, KVFormat, PrefixCache, SchedulerConfig, WeightFormat
@@ -14,6 +16,8 @@ from quire.engine.options import EngineOptions, engine_config
 from quire.engine.resolve import resolve, settled
 from quire.engine.token_loop import TokenLoop
 from quire.errors import ConfigError
+from quire.executors.protocol import StepBatch
+from quire.kv.layout import KVLayout
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.models.checkpoint import Checkpoint
@@ -131,6 +135,21 @@ def timed_run(loop: TokenLoop, max_steps: int | None = None) -> RunTimes:
 def prompt_tokens(vocab_size: int, index: int, num_tokens: int) -> list[int]:
     """Returns the prompt of request `index`: arbitrary, always the same, and different from its neighbours' from the start."""
     return [(31 * index + 17 * position + 5) % vocab_size for position in range(num_tokens)]
+
+
+def chunk_step(token_ids: Sequence[int], start: int, layout: KVLayout) -> StepBatch:
+    """Returns a step of one request that computes `token_ids` at positions from `start` on and samples none."""
+    stop = start + len(token_ids)
+    positions = np.arange(start, stop, dtype=np.int32)
+    return StepBatch(
+        token_ids=np.array(token_ids, dtype=np.int32),
+        positions=positions,
+        query_start=np.array([0, len(token_ids)], dtype=np.int32),
+        context_lens=np.array([stop], dtype=np.int32),
+        block_tables=np.arange(layout.blocks_for_tokens(stop), dtype=np.int32)[None, :],
+        slot_mapping=positions.copy(),
+        sample_rows=np.empty(0, dtype=np.int32),
+    )
 
 
 def _sized(options: EngineOptions, checkpoint: Checkpoint, room: Room) -> EngineOptions:

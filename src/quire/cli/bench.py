@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from quire.cli.bench_quality import quality
 from quire.cli.options import OptionDecorator, gathered
 from quire.config import DType, KVFormat
 from quire.engine.options import AUTO, WEIGHT_FORMATS
@@ -78,7 +79,7 @@ def _bench_options(repeat: int) -> Callable[[Callable[..., _R]], Callable[..., _
 
 @click.group()
 def bench() -> None:
-    """Measure speed beside what the machine could do in the same minute.
+    """Measure speed beside what the machine could do in the same minute, and what number formats cost.
 
     Memory bandwidth and arithmetic are measured before and after, every figure stands beside its roofline, and the last line
     is JSON. Close other programs first.
@@ -203,6 +204,9 @@ def start(options: BenchOptions) -> None:
             save_random_model(options.config, directory)
         report = measure_start(StartWork(directory=directory, repeat=options.repeat), options.engine(), watch)
     show_report(report, _settings(options), is_json_only=options.as_json)
+
+
+bench.add_command(quality)
 
 
 def _run(options: BenchOptions, settings: dict[str, Any], measure: Callable[..., Report]) -> None:

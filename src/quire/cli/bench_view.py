@@ -32,8 +32,12 @@ def show_report(report: Report, settings: Mapping[str, Any], *, is_json_only: bo
     """Prints the table unless only JSON is wanted, and as the last line everything as JSON."""
     if not is_json_only:
         _print(report)
-    facts = {"machine": asdict(this_machine(usable_cores())), "versions": _versions(), "settings": dict(settings)}
-    print_json(asdict(report) | facts)
+    print_json(asdict(report) | circumstances(settings))
+
+
+def circumstances(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what every report says of where and how it was made."""
+    return {"machine": asdict(this_machine(usable_cores())), "versions": _versions(), "settings": dict(settings)}
 
 
 @contextmanager

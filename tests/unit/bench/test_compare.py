@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from benchmarks.contestants.arguments import parse
+from benchmarks.contestants.pieces import Piece, merged, read_piece
 from benchmarks.contestants.protocol import ContestantError, Reading, reason
 from benchmarks.contestants.report import Circumstances, as_json, as_markdown
 from benchmarks.contestants.results import Results, agreement, duels, roofline
-from benchmarks.contestants.roster import ROSTER, Precision, opener, parse_name
+from benchmarks.contestants.roster import ROSTER, Precision, opener, parse_name, parse_names
 from benchmarks.contestants.timing import timed_steps
-from benchmarks.contestants.workloads import Phase, Sizes, Workload, fitting
+from benchmarks.contestants.workloads import GROUPS, Phase, Sizes, Workload, fitting, measured_together
 
 from quire.bench.canary import Canary
 from quire.bench.cost import matrix_elements
@@ -33,8 +35,8 @@ def results() -> Results:
     found = Results(canaries=[MACHINE, MACHINE], missing={"llama.cpp:BF16": "cannot be imported: No module named 'llama_cpp'"})
     for name, step_s, prefill_s, tokens in ((OURS, 0.1, 2.0, (1, 2, 3, 4)), (PEER, 0.2, 1.0, (1, 2, 9, 4)), (SLOW, 0.4, 4.0, ())):
         found.facts[name] = {"version": "1"}
-        found.add(name, DECODE, reading(1.0, step_s, 9.0, step_s, tokens=tokens))
-        found.add(name, PREFILL, reading(prefill_s))
+        found.add(name, DECODE, "1", reading(1.0, step_s, 9.0, step_s, tokens=tokens))
+        found.add(name, PREFILL, "1", reading(prefill_s))
     return found
 
 
@@ -42,9 +44,8 @@ def results() -> Results:
 def around(checkpoint: Checkpoint) -> Circumstances:
     layout = kv_layout(checkpoint.spec, 32, KVFormat.BFLOAT16)
     machine = {"cpu": "Fast CPU 9"}
-    return Circumstances(
-        shape="tiny", spec=checkpoint.spec, layout=layout, threads=2, rounds=1, machine=machine, command="python compare.py"
-    )
+    commands = ("python compare.py",)
+    return Circumstances(shape="tiny", spec=checkpoint.spec, layout=layout, threads=2, machine=machine, commands=commands)
 
 
 def test_a_rate_is_of_the_phase_the_workload_is_about(results: Results) -> None:
@@ -55,13 +56,45 @@ def test_a_rate_is_of_the_phase_the_workload_is_about(results: Results) -> None:
 
 def test_the_rate_of_a_batch_counts_all_requests() -> None:
     four = Workload(phase=Phase.DECODE, depth=0, num_new=4, batch=4)
-    assert four.tokens_per_second(1.0, 0.5) == 8.0
-    assert [len(prompt) for prompt in four.prompts(100)] == [1] * 4
-    assert len({prompt[0] for prompt in four.prompts(100)}) == 4
+    assert four.tokens_per_second(reading(1.0, 0.5)) == 8.0
+    assert [len(prompt) for prompt in four.task(100).prompts] == [1] * 4
+    assert len({prompt[0] for prompt in four.task(100).prompts}) == 4
+
+
+def test_requests_share_a_prefix_and_differ_from_there_on() -> None:
+    shared = Workload(phase=Phase.SHARED, depth=8, num_new=4, batch=3, own=2)
+    task = shared.task(100)
+    assert (task.num_shared, task.num_known, task.reuses) == (8, 0, True)
+    assert len({tuple(prompt[:8]) for prompt in task.prompts}) == 1
+    assert len({prompt[8] for prompt in task.prompts}) == 3
+    assert shared.tokens_per_second(reading(2.0, 1.0, 1.0, 2.0)) == 12 / 6
+    assert shared.num_tokens == 14
+
+
+def test_a_second_turn_knows_its_first() -> None:
+    turn = Workload(phase=Phase.TURN, depth=8, num_new=1, own=2)
+    task = turn.task(100)
+    assert (task.num_shared, task.num_known, len(task.prompts[0])) == (0, 8, 10)
+    assert turn.tokens_per_second(reading(0.5)) == 20
+
+
+def test_a_warm_up_is_the_same_kind_of_work_but_short() -> None:
+    for workload in Sizes().workloads():
+        short = workload.warm_up()
+        assert (short.phase, short.batch) == (workload.phase, workload.batch)
+        assert short.batch * short.num_tokens < 2000
+        assert short.task(1000).reuses == workload.reuses
+
+
+def test_one_reading_of_deep_decode_tells_its_prefill_too() -> None:
+    together = measured_together(Sizes().workloads())
+    assert sorted(len(each) for each in together) == [1] * 7 + [2]
+    assert {each.name for group in together for each in group} == {each.name for each in Sizes().workloads()}
+    assert next(group for group in together if len(group) == 2)[1].phase is Phase.PREFILL
 
 
 def test_quire_is_compared_with_the_best_peer_of_its_precision(results: Results) -> None:
-    results.add(parse_name("llama.cpp:Q8_0"), DECODE, reading(1.0, 0.001))
+    results.add(parse_name("llama.cpp:Q8_0"), DECODE, "1", reading(1.0, 0.001))
     decode, prefill = duels(results, (DECODE, PREFILL))
     assert (decode.best, decode.ratio) == (PEER, 2.0)
     assert (prefill.best, prefill.ratio) == (PEER, 0.5)
@@ -79,7 +112,7 @@ def test_losses_and_absences_are_told(results: Results, around: Circumstances) -
 
 
 def test_a_precision_without_a_contest_is_no_victory(results: Results, around: Circumstances) -> None:
-    results.add(parse_name("openvino:int8"), DECODE, reading(1.0, 0.001))
+    results.add(parse_name("openvino:int8"), DECODE, "1", reading(1.0, 0.001))
     losses = as_markdown(results, (DECODE,), around).split("## Where we lose")[1].split("##")[0]
     assert losses.strip() == "- 8 bits a weight: there was no contest"
 
@@ -90,6 +123,7 @@ def test_the_json_holds_every_reading(results: Results, around: Circumstances) -
     assert found["equal_tokens"]["vllm:bfloat16"] == [2, 4]
     assert [each["ratio"] for each in found["best_peer"]] == [2.0, 0.5]
     assert found["missing"] == results.missing
+    assert found["records"][0]["round_id"] == "1"
     assert len(found["canaries"]) == 2
 
 
@@ -111,8 +145,50 @@ def test_the_roofline_of_fewer_bits_is_higher(checkpoint: Checkpoint) -> None:
 def test_workloads_beyond_the_context_are_set_apart() -> None:
     held, beyond = fitting(Sizes().workloads(), 1024)
     assert {each.depth for each in held} == {0, 512}
-    assert {each.depth for each in beyond} == {4096}
-    assert len(held) + len(beyond) == 7
+    assert {each.depth for each in beyond} == {2048, 4096}
+    assert len(held) + len(beyond) == 9
+
+
+def test_a_ratio_is_of_rounds_in_which_both_were_measured(results: Results) -> None:
+    for round_id, ours, theirs in (("2", 0.1, 0.1), ("3", 0.1, 0.05), ("4", 0.1, None)):
+        results.add(OURS, DECODE, round_id, reading(1.0, ours))
+        if theirs is not None:
+            results.add(PEER, DECODE, round_id, reading(1.0, theirs))
+    [duel] = duels(results, (DECODE,))
+    assert (duel.best, duel.ratio, duel.num_pairs) == (PEER, 1.0, 3)  # 2.0, 1.0, 0.5
+
+
+def test_runs_are_merged_and_what_one_lacks_another_may_have(tmp_path: Path, results: Results, around: Circumstances) -> None:
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    paths[0].write_text(json.dumps(as_json(results, (DECODE, PREFILL), around)))
+    other = Results(missing={str(PEER): "slept"}, canaries=[MACHINE])
+    other.add(OURS, DECODE, "5", reading(1.0, 0.2))
+    paths[1].write_text(json.dumps(as_json(other, (DECODE,), around)))
+    both = merged([read_piece(path) for path in paths])
+    assert both.workloads == (DECODE, PREFILL)
+    assert both.results.rates(OURS, DECODE) == {"1": 10.0, "5": 5.0}
+    assert both.results.rates(PEER, DECODE) == {"1": 5.0}
+    assert both.results.missing == results.missing  # the peer that slept in one run was measured in the other
+    assert len(both.results.canaries) == 3
+    assert both.commands == around.commands * 2
+
+
+def test_runs_of_different_machines_are_not_merged(results: Results) -> None:
+    one, another = (
+        Piece(results=results, workloads=(), shape="tiny", threads=2, machine={"cpu": cpu}, commands=()) for cpu in ("A", "B")
+    )
+    with pytest.raises(ContestantError, match="do not belong together: CPU A and B"):
+        merged([one, another])
+
+
+def test_a_run_can_be_a_part_of_everything() -> None:
+    asked = parse(
+        "", ["c.json", "--contestants", "quire", "llama.cpp:Q4_K_M", "--formats", "int4", "--workloads", "deep", "turn"]
+    )
+    assert [str(name) for name in asked.contestants] == ["quire:int4", "llama.cpp:Q4_K_M"]
+    assert {each.phase for each in asked.sizes.workloads(asked.groups)} == {Phase.DECODE, Phase.PREFILL, Phase.TURN}
+    assert set(parse("", ["c.json"]).groups) == set(GROUPS)
+    assert parse_names("vllm") == (PEER, parse_name("vllm:float32"))
 
 
 def test_everybody_on_the_roster_has_a_precision() -> None:

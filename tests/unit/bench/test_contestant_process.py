@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.contestants.process import ContestantProcess
-from benchmarks.contestants.protocol import ContestantError
+from benchmarks.contestants.protocol import ContestantError, Task
 
 READY = 'print(json.dumps({"ready": {"version": "1"}}), flush=True)\n'
 ECHO = """
@@ -34,10 +34,10 @@ def test_a_request_is_answered_and_a_refusal_is_not_the_end() -> None:
     with start(READY + ECHO) as contestant:
         assert contestant.facts == {"version": "1"}
         long_prompt = list(range(50_000))  # more than a pipe holds
-        assert contestant.run([long_prompt], 2).token_ids == [long_prompt]
+        assert contestant.run(Task(prompts=[long_prompt], num_new=2)).token_ids == [long_prompt]
         with pytest.raises(ContestantError, match="too many"):
-            contestant.run([[1]], 10)
-        assert contestant.run([[1]], 2).prefill_s == 0.5
+            contestant.run(Task(prompts=[[1]], num_new=10))
+        assert contestant.run(Task(prompts=[[1]], num_new=2)).prefill_s == 0.5
         assert not contestant.has_ended
     assert contestant.has_ended
 
@@ -77,5 +77,5 @@ def test_a_contestant_that_cannot_start_has_a_reason(body: str, words: str) -> N
 def test_a_contestant_that_dies_is_gone_for_good() -> None:
     contestant = start(READY + "sys.stdin.readline()\nsys.exit(1)")
     with pytest.raises(ContestantError, match="ended"):
-        contestant.run([[1]], 2)
+        contestant.run(Task(prompts=[[1]], num_new=2))
     assert contestant.has_ended

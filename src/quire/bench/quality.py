@@ -1,0 +1,147 @@
+"""What a number format costs in quality: every weight and every KV format against float32, one factor at a time.
+
+text      [begin][-- piece of a context --)[begin][-- next piece --) ...     every piece is computed from an empty cache
+chunk     both executors run the same tokens; then slice by slice of rows: logits of the reference, logits of the other
+
+All weights float32 and all K/V float32 is the reference: exact for a checkpoint of at most 32 bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quire.bench.divergence import BoolArray, Divergence, DivergenceMeter
+from quire.bench.rig import Rig, Room, Watch, chunk_step
+from quire.config import DType, KVFormat
+from quire.engine.logits import rows_per_slice
+from quire.engine.options import WEIGHT_FORMATS, EngineOptions
+from quire.errors import ConfigError
+from quire.executors.protocol import Float32Array
+from quire.models.checkpoint import Checkpoint
+
+_CHUNK_TOKENS = 512
+_NOT_QUANTIZED, _EXACT = "none", "float32"
+_REFERENCE: EngineOptions = {"dtype": _EXACT, "kv_format": _EXACT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """Tokens to predict one after the other; `is_answer` marks those the model learned to say, where only these were."""
+
+    token_ids: tuple[int, ...]
+    is_answer: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatQuality:
+    """One format beside the reference, over all tokens and over the answers; `answers` None where no token is marked."""
+
+    weights: str
+    kv: str
+    tokens: Divergence
+    answers: Divergence | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityReport:
+    """Every format on the same tokens; the first is the reference itself."""
+
+    bench: str
+    executor: str
+    threads: int
+    context: int
+    num_pieces: int
+    formats: tuple[FormatQuality, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityWork:
+    """Texts in pieces, none longer than the context."""
+
+    pieces: tuple[Text, ...]
+    context: int
+
+    @property
+    def is_answer(self) -> BoolArray:
+        """Which of all predicted tokens are answers."""
+        return np.array([each for piece in self.pieces for each in piece.is_answer[1:]])
+
+
+def in_pieces(texts: Sequence[Text], begin: Sequence[int], context: int) -> QualityWork:
+    """Cuts texts into pieces that fill a context, each after the tokens a prompt begins with.
+
+    A piece in which nothing is predicted is left out. Raises ConfigError where none remains.
+    """
+    size = context - len(begin)
+    cut = (_piece(text, begin, slice(start, start + size)) for text in texts for start in range(0, len(text.token_ids), size))
+    pieces = tuple(piece for piece in cut if len(piece.token_ids) > 1) if size > 0 else ()
+    if not pieces:
+        raise ConfigError("the text holds nothing to predict", next_step="Name a text, and a context, of two tokens or more.")
+    return QualityWork(pieces=pieces, context=context)
+
+
+def _piece(text: Text, begin: Sequence[int], part: slice) -> Text:
+    return Text(
+        token_ids=(*begin, *text.token_ids[part]),
+        is_answer=(*(False,) * len(begin), *text.is_answer[part]),
+    )
+
+
+def measure_quality(
+    checkpoint: Checkpoint, work: QualityWork, options: EngineOptions, watch: Watch | None = None
+) -> QualityReport:
+    """Compares every format; `options` may set threads. Raises what loading raises."""
+    room = Room(num_requests=1, num_tokens=work.context)
+    reference = Rig(checkpoint, {**options, **_REFERENCE}, room, watch)
+    formats = [_compared(work, _REFERENCE, reference, reference)]
+    others = tuple(_other_formats())
+    for done, words in enumerate(others):
+        reference.tell("Comparing formats", done, len(others))
+        formats.append(_compared(work, words, reference, Rig(checkpoint, {**options, **words}, room, watch)))
+    return QualityReport(
+        bench="quality",
+        executor=reference.executor.name,
+        threads=reference.threads,
+        context=work.context,
+        num_pieces=len(work.pieces),
+        formats=tuple(formats),
+    )
+
+
+def _other_formats() -> Iterator[EngineOptions]:
+    """Yields the words that choose every format but the reference's: other weights first, then other K/V."""
+    for dtype in DType:
+        if dtype.value != _EXACT:
+            yield {"dtype": dtype.value, "kv_format": _EXACT}
+    for name in WEIGHT_FORMATS:
+        if name != _NOT_QUANTIZED:
+            yield {"quantize": name, "kv_format": _EXACT}
+    for kv_format in KVFormat:
+        if kv_format.value != _EXACT:
+            yield {"dtype": _EXACT, "kv_format": kv_format.value}
+
+
+def _compared(work: QualityWork, words: EngineOptions, reference: Rig, other: Rig) -> FormatQuality:
+    """Returns how far `other`, which `words` chose, is from the reference on every piece."""
+    meter = DivergenceMeter()
+    for piece in work.pieces:
+        meter.add_piece(piece_logits(reference, piece.token_ids), piece_logits(other, piece.token_ids), piece.token_ids)
+    return FormatQuality(
+        weights=words.get("quantize", words.get("dtype", _EXACT)),
+        kv=words["kv_format"],
+        tokens=meter.result(),
+        answers=meter.result(work.is_answer) if work.is_answer.any() else None,
+    )
+
+
+def piece_logits(rig: Rig, token_ids: Sequence[int]) -> Iterator[Float32Array]:
+    """Yields the logits of every position but the last, computed in chunks from an empty cache, a slice of rows at a time."""
+    num_rows, num_predicting = rows_per_slice(rig.spec.vocab_size), len(token_ids) - 1
+    for start in range(0, num_predicting, _CHUNK_TOKENS):
+        chunk = token_ids[start : min(start + _CHUNK_TOKENS, num_predicting)]
+        rig.executor.run(chunk_step(chunk, start, rig.layout))
+        for first in range(0, len(chunk), num_rows):
+            yield rig.executor.head(np.arange(first, min(first + num_rows, len(chunk)), dtype=np.int32))

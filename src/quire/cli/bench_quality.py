@@ -1,0 +1,145 @@
+"""`quire bench quality`: what every number format costs, on a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from quire.cli.options import OptionDecorator, gathered
+from quire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quire.bench.divergence import Divergence
+    from quire.bench.quality import FormatQuality, QualityReport, QualityWork
+
+_R = TypeVar("_R")
+_MAX_CONTEXT = 2048
+_HEADERS = ("of", "tokens>", "weights", "K/V", "KL mean>", "KL 99 %>", "KL max>", "same likeliest>", "perplexity>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityOptions:
+    """What is compared, on what; `text` None stands for the held-out chats."""
+
+    model: str | None
+    text: Path | None
+    config: Path | None
+    context: int | None
+    threads: int | None
+    as_json: bool
+
+
+_OPTIONS: tuple[OptionDecorator, ...] = (
+    click.option("-m", "--model", metavar="MODEL", help="A model directory or Hugging Face id. [default: the bundled model]"),
+    click.option("--text", type=click.Path(path_type=Path), help="A UTF-8 file. [default: chats the bundled model never saw]"),
+    click.option("--config", type=click.Path(path_type=Path), help="Refused: random weights have no quality to lose."),
+    click.option(
+        "--context",
+        type=click.IntRange(min=2),
+        help=f"Tokens of a piece of the text. [default: the model's context, at most {_MAX_CONTEXT}]",
+    ),
+    click.option("--threads", type=click.IntRange(min=1), help="Worker threads. [default: the cores this process may use]"),
+    click.option("--json", "as_json", is_flag=True, help="Print only the JSON line."),
+)
+
+
+def _quality_options(command: Callable[..., _R]) -> Callable[..., _R]:
+    return gathered(command, _OPTIONS, "options", lambda values: QualityOptions(**values))
+
+
+@click.command()
+@_quality_options
+def quality(options: QualityOptions) -> None:
+    """Measure how far every weight and KV format is from float32.
+
+    KL divergence in nats per token, how often the likeliest token is the same, and perplexity, over all tokens of a text. One
+    thing changes at a time: weights with float32 K/V, then K/V with float32 weights. The last line is JSON.
+
+    \b
+    Example:
+      quire bench quality
+      quire bench quality -m path/to/model --text book.txt --context 1024
+    """
+    from quire.bench.quality import measure_quality
+    from quire.cli.bench_view import circumstances, watching
+    from quire.cli.display import print_json
+    from quire.cli.opening import find_directory
+    from quire.models.checkpoint import load_checkpoint
+
+    _refuse(options)
+    directory = find_directory(options.model)
+    checkpoint = load_checkpoint(directory)
+    work = _work(options, directory, checkpoint.spec.max_context)
+    with watching() as watch:
+        report = measure_quality(checkpoint, work, {} if options.threads is None else {"threads": options.threads}, watch)
+    if not options.as_json:
+        _print(report)
+    settings = {
+        "model": options.model or "bundled",
+        "text": "held-out chats" if options.text is None else options.text.name,
+    }
+    print_json(asdict(report) | circumstances(settings))
+
+
+def _refuse(options: QualityOptions) -> None:
+    """Raises ConfigError for what has no quality to measure."""
+    if options.config is not None:
+        raise ConfigError(
+            "random weights have no quality to lose",
+            given=options.config.name,
+            next_step="Name a trained model with -m, or leave it out for the bundled one.",
+        )
+    if options.model is not None and options.text is None:
+        raise ConfigError(
+            "the held-out chats say nothing about another model than the bundled one",
+            given=options.model,
+            next_step="Name a text that this model should know: --text FILE.",
+        )
+
+
+def _work(options: QualityOptions, directory: Path, max_context: int) -> QualityWork:
+    """Returns the tokens to read: of the file, or of the held-out chats, each from its own beginning."""
+    from quire.bench.held_out import held_out_texts
+    from quire.bench.quality import Text, in_pieces
+    from quire.text.tokenizer import AddSpecial, Tokenizer
+
+    tokenizer = Tokenizer.from_directory(directory)
+    context = min(options.context or _MAX_CONTEXT, max_context)
+    if options.text is None:
+        return in_pieces(held_out_texts(tokenizer), (), context)
+    token_ids = tuple(tokenizer.encode(_read(options.text), special=AddSpecial.NO))
+    return in_pieces([Text(token_ids=token_ids, is_answer=(False,) * len(token_ids))], tokenizer.encode(""), context)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("the text cannot be read", given=path.name, next_step="Name a UTF-8 file.") from error
+
+
+def _print(report: QualityReport) -> None:
+    from quire.cli.display import listing, out_console
+
+    title = f"{report.executor} against float32, in {report.num_pieces} pieces of at most {report.context} tokens"
+    rows = [_row(each, "all tokens", each.tokens) for each in report.formats]
+    rows += [_row(each, "answers", each.answers) for each in report.formats if each.answers is not None]
+    out_console().print(listing(title, _HEADERS, rows))
+
+
+def _row(quality: FormatQuality, what: str, found: Divergence) -> tuple[str, ...]:
+    return (
+        what,
+        str(found.num_tokens),
+        quality.weights,
+        quality.kv,
+        f"{found.kl_mean:.2e}",
+        f"{found.kl_p99:.2e}",
+        f"{found.kl_max:.2e}",
+        f"{found.top1:.2%}",
+        f"{found.perplexity:.4f}",
+    )
