@@ -60,15 +60,15 @@ static inline vf load_bf16(const uint16_t* p) {
 template <class T>
 static inline int32_t store_quantised(T* p, const float* x, vf factor) {
   constexpr int kOrder[kLanes] = {0, sizeof(T) == 1 ? 1 : 2, sizeof(T) == 1 ? 2 : 1, 3};
-  int32_t sum = 0;
+  uint32_t sum = 0;
   for (int i = 0; i < 32; i += kLanes) {
     vi q = __builtin_convertvector(to_nearest(mul(load(x + i), factor)), vi);
     for (int lane = 0; lane < kLanes; ++lane) {
       p[i + lane] = static_cast<T>(q[kOrder[lane]]);
-      sum += q[lane];
+      sum += static_cast<uint32_t>(q[lane]);
     }
   }
-  return sum;
+  return static_cast<int32_t>(sum);
 }
 
 static inline vf round_to_bf16(vf x) {
