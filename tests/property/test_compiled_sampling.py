@@ -105,3 +105,19 @@ def test_the_smallest_temperatures_draw_the_best_token(temperature: float) -> No
     method = Draw(temperature=temperature, top_k=None, top_p=1.0, min_p=0.0)
     row = np.array([1.0, 3.0, 3.0, 2.0], dtype=np.float32)
     assert [draw(row, method, noise) for noise in (0.0, 0.4, 0.6, 1 - 2**-53)] == [1, 1, 2, 2]
+
+
+def test_rows_and_ids_that_do_not_exist_are_refused() -> None:
+    core, row, none = load_core(), np.zeros(5, np.float32), np.zeros(0, np.float32)
+    for refused in (
+        lambda: core.best_id("", none),
+        lambda: core.draw("", none, 1.0, None, 1.0, LEAST, 0.5),
+        lambda: core.draw("", row, 1.0, 0, 1.0, LEAST, 0.5),
+        lambda: core.largest_ids("", none, 1),
+        lambda: core.largest_ids("", row, 0),
+        lambda: core.exp_sum("", none),
+        lambda: core.num_before(row, 5),
+        lambda: core.num_before(row, -1),
+    ):
+        with pytest.raises(ValueError, match=r"row|asked|draw"):
+            refused()

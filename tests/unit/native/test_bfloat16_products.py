@@ -53,9 +53,13 @@ def even_and_odd_apart(products: Sequence[Fraction]) -> Fraction:
 ORDERS: dict[str, Callable[[Sequence[Fraction]], Fraction]] = {"avx512_bf16": pairs_in_order, "amx_bf16": even_and_odd_apart}
 
 
+def widened(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def exact(bits: npt.NDArray[np.uint16]) -> list[Fraction]:
     """Returns the values of bfloat16 as the instructions read them: denormals are zero."""
-    values = [Fraction(float(value)) for value in (bits.astype(np.uint32) << 16).view(np.float32)]
+    values = [Fraction(float(value)) for value in widened(bits)]
     return [value if abs(value) >= SMALLEST_NORMAL else Fraction(0) for value in values]
 
 
@@ -75,7 +79,7 @@ def test_a_product_has_the_bits_of_the_manual(isa: str | None, scales: tuple[flo
     weight = (noise.standard_normal((16, DEPTH)) * scales[0]).astype(np.float32)
     a = round_to_bfloat16((noise.standard_normal((2, DEPTH)) * scales[1]).astype(np.float32))
     out = np.empty((2, 16), np.float32)
-    core.multiply(isa, core.Element.BF16, weight, a, out)
+    core.multiply(isa, core.WeightFormat.BF16, weight, widened(a), out)
     rows, columns = [exact(row) for row in a], [exact(round_to_bfloat16(row)) for row in weight]
     expected = [[float(ORDERS[isa]([x * w for x, w in zip(row, column, strict=True)])) for column in columns] for row in rows]
     assert out.tolist() == expected

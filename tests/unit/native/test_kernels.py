@@ -115,6 +115,37 @@ def test_infinity_and_nan_stay_in_their_own_row(isa: str, weight_format: str, va
     assert np.delete(spoiled, 3, axis=0).tobytes() == np.delete(clean, 3, axis=0).tobytes()
 
 
+@pytest.mark.parametrize("weight_format", ["F32", "BF16", "INT8", "INT4"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_spoils_its_own_column(isa: str, weight_format: str, value: float) -> None:
+    weight, a = random((70, 40)), random((7, 40), 1)
+    clean = multiply(isa, weight_format, weight, a)
+    weight[66, 35] = value
+    spoiled = multiply(isa, weight_format, weight, a)
+    assert not np.isfinite(spoiled[:, 66]).any()
+    assert np.delete(spoiled, 66, axis=1).tobytes() == np.delete(clean, 66, axis=1).tobytes()
+
+
+@pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_largest_sums_of_a_group_do_not_wrap_around(isa: str, weight_format: str, sign: int) -> None:
+    """All steps are the outermost ones: in int4 a group adds up to 30480 in 16 bits."""
+    steps = 8 if weight_format == "INT4" else 128
+    weight = np.full((64, 64), steps - 1, np.float32)
+    weight[:, ::32] = -steps
+    a = np.full((7, 64), sign * 127, np.float32)
+    expected = sign * 127 * 2 * (31 * (steps - 1) - steps)
+    assert (multiply(isa, weight_format, weight, a) == expected).all()
+
+
+@pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
+@pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)
+def test_integer_products_are_the_same_bits_wherever_sums_are_fused(weight_format: str, rows: int, columns: int, k: int) -> None:
+    """Sums inside a group are exact integers, whatever instructions find them."""
+    weight, a = random((columns, k)), random((rows, k), 1)
+    assert len({multiply(isa, weight_format, weight, a).tobytes() for isa in available_isas() if isa != "generic"}) <= 1
+
+
 def gelu(x: float) -> float:
     return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
 

@@ -1,38 +1,14 @@
 // What Python sees of the core: shapes in, arrays in and out, no ownership shared, the GIL released while it computes.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <mutex>
-#include <numeric>
 #include <stdexcept>
 
-#include "canary.h"
-#include "cpu.h"
+#include "bindings.h"
 #include "decoder.h"
-#include "sampling.h"
 
-namespace nb = nanobind;
 using namespace quire;
-
-using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Floats = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using FloatMatrix = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
-using BitsMatrix = nb::ndarray<const uint16_t, nb::ndim<2>, nb::device::cpu>;
-using OutFloats = nb::ndarray<float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using OutInts = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
-
-static int64_t size_of(const Ints& array) { return static_cast<int64_t>(array.shape(0)); }
-
-template <class Matrix>
-static SourceMatrix source_of(const Matrix& m, Element element) {
-  return {m.data(), element, static_cast<int64_t>(m.shape(0)), static_cast<int64_t>(m.shape(1)), m.stride(0), m.stride(1)};
-}
 
 // Everything a step indexes memory with is checked here, once, so that the kernels need not.
 static void check_step(const Decoder& d, const Step& s, const Ints& lens) {
@@ -141,47 +117,6 @@ static void set_vector(Decoder& d, const std::string& name, Floats values) {
   d.set_vector(name, values.data(), static_cast<int64_t>(values.shape(0)));
 }
 
-// One product on one instruction set, for the kernel tests: out = a W^T, both written as the format wants them.
-static void multiply(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix a, OutMatrix out) {
-  const Kernels& kernels = choose_kernels(isa);
-  ThreadPool alone(1);
-  SourceMatrix source = source_of(weight, Element::kF32);
-  int64_t rows = static_cast<int64_t>(a.shape(0));
-  if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows || static_cast<int64_t>(out.shape(1)) != source.rows)
-    throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed");
-  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
-  packed.pack(kernels, source, 0, 1, alone);
-  int64_t stride = round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
-  Buffer converted(static_cast<size_t>(rows * stride));
-  Norm n{};
-  n.x = a.data();
-  n.ldx = n.size = source.columns;
-  n.out = {converted.get(), stride, kernels.row_formats[static_cast<int>(format)], source.columns, weight_offset(format)};
-  kernels.norm(n, 0, rows);
-  Gemm g{};
-  g.weight = packed.panels();
-  g.a = n.out;
-  g.rows = rows;
-  g.epilogue = Epilogue::kStore;
-  g.out = out.data();
-  g.ldo = g.num_columns = source.rows;
-  kernels.gemm(g, 0, g.weight.num_panels);
-}
-
-// What a matrix is after packing, for the kernel tests: [N, K] float32.
-static void packed_values(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix out) {
-  const Kernels& kernels = choose_kernels(isa);
-  ThreadPool alone(1);
-  SourceMatrix source = source_of(weight, Element::kF32);
-  if (static_cast<int64_t>(out.shape(0)) != source.rows || static_cast<int64_t>(out.shape(1)) != source.columns)
-    throw std::invalid_argument("out must be [N, K] as the weight is");
-  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
-  packed.pack(kernels, source, 0, 1, alone);
-  std::vector<int32_t> rows(static_cast<size_t>(source.rows));
-  std::iota(rows.begin(), rows.end(), 0);
-  kernels.embed({packed.panels(), rows.data(), nullptr, nullptr, 1.0f, out.data(), source.columns}, 0, source.rows);
-}
-
 // Arrays are never converted on the way in: what is written to a converted copy would be lost.
 static void bind_shapes(nb::module_& m) {
   nb::enum_<Element>(m, "Element").value("F32", Element::kF32).value("BF16", Element::kBF16);
@@ -246,66 +181,6 @@ static void bind_decoder(nb::module_& m) {
       .def_prop_ro("num_threads", &Decoder::num_threads)
       .def_prop_ro("weight_bytes", &Decoder::weight_bytes)
       .def_prop_ro("kv_bytes", &Decoder::kv_bytes);
-}
-
-static void bind_kernels(nb::module_& m) {
-  m.def("available_isas", [] {
-    std::vector<std::string> names;
-    for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
-    return names;
-  });
-  m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
-        nb::call_guard<nb::gil_scoped_release>());
-  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"), nb::arg("rounds"),
-        nb::call_guard<nb::gil_scoped_release>());
-  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(),
-        nb::arg("a").noconvert(), nb::arg("out").noconvert());
-  m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(), nb::arg("out").noconvert());
-  m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
-    choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));
-  }, nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());
-  m.def("softcap", [](const std::string& isa, OutFloats x, float cap) {
-    choose_kernels(isa).softcap(x.data(), static_cast<int64_t>(x.shape(0)), cap);
-  }, nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("cap"));
-}
-
-using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using WideLogits = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-template <class Row>
-static int64_t draw_row(const std::string& isa, Row logits, double sharpness, std::optional<int64_t> top_k, double top_p, double least,
-                        double noise) {
-  int64_t n = static_cast<int64_t>(logits.shape(0));
-  if (n == 0 || top_k.value_or(1) < 1) throw std::invalid_argument("there is nothing to draw from");
-  const Kernels& kernels = choose_kernels(isa);
-  nb::gil_scoped_release release;
-  DefaultFloats floats;
-  return draw(kernels, logits.data(), n, {sharpness, top_k.value_or(n), top_p, least}, noise);
-}
-
-// A row that is not finite has no best token.
-static std::optional<int64_t> best_id(const std::string& isa, Logits logits) {
-  const Kernels& kernels = choose_kernels(isa);
-  nb::gil_scoped_release release;
-  Best best = best_of(kernels, logits.data(), static_cast<int64_t>(logits.shape(0)), 0);
-  return best.num_not_finite ? std::nullopt : std::optional<int64_t>(best.id);
-}
-
-static void bind_sampling(nb::module_& m) {
-  m.def("best_id", &best_id, nb::arg("isa"), nb::arg("logits").noconvert());
-  m.def("draw", &draw_row<Logits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"), nb::arg("top_k").none(),
-        nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
-  m.def("draw", &draw_row<WideLogits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"), nb::arg("top_k").none(),
-        nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
-  m.def("largest_ids", [](const std::string& isa, Logits x, int64_t count) {
-    return largest_ids(choose_kernels(isa), x.data(), static_cast<int64_t>(x.shape(0)), count);
-  }, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("count"));
-  m.def("exp_sum", [](const std::string& isa, Logits x) {
-    DefaultFloats floats;
-    return exp_sum(choose_kernels(isa), x.data(), static_cast<int64_t>(x.shape(0)));
-  }, nb::arg("isa"), nb::arg("logits").noconvert());
-  m.def("num_before", [](Logits x, int64_t id) { return num_before(x.data(), static_cast<int64_t>(x.shape(0)), id); },
-        nb::arg("logits").noconvert(), nb::arg("token_id"));
 }
 
 NB_MODULE(_core, m) {

@@ -1,6 +1,6 @@
 // The decoder: packed weights, paged K/V memory, and one call a step that runs the whole forward pass.
 //
-// The story of a step is Decoder::run in decoder.cpp; loading is in weights.cpp.
+// The story of a step is Decoder::run in decoder.cpp; its end is in decoder_head.cpp, and loading in weights.cpp.
 #pragma once
 
 #include <cstdint>
@@ -68,6 +68,11 @@ struct Step {
   const int32_t* slots;
   const int32_t* sample_rows;
 };
+
+inline const float* pointer_or_null(const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); }
+
+// Units worth handing to another thread at once: below some 64k multiplications the hand-over costs more than it saves.
+inline int64_t grain_of(int64_t multiplications_per_unit) { return 1 + (1 << 16) / (1 + multiplications_per_unit); }
 
 class Decoder {
  public:

@@ -51,7 +51,7 @@ constexpr RowFormat kBF16Rows = RowFormat::kRounded;
 extern const Kernels kernels = {
     QUIRE_NAME(QUIRE_ISA), {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8},
     pack, gemm, norm, embed, rotate_append, attend, attend_split, merge_splits, activate_all, softcap_all,
-    is_finite, block_maxima<float, vf>, block_maxima<double, vd>, fill_buckets<float>, fill_buckets<double>, spin, read,
+    is_finite, block_maxima<float, vs>, block_maxima<double, vd>, fill_buckets<float>, fill_buckets<double>, spin, read,
 };
 
 }  // namespace quire::QUIRE_ISA

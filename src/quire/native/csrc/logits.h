@@ -7,6 +7,7 @@
 
 namespace quire::QUIRE_ISA {
 
+typedef float vs __attribute__((vector_size(sizeof(vf))));  // vf as the compiler's own vector type, to compare and index
 typedef double vd __attribute__((vector_size(sizeof(vf))));
 typedef int64_t vl __attribute__((vector_size(sizeof(vf))));
 typedef float vh __attribute__((vector_size(sizeof(vf) / 2)));

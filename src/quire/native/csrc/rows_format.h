@@ -19,7 +19,8 @@ static inline float poison_of(const float* x) {
   return sum_of(sum);
 }
 
-// A group in steps of its largest magnitude / 127. The scale of values that are not finite is NaN, and so is what comes of them.
+// A group in steps of its largest magnitude / 127. The scale of values that are not finite is NaN, and so is what comes of
+// them; their integers are any, so sums of them may wrap around.
 template <class T>
 static inline void quantise_group(const Rows& out, int64_t row, int64_t group, const float* x) {
   constexpr float kSmallest = 1e-30f;  // below it 127 / highest could overflow
@@ -28,7 +29,7 @@ static inline void quantise_group(const Rows& out, int64_t row, int64_t group, c
   T* values = reinterpret_cast<T*>(out.row(row)) + group * kGroup;
   int32_t sum = store_quantised(values, x, inverse);
   out.scales(row)[group] = highest * (1.0f / 127.0f) + poison_of(x);
-  out.corrections(row)[group] = -out.offset * sum;
+  out.corrections(row)[group] = static_cast<int32_t>(-static_cast<uint32_t>(out.offset) * static_cast<uint32_t>(sum));
 }
 
 // Writes n values at `column`, a multiple of 32, of a row; x is zero from n up to 32.

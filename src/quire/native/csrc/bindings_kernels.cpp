@@ -1,0 +1,77 @@
+// What Python sees of single kernels: which there are, how fast they could be, and a few of them alone, for tests.
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <numeric>
+#include <stdexcept>
+
+#include "bindings.h"
+#include "canary.h"
+#include "cpu.h"
+#include "pack.h"
+
+namespace quire {
+
+// One product on one instruction set, for the kernel tests: out = a W^T, both written as the format wants them.
+static void multiply(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix a, OutMatrix out) {
+  const Kernels& kernels = choose_kernels(isa);
+  ThreadPool alone(1);
+  SourceMatrix source = source_of(weight, Element::kF32);
+  int64_t rows = static_cast<int64_t>(a.shape(0));
+  if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows || static_cast<int64_t>(out.shape(1)) != source.rows)
+    throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed");
+  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
+  packed.pack(kernels, source, 0, 1, alone);
+  int64_t stride = round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
+  Buffer converted(static_cast<size_t>(rows * stride));
+  Norm n{};
+  n.x = a.data();
+  n.ldx = n.size = source.columns;
+  n.out = {converted.get(), stride, kernels.row_formats[static_cast<int>(format)], source.columns, weight_offset(format)};
+  kernels.norm(n, 0, rows);
+  Gemm g{};
+  g.weight = packed.panels();
+  g.a = n.out;
+  g.rows = rows;
+  g.epilogue = Epilogue::kStore;
+  g.out = out.data();
+  g.ldo = g.num_columns = source.rows;
+  kernels.gemm(g, 0, g.weight.num_panels);
+}
+
+// What a matrix is after packing, for the kernel tests: [N, K] float32.
+static void packed_values(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix out) {
+  const Kernels& kernels = choose_kernels(isa);
+  ThreadPool alone(1);
+  SourceMatrix source = source_of(weight, Element::kF32);
+  if (static_cast<int64_t>(out.shape(0)) != source.rows || static_cast<int64_t>(out.shape(1)) != source.columns)
+    throw std::invalid_argument("out must be [N, K] as the weight is");
+  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
+  packed.pack(kernels, source, 0, 1, alone);
+  std::vector<int32_t> rows(static_cast<size_t>(source.rows));
+  std::iota(rows.begin(), rows.end(), 0);
+  kernels.embed({packed.panels(), rows.data(), nullptr, nullptr, 1.0f, out.data(), source.columns}, 0, source.rows);
+}
+
+void bind_kernels(nb::module_& m) {
+  m.def("available_isas", [] {
+    std::vector<std::string> names;
+    for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
+    return names;
+  });
+  m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"), nb::arg("rounds"),
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("multiply", &multiply, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(),
+        nb::arg("a").noconvert(), nb::arg("out").noconvert());
+  m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(), nb::arg("out").noconvert());
+  m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
+    choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));
+  }, nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());
+  m.def("softcap", [](const std::string& isa, OutFloats x, float cap) {
+    choose_kernels(isa).softcap(x.data(), static_cast<int64_t>(x.shape(0)), cap);
+  }, nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("cap"));
+}
+
+}  // namespace quire

@@ -1,0 +1,68 @@
+// The end of a step: logits of the rows that are wanted, or only the best of each.
+#include <algorithm>
+
+#include "decoder.h"
+
+namespace quire {
+
+// The product of normalised rows with the head, but for where it goes.
+Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
+  int64_t stride = columns_of(shape_.hidden_size);
+  if (count > sample_capacity_) {
+    sampled_ = Buffer(static_cast<size_t>(count * stride) * sizeof(float));
+    sample_capacity_ = count;
+  }
+  Norm n{shape_.norm, shape_.norm_eps, final_norm_.data(), pointer_or_null(final_norm_bias_), residual_.as<float>(), stride,
+         rows, shape_.hidden_size, rows_in(sampled_, shape_.hidden_size, format_), false};
+  threads_.run(count, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  Gemm g{};
+  g.weight = shape_.is_head_tied ? embed_.panels() : head_.panels();
+  g.a = n.out;
+  g.rows = count;
+  g.epilogue = Epilogue::kStore;
+  g.num_columns = shape_.vocab_size;
+  return g;
+}
+
+void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
+  if (count == 0) return;
+  DefaultFloats floats;
+  Gemm g = head_product(rows, count);
+  g.out = logits;
+  g.ldo = shape_.vocab_size;
+  multiply(g);
+  if (shape_.logit_softcap > 0)
+    threads_.run(count, 1, [&](int64_t begin, int64_t end, int) {
+      kernels_.softcap(logits + begin * shape_.vocab_size, (end - begin) * shape_.vocab_size, shape_.logit_softcap);
+    });
+}
+
+// One panel of the head's product, [count, kPanel] in `logits`, and its best merged into `bests`.
+void Decoder::merge_panel(Gemm g, int64_t panel, float* logits, Best* bests) {
+  g.out = logits;
+  g.ldo = kPanel;
+  g.out_column = panel * kPanel;
+  kernels_.gemm(g, panel, panel + 1);
+  int64_t width = std::min<int64_t>(kPanel, g.num_columns - g.out_column);
+  for (int64_t row = 0; row < g.rows; ++row, logits += kPanel) {
+    if (shape_.logit_softcap > 0) kernels_.softcap(logits, width, shape_.logit_softcap);
+    bests[row].merge(best_of(kernels_, logits, width, g.out_column));
+  }
+}
+
+// Every worker keeps the best of the panels it was handed; merged, they are the best of all, whoever had which.
+void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
+  if (count == 0) return;
+  DefaultFloats floats;
+  const Gemm g = head_product(rows, count);
+  std::vector<Best> bests(static_cast<size_t>(threads_.size() * count));
+  std::vector<float> logits(static_cast<size_t>(threads_.size() * count * kPanel));
+  threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
+    for (int64_t panel = begin; panel < end; ++panel)
+      merge_panel(g, panel, logits.data() + worker * count * kPanel, bests.data() + worker * count);
+  });
+  std::fill(found, found + count, Best{});
+  for (size_t i = 0; i < bests.size(); ++i) found[i % static_cast<size_t>(count)].merge(bests[i]);
+}
+
+}  // namespace quire

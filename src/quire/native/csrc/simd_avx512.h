@@ -1,0 +1,84 @@
+// Vectors of sixteen floats: AVX-512 with F, BW, DQ and VL, and with BF16 where QUIRE_BF16_DOT is set. See simd.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace quire::QUIRE_ISA {
+
+constexpr int kLanes = 16;
+using vf = __m512;
+using vi = __m512i;  // also: kLanes pairs of bfloat16, the even element in the low half
+
+static inline vf set1(float x) { return _mm512_set1_ps(x); }
+static inline vf load(const float* p) { return _mm512_loadu_ps(p); }
+static inline vf load_n(const float* p, int n) { return _mm512_maskz_loadu_ps((1u << n) - 1, p); }
+static inline void store(float* p, vf x) { _mm512_storeu_ps(p, x); }
+static inline void store_n(float* p, vf x, int n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, x); }
+static inline vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf if_less(vf a, vf b, vf yes, vf no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+static inline vf to_nearest(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf power_of_two(vf n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+static inline vf lane_index() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
+
+static inline vf magnitude(vf x) { return _mm512_abs_ps(x); }
+
+static inline vi set1_pair(uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
+static inline vi load_pairs(const uint32_t* p) { return _mm512_loadu_si512(p); }
+static inline vi keep_bits(vi x, uint32_t mask) { return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(mask))); }
+static inline vi xor_bits(vi a, vi b) { return _mm512_xor_si512(a, b); }
+static inline vf even_of(vi x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
+static inline vf odd_of(vi x) { return _mm512_castsi512_ps(keep_bits(x, 0xffff0000u)); }
+static inline vf to_float(vi x) { return _mm512_cvtepi32_ps(x); }
+static inline vf round_to_bf16(vf x) {
+  vi bits = _mm512_castps_si512(x);
+  vi odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  vi rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+  __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  return _mm512_castsi512_ps(keep_bits(_mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000)), 0xffff0000u));
+}
+static inline vf load_bf16(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+}
+
+// Half of what store_quantised stores; returns the integers.
+static inline vi store_quantised_lanes(int8_t* p, const float* x, vf factor) {
+  vi q = _mm512_cvtps_epi32(mul(load(x), factor));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
+  return q;
+}
+static inline vi store_quantised_lanes(int16_t* p, const float* x, vf factor) {
+  vi q = _mm512_cvtps_epi32(mul(load(x), factor));
+  const __m256i order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(q), order));
+  return q;
+}
+template <class T>
+static inline int32_t store_quantised(T* p, const float* x, vf factor) {
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(store_quantised_lanes(p, x, factor), store_quantised_lanes(p + 16, x + 16, factor)));
+}
+
+#if defined(QUIRE_BF16_DOT)
+static inline vf dot_pairs(vf acc, vi a, vi b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+static inline void store_bf16_n(uint16_t* p, vf x, int n) {
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), (__m256i)_mm512_cvtneps_pbh(x));
+}
+#else
+static inline void store_bf16_n(uint16_t* p, vf x, int n) {
+  vi rounded = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(x)), 16);
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), _mm512_cvtepi32_epi16(rounded));
+}
+#endif
+
+}  // namespace quire::QUIRE_ISA
