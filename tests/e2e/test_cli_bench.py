@@ -59,5 +59,15 @@ def test_a_benchmark_ends_with_its_circumstances(shape: Path, arguments: tuple[s
 
 
 def test_every_benchmark_has_help_with_an_example() -> None:
-    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start"):
+    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start", "overhead"):
         assert "Example:" in CliRunner().invoke(cli, ("bench", name, "--help")).stdout
+
+
+def test_overhead_needs_no_fast_model(tiny_model: Path) -> None:
+    result = CliRunner().invoke(cli, ("bench", "overhead", "-m", str(tiny_model), "--steps", "2", "--repeat", "1"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    names = [each["name"] for each in report["overheads"]]
+    assert names[0] == "scheduler, batch 1"
+    assert len(names) == 11
+    assert report["settings"]["steps"] == 2
