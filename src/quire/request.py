@@ -73,6 +73,7 @@ class Request:
     num_given_tokens: int = 0  # prompt tokens whose log-probabilities nobody asked for: all before the first scored one
     # -- written by the scheduler ------------------------------------------------
     arrival: int = 0
+    max_num_tokens: int = 0  # prompt and output, by max_tokens, the context and the pool
     output_token_ids: list[int] = field(default_factory=list)
     status: RequestStatus = RequestStatus.WAITING
     finish_reason: FinishReason | None = None

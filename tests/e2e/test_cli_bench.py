@@ -59,7 +59,7 @@ def test_a_benchmark_ends_with_its_circumstances(shape: Path, arguments: tuple[s
 
 
 def test_every_benchmark_has_help_with_an_example() -> None:
-    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start", "quality"):
+    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start", "quality", "overhead"):
         assert "Example:" in CliRunner().invoke(cli, ("bench", name, "--help")).stdout
 
 
@@ -98,3 +98,13 @@ def test_quality_refuses_what_it_cannot_say_anything_about(arguments: tuple[str,
     result = CliRunner().invoke(cli, ("bench", "quality", *arguments))
     assert result.exit_code != 0
     assert words in result.stderr
+
+
+def test_overhead_needs_no_fast_model(tiny_model: Path) -> None:
+    result = CliRunner().invoke(cli, ("bench", "overhead", "-m", str(tiny_model), "--steps", "2", "--repeat", "1"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    names = [each["name"] for each in report["overheads"]]
+    assert names[0] == "scheduler, batch 1"
+    assert len(names) == 11
+    assert report["settings"]["steps"] == 2

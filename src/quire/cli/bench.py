@@ -206,6 +206,32 @@ def start(options: BenchOptions) -> None:
     show_report(report, _settings(options), is_json_only=options.as_json)
 
 
+@bench.command()
+@click.option("-m", "--model", metavar="MODEL", help="Whose tokenizer spells the tokens. [default: the bundled model]")
+@click.option("--steps", "num_steps", type=_COUNT, default=32, show_default=True, help="Steps of a run.")
+@click.option("--repeat", type=_COUNT, default=200, show_default=True, help="Runs; median and fastest count.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the JSON line.")
+def overhead(model: str | None, num_steps: int, repeat: int, as_json: bool) -> None:
+    """Measure what the engine itself costs: decode steps over a model that computes nothing, and sampling a row of logits.
+
+    \b
+    Example:
+      quire bench overhead
+    """
+    from quire.bench.overhead import OverheadWork, measure_overhead
+    from quire.cli.bench_view import show_overhead, watching
+    from quire.cli.opening import find_directory
+    from quire.models.checkpoint import load_checkpoint
+    from quire.text.tokenizer import Tokenizer
+
+    directory = find_directory(model)
+    spec, tokenizer = load_checkpoint(directory).spec, Tokenizer.from_directory(directory)
+    with watching() as watch:
+        report = measure_overhead(spec, tokenizer, OverheadWork(num_steps=num_steps, repeat=repeat), watch)
+    settings = {"model": model or "bundled", "steps": num_steps, "repeat": repeat}
+    show_overhead(report, settings, is_json_only=as_json)
+
+
 bench.add_command(quality)
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from quire import __version__
 from quire.bench.canary import Canary
+from quire.bench.overhead import Overhead, OverheadReport
 from quire.bench.report import Report, Speed
 from quire.cli.display import err_console, listing, out_console, print_json, show_note
 from quire.cli.machine import this_machine
@@ -38,6 +39,17 @@ def show_report(report: Report, settings: Mapping[str, Any], *, is_json_only: bo
 def circumstances(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what every report says of where and how it was made."""
     return {"machine": asdict(this_machine(usable_cores())), "versions": _versions(), "settings": dict(settings)}
+
+
+def show_overhead(report: OverheadReport, settings: Mapping[str, Any], *, is_json_only: bool) -> None:
+    """Prints medians and fastest runs unless only JSON is wanted, and as the last line everything as JSON."""
+    if not is_json_only:
+        console = out_console()
+        rows = [_overhead_row(each) for each in report.overheads]
+        console.print(listing("overhead on one thread", ("part", "median>", "fastest>", "spread>"), rows))
+        for note in report.notes:
+            console.print(note)
+    print_json(asdict(report) | circumstances(settings))
 
 
 @contextmanager
@@ -93,6 +105,10 @@ def _row(speed: Speed) -> tuple[str, ...]:
     )
 
 
+def _overhead_row(overhead: Overhead) -> tuple[str, ...]:
+    return overhead.name, _seconds(overhead.seconds), _seconds(overhead.fastest_seconds), _percent(overhead.spread)
+
+
 def _limits(canary: Canary) -> str:
     return f"{canary.bandwidth / 1e9:.1f} GB/s, {canary.flops / 1e9:.0f} GFLOP/s"
 
@@ -105,6 +121,10 @@ def _seconds(seconds: float) -> str:
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
+
+
+def _circumstances(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"machine": asdict(this_machine(usable_cores())), "versions": _versions(), "settings": dict(settings)}
 
 
 def _versions() -> dict[str, str]:

@@ -46,6 +46,11 @@ class PaddedTables:
     def of(self, chunks: Sequence[ScheduledChunk]) -> Int32Array:
         """Returns the tables of the chunks' requests; the array is the caller's."""
         block_ids = [chunk.block_ids for chunk in chunks]
+        if block_ids != self._block_ids:  # compares identities first: nearly free while nothing changes
+            self._write(block_ids)
+        return self._table.copy()
+
+    def _write(self, block_ids: list[tuple[int, ...]]) -> None:
         shape = len(block_ids), max(map(len, block_ids))
         if self._table.shape != shape:
             self._table = np.zeros(shape, dtype=np.int32)
@@ -55,7 +60,6 @@ class PaddedTables:
                 self._table[row_idx, : len(ids)] = ids
                 self._table[row_idx, len(ids) :] = 0
         self._block_ids = block_ids
-        return self._table.copy()
 
 
 def build_batch(
@@ -65,12 +69,14 @@ def build_batch(
 
     `tables` of the step before save writing block tables anew.
     """
+    block_tables = (tables or PaddedTables()).of(chunks)
+    if all([chunk.num_tokens == 1 and chunk.samples and not chunk.wants_all_rows for chunk in chunks]):
+        return _decode_batch(chunks, sources, block_size, block_tables)
     counts = [chunk.num_tokens for chunk in chunks]
     query_start = np.array([0, *accumulate(counts)], dtype=np.int32)
     tokens: list[int] = []
     for chunk in chunks:
         tokens += sources[chunk.request_id].token_ids(chunk.start, chunk.start + chunk.num_tokens)
-    block_tables = (tables or PaddedTables()).of(chunks)
     positions, slot_mapping = _place(chunks, counts, query_start, block_tables, block_size)
     return StepBatch(
         token_ids=np.array(tokens, dtype=np.int32),
@@ -83,17 +89,31 @@ def build_batch(
     )
 
 
+def _decode_batch(
+    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, block_tables: Int32Array
+) -> StepBatch:
+    """Returns the arrays of a step in which every request computes its last token: one row each, and all of them sampled."""
+    columns = []
+    for request_id, start, _, block_ids, *_ in chunks:
+        slot = block_ids[start // block_size] * block_size + start % block_size
+        columns.append((sources[request_id].token_ids(start, start + 1)[0], start, start + 1, slot))
+    token_ids, positions, context_lens, slot_mapping = np.array(list(zip(*columns, strict=True)), dtype=np.int32)
+    query_start = np.arange(len(chunks) + 1, dtype=np.int32)
+    return StepBatch(
+        token_ids=token_ids,
+        positions=positions,
+        query_start=query_start,
+        context_lens=context_lens,
+        block_tables=block_tables,
+        slot_mapping=slot_mapping,
+        sample_rows=query_start[:-1],
+    )
+
+
 def _place(
     chunks: Sequence[ScheduledChunk], counts: list[int], query_start: Int32Array, block_tables: Int32Array, block_size: int
 ) -> tuple[Int32Array, Int32Array]:
     """Returns the position of every token and the slot its K/V go to, both [T]."""
-    if len(chunks) == int(query_start[-1]):
-        positions = [chunk.start for chunk in chunks]
-        slots = [
-            chunk.block_ids[position // block_size] * block_size + position % block_size
-            for chunk, position in zip(chunks, positions, strict=True)
-        ]
-        return np.array(positions, dtype=np.int32), np.array(slots, dtype=np.int32)
     starts = np.array([chunk.start for chunk in chunks], dtype=np.int32)
     num_tokens = int(query_start[-1])
     positions_of_all = np.arange(num_tokens, dtype=np.int32) + np.repeat(starts - query_start[:-1], counts)

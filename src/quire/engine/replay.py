@@ -171,7 +171,7 @@ class _Stage:
 
     def _run_while(self, is_unfinished: Callable[[], bool]) -> None:
         while is_unfinished():
-            step = self.loop.step()
+            step = self.loop.step_with_logits()
             self.num_computed_tokens += sum(chunk.num_tokens for chunk in step.plan.scheduled if chunk.request_id == _SUBJECT)
             if _SUBJECT in step.rows:
                 self.rows.append(step.rows[_SUBJECT].copy())

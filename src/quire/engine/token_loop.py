@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.engine.batch import build_batch, num_logit_rows
+from quire.engine.batch import PaddedTables, build_batch, num_logit_rows
+from quire.engine.logits import run_for_best
 from quire.errors import ExecutorError
-from quire.executors.protocol import Executor, Float32Array
+from quire.executors.protocol import BestTokens, Executor, Float32Array, StepBatch
 from quire.request import Request, SamplingParams
 from quire.sched.plan import Sampled, StepPlan
 from quire.sched.scheduler import Scheduler
@@ -30,6 +31,7 @@ class TokenLoop:
         self.requests: dict[str, Request] = {}
         self._executor = executor
         self._scheduler = scheduler
+        self._tables = PaddedTables()
 
     def submit(self, request_id: str, prompt: Sequence[int], num_new: int, *, priority: int = 0) -> Request:
         """Queues a greedy request for exactly `num_new` tokens; raises what the scheduler raises."""
@@ -39,16 +41,24 @@ class TokenLoop:
         self.requests[request_id] = request
         return request
 
-    def step(self) -> TokenStep:
-        """Computes one step; raises ExecutorError when nothing can be computed or a logit is not finite."""
-        plan = self._scheduler.plan_step()
-        if plan is None:
-            raise ExecutorError("there is nothing to compute", next_step="Submit a request first.")
-        logits = self._executor.run(build_batch(plan.scheduled, self.requests, self._executor.layout.block_size))
-        rows = _sampled_rows(plan, logits)
-        sampled = {request_id: Sampled(token_id=_greedy(row)) for request_id, row in rows.items()}
-        for request in self._scheduler.complete_step(plan, sampled):
-            del self.requests[request.request_id]
+    def step(self) -> StepPlan:
+        """Computes one step, as the engine does for greedy requests: tokens come from `Executor.best`, and no logits exist.
+
+        Raises ExecutorError when nothing can be computed or a logit is not finite.
+        """
+        plan = self._plan()
+        found: list[BestTokens] = []
+        run_for_best(self._executor, self._batch(plan), found.append)
+        token_ids = [token_id for best in found for token_id in _finite(best)]
+        sampling = [chunk.request_id for chunk in plan.scheduled if chunk.samples]
+        self._complete(plan, dict(zip(sampling, token_ids, strict=True)))
+        return plan
+
+    def step_with_logits(self) -> TokenStep:
+        """Computes one step and returns the logits as well; otherwise as `step`."""
+        plan = self._plan()
+        rows = _sampled_rows(plan, self._executor.run(self._batch(plan)))
+        self._complete(plan, {request_id: _greedy(row) for request_id, row in rows.items()})
         return TokenStep(plan, rows)
 
     def run(self) -> None:
@@ -63,6 +73,20 @@ class TokenLoop:
             del self.requests[request_id]
         self._scheduler.manager.check()
 
+    def _plan(self) -> StepPlan:
+        plan = self._scheduler.plan_step()
+        if plan is None:
+            raise ExecutorError("there is nothing to compute", next_step="Submit a request first.")
+        return plan
+
+    def _batch(self, plan: StepPlan) -> StepBatch:
+        return build_batch(plan.scheduled, self.requests, self._executor.layout.block_size, self._tables)
+
+    def _complete(self, plan: StepPlan, token_ids: Mapping[str, int]) -> None:
+        sampled = {request_id: Sampled(token_id) for request_id, token_id in token_ids.items()}
+        for request in self._scheduler.complete_step(plan, sampled):
+            del self.requests[request.request_id]
+
 
 def _sampled_rows(plan: StepPlan, logits: Float32Array) -> dict[str, Float32Array]:
     rows: dict[str, Float32Array] = {}
@@ -74,7 +98,18 @@ def _sampled_rows(plan: StepPlan, logits: Float32Array) -> dict[str, Float32Arra
     return rows
 
 
+def _finite(best: BestTokens) -> list[int]:
+    if best.num_not_finite.any():
+        raise _not_finite()
+    token_ids: list[int] = best.token_ids.tolist()
+    return token_ids
+
+
 def _greedy(row: Float32Array) -> int:
     if not np.isfinite(row).all():
-        raise ExecutorError("a logit is not finite", next_step="Check the checkpoint: its weights may be damaged.")
+        raise _not_finite()
     return int(row.argmax())
+
+
+def _not_finite() -> ExecutorError:
+    return ExecutorError("a logit is not finite", next_step="Check the checkpoint: its weights may be damaged.")

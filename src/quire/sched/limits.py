@@ -37,6 +37,11 @@ class RequestLimits:
     def max_tokens(self) -> int:
         return min(self.max_context, self.num_blocks * self.block_size)
 
+    def max_num_tokens(self, request: Request) -> int:
+        """Returns the tokens, prompt and output, with which a request ends by its length."""
+        max_new = request.sampling.max_tokens
+        return self.max_tokens if max_new is None else min(self.max_tokens, len(request.prompt_token_ids) + max_new)
+
     def check(self, request: Request) -> None:
         """Raises the RequestError that says why this request can never be answered."""
         num_prompt = len(request.prompt_token_ids)

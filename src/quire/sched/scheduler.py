@@ -57,7 +57,6 @@ class Scheduler:
             block_size=manager.pool.block_size,
             context_bound=context_bound,
         )
-        self._max_tokens = self.limits.max_tokens
         self._config = config
         self._mode = mode
         self._requests: dict[str, Request] = {}
@@ -100,6 +99,7 @@ class Scheduler:
             )
         self.manager.open(request)
         request.arrival = self._num_arrived
+        request.max_num_tokens = self.limits.max_num_tokens(request)
         self._num_arrived += 1
         self._requests[request.request_id] = request
         self._waiting.push(request)
@@ -134,7 +134,7 @@ class Scheduler:
         work = StepPass(self._config.max_num_batched_tokens)
         self.manager.begin_step(self._num_steps)
         self._serve_running(work)
-        if not work.is_full:
+        if self._waiting and not work.is_full:
             self._admit_waiting(work)
         if not work.chunks:
             raise defect(f"{len(self._requests)} requests are in progress but none can advance")
@@ -160,7 +160,8 @@ class Scheduler:
             if chunk.samples:
                 token_id, reason = sampled[request.request_id]
                 request.output_token_ids.append(token_id)
-                reason = reason or self._length_reason(request)
+                if reason is None and chunk.start + chunk.num_tokens + 1 >= request.max_num_tokens:
+                    reason = FinishReason.LENGTH
                 if reason is not None:
                     self._finish(request, reason)
                     finished.append(request)
@@ -186,6 +187,7 @@ class Scheduler:
     # -- planning --------------------------------------------------------------------
 
     def _serve_running(self, work: StepPass) -> None:
+        block_size = self.limits.block_size
         running_idx = 0
         while running_idx < len(self._running) and work.tokens_left and not work.is_full:
             request = self._running[running_idx]
@@ -193,15 +195,16 @@ class Scheduler:
             if num_tokens is None:
                 work.is_full = True
                 return
-            held_ids = self.manager.block_ids(request.request_id)
-            block_ids = self._reserve(request, request.num_computed_tokens + num_tokens, work)
+            stop = request.num_computed_tokens + num_tokens
+            block_ids: tuple[int, ...] | None = self.manager.block_ids(request.request_id)
+            if block_ids is not None and stop > len(block_ids) * block_size:
+                block_ids = self._grow(request, stop, work)
             if block_ids is not None:
-                if block_ids is not held_ids:
-                    work.num_blocks_before[request.request_id] = len(held_ids)
                 work.add(request, num_tokens, block_ids)
             running_idx += 1
 
-    def _reserve(self, request: Request, num_tokens: int, work: StepPass) -> tuple[int, ...] | None:
+    def _grow(self, request: Request, num_tokens: int, work: StepPass) -> tuple[int, ...] | None:
+        num_held = len(self.manager.block_ids(request.request_id))
         while (block_ids := self.manager.reserve(request.request_id, num_tokens)) is None:
             work.is_full = True
             if self._mode is KVCacheMode.OFF:
@@ -212,6 +215,7 @@ class Scheduler:
             work.preempted.append(victim.request_id)
             if victim is request:
                 return None
+        work.num_blocks_before[request.request_id] = num_held
         return block_ids
 
     def _admit_waiting(self, work: StepPass) -> None:
@@ -266,15 +270,11 @@ class Scheduler:
         if self._mode is KVCacheMode.OFF:
             self.manager.release(request.request_id)
             return
-        request.num_computed_tokens = chunk.stop
+        stop = chunk.start + chunk.num_tokens
+        request.num_computed_tokens = stop
         block_size = self.limits.block_size
-        if chunk.stop // block_size > chunk.start // block_size:
-            self.manager.commit(request, chunk.stop)
-
-    def _length_reason(self, request: Request) -> FinishReason | None:
-        max_new = request.sampling.max_tokens
-        is_at_end = len(request.output_token_ids) == max_new or request.num_tokens >= self._max_tokens
-        return FinishReason.LENGTH if is_at_end else None
+        if stop // block_size > chunk.start // block_size:
+            self.manager.commit(request, stop)
 
     def _start(self, request: Request, num_computed: int) -> None:
         request.status = RequestStatus.RUNNING

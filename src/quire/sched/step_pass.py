@@ -31,13 +31,11 @@ class StepPass:
     def add(self, request: Request, num_tokens: int, block_ids: tuple[int, ...]) -> None:
         """Schedules the next `num_tokens` tokens of a request and pays for them."""
         start = request.num_computed_tokens
-        stop = start + num_tokens
-        num_given = 0
-        is_scored = request.needs_prompt_logits and not request.output_token_ids
-        if is_scored:
+        num_given, is_scored = 0, False
+        if not request.output_token_ids and request.needs_prompt_logits:
             num_given = max(0, request.first_logits_at - start)
             is_scored = num_given < num_tokens
-        samples = stop == request.num_tokens
+        samples = start + num_tokens == request.num_tokens
         chunk = ScheduledChunk(
             request.request_id, start, num_tokens, block_ids, samples, is_scored, num_given if is_scored else 0
         )

@@ -6,6 +6,7 @@ SentencePiece   "\u2581n" stands for b" n", "<0xE4>" for one byte; the text's fi
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -85,11 +86,11 @@ def _alphabet() -> Mapping[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
-_ALPHABET = MappingProxyType(_alphabet())
+_ALPHABET = MappingProxyType({ord(character): byte for character, byte in _alphabet().items()})
 
 
 def _byte_level_piece(token: str) -> bytes:
     try:
-        return bytes([_ALPHABET[character] for character in token])
-    except KeyError:  # an added token, written in plain text
+        return codecs.charmap_encode(token, "strict", _ALPHABET)[0]
+    except UnicodeEncodeError:  # an added token, written in plain text
         return token.encode()
