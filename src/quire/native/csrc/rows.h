@@ -129,8 +129,14 @@ static inline void append_head(float* keys, float* values, int64_t offset, const
 }
 
 static inline void append_head(uint16_t* keys, uint16_t* values, int64_t offset, const float* k, const float* v, int64_t size) {
-  for (int64_t d = 0; d < size; ++d) keys[(d / 2 * kTile + offset) * 2 + d % 2] = to_bf16(k[d]);
-  for (int64_t d = 0; d < size; ++d) values[(offset / 2 * size + d) * 2 + offset % 2] = to_bf16(v[d]);
+  uint16_t bits[kLanes];
+  for (int64_t d = 0; d < size; d += kLanes) {
+    int n = lanes_left(d, size);
+    store_as(bits, load_n(k + d, n), n);
+    for (int i = 0; i < n; i += 2) std::memcpy(keys + ((d + i) / 2 * kTile + offset) * 2, bits + i, 2 * sizeof *bits);
+    store_as(bits, load_n(v + d, n), n);
+    for (int i = 0; i < n; ++i) values[(offset / 2 * size + d + i) * 2 + offset % 2] = bits[i];
+  }
 }
 
 template <class T>

@@ -54,7 +54,7 @@ static inline float float_of(uint32_t bits) {
 
 static inline float from_bf16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
 
-#if QUIRE_LANES != 16
+#if QUIRE_LANES == 4
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
   float lanes[kLanes];
   store(lanes, x);

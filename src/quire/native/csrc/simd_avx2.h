@@ -80,6 +80,13 @@ static inline vf round_to_bf16(vf x) {
   return odd_of(_mm256_castps_si256(chosen));
 }
 
+static inline void store_bf16_n(uint16_t* p, vf x, int n) {
+  vi halves = _mm256_srli_epi32(_mm256_castps_si256(round_to_bf16(x)), 16);
+  __m128i bits = _mm_packus_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  if (n == kLanes) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bits);
+  std::memcpy(p, &bits, static_cast<size_t>(n) * sizeof *p);
+}
+
 // sum += a * b in the register of `sum`, and a float in all lanes, in the order they are written: with sixteen registers GCC 12
 // would load further floats before it needs them and keep a sum in memory instead.
 static inline void add_product(vf& sum, vf a, vf b) { asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
