@@ -109,15 +109,16 @@ def test_the_smallest_temperatures_draw_the_best_token(temperature: float) -> No
 
 def test_rows_and_ids_that_do_not_exist_are_refused() -> None:
     core, row, none = load_core(), np.zeros(5, np.float32), np.zeros(0, np.float32)
-    for refused in (
-        lambda: core.best_id("", none),
-        lambda: core.draw("", none, 1.0, None, 1.0, LEAST, 0.5),
-        lambda: core.draw("", row, 1.0, 0, 1.0, LEAST, 0.5),
-        lambda: core.largest_ids("", none, 1),
-        lambda: core.largest_ids("", row, 0),
-        lambda: core.exp_sum("", none),
-        lambda: core.num_before(row, 5),
-        lambda: core.num_before(row, -1),
-    ):
+    calls: list[tuple[str, tuple[Any, ...]]] = [
+        ("best_id", ("", none)),
+        ("draw", ("", none, 1.0, None, 1.0, LEAST, 0.5)),
+        ("draw", ("", row, 1.0, 0, 1.0, LEAST, 0.5)),
+        ("largest_ids", ("", none, 1)),
+        ("largest_ids", ("", row, 0)),
+        ("exp_sum", ("", none)),
+        ("num_before", (row, 5)),
+        ("num_before", (row, -1)),
+    ]
+    for name, arguments in calls:
         with pytest.raises(ValueError, match=r"row|asked|draw"):
-            refused()
+            getattr(core, name)(*arguments)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.config import DType, KVFormat
+from quire.config import DType, KVFormat, Quantize
 from quire.executors.protocol import Executor, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint
@@ -56,16 +56,16 @@ class Driver:
         )
 
 
-def make_driver(name: str, checkpoint: Checkpoint, dtype: DType) -> Driver:
-    """Returns a fresh executor of that name, with weights and cache in `dtype`."""
+def make_driver(name: str, checkpoint: Checkpoint, dtype: DType, quantize: Quantize = Quantize.NONE) -> Driver:
+    """Returns a fresh executor of that name, with cache in `dtype`, and weights too where they are not quantised."""
     layout = kv_layout(checkpoint.spec, BLOCK_SIZE, KVFormat(dtype.value))
     arguments: dict[str, Any] = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": dtype}
     if name == "reference":
-        return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, **arguments))
+        return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, **arguments, quantize=quantize))
     if name == "torch":
         from quire.executors.torch_executor import TorchExecutor
 
         return Driver(TorchExecutor(checkpoint.spec, checkpoint.weights, **arguments, threads=1))
     from quire.executors.native import NativeExecutor
 
-    return Driver(NativeExecutor(checkpoint.spec, checkpoint.weights, **arguments, threads=1))
+    return Driver(NativeExecutor(checkpoint.spec, checkpoint.weights, **arguments, quantize=quantize, threads=1))

@@ -1,4 +1,4 @@
-"""Types of the compiled core; see csrc/bindings.cpp. Arrays are C-contiguous unless said otherwise."""
+"""Types of the compiled core; see csrc/bindings*.cpp. Arrays are C-contiguous unless said otherwise."""
 
 from enum import Enum
 
