@@ -88,7 +88,7 @@ class Request:
     @property
     def num_pending_tokens(self) -> int:
         """Tokens without K/V: the prompt's rest in prefill, exactly one in decode."""
-        return self.num_tokens - self.num_computed_tokens
+        return len(self.prompt_token_ids) + len(self.output_token_ids) - self.num_computed_tokens
 
     @property
     def needs_prompt_logits(self) -> bool:

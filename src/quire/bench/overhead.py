@@ -3,7 +3,8 @@
 scheduler   plan -> batch -> best tokens -> complete       the token loop, without text
 engine      the same, and text, stops and events           EngineCore.step
 
-Time is taken over whole runs of steps, so that blocks which fill up meanwhile are paid for.
+Time is taken over whole runs of steps, so that blocks which fill up meanwhile are paid for. It is CPU time of the thread: nothing
+here waits for anything, so what is left out is only what other programs take.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class OverheadWork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overhead:
-    """Seconds of one step, or of sampling one row: the median and the fastest of the runs."""
+    """CPU seconds of one step, or of sampling one row: the median and the fastest of the runs."""
 
     name: str
     seconds: float
@@ -80,6 +81,7 @@ class OverheadReport:
 _NOTES = (
     "scheduler: plan, batch, best tokens and completion of a greedy decode step over a model that computes nothing",
     "engine: the same with text and events; sample: one row of logits, normal with deviation 3",
+    "times are CPU times of the thread",
 )
 
 
@@ -129,10 +131,10 @@ class _Stage:
     def timed(self, step: Callable[[], object]) -> float:
         """Returns the seconds of a step, once all requests decode."""
         step()
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(self.num_steps):
             step()
-        return (time.perf_counter() - start) / self.num_steps
+        return (time.thread_time() - start) / self.num_steps
 
 
 def _scheduler_steps(stage: _Stage) -> float:
@@ -171,6 +173,6 @@ def _rows(work: OverheadWork) -> Iterator[tuple[str, _Run]]:
 
 
 def _timed_rows(logits: Float32Array, rows: Sequence[SampleRow]) -> float:
-    start = time.perf_counter()
+    start = time.thread_time()
     sample(logits, rows)
-    return (time.perf_counter() - start) / len(rows)
+    return (time.thread_time() - start) / len(rows)

@@ -70,7 +70,7 @@ def build_batch(
     `tables` of the step before save writing block tables anew.
     """
     block_tables = (tables or PaddedTables()).of(chunks)
-    if all([chunk.num_tokens == 1 and chunk.samples and not chunk.wants_all_rows for chunk in chunks]):
+    if all(chunk.num_tokens == 1 and chunk.samples and not chunk.wants_all_rows for chunk in chunks):
         return _decode_batch(chunks, sources, block_size, block_tables)
     counts = [chunk.num_tokens for chunk in chunks]
     query_start = np.array([0, *accumulate(counts)], dtype=np.int32)

@@ -39,7 +39,7 @@ class CompletionState:
         self.index = index
         self.row = _sample_row(request, tokenizer)
         self._tokenizer = tokenizer
-        self._eos_ids = frozenset[int]() if params.ignore_eos else tokenizer.eos_token_ids
+        self._ending_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eos_token_ids)
         self._detokenizer = IncrementalDetokenizer(
             tokenizer, skip_special=params.skip_special_tokens, after=request.prompt_token_ids
         )
@@ -47,24 +47,27 @@ class CompletionState:
         self._stop_reason: int | str | None = None
         self._error: str | None = None
         self._text: list[str] = []
+        self._num_told = 0  # parts of the text that came before the last token
         self._logprobs: list[TokenLogprobs] = []
         self._cumulative_logprob = 0.0 if params.logprobs is not None else None
 
     def advance(self, sampled: SampledToken) -> FinishReason | None:
         """Takes the token drawn for the next position; returns STOP if the completion ends with it."""
+        token_id, logprobs = sampled
         params = self.request.sampling
         is_past_minimum = len(self.request.output_token_ids) >= params.min_tokens
-        is_stop_id = is_past_minimum and (sampled.token_id in self._eos_ids or sampled.token_id in params.stop_token_ids)
-        if is_stop_id and sampled.token_id in params.stop_token_ids:
-            self._stop_reason = sampled.token_id
+        is_stop_id = is_past_minimum and token_id in self._ending_ids
+        if is_stop_id and token_id in params.stop_token_ids:
+            self._stop_reason = token_id
         text = ""
         if not is_stop_id or params.include_stop_str_in_output:
-            text = self._detokenizer.push(sampled.token_id)
-        if is_past_minimum and text and params.stop:
+            text = self._detokenizer.push(token_id)
+        if params.stop and text and is_past_minimum:
             text = self._match(text)
+        self._num_told = len(self._text)
         self._text.append(text)
-        if sampled.logprobs is not None:
-            self._note_logprobs(sampled.logprobs, sampled.token_id)
+        if logprobs is not None:
+            self._note_logprobs(logprobs, token_id)
         return FinishReason.STOP if is_stop_id or self._stop_reason is not None else None
 
     def end(self, error: str | None = None) -> None:
@@ -77,21 +80,18 @@ class CompletionState:
             rest += self._matcher.finish()
         self._text.append(rest)
 
-    def progress(self, request_id: str, num_text_parts: int) -> Progress:
-        """Returns what the last token added: the text parts from `num_text_parts` on."""
+    def progress(self, request_id: str) -> Progress:
+        """Returns what the last token added, with what its end released."""
+        request = self.request
         return Progress(
             request_id=request_id,
             index=self.index,
-            text="".join(self._text[num_text_parts:]),
-            token_id=self.request.output_token_ids[-1],
+            text="".join(self._text[self._num_told :]),
+            token_id=request.output_token_ids[-1],
             logprobs=self._logprobs[-1] if self._logprobs else None,
             cumulative_logprob=self._cumulative_logprob,
-            finish_reason=self.request.finish_reason,
+            finish_reason=request.finish_reason,
         )
-
-    @property
-    def num_text_parts(self) -> int:
-        return len(self._text)
 
     def output(self) -> CompletionOutput:
         """Returns the completion so far."""

@@ -22,7 +22,7 @@ from quire.errors import DuplicateRequestError, IntegrityError, RequestError
 from quire.executors.protocol import Executor
 from quire.request import FinishReason, Request, RequestOutput
 from quire.sample.sampler import require_known_tokens
-from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
+from quire.sched.plan import Sampled, StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
 
@@ -152,31 +152,29 @@ class EngineCore:
         now = self._clock()
         members = self._members
         for chunk in plan.scheduled:
-            self._note_chunk(chunk, plan.step, drawn, now)
-        advanced: list[tuple[_Member, int]] = []
+            members[chunk.request_id].group.note_chunk(chunk, plan.step, now)
+        if drawn.scores:
+            self._note_scores(plan, drawn)
         sampled: dict[str, Sampled] = {}
         errors: dict[str, str] = {}
         for request_id, token in drawn.tokens.items():
-            member = members[request_id]
-            advanced.append((member, member.state.num_text_parts))
             try:
-                reason = member.state.advance(token)
+                reason = members[request_id].state.advance(token)
             except Exception as error:
                 errors[request_id], reason = failure_message(error), FinishReason.ERROR
             sampled[request_id] = Sampled(token.token_id, reason)
         finished = self._scheduler.complete_step(plan, sampled)
         for request in finished:
-            self._members[request.request_id].state.end(errors.get(request.request_id))
-        events: list[StepEvent] = [member.state.progress(member.group.request_id, parts) for member, parts in advanced]
+            members[request.request_id].state.end(errors.get(request.request_id))
+        advanced = [members[request_id] for request_id in sampled]
+        events: list[StepEvent] = [member.state.progress(member.group.request_id) for member in advanced]
         return events + [output for request in finished if (output := self._close(request)) is not None]
 
-    def _note_chunk(self, chunk: ScheduledChunk, step: int, drawn: StepTokens, now: float) -> None:
-        group = self._members[chunk.request_id].group
-        group.note_step(step)
-        if chunk.samples:
-            group.note_token(now)
-        if group.scores is not None and chunk.request_id in drawn.scores:
-            group.scores.add(first_scored(chunk), drawn.scores[chunk.request_id], self.tokenizer)
+    def _note_scores(self, plan: StepPlan, drawn: StepTokens) -> None:
+        for chunk in plan.scheduled:
+            scores = self._members[chunk.request_id].group.scores
+            if scores is not None and chunk.request_id in drawn.scores:
+                scores.add(first_scored(chunk), drawn.scores[chunk.request_id], self.tokenizer)
 
     def _fail(self, request_id: str, message: str) -> list[StepEvent]:
         request = self._scheduler.fail(request_id)

@@ -8,6 +8,7 @@ from hashlib import sha256
 
 from quire.engine.completion import CompletionState, Progress, name_tokens
 from quire.request import MAX_SEED, CompletionOutput, Request, RequestMetrics, RequestOutput, SamplingParams, TokenLogprobs
+from quire.sched.plan import ScheduledChunk
 from quire.text.tokenizer import Tokenizer
 
 
@@ -46,6 +47,7 @@ class RequestGroup:
 
     def __init__(self, submission: Submission, tokenizer: Tokenizer, now: float) -> None:
         self.submission = submission
+        self.request_id = submission.request_id
         self.states = [CompletionState(request, index, tokenizer) for index, request in enumerate(_children(submission))]
         has_scores = submission.sampling.prompt_logprobs is not None
         self.scores = PromptScores([None] * max(1, submission.num_given_tokens)) if has_scores else None
@@ -56,18 +58,12 @@ class RequestGroup:
         self._first_token_s: float | None = None
         self._ended_s: float | None = None
 
-    @property
-    def request_id(self) -> str:
-        return self.submission.request_id
-
-    def note_step(self, step: int) -> None:
-        """Counts a step that computed tokens of any completion."""
-        self._num_steps += step != self._last_step
-        self._last_step = step
-
-    def note_token(self, now: float) -> None:
-        """Remembers when the first token of any completion came."""
-        if self._first_token_s is None:
+    def note_chunk(self, chunk: ScheduledChunk, step: int, now: float) -> None:
+        """Counts a step that computed tokens of any completion, and remembers when the first token came."""
+        if step != self._last_step:
+            self._num_steps += 1
+            self._last_step = step
+        if self._first_token_s is None and chunk.samples:
             self._first_token_s = now
 
     def note_end(self, now: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,14 +51,14 @@ class TokenLoop:
         run_for_best(self._executor, self._batch(plan), found.append)
         token_ids = [token_id for best in found for token_id in _finite(best)]
         sampling = [chunk.request_id for chunk in plan.scheduled if chunk.samples]
-        self._complete(plan, dict(zip(sampling, token_ids, strict=True)))
+        self._complete(plan, zip(sampling, token_ids, strict=True))
         return plan
 
     def step_with_logits(self) -> TokenStep:
         """Computes one step and returns the logits as well; otherwise as `step`."""
         plan = self._plan()
         rows = _sampled_rows(plan, self._executor.run(self._batch(plan)))
-        self._complete(plan, {request_id: _greedy(row) for request_id, row in rows.items()})
+        self._complete(plan, [(request_id, _greedy(row)) for request_id, row in rows.items()])
         return TokenStep(plan, rows)
 
     def run(self) -> None:
@@ -82,8 +82,8 @@ class TokenLoop:
     def _batch(self, plan: StepPlan) -> StepBatch:
         return build_batch(plan.scheduled, self.requests, self._executor.layout.block_size, self._tables)
 
-    def _complete(self, plan: StepPlan, token_ids: Mapping[str, int]) -> None:
-        sampled = {request_id: Sampled(token_id) for request_id, token_id in token_ids.items()}
+    def _complete(self, plan: StepPlan, tokens: Iterable[tuple[str, int]]) -> None:
+        sampled = {request_id: Sampled(token_id) for request_id, token_id in tokens}
         for request in self._scheduler.complete_step(plan, sampled):
             del self.requests[request.request_id]
 

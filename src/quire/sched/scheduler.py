@@ -191,7 +191,8 @@ class Scheduler:
         running_idx = 0
         while running_idx < len(self._running) and work.tokens_left and not work.is_full:
             request = self._running[running_idx]
-            num_tokens = self._chunk_tokens(request, request.num_computed_tokens, work)
+            num_pending = request.num_pending_tokens
+            num_tokens = self._chunk_tokens(num_pending, work) if num_pending > work.tokens_left else num_pending
             if num_tokens is None:
                 work.is_full = True
                 return
@@ -200,7 +201,7 @@ class Scheduler:
             if block_ids is not None and stop > len(block_ids) * block_size:
                 block_ids = self._grow(request, stop, work)
             if block_ids is not None:
-                work.add(request, num_tokens, block_ids)
+                work.add(request, num_tokens, block_ids, num_tokens == num_pending)
             running_idx += 1
 
     def _grow(self, request: Request, num_tokens: int, work: StepPass) -> tuple[int, ...] | None:
@@ -233,7 +234,8 @@ class Scheduler:
             self._waiting.push(request)
 
     def _admit(self, request: Request, match: PrefixMatch, work: StepPass) -> bool:
-        num_tokens = self._chunk_tokens(request, match.num_tokens, work)
+        num_pending = request.num_tokens - match.num_tokens
+        num_tokens = self._chunk_tokens(num_pending, work)
         if num_tokens is None:
             return False
         block_ids = self.manager.admit(request, match, match.num_tokens + num_tokens)
@@ -243,11 +245,10 @@ class Scheduler:
             request.num_cached_tokens = match.num_tokens
         self._start(request, match.num_tokens)
         work.admitted.add(request.request_id)
-        work.add(request, num_tokens, block_ids)
+        work.add(request, num_tokens, block_ids, num_tokens == num_pending)
         return True
 
-    def _chunk_tokens(self, request: Request, start: int, work: StepPass) -> int | None:
-        num_pending = request.num_tokens - start
+    def _chunk_tokens(self, num_pending: int, work: StepPass) -> int | None:
         if num_pending <= work.tokens_left:
             return num_pending
         if self._mode is KVCacheMode.PAGED:

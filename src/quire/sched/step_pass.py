@@ -28,14 +28,13 @@ class StepPass:
         self.is_full = False
         self.plan: StepPlan | None = None
 
-    def add(self, request: Request, num_tokens: int, block_ids: tuple[int, ...]) -> None:
-        """Schedules the next `num_tokens` tokens of a request and pays for them."""
+    def add(self, request: Request, num_tokens: int, block_ids: tuple[int, ...], samples: bool) -> None:
+        """Schedules the next `num_tokens` tokens of a request, which `samples` if these are all, and pays for them."""
         start = request.num_computed_tokens
         num_given, is_scored = 0, False
         if not request.output_token_ids and request.needs_prompt_logits:
             num_given = max(0, request.first_logits_at - start)
             is_scored = num_given < num_tokens
-        samples = start + num_tokens == request.num_tokens
         chunk = ScheduledChunk(
             request.request_id, start, num_tokens, block_ids, samples, is_scored, num_given if is_scored else 0
         )

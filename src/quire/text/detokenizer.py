@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
+from codecs import utf_8_decode
 from collections.abc import Sequence
 from itertools import islice, takewhile
 
@@ -22,13 +22,13 @@ class IncrementalDetokenizer:
     the space that separates it from them. A push costs the token's own length.
     """
 
-    __slots__ = ("_num_spaces", "_pending", "_released", "_skipped", "_tokenizer", "_utf8")
+    __slots__ = ("_num_spaces", "_pending", "_released", "_skipped", "_tokenizer", "_unread")
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool, after: Sequence[int] = ()) -> None:
         rule = tokenizer.token_bytes
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._unread = b""  # of a character whose last byte has not come
         self._released: list[int] = []
         self._pending: list[int] = []
         visible = list(islice((i for i in reversed(after) if i not in self._skipped), _MAX_TOKENS_OF_A_CHARACTER + 1))
@@ -44,17 +44,20 @@ class IncrementalDetokenizer:
         content = self._tokenizer.bytes_of(token_id)
         if content is None:
             return self._push_in_context(token_id)
-        return self._without_leading_spaces(self._utf8.decode(content))
+        content = self._unread + content
+        text, num_read = utf_8_decode(content, "replace", False)
+        self._unread = content[num_read:]
+        return self._without_leading_spaces(text) if self._num_spaces else text
 
     def finish(self) -> str:
         """Returns what is left of a character that never became whole: U+FFFD, or nothing."""
         if self._pending:
             return self._release(self._tokenizer.decode([*self._released, *self._pending], skip_special=False))
-        return self._without_leading_spaces(self._utf8.decode(b"", final=True))
+        text, _ = utf_8_decode(self._unread, "replace", True)
+        self._unread = b""
+        return self._without_leading_spaces(text)
 
     def _without_leading_spaces(self, text: str) -> str:
-        if not self._num_spaces or not text:
-            return text
         num_dropped = len(list(takewhile(lambda character: character == " ", text[: self._num_spaces])))
         self._num_spaces = self._num_spaces - num_dropped if num_dropped == len(text) else 0
         return text[num_dropped:]
