@@ -112,28 +112,29 @@ struct Fit {
   vf with_x, with_itself;
 };
 static inline Fit fit(const vf (&units)[kGroup], vf steps) {
-  vf parts[8], squares = set1(0.0f);
+  vf parts[8], all_squares = set1(0.0f);
   for (int lane = 0; lane < 8; ++lane) {
-    vf sum = set1(0.0f);
+    vf sum = set1(0.0f), squares = set1(0.0f);
     for (int i = lane; i < kGroup; i += 8) {
       vf q = sub(add(clamp(mul(units[i], steps), -8.0f, 7.0f), set1(kMagic)), set1(kMagic));
       sum = add(sum, mul(units[i], q));
       squares = add(squares, mul(q, q));
     }
     parts[lane] = sum;
+    all_squares = add(all_squares, squares);
   }
   vf even = add(add(parts[0], parts[4]), add(parts[2], parts[6])), odd = add(add(parts[1], parts[5]), add(parts[3], parts[7]));
-  return {add(even, odd), squares};
+  return {add(even, odd), all_squares};
 }
 
 // The scale that suits steps in [-8, 7] best: steps of several sizes are tried, each with the scale of least squares.
 static inline vf best_int4_scale(const float (*x)[kPanel], vf extreme) {
-  constexpr int kTries = 12;
+  constexpr int kTries = 7;
   vf units[kGroup], unit = div(set1(1.0f), extreme);
   for (int i = 0; i < kGroup; ++i) units[i] = mul(load(x[i]), unit);
   vf best = set1(-0.125f), most = set1(-1.0f);  // in units of the extreme
   for (int i = 0; i < kTries; ++i) {
-    Fit found = fit(units, set1(-6.25f - 0.25f * static_cast<float>(i)));
+    Fit found = fit(units, set1(-6.5f - 0.375f * static_cast<float>(i)));
     vf dot = found.with_x, square = found.with_itself, gain = mul(dot, dot), bar = mul(most, square);
     vf is_better = if_less(bar, gain, set1(1.0f), set1(0.0f)), is_some = if_less(set1(0.0f), square, is_better, set1(0.0f));
     most = if_less(set1(0.0f), is_some, div(gain, square), most);
