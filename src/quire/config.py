@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
@@ -134,6 +135,7 @@ class EngineConfig:
     executor: ExecutorKind | None = None  # auto: native if compiled here
     max_context: int | None = None  # auto: the model's, or what the KV memory holds if that is less
     threads: int | None = None  # auto: the cores this process may use
+    packed_cache: Path | None = None  # where the native executor keeps packed weights; None: nowhere
 
     def __post_init__(self) -> None:
         for name in ("max_context", "threads"):

@@ -120,6 +120,7 @@ def _native(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgr
         dtype=settled(config.dtype, "dtype"),
         quantize=config.quantize,
         threads=settled(config.threads, "threads"),
+        packed_cache=config.packed_cache,
         on_progress=on_progress,
     )
 
