@@ -18,6 +18,12 @@ struct alignas(64) TurnedGroup {
   float rows[kGroup][kPanel];
 };
 
+static inline word_lanes bits_of(vf x) {
+  word_lanes bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
 static inline vf clamp(vf x, float low, float high) { return min(max(x, set1(low)), set1(high)); }
 
 // For |x| < 2^22: 1.5 * 2^23 leaves no fraction bits, and the integer itself in the low bits.
@@ -86,7 +92,7 @@ static inline void widen(const uint32_t (*pairs)[kPanel], float (*to)[kPanel]) {
 static inline void round_to_pairs(const float (*from)[kPanel], uint32_t (*pairs)[kPanel]) {
   for (int i = 0; i < kGroup / 2; ++i)
     for (int n = 0; n < kPanel; n += kLanes) {
-      word_lanes even = (word_lanes)round_to_bf16(load(&from[2 * i][n])), odd = (word_lanes)round_to_bf16(load(&from[2 * i + 1][n]));
+      word_lanes even = bits_of(round_to_bf16(load(&from[2 * i][n]))), odd = bits_of(round_to_bf16(load(&from[2 * i + 1][n])));
       word_lanes pair = even >> 16 | odd;
       std::memcpy(&pairs[i][n], &pair, sizeof pair);
     }
@@ -151,7 +157,7 @@ static inline vf write_scales(WeightFormat format, const float (*x)[kPanel], uin
   vf wanted = format == WeightFormat::kInt4 ? best_int4_scale(x, extremes.value) : div(extremes.value, set1(-128.0f));
   vf scale = round_to_bf16(if_less(size, smallest, zero, wanted));
   scale = if_less(extremes.poison, set1(1.0f), scale, set1(float_of(0x7fc00000)));
-  word_lanes bits = (word_lanes)scale >> 16;
+  word_lanes bits = bits_of(scale) >> 16;
   for (int lane = 0; lane < kLanes; ++lane) scales[lane] = static_cast<uint16_t>(bits[lane]);
   return if_less(size, smallest, zero, div(set1(1.0f), scale));
 }
@@ -160,7 +166,7 @@ static inline vf write_scales(WeightFormat format, const float (*x)[kPanel], uin
 template <WeightFormat format>
 static inline word_lanes quantised(vf x, vf inverse) {
   constexpr float kOffset = format == WeightFormat::kInt4 ? 8.0f : 128.0f;
-  return (word_lanes)add(clamp(mul(x, inverse), -kOffset, kOffset - 1.0f), set1(kMagic + kOffset)) & 0xff;
+  return bits_of(add(clamp(mul(x, inverse), -kOffset, kOffset - 1.0f), set1(kMagic + kOffset))) & 0xff;
 }
 
 template <WeightFormat format>
