@@ -16,6 +16,7 @@ from quire.config import (
     ExecutorKind,
     KVCacheMode,
     KVFormat,
+    PackedCache,
     PrefixCache,
     Quantize,
     SchedulerConfig,
@@ -28,7 +29,7 @@ LoadProgress = Callable[[int, int], None]
 """Called while weights load with (tensors packed, tensors in all)."""
 
 AUTO = "auto"
-_ON, _OFF = "on", "off"
+_ON = "on"
 WEIGHT_FORMATS = tuple(each.value for each in Quantize)
 
 _Choice = TypeVar("_Choice", bound=Enum)
@@ -115,12 +116,12 @@ def _cache_config(options: EngineOptions) -> CacheConfig:
     )
 
 
-def _packed_cache(word: str | Path | None) -> Path | None:
+def _packed_cache(word: str | Path | None) -> Path | PackedCache:
     """Returns the directory; left out, it is what QUIRE_PACKED_CACHE says."""
     environment = read_environment()
-    chosen = (environment.packed_cache or _OFF) if word is None else word
-    if chosen == _OFF:
-        return None
+    chosen = (environment.packed_cache or PackedCache.OFF.value) if word is None else word
+    if chosen == PackedCache.OFF.value:
+        return PackedCache.OFF
     if chosen == _ON:
         return (environment.cache_home or Path.home() / ".cache") / "quire" / "packed"
     if not isinstance(chosen, (str, Path)) or not str(chosen).strip() or "\0" in str(chosen):
