@@ -40,7 +40,7 @@ class Usage(NamedTuple):
 
 
 def build(spec: ModelSpec, directory: Path | None, *, seed: int = 0, **changes: Any) -> NativeExecutor:
-    options = {"layout": kv_layout(spec, 32, KVFormat.FLOAT32), "num_blocks": 4, "dtype": DType.FLOAT32} | changes
+    options: dict[str, Any] = {"layout": kv_layout(spec, 32, KVFormat.FLOAT32), "num_blocks": 4, "dtype": DType.FLOAT32} | changes
     return NativeExecutor(spec, random_weights(spec, seed), packed_cache=directory, **options)
 
 
@@ -102,7 +102,8 @@ def no_packing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_second_start_has_the_same_bits(
     family: str, dtype: DType, quantize: Quantize, tmp_path: Path, no_packing: Callable[[], None]
 ) -> None:
-    spec, words = spec_of(family), {"dtype": dtype, "quantize": quantize}
+    spec = spec_of(family)
+    words: dict[str, Any] = {"dtype": dtype, "quantize": quantize}
     without, first = build(spec, None, **words), build(spec, tmp_path / "new" / "cache", **words)
     no_packing()
     second = build(spec, tmp_path / "new" / "cache", threads=2, **words)
@@ -113,7 +114,7 @@ def test_second_start_has_the_same_bits(
 def test_progress_reaches_its_end_both_times(spec: ModelSpec, tmp_path: Path) -> None:
     for _ in range(2):
         seen: list[tuple[int, int]] = []
-        build(spec, tmp_path, on_progress=lambda done, total, seen=seen: seen.append((done, total)))  # type: ignore[misc]
+        build(spec, tmp_path, on_progress=lambda done, total, seen=seen: seen.append((done, total)))
         assert seen
         assert seen[-1][0] == seen[-1][1]
 
@@ -211,7 +212,7 @@ def test_full_disk_leaves_nothing_behind(
     def refuse(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(packed_cache.os, refuses, refuse)
+    monkeypatch.setattr(f"quire.executors.packed_cache.os.{refuses}", refuse)
     executor = build(spec, tmp_path)
     monkeypatch.undo()
     assert same_bits(executor, build(spec, None))
@@ -222,7 +223,7 @@ def test_full_disk_leaves_nothing_behind(
 def test_too_little_room_is_seen_before_writing(
     spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_cache.shutil, "disk_usage", lambda _: Usage(1, 1, 0))
+    monkeypatch.setattr("quire.executors.packed_cache.shutil.disk_usage", lambda _: Usage(1, 1, 0))
     build(spec, tmp_path)
     assert "of disk" in caplog.text
     assert files_in(tmp_path) == []
@@ -230,7 +231,7 @@ def test_too_little_room_is_seen_before_writing(
 
 def test_the_longest_unused_files_go_first(spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_cache, "MAX_FILES", 2)
-    ages = {}
+    ages: dict[int, Path] = {}
     for seed in range(2):
         build(spec, tmp_path, seed=seed)
         (ages[seed],) = set(files_in(tmp_path)) - set(ages.values())
