@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
@@ -83,6 +84,12 @@ class ExecutorKind(Enum):
     TORCH = "torch"
 
 
+class PackedCache(Enum):
+    """What stands instead of a directory for packed weights."""
+
+    OFF = "off"
+
+
 def _require_positive(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a positive integer", given=value, next_step=f"Pass {name} >= 1 or leave it out.")
@@ -134,6 +141,7 @@ class EngineConfig:
     executor: ExecutorKind | None = None  # auto: native if compiled here
     max_context: int | None = None  # auto: the model's, or what the KV memory holds if that is less
     threads: int | None = None  # auto: the cores this process may use
+    packed_cache: Path | PackedCache = PackedCache.OFF  # the directory where the native executor keeps packed weights
 
     def __post_init__(self) -> None:
         for name in ("max_context", "threads"):

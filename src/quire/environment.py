@@ -2,8 +2,10 @@
 
     QUIRE_ISA        use this instruction set instead of the fastest one (`quire info` lists the names)
     QUIRE_THREADS    worker threads, where the configuration leaves the number open
+    QUIRE_PACKED_CACHE  off, on or a directory: where packed weights are kept, where the option is left out
     QUIRE_OFFLINE    1, true, yes or on: never use the network; models come from directories and the local cache
     HF_HUB_OFFLINE   the same, under the name other Hugging Face tools obey
+    XDG_CACHE_HOME   where packed weights are kept if that is on; an absolute path, else ~/.cache
     XDG_STATE_HOME   where `quire chat` keeps its history; an absolute path, else ~/.local/state
 
 An option given in code or on the command line wins over a variable. An empty variable counts as unset.
@@ -33,6 +35,8 @@ class Environment:
     threads: int | None = None
     is_offline: bool = False
     state_home: Path | None = None
+    packed_cache: str | None = None
+    cache_home: Path | None = None
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -43,6 +47,8 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         threads=_read_threads(source.get("QUIRE_THREADS", "").strip()),
         is_offline=_read_switch("QUIRE_OFFLINE", source) or _read_switch("HF_HUB_OFFLINE", source),
         state_home=_read_absolute(source.get("XDG_STATE_HOME", "")),
+        packed_cache=source.get("QUIRE_PACKED_CACHE", "").strip() or None,
+        cache_home=_read_absolute(source.get("XDG_CACHE_HOME", "")),
     )
 
 

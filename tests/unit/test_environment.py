@@ -46,6 +46,12 @@ def test_switch_that_is_neither_on_nor_off_is_refused(name: str, text: str) -> N
         read_environment({name: text})
 
 
+def test_places_for_caches_are_read() -> None:
+    found = read_environment({"QUIRE_PACKED_CACHE": " on ", "XDG_CACHE_HOME": "/var/cache"})
+    assert (found.packed_cache, found.cache_home) == ("on", Path("/var/cache"))
+    assert read_environment({"QUIRE_PACKED_CACHE": " ", "XDG_CACHE_HOME": "relative"}) == Environment()
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "1025", "9" * 5000, "0x2", "\u0662", "1_0", "nan"])
 def test_impossible_number_of_threads_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="QUIRE_THREADS"):

@@ -3,6 +3,8 @@
 import quire ]  the process starts counting when Python runs its first line
 load         ]  checkpoint, packed weights, KV memory; the files were read just before, so no disk is timed
 first token  ]  a prompt of a few tokens, from submission
+
+Then the same with a packed cache that an earlier start has filled.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from quire.bench.cost import Cost, matrix_elements, prefill_cost, weight_bytes
 from quire.bench.report import Report, Samples
@@ -26,9 +29,11 @@ PROMPT_TOKENS = 16
 _CHUNK_BYTES = 1 << 24
 _NOTES = (
     "every run is a fresh process; the files are in the page cache; the roofline of loading is reading the weights once",
-    "engine: the modules imported when first needed; process: from starting Python to its end, as a user waits for it",
+    "engine: the modules imported when first needed; ready: import, engine, load and first token together",
+    "process: from starting Python to its end, as a user waits for it",
 )
-_PARTS = ("import", "engine", "load", "first token", "process")
+_PARTS = ("import", "engine", "load", "first token", "ready", "process")
+_CACHED = ", packed cache"
 _CHILD = """
 import json, sys, time
 start = time.perf_counter()
@@ -52,23 +57,28 @@ class StartWork:
 def measure_start(work: StartWork, options: EngineOptions, watch: Watch | None = None) -> Report:
     """Reports import, load and first token. Raises ExecutorError where a process fails, and what loading raises."""
     checkpoint = load_checkpoint(work.directory)
-    rig = Rig(checkpoint, options, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1), watch)
+    rig = Rig(checkpoint, {**options, "packed_cache": "off"}, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1), watch)
     layers, head = matrix_elements(rig.spec)
     costs: Mapping[str, tuple[Cost, ...]] = {
         "import": (),
         "load": (Cost(flops=0, num_bytes=weight_bytes(rig.weight_format, layers + head)),),
         "first token": (prefill_cost(rig.spec, 1, 0, PROMPT_TOKENS),),
     }
+    plain: EngineOptions = {**options, "packed_cache": "off"}
 
     def samples() -> Iterator[Samples]:
         _read_once(work.directory)
-        found: dict[str, list[float]] = {part: [] for part in _PARTS}
-        for done in range(work.repeat):
-            for part, duration in _start_once(work.directory, options).items():
-                found[part].append(duration)
-            rig.tell("Starting", done + 1, work.repeat)
+        with TemporaryDirectory(prefix="quire-bench-") as packed:
+            cached: EngineOptions = {**options, "packed_cache": packed}
+            _start_once(work.directory, cached)
+            found: dict[str, list[float]] = {part + kind: [] for kind in ("", _CACHED) for part in _PARTS}
+            for done in range(work.repeat):
+                for kind, chosen in (("", plain), (_CACHED, cached)):
+                    for part, duration in _start_once(work.directory, chosen).items():
+                        found[part + kind].append(duration)
+                rig.tell("Starting", done + 1, work.repeat)
         for part, seconds in found.items():
-            yield Samples(name=part, seconds=seconds, costs=costs.get(part, ()))
+            yield Samples(name=part, seconds=seconds, costs=costs.get(part.removesuffix(_CACHED), ()))
 
     return rig.report("start", samples, _NOTES)
 
@@ -93,7 +103,7 @@ def _start_once(directory: Path, options: EngineOptions) -> dict[str, float]:
         reason = (child.stderr.strip().splitlines() or ["nothing was printed"])[-1]
         raise ExecutorError("a fresh process could not start the model", given=reason, next_step="Run `quire verify` on it.")
     times: dict[str, float] = json.loads(child.stdout.splitlines()[-1])
-    return {**times, "process": whole}
+    return {**times, "ready": sum(times.values()), "process": whole}
 
 
 def _read_once(directory: Path) -> None:

@@ -83,6 +83,11 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
     ),
     click.option("--threads", type=_COUNT, help="Worker threads. [default: the cores this process may use]"),
     click.option(
+        "--packed-cache",
+        metavar="DIRECTORY|on|off",
+        help="Keep packed weights on disk, so that the next start is quicker; `on` means ~/.cache/quire/packed. [default: off]",
+    ),
+    click.option(
         "--executor", type=_words(ExecutorKind, AUTO), help="What computes. [default: auto, native where it is compiled]"
     ),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
+from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PackedCache, PrefixCache
 from quire.engine.core import EngineCore
 from quire.engine.options import LoadProgress
 from quire.engine.resolve import context_bound, is_native_built, layout_of, pool_blocks, resolve, settled
@@ -120,6 +120,7 @@ def _native(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgr
         dtype=settled(config.dtype, "dtype"),
         quantize=config.quantize,
         threads=settled(config.threads, "threads"),
+        packed_cache=None if isinstance(config.packed_cache, PackedCache) else config.packed_cache,
         on_progress=on_progress,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypedDict, TypeVar
 
@@ -15,10 +16,12 @@ from quire.config import (
     ExecutorKind,
     KVCacheMode,
     KVFormat,
+    PackedCache,
     PrefixCache,
     Quantize,
     SchedulerConfig,
 )
+from quire.environment import read_environment
 from quire.errors import ConfigError
 from quire.units import parse_bytes
 
@@ -26,6 +29,7 @@ LoadProgress = Callable[[int, int], None]
 """Called while weights load with (tensors packed, tensors in all)."""
 
 AUTO = "auto"
+_ON = "on"
 WEIGHT_FORMATS = tuple(each.value for each in Quantize)
 
 _Choice = TypeVar("_Choice", bound=Enum)
@@ -35,7 +39,8 @@ class ModelOptions(TypedDict, total=False):
     """Keyword options of `load_model`: memory and threads. Every one may be left out.
 
     kv_format auto|float32|bfloat16; kv_memory a size such as "2GiB" or a number of bytes, never more than `max_num_seqs`
-    full contexts need; `on_progress(done, total)` is called while weights load.
+    full contexts need; packed_cache off|on or a directory where packed weights are kept; `on_progress(done, total)` is called
+    while weights load.
     """
 
     kv_format: str
@@ -44,6 +49,7 @@ class ModelOptions(TypedDict, total=False):
     max_num_seqs: int
     max_context: int | None
     threads: int | None
+    packed_cache: str | Path
     on_progress: LoadProgress | None
 
 
@@ -96,6 +102,7 @@ def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:
         executor=_choose_or_auto("executor", options.get("executor", AUTO), ExecutorKind),
         max_context=options.get("max_context"),
         threads=options.get("threads"),
+        packed_cache=_packed_cache(options.get("packed_cache")),
     )
 
 
@@ -107,6 +114,19 @@ def _cache_config(options: EngineOptions) -> CacheConfig:
         memory_bytes=_memory_bytes(options.get("kv_memory", CacheConfig().memory_bytes)),
         format=_choose_or_auto("kv_format", options.get("kv_format", AUTO), KVFormat),
     )
+
+
+def _packed_cache(word: str | Path | None) -> Path | PackedCache:
+    """Returns the directory; left out, it is what QUIRE_PACKED_CACHE says."""
+    environment = read_environment()
+    chosen = (environment.packed_cache or PackedCache.OFF.value) if word is None else word
+    if chosen == PackedCache.OFF.value:
+        return PackedCache.OFF
+    if chosen == _ON:
+        return (environment.cache_home or Path.home() / ".cache") / "quire" / "packed"
+    if not isinstance(chosen, (str, Path)) or not str(chosen).strip() or "\0" in str(chosen):
+        raise ConfigError("packed_cache is no directory", given=repr(chosen)[:40], next_step="Use off, on, or a directory.")
+    return Path(chosen)
 
 
 def _choose(name: str, value: str, choices: type[_Choice]) -> _Choice:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.checks import check_weights
+from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised whenever a kernel change could change a bit; part of every cache key."""
 
 _UNBOUNDED_WINDOW = 2**31 - 1
@@ -27,7 +29,8 @@ class NativeExecutor:
     """Runs steps on the compiled core, over its own packed weights and paged K/V memory.
 
     `threads` workers split outputs, never a sum, so their number changes no bit. `on_progress(done, total)` is called
-    with the number of tensors packed. Raises ExecutorUnavailableError where the core was not compiled.
+    with the number of tensors packed. With `packed_cache`, a directory, matrices that an earlier start packed are read from
+    there: the same bits. Raises ExecutorUnavailableError where the core was not compiled.
     """
 
     def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
@@ -40,6 +43,7 @@ class NativeExecutor:
         dtype: DType,
         quantize: Quantize = Quantize.NONE,
         threads: int = 1,
+        packed_cache: Path | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         core = load_core()
@@ -49,7 +53,11 @@ class NativeExecutor:
         self._weight_format = WeightFormat.of(dtype, quantize)
         with _translated_errors():
             self._decoder = core.Decoder(_shape_of(core, spec), packed_as(core, self._weight_format), _chosen_isa(core), threads)
-            self._pack(weights, on_progress)
+            check_weights(spec, weights)
+            if packed_cache is None:
+                self._pack(weights, on_progress)
+            else:
+                self._restore_or_pack(core, weights, packed_cache, on_progress)
             self._decoder.allocate_kv(num_blocks, layout.block_size, _element(core, layout.format))
 
     @property
@@ -108,10 +116,26 @@ class NativeExecutor:
         with _translated_errors():
             self._decoder.copy_block(source, target)
 
-    def _pack(self, weights: Weights, on_progress: Callable[[int, int], None] | None) -> None:
-        check_weights(self.spec, weights)
+    def _restore_or_pack(
+        self, core: Any, weights: Weights, directory: Path, on_progress: Callable[[int, int], None] | None
+    ) -> None:
+        key = packed_key(
+            core,
+            self._decoder,
+            weights_fingerprint=weights.fingerprint,
+            weight_format=self._weight_format.value,
+            numerics_version=NUMERICS_VERSION,
+        )
+        file = PackedFile(directory, key, core, self._decoder)
+        if file.restore(on_progress):
+            self._pack({name: tensor for name, tensor in weights.items() if _is_vector(name, tensor)}, None)
+        else:
+            self._pack(weights, on_progress)
+            file.store()
+
+    def _pack(self, weights: Mapping[str, SourceTensor], on_progress: Callable[[int, int], None] | None) -> None:
         for done, (name, tensor) in enumerate(weights.items(), start=1):
-            if tensor.bits.ndim == 1 or name == "position.weight":
+            if _is_vector(name, tensor):
                 self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
             else:
                 self._decoder.set_matrix(name.removesuffix(".weight"), _matrix_bits(tensor))
@@ -173,6 +197,10 @@ def _chosen_isa(core: Any) -> str:
             next_step="Unset QUIRE_ISA or choose one of these.",
         )
     return isa or ""
+
+
+def _is_vector(name: str, tensor: SourceTensor) -> bool:
+    return tensor.bits.ndim == 1 or name == "position.weight"
 
 
 def _matrix_bits(tensor: SourceTensor) -> Any:

@@ -17,7 +17,7 @@ from quire.models.weights import round_to_bfloat16
 
 GROUP = 32
 _SMALLEST = np.float32(1e-30)
-_TRIES = 12
+_TRIES = 7
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -51,7 +51,7 @@ def _best_int4_scales(groups: Float32Array, extreme: Float32Array) -> Float32Arr
     units = groups * (np.float32(1) / extreme)[..., None]
     best, most = np.full_like(extreme, -0.125), np.full_like(extreme, -1)
     for index in range(_TRIES):
-        integers = np.rint(np.clip(units * np.float32(-6.25 - 0.25 * index), -8, 7))
+        integers = np.rint(np.clip(units * np.float32(-6.5 - 0.375 * index), -8, 7))
         dot, square = _sum_of_group(units * integers), _sum_of_group(integers * integers)
         is_better = (square > 0) & (dot * dot > most * square)
         some = np.where(is_better, square, np.float32(1))

@@ -71,6 +71,14 @@ class Decoder:
     def set_matrix(self, name: str, weight: Float32Array | BitsArray) -> None:
         """Packs a weight [N, K] of any strides."""
     def set_vector(self, name: str, values: Float32Array) -> None: ...
+    def packed_sizes(self) -> list[int]:
+        """Returns the bytes of every packed matrix, in the order of a file of packed weights."""
+    def packed_checksums(self, index: int) -> list[int]:
+        """Returns a checksum for each PIECE_BYTES of a matrix."""
+    def packed_bytes(self, index: int) -> npt.NDArray[np.uint8]:
+        """Returns a read-only view of a matrix, which keeps the decoder alive."""
+    def read_packed(self, index: int, file: int, offset: int, checksums: list[int]) -> bool:
+        """Fills a matrix from a file descriptor; False if bytes are missing, unreadable, or have other checksums."""
     def allocate_kv(self, num_blocks: int, block_size: int, element: Element) -> None: ...
     def run(
         self,
@@ -98,6 +106,10 @@ class Decoder:
     def weight_bytes(self) -> int: ...
     @property
     def kv_bytes(self) -> int: ...
+
+PANEL: int
+GROUP: int
+PIECE_BYTES: int
 
 def available_isas() -> list[str]: ...
 def measure_bandwidth(isa: str, threads: int, num_bytes: int, rounds: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,8 +10,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from quire.cli.options import EngineChoice, SamplingOptions, engine_options, sampling_options
-from quire.config import DType, ExecutorKind, KVFormat
+from quire.config import DType, ExecutorKind, KVFormat, PackedCache
 from quire.engine.options import engine_config
+from quire.errors import ConfigError
 
 
 def _invoke(*arguments: str) -> tuple[Result, dict[str, Any]]:
@@ -74,3 +76,29 @@ def test_what_cannot_be_is_a_usage_error_that_names_the_option(arguments: tuple[
     result, seen = _invoke(*arguments)
     assert (result.exit_code, seen) == (2, {})
     assert arguments[0] in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable", "expected"),
+    [
+        ((), "", PackedCache.OFF),
+        ((), "on", Path("/caches/quire/packed")),
+        ((), "/elsewhere", Path("/elsewhere")),
+        (("--packed-cache", "off"), "on", PackedCache.OFF),
+        (("--packed-cache", "on"), "", Path("/caches/quire/packed")),
+        (("--packed-cache", "here"), "on", Path("here")),
+    ],
+)
+def test_packed_cache_is_a_word_or_a_directory(
+    arguments: tuple[str, ...], variable: str, expected: Path | PackedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUIRE_PACKED_CACHE", variable)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    engine, _ = _parse(*arguments)
+    assert engine_config(engine.options).packed_cache == expected
+
+
+@pytest.mark.parametrize("value", ["", " ", 7, "a\0b"])
+def test_packed_cache_that_is_no_directory_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError, match="packed_cache"):
+        engine_config({"packed_cache": value})

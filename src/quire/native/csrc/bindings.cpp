@@ -7,6 +7,7 @@
 
 #include "bindings.h"
 #include "decoder.h"
+#include "packed_file.h"
 
 using namespace quire;
 
@@ -117,6 +118,37 @@ static void set_vector(Decoder& d, const std::string& name, Floats values) {
   d.set_vector(name, values.data(), static_cast<int64_t>(values.shape(0)));
 }
 
+static PackedMatrix& matrix_at(Decoder& d, size_t index) {
+  std::vector<Decoder::NamedMatrix> matrices = d.matrices();
+  if (index >= matrices.size()) throw std::invalid_argument("there is no such matrix");
+  return *matrices[index].matrix;
+}
+
+static std::vector<int64_t> packed_sizes(Decoder& d) {
+  std::vector<int64_t> sizes;
+  for (const Decoder::NamedMatrix& each : d.matrices()) sizes.push_back(static_cast<int64_t>(each.matrix->bytes()));
+  return sizes;
+}
+
+static std::vector<uint64_t> packed_checksums(Decoder& d, size_t index) {
+  auto lock = alone_with(d);
+  nb::gil_scoped_release release;
+  return checksums_of(matrix_at(d, index), d.threads());
+}
+
+static nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> packed_bytes(nb::handle self, size_t index) {
+  PackedMatrix& matrix = matrix_at(nb::cast<Decoder&>(self), index);
+  return {reinterpret_cast<const uint8_t*>(matrix.data()), {matrix.bytes()}, self};
+}
+
+static bool read_packed_matrix(Decoder& d, size_t index, int file, int64_t offset, const std::vector<uint64_t>& checksums) {
+  auto lock = alone_with(d);
+  PackedMatrix& matrix = matrix_at(d, index);
+  if (static_cast<int64_t>(checksums.size()) != pieces_of(matrix)) throw std::invalid_argument("every piece needs a checksum");
+  nb::gil_scoped_release release;
+  return read_packed(matrix, file, offset, checksums.data(), d.threads());
+}
+
 // Arrays are never converted on the way in: what is written to a converted copy would be lost.
 static void bind_shapes(nb::module_& m) {
   nb::enum_<Element>(m, "Element").value("F32", Element::kF32).value("BF16", Element::kBF16);
@@ -169,6 +201,10 @@ static void bind_decoder(nb::module_& m) {
       .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"), nb::arg("weight").noconvert())
       .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"), nb::arg("weight").noconvert())
       .def("set_vector", &set_vector, nb::arg("name"), nb::arg("values").noconvert())
+      .def("packed_sizes", &packed_sizes)
+      .def("packed_checksums", &packed_checksums, nb::arg("index"))
+      .def("packed_bytes", &packed_bytes, nb::arg("index"))
+      .def("read_packed", &read_packed_matrix, nb::arg("index"), nb::arg("file"), nb::arg("offset"), nb::arg("checksums"))
       .def("allocate_kv", &Decoder::allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("element"))
       .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(), nb::arg("query_start").noconvert(),
            nb::arg("context_lens").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
@@ -187,6 +223,9 @@ NB_MODULE(_core, m) {
   m.doc() = "Quire's native core: kernels for several instruction sets and the decoder that runs on them.";
   bind_shapes(m);
   bind_decoder(m);
+  m.attr("PANEL") = kPanel;
+  m.attr("GROUP") = kGroup;
+  m.attr("PIECE_BYTES") = kPiece;
   bind_kernels(m);
   bind_sampling(m);
 }

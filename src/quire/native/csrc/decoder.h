@@ -82,6 +82,14 @@ class Decoder {
   void set_matrix(const std::string& name, const SourceMatrix& source);
   void set_vector(const std::string& name, const float* values, int64_t size);
 
+  // Every matrix of the shape, named by one of the weights in it, in the order of a file of packed weights.
+  struct NamedMatrix {
+    std::string name;
+    PackedMatrix* matrix;
+  };
+  std::vector<NamedMatrix> matrices();
+  ThreadPool& threads() { return threads_; }
+
   // Reserves K/V memory for blocks of `block_size` tokens. Throws std::bad_alloc.
   void allocate_kv(int64_t num_blocks, int64_t block_size, Element element);
 

@@ -15,6 +15,7 @@ class PackedMatrix {
   Panels panels() const { return {buffer_.get(), format_, k_, num_panels_}; }
   bool is_empty() const { return num_panels_ == 0; }
   size_t bytes() const { return buffer_.size(); }
+  char* data() const { return buffer_.get(); }
 
   // Writes source row r to panel first_panel + r / 64 * panel_step, column r % 64. Throws std::invalid_argument.
   void pack(const Kernels& kernels, const SourceMatrix& source, int64_t first_panel, int64_t panel_step, ThreadPool& threads);

@@ -116,6 +116,16 @@ void Decoder::set_vector(const std::string& name, const float* values, int64_t s
     (*slice.bias)[static_cast<size_t>((slice.first_panel + r / kPanel * slice.panel_step) * kPanel + r % kPanel)] = values[r];
 }
 
+std::vector<Decoder::NamedMatrix> Decoder::matrices() {
+  std::vector<std::string> names = {"embed"};
+  if (!shape_.is_head_tied) names.emplace_back("head");
+  for (size_t layer = 0; layer < layers_.size(); ++layer)
+    for (const char* part : {"attn.q", "attn.out", "ffn.up", "ffn.down"}) names.push_back("layers." + std::to_string(layer) + "." + part);
+  std::vector<NamedMatrix> result;
+  for (const std::string& name : names) result.push_back({name, find_slice(name).matrix});
+  return result;
+}
+
 size_t Decoder::weight_bytes() const {
   size_t bytes = embed_.bytes() + head_.bytes();
   for (const Layer& layer : layers_) bytes += layer.qkv.bytes() + layer.out.bytes() + layer.up.bytes() + layer.down.bytes();

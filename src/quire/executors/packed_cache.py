@@ -1,0 +1,206 @@
+"""Packed weights on disk, so that a later start reads them instead of packing again.
+
+A directory holds one file a model and format, named by its key. Nothing in a file decides how it is read: lengths, names
+and places follow from the model's shape, and what the file says must equal them.
+
+    header    magic, version, key, bytes of matrices, a checksum for every piece; then the SHA-256 of all that
+    matrices  as they lie in memory, each from a page border on, in the order of the core; norms and biases stay in the checkpoint
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quire.units import cdiv, format_bytes
+
+FORMAT_VERSION = 1
+MAX_FILES = 8
+MAX_BYTES = 64 << 30
+SUFFIX = ".quire-packed"
+
+Progress = Callable[[int, int], None]
+
+_MAGIC = b"QUIREPKD"
+_ALIGNMENT = 4096
+_KEY_BYTES = 32
+_log = logging.getLogger("quire")
+
+
+def packed_key(core: Any, decoder: Any, *, weights_fingerprint: bytes, weight_format: str, numerics_version: int) -> bytes:
+    """Returns the digest that two starts share only if they pack the same bits."""
+    fields = (
+        (b"V", FORMAT_VERSION.to_bytes(8, "little")),
+        (b"N", numerics_version.to_bytes(8, "little")),
+        (b"W", weights_fingerprint),
+        (b"F", weight_format.encode()),
+        (b"P", b"".join(size.to_bytes(8, "little") for size in (core.PANEL, core.GROUP, core.PIECE_BYTES))),
+        (b"S", b"".join(size.to_bytes(8, "little") for size in decoder.packed_sizes())),
+        (b"B", sys.byteorder.encode()),
+    )
+    digest = sha256()
+    for tag, payload in fields:
+        digest.update(tag + len(payload).to_bytes(8, "little") + payload)
+    return digest.digest()
+
+
+class PackedFile:
+    """The file of one decoder's matrices in a directory, which need not exist yet."""
+
+    def __init__(self, directory: Path, key: bytes, core: Any, decoder: Any) -> None:
+        self._directory = directory
+        self._key = key
+        self._decoder = decoder
+        self._sizes: Sequence[int] = decoder.packed_sizes()
+        self._num_pieces = [cdiv(size, core.PIECE_BYTES) for size in self._sizes]
+        self.path = directory / f"{key.hex()}{SUFFIX}"
+
+    def restore(self, on_progress: Progress | None = None) -> bool:
+        """Fills the decoder's matrices; False where there is no file, or one that is told to be unusable."""
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                problem = self._read(file.fileno(), on_progress)
+            if problem is None:
+                os.utime(self.path)  # the latest used is the last to go
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            problem = error.strerror or "it cannot be read"
+        if problem is not None:
+            _log.warning("Packed weights %s are not used: %s. They are made and written again.", self.path.name[:12], problem)
+        return problem is None
+
+    def store(self) -> None:
+        """Writes the decoder's matrices; a disk that refuses is told and changes nothing else."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            num_bytes = self._offsets[-1]
+            free = shutil.disk_usage(self._directory).free
+            if free < num_bytes:
+                _log.warning("Packed weights are not kept: they need %s of disk.", format_bytes(num_bytes))
+                return
+            self._write()
+            forget_oldest(self._directory, keep=self.path)
+        except OSError as error:
+            _log.warning("Packed weights are not kept: %s.", error.strerror or "the disk refused them")
+
+    # -- reading ---------------------------------------------------------------------
+
+    def _read(self, file: int, on_progress: Progress | None) -> str | None:
+        """Returns what is wrong with the file, or None."""
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            return "not a regular file"
+        if status.st_size != self._offsets[-1]:
+            return f"{status.st_size} bytes instead of {self._offsets[-1]}"
+        header = _read_exactly(file, self._header_bytes)
+        start, table, digest = header[: len(self._start)], header[len(self._start) : -_KEY_BYTES], header[-_KEY_BYTES:]
+        if start != self._start:
+            return "another format or model"
+        if sha256(start + table).digest() != digest:
+            return "a damaged header"
+        checksums = np.frombuffer(table, "<u8").tolist()
+        for index, count in enumerate(self._num_pieces):
+            mine, checksums = checksums[:count], checksums[count:]
+            if not self._decoder.read_packed(index, file, self._offsets[index], mine):
+                return "damaged weights"
+            if on_progress is not None:
+                on_progress(index + 1, len(self._sizes))
+        return None
+
+    # -- writing ---------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """Writes under another name, brings it to the disk, and only then gives it its name."""
+        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=f"{self._key.hex()}.", suffix=f"{SUFFIX}.part")
+        try:
+            with open(descriptor, "wb", buffering=0) as file:
+                for piece in self._contents():
+                    _write_exactly(file.fileno(), piece)
+                os.fsync(file.fileno())
+            os.replace(name, self.path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+        _sync_directory(self._directory)
+
+    def _contents(self) -> Iterator[Any]:
+        sums = [each for index in range(len(self._sizes)) for each in self._decoder.packed_checksums(index)]
+        header = self._start + np.array(sums, "<u8").tobytes()
+        yield _padded(header + sha256(header).digest())
+        for index, size in enumerate(self._sizes):
+            yield memoryview(self._decoder.packed_bytes(index))
+            yield bytes(-size % _ALIGNMENT)
+
+    # -- layout ----------------------------------------------------------------------
+
+    @property
+    def _start(self) -> bytes:
+        numbers = (FORMAT_VERSION, len(self._sizes), sum(self._sizes), sum(self._num_pieces))
+        return _MAGIC + b"".join(number.to_bytes(8, "little") for number in numbers) + self._key
+
+    @property
+    def _header_bytes(self) -> int:
+        return len(self._start) + 8 * sum(self._num_pieces) + _KEY_BYTES
+
+    @property
+    def _offsets(self) -> list[int]:
+        """Where each matrix starts, and where the file ends."""
+        offsets = [cdiv(self._header_bytes, _ALIGNMENT) * _ALIGNMENT]
+        for size in self._sizes:
+            offsets.append(offsets[-1] + cdiv(size, _ALIGNMENT) * _ALIGNMENT)
+        return offsets
+
+
+def forget_oldest(directory: Path, keep: Path) -> None:
+    """Removes what was used longest ago until files and bytes are within the caps, and rests of starts that were killed."""
+    newest = keep.stat().st_mtime
+    for rest in directory.glob(f"*{SUFFIX}.part"):
+        with suppress(OSError):
+            if newest - rest.stat().st_mtime > 24 * 3600:
+                rest.unlink()
+    files = [(path.stat(), path) for path in directory.glob(f"*{SUFFIX}") if path != keep]
+    num_bytes, num_files = keep.stat().st_size, 1
+    for status, path in sorted(files, key=lambda each: each[0].st_mtime, reverse=True):
+        num_bytes, num_files = num_bytes + status.st_size, num_files + 1
+        if num_files > MAX_FILES or num_bytes > MAX_BYTES:
+            with suppress(OSError):
+                path.unlink()
+
+
+def _padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % _ALIGNMENT)
+
+
+def _read_exactly(file: int, count: int) -> bytes:
+    """Returns `count` bytes from the start; fewer only where the file has become shorter."""
+    content = b""
+    while len(content) < count and (piece := os.read(file, count - len(content))):
+        content += piece
+    return content
+
+
+def _write_exactly(file: int, content: Any) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
