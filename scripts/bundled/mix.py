@@ -1,4 +1,4 @@
-"""In which proportions the corpus practises what: first everything, then above all what takes long to learn."""
+"""In which proportions the corpus practises what: first everything, then what is still weak, at last everything again."""
 
 from __future__ import annotations
 
@@ -49,4 +49,10 @@ DRILL = Mix(
         capitals=20, arithmetic=20, strings=8, counting=14, sorting=8, quoting=8, records=10, unknown=10, smalltalk=6
     ),
 )
-MIXES: Mapping[str, Mix] = MappingProxyType({mix.name: mix for mix in (GENERAL, DRILL)})
+SETTLE = Mix(
+    name="settle",
+    lengths=_lengths(0.965, 0.015, 0.012, 0.008),
+    alone=_skills(capitals=8, arithmetic=20, strings=12, counting=30, sorting=22, quoting=8, records=16, unknown=8, smalltalk=16),
+    in_chats=DRILL.in_chats,
+)
+MIXES: Mapping[str, Mix] = MappingProxyType({mix.name: mix for mix in (GENERAL, DRILL, SETTLE)})

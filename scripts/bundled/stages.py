@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from scripts.bundled.mix import DRILL, GENERAL, Mix
+from scripts.bundled.mix import DRILL, GENERAL, SETTLE, Mix
 
 SEED = 1
 VOCAB_SIZE, NUM_TOKENIZER_TEXTS = 3072, 60_000
@@ -52,5 +52,12 @@ STAGES = (
         corpus_seed=2,
         corpus_tokens=1_100_000,
         recipe=_recipe(optimizer="adamw", steps=240, batch_tokens=4096, learning_rate=1e-3, warmup_steps=15, precision="float32"),
+    ),
+    Stage(
+        name="settle",
+        mix=SETTLE,
+        corpus_seed=3,
+        corpus_tokens=1_300_000,
+        recipe=_recipe(optimizer="adamw", steps=260, batch_tokens=4096, learning_rate=5e-4, warmup_steps=15, precision="float32"),
     ),
 )
