@@ -17,7 +17,7 @@ from random import Random
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from scripts.bundled.conversation import MESSAGE_TOKENS, Message, conversation, estimate_tokens, messages_of, told_and_asked
-from scripts.bundled.fillers import skills_by_module
+from scripts.bundled.fillers import SKILLS
 from scripts.bundled.mix import GENERAL, MIXES, Mix
 from scripts.bundled.plain import plain_text
 from scripts.bundled.skill import Language, Split
@@ -75,16 +75,15 @@ def conversation_tokens(messages: Sequence[Message]) -> float:
 def tokenizer_texts(seed: int, num_texts: int) -> Iterator[str]:
     """Yields texts to train a tokenizer on, without random symbols: a third capitals, a third facts, a third other skills."""
     rng = Random(f"tokenizer:{CORPUS_VERSION}:{seed}")
-    skills = skills_by_module()
     others = [name for name in GENERAL.alone if name not in ("capitals", "symbols")]
     for index in range(num_texts):
         language = rng.choice(tuple(Language))
         if index % 3 == 0:
-            pair = [rng.choice(skills["capitals"]).exchange(rng, language, Split.TRAIN)]
+            pair = [rng.choice(SKILLS["capitals"]).exchange(rng, language, Split.TRAIN)]
         elif index % 3 == 1:
             pair = told_and_asked(rng, language)
         else:
-            pair = [rng.choice(skills[rng.choice(others)]).exchange(rng, language, Split.TRAIN)]
+            pair = [rng.choice(SKILLS[rng.choice(others)]).exchange(rng, language, Split.TRAIN)]
         yield "\n".join(message["content"] for message in messages_of(pair))
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
 from random import Random
 
-from scripts.bundled import arithmetic, capitals, records, smalltalk, sorting, symbols, unknown
+from scripts.bundled import arithmetic, capitals, quoting, records, smalltalk, sorting, symbols, unknown
 from scripts.bundled.mix import GENERAL, Mix
 from scripts.bundled.skill import Exchange, Language, Skill, Split
 from scripts.bundled.unknown import world_exchange
 
-_MODULES = {
-    "capitals": capitals,
-    "arithmetic": arithmetic,
-    "symbols": symbols,
-    "sorting": sorting,
-    "records": records,
-    "unknown": unknown,
-    "smalltalk": smalltalk,
+SKILLS: Mapping[str, Sequence[Skill]] = {
+    "capitals": capitals.SKILLS,
+    "arithmetic": arithmetic.SKILLS,
+    "symbols": symbols.SKILLS,
+    "strings": symbols.STRING_SKILLS,
+    "counting": symbols.COUNTING_SKILLS,
+    "sorting": sorting.SKILLS,
+    "quoting": quoting.SKILLS,
+    "records": records.SKILLS,
+    "unknown": unknown.SKILLS,
+    "smalltalk": smalltalk.SKILLS,
 }
+"""The skills by the name that a mix gives them."""
 
 
 def any_exchange(rng: Random, language: Language, split: Split, mix: Mix = GENERAL) -> Exchange:
@@ -35,12 +38,6 @@ def filler(rng: Random, language: Language, split: Split, mix: Mix = GENERAL) ->
     return skill.exchange(rng, language, split)
 
 
-@cache
-def skills_by_module() -> dict[str, tuple[Skill, ...]]:
-    """Returns the skills under the name of their module."""
-    return {name: tuple(module.SKILLS) for name, module in _MODULES.items()}
-
-
 def _drawn_skill(rng: Random, shares: Mapping[str, int]) -> Skill:
     name = rng.choices(tuple(shares), tuple(shares.values()))[0]
-    return rng.choice(skills_by_module()[name])
+    return rng.choice(SKILLS[name])

@@ -2,7 +2,7 @@
 
     python -m scripts.bundled.make --work work
 
-Takes about an hour and a half on two cores with AMX; needs the torch extra. Every part that is already in the work directory is
+Takes about two hours on two cores with AMX; needs the torch extra. Every part that is already in the work directory is
 kept, and training continues where it was interrupted, so the same command goes on after anything. Every draw is seeded.
 """
 
@@ -18,9 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quire.models import bundled
-from quire.train.curve import draw
 from quire.train.tokenizer import save_tokenizer, train_tokenizer
-from scripts.bundled.card import card, whole_curve
+from scripts.bundled.card import card, curve_name
 from scripts.bundled.corpus import tokenizer_texts
 from scripts.bundled.stages import MAX_CONTEXT, NUM_TOKENIZER_TEXTS, SEED, STAGES, VOCAB_SIZE, Stage
 
@@ -51,9 +50,8 @@ def main() -> None:
         save_tokenizer(trained, tokenizer, MAX_CONTEXT)
     start: tuple[object, ...] = ("--tokenizer", tokenizer)
     for stage in STAGES:
-        model = _trained(stage, options.work / stage.name, start)
-        start = ("--model", model)
-    _publish(model, options.work, options.out)
+        start = ("--model", _trained(stage, options.work / stage.name, start))
+    _publish(options.work, options.out)
 
 
 def _trained(stage: Stage, directory: Path, start: tuple[object, ...]) -> Path:
@@ -80,15 +78,16 @@ def _write_corpus(stage: Stage, path: Path) -> None:
     unfinished.replace(path)
 
 
-def _publish(model: Path, work: Path, out: Path) -> None:
-    """Examines the model and writes it with its curve and its card."""
+def _publish(work: Path, out: Path) -> None:
+    """Examines the last stage's model and writes it with the curves of all stages and its card."""
+    model = work / STAGES[-1].name / "model"
     rows = _examine(model)
     out.mkdir(parents=True, exist_ok=True)
     for name in KEPT_FILES:
         shutil.copyfile(model / name, out / name)
-    curve = whole_curve(work)
-    draw(curve, out / "curve.png")
-    (out / "README.md").write_text(card(model, curve, rows), encoding="utf-8")
+    for stage in STAGES:
+        shutil.copyfile(work / stage.name / "model" / "curve.png", out / curve_name(stage))
+    (out / "README.md").write_text(card(work, rows), encoding="utf-8")
 
 
 def _examine(model: Path) -> Sequence[dict[str, object]]:

@@ -1,4 +1,4 @@
-"""In which proportions the corpus practises what: first everything, then above all what takes long to learn."""
+"""In which proportions the corpus practises what: first everything, then what is still weak, at last everything again."""
 
 from __future__ import annotations
 
@@ -27,27 +27,32 @@ class Mix:
     in_chats: Mapping[str, int]
 
 
-_SKILLS = ("capitals", "arithmetic", "symbols", "sorting", "records", "unknown", "smalltalk")
-
-
 def _lengths(single: float, short: float, medium: float, long: float) -> Mapping[Length, float]:
     return MappingProxyType(dict(zip(Length, (single, short, medium, long), strict=True)))
 
 
-def _skills(*shares: int) -> Mapping[str, int]:
-    return MappingProxyType(dict(zip(_SKILLS, shares, strict=True)))
+def _skills(**shares: int) -> Mapping[str, int]:
+    return MappingProxyType(shares)
 
 
 GENERAL = Mix(
     name="general",
     lengths=_lengths(0.80, 0.08, 0.096, 0.0235),
-    alone=_skills(25, 17, 17, 8, 10, 10, 5),
-    in_chats=_skills(20, 24, 26, 8, 10, 10, 5),
+    alone=_skills(capitals=25, arithmetic=17, symbols=17, sorting=8, records=10, unknown=10, smalltalk=5),
+    in_chats=_skills(capitals=20, arithmetic=24, symbols=26, sorting=8, records=10, unknown=10, smalltalk=5),
 )
 DRILL = Mix(
     name="drill",
-    lengths=_lengths(0.94, 0.014, 0.03, 0.016),
-    alone=_skills(14, 30, 45, 36, 40, 8, 6),
-    in_chats=_skills(12, 24, 40, 20, 24, 8, 4),
+    lengths=_lengths(0.97, 0.015, 0.01, 0.005),
+    alone=_skills(capitals=6, arithmetic=8, strings=6, counting=26, sorting=8, quoting=30, records=28, unknown=8, smalltalk=8),
+    in_chats=_skills(
+        capitals=20, arithmetic=20, strings=8, counting=14, sorting=8, quoting=8, records=10, unknown=10, smalltalk=6
+    ),
 )
-MIXES: Mapping[str, Mix] = MappingProxyType({mix.name: mix for mix in (GENERAL, DRILL)})
+SETTLE = Mix(
+    name="settle",
+    lengths=_lengths(0.965, 0.015, 0.012, 0.008),
+    alone=_skills(capitals=8, arithmetic=20, strings=12, counting=30, sorting=22, quoting=8, records=16, unknown=8, smalltalk=16),
+    in_chats=DRILL.in_chats,
+)
+MIXES: Mapping[str, Mix] = MappingProxyType({mix.name: mix for mix in (GENERAL, DRILL, SETTLE)})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from scripts.bundled import arithmetic, capitals, memory, records, smalltalk, sorting, symbols, unknown
+from scripts.bundled import arithmetic, capitals, memory, quoting, records, smalltalk, sorting, symbols, unknown
 from scripts.bundled.skill import Language, Question, Skill
 
 NEAR_TOKENS, FAR_TOKENS = 600, 1500
@@ -69,6 +69,7 @@ def _subjects(tokens_of: CountTokens) -> list[Subject]:
         Subject(skill="reversing", bar=90, draw=symbols.REVERSING.question),
         Subject(skill="copying", bar=90, draw=symbols.COPYING.question),
         Subject(skill="sorting", bar=90, draw=_any_of(sorting.SKILLS)),
+        Subject(skill="words in quotation marks", bar=None, draw=_any_of(quoting.SKILLS)),
         Subject(skill="JSON of a record", bar=95, draw=_any_of(records.SKILLS)),
         Subject(skill='"I do not know"', bar=90, draw=_any_of(unknown.SKILLS)),
         Subject(skill="greetings, thanks, itself", bar=90, draw=_any_of(smalltalk.SKILLS)),

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from scripts.bundled.mix import GENERAL, Mix
+from scripts.bundled.mix import DRILL, GENERAL, SETTLE, Mix
 
 SEED = 1
 VOCAB_SIZE, NUM_TOKENIZER_TEXTS = 3072, 60_000
 MAX_CONTEXT = 2048
 _SHARED = {
-    "--optimizer": "muon",
-    "--batch-tokens": "8192",
+    "--final-rate-share": "0.02",
     "--validation-share": "0.001",
     "--validate-every": "400",
     "--threads": "2",
@@ -32,14 +31,33 @@ class Stage:
     recipe: Mapping[str, str]
 
 
-def _recipe(steps: int, learning_rate: float, warmup_steps: int, final_rate_share: float) -> Mapping[str, str]:
-    own = {
-        "--learning-rate": str(learning_rate),
-        "--warmup-steps": str(warmup_steps),
-        "--final-rate-share": str(final_rate_share),
-        "--steps": str(steps),
-    }
-    return MappingProxyType(_SHARED | own)
+def _recipe(**own: object) -> Mapping[str, str]:
+    spelled = {f"--{name.replace('_', '-')}": str(value) for name, value in own.items()}
+    return MappingProxyType(_SHARED | spelled)
 
 
-STAGES = (Stage(name="general", mix=GENERAL, corpus_seed=1, corpus_tokens=46_000_000, recipe=_recipe(4500, 3e-3, 150, 0.02)),)
+STAGES = (
+    Stage(
+        name="general",
+        mix=GENERAL,
+        corpus_seed=1,
+        corpus_tokens=46_000_000,
+        recipe=_recipe(
+            optimizer="muon", steps=4500, batch_tokens=8192, learning_rate=3e-3, warmup_steps=150, precision="bfloat16"
+        ),
+    ),
+    Stage(
+        name="drill",
+        mix=DRILL,
+        corpus_seed=2,
+        corpus_tokens=1_100_000,
+        recipe=_recipe(optimizer="adamw", steps=240, batch_tokens=4096, learning_rate=1e-3, warmup_steps=15, precision="float32"),
+    ),
+    Stage(
+        name="settle",
+        mix=SETTLE,
+        corpus_seed=3,
+        corpus_tokens=1_300_000,
+        recipe=_recipe(optimizer="adamw", steps=260, batch_tokens=4096, learning_rate=5e-4, warmup_steps=15, precision="float32"),
+    ),
+)

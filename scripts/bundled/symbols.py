@@ -1,10 +1,16 @@
-"""Copying, reversing and counting short strings of symbols; every tenth string is kept for the exam."""
+"""Copying, reversing and counting short strings of symbols; every tenth string is kept for the exam.
+
+How often a symbol occurs is answered at once in the first stage of training, which did not teach it, and after that in turn:
+
+    How often does A occur in BANANA?   ->   BA(1)NA(2)NA(3): A occurs 3 times.
+"""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from scripts.bundled.phrasing import belongs, draw_wording, fill, one_of, roughen
@@ -13,7 +19,8 @@ from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 MAX_LENGTH = 12
 _ALPHABETS = (string.ascii_uppercase + string.digits, string.ascii_uppercase, string.digits)
 _LENGTH_FORMS = {Language.ENGLISH: "{s} has {n} symbols.", Language.CHINESE: "{s}有{n}个符号。"}
-_OCCURRENCE_FORMS = {Language.ENGLISH: "{x} occurs {n} times in {s}.", Language.CHINESE: "{x}在{s}中出现{n}次。"}
+_AT_ONCE_FORMS = {Language.ENGLISH: "{x} occurs {n} times in {s}.", Language.CHINESE: "{x}在{s}中出现{n}次。"}
+_IN_TURN_FORMS = {Language.ENGLISH: "{t}: {x} occurs {n} times.", Language.CHINESE: "{t}：{x}出现{n}次。"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +32,15 @@ class Task:
     answer: str
 
 
+MakeTask = Callable[[Random, Language, Split], Task]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolSkill:
     """One way to handle a string of symbols; `make` draws a task whose string belongs to the split."""
 
     name: str
-    make: Callable[[Random, Language, Split], Task]
+    make: MakeTask
 
     def exchange(self, rng: Random, language: Language, split: Split) -> Exchange:
         """Returns a task of the split with its answer."""
@@ -65,25 +75,38 @@ def _reverse(rng: Random, _: Language, split: Split) -> Task:
     return Task(wording="reverse", slots={"s": separator.join(symbols)}, answer=separator.join(reversed(symbols)))
 
 
-def _count(rng: Random, language: Language, split: Split) -> Task:
+def _count(occurrences: MakeTask, rng: Random, language: Language, split: Split) -> Task:
     draw = rng.random()
     if draw < 0.2:
         return _count_range(rng, language, split)
     if draw < 0.4:
-        return _count_occurrences(rng, language, split)
+        return occurrences(rng, language, split)
     symbols, separator = _with_separator(rng, split)
     said = separator.join(symbols)
     answer = _singular(fill(_LENGTH_FORMS[language], s=said, n=len(symbols)), len(symbols))
     return Task(wording="count_symbols", slots={"s": said}, answer=answer)
 
 
-def _count_occurrences(rng: Random, language: Language, split: Split) -> Task:
+def _occurrences_at_once(rng: Random, language: Language, split: Split) -> Task:
+    return _occurrences(rng, split, _AT_ONCE_FORMS[language])
+
+
+def _occurrences_in_turn(rng: Random, language: Language, split: Split) -> Task:
+    return _occurrences(rng, split, _IN_TURN_FORMS[language])
+
+
+def _occurrences(rng: Random, split: Split, form: str) -> Task:
     few = "".join(rng.sample(rng.choice(_ALPHABETS), rng.randint(2, 4)))
     symbols = draw_symbols(rng, split, few)
     one = rng.choice(few)
     times = symbols.count(one)
-    answer = _singular(fill(_OCCURRENCE_FORMS[language], x=one, s=symbols, n=times), times)
+    answer = _singular(fill(form, x=one, s=symbols, t=tally(symbols, one), n=times), times)
     return Task(wording="count_of", slots={"x": one, "s": symbols}, answer=answer)
+
+
+def tally(symbols: str, one: str) -> str:
+    """Returns the symbols with the number of each occurrence of `one` behind it."""
+    return "".join(f"{symbol}({symbols[: at + 1].count(one)})" if symbol == one else symbol for at, symbol in enumerate(symbols))
 
 
 def _count_range(rng: Random, _: Language, split: Split) -> Task:
@@ -108,5 +131,9 @@ def _singular(text: str, count: int) -> str:
 
 COPYING = SymbolSkill(name="copying", make=_copy)
 REVERSING = SymbolSkill(name="reversing", make=_reverse)
-COUNTING = SymbolSkill(name="counting", make=_count)
-SKILLS: list[Skill] = [COUNTING, REVERSING, COPYING]
+COUNTING_AT_ONCE = SymbolSkill(name="counting at once", make=partial(_count, _occurrences_at_once))
+COUNTING = SymbolSkill(name="counting", make=partial(_count, _occurrences_in_turn))
+OCCURRENCES = SymbolSkill(name="occurrences", make=_occurrences_in_turn)
+SKILLS: list[Skill] = [COUNTING_AT_ONCE, REVERSING, COPYING]
+STRING_SKILLS: list[Skill] = [REVERSING, COPYING]
+COUNTING_SKILLS: list[Skill] = [COUNTING, OCCURRENCES]

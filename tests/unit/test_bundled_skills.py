@@ -8,7 +8,7 @@ from itertools import product
 from random import Random
 
 import pytest
-from scripts.bundled import arithmetic, capitals, records, sorting, symbols
+from scripts.bundled import arithmetic, capitals, quoting, records, sorting, symbols
 from scripts.bundled.exam import Mark
 from scripts.bundled.papers import Paper, write_papers
 from scripts.bundled.phrasing import (
@@ -29,8 +29,10 @@ SKILLS: list[Skill] = [
     *capitals.SKILLS,
     *arithmetic.SKILLS,
     *symbols.SKILLS,
+    *symbols.COUNTING_SKILLS,
     *sorting.SKILLS,
     *records.SKILLS,
+    *quoting.SKILLS,
 ]
 WORDINGS = [name for name in json.loads(PHRASINGS_FILE.read_text(encoding="utf-8")) if name != "opener"]
 NUM_MEMBER_STATES = 193
@@ -181,7 +183,7 @@ def test_strings_have_all_lengths_up_to_twelve() -> None:
 
 
 def test_counting_says_how_many_there_are() -> None:
-    for exchange in _exchanges(symbols.COUNTING, Language.ENGLISH, Split.TRAIN):
+    for exchange in _exchanges(symbols.COUNTING_AT_ONCE, Language.ENGLISH, Split.TRAIN):
         if match := re.fullmatch(r"(.+) has (\d+) symbols?\.", exchange.assistant):
             assert len(_symbols_in(match[1])) == int(match[2])
         elif match := re.fullmatch(r"(\w) occurs (\d+) times? in (\w+)\.", exchange.assistant):
@@ -189,6 +191,27 @@ def test_counting_says_how_many_there_are() -> None:
         else:
             numbers = [int(number) for number in exchange.assistant.split(", ")]
             assert numbers == list(range(numbers[0], numbers[-1] + 1))
+
+
+def test_counting_in_turn_numbers_each_occurrence() -> None:
+    for exchange in _exchanges(symbols.OCCURRENCES, Language.ENGLISH, Split.TRAIN):
+        match = re.fullmatch(r"(.+): (\w) occurs (\d+) times?\.", exchange.assistant)
+        assert match is not None
+        told, one, times = match.groups()
+        assert re.findall(rf"{one}\((\d+)\)", told) == [str(number) for number in range(1, int(times) + 1)]
+        string = re.sub(r"\(\d+\)", "", told)
+        assert string in exchange.user
+        assert string.count(one) == int(times)
+    assert symbols.tally("BANANA", "A") == "BA(1)NA(2)NA(3)"
+
+
+@each_language
+def test_every_word_of_a_record_is_quoted_in_training(language: Language) -> None:
+    rng = Random(6)
+    quoted = {
+        word for _ in range(4000) for word in json.loads(f"[{quoting.SKILLS[0].exchange(rng, language, Split.TRAIN).assistant}]")
+    }
+    assert {word for split in Split for word in quoting.record_words(language, split)} <= quoted
 
 
 @each_language
