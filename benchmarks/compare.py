@@ -39,7 +39,7 @@ from contestants.workloads import Workload, fitting, measured_together
 from quire.bench.canary import Canary, measure_canary
 from quire.bench.saved_model import save_random_model
 from quire.cli.machine import this_machine
-from quire.config import DType, KVFormat
+from quire.config import KVFormat, WeightFormat
 from quire.engine.resolve import usable_cores
 from quire.executors.native import available_isas
 from quire.executors.protocol import kv_layout
@@ -142,7 +142,7 @@ def _in_turn(contestants: Mapping[Name, ContestantProcess], round_idx: int) -> l
 
 def _canary(threads: int) -> Canary:
     """Measures the machine with the best instructions here; raises ExecutorUnavailableError where no core was compiled."""
-    return measure_canary((available_isas() or ("",))[-1], threads, DType.BFLOAT16)
+    return measure_canary((available_isas() or ("",))[-1], threads, WeightFormat.BFLOAT16)
 
 
 def _write(out: Path, piece: Piece, spec: ModelSpec) -> None:

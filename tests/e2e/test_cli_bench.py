@@ -53,7 +53,7 @@ def test_a_benchmark_ends_with_its_circumstances(shape: Path, arguments: tuple[s
     assert all(set(speed) == SPEED_FIELDS and speed["seconds"] > 0 for speed in report["speeds"])
     assert report["settings"]["model"] == "shape.json"
     assert report["settings"]["repeat"] == 1
-    assert {"machine", "versions", "before", "after", "executor", "threads", "dtype", "kv_format"} <= set(report)
+    assert {"machine", "versions", "before", "after", "executor", "threads", "weights", "kv_format"} <= set(report)
     assert report["versions"]["quire"]
     assert report["machine"]["num_usable_cores"] >= 1
 

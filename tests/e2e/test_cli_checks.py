@@ -98,4 +98,4 @@ def test_bench_measures_a_shape_without_weights(tmp_path: Path, tiny_model: Path
     config.write_bytes((tiny_model / "config.json").read_bytes())
     result = invoke("bench", "prefill", "--config", str(config), "--repeat", "1", "--depth", "8", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["dtype"] == "bfloat16"
+    assert json.loads(result.stdout)["weights"] == "bfloat16"

@@ -334,7 +334,7 @@ def test_end_of_sequence_stops_an_answer(llm: LLM) -> None:
     ("options", "words"),
     [
         ({"dtype": "float64"}, "auto, float32, bfloat16"),
-        ({"quantize": "int8"}, "none"),
+        ({"quantize": "int3"}, "none, int8, int4"),
         ({"kv_format": "fp8"}, "auto, float32, bfloat16"),
         ({"kv_cache": "maybe"}, "paged, off"),
         ({"prefix_cache": "yes"}, "on, off"),

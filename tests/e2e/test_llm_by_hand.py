@@ -12,7 +12,7 @@ from quire import LLM, SamplingParams
 from quire.engine.resolve import is_native_built
 from quire.errors import ConfigError
 
-LOAD_OPTIONS = "block_size, dtype, executor, kv_format, kv_memory, max_context, max_num_seqs, on_progress, threads"
+LOAD_OPTIONS = "block_size, dtype, executor, kv_format, kv_memory, max_context, max_num_seqs, on_progress, packed_cache, threads"
 EXECUTORS = ["reference", *(["native"] if is_native_built() else [])]
 
 
