@@ -24,9 +24,8 @@ LIMITS = """\
 * It knows the capitals of 193 states, small arithmetic, and what the conversation told it. About the rest it should say
   "I do not know.", and does not always.
 * Numbers beyond two digits are copied, not computed with. Strings are single capitals and digits, or symbols with spaces between.
-* No record of the exam, none of its wordings and none of its invented words was trained. The listed words that only its records
-  hold were, alone and in quotation marks, where a tokenizer writes them with other tokens. Another word that it never saw may
-  come out of a record misspelt.
+* None of the exam's wordings was trained, and no word that its facts and records hold, in whatever role. A word that it never
+  saw may still come out of a record misspelt.
 * How often a symbol occurs it finds by numbering the occurrences: "BA(1)NA(2)NA(3): A occurs 3 times."
 * Whether a city is the capital of a country it says no better than a coin, though the capital that it adds is right. Capital
   letters throughout mislead it.

@@ -20,6 +20,7 @@ from typing import Any
 from scripts.bundled.skill import Language, Split
 
 OPENER_SHARE = 0.12
+FACT_PERCENT = 12  # of the values of facts are held out
 PHRASINGS_FILE = Path(__file__).with_name("phrasings.json")
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -91,6 +92,11 @@ def is_held_out(value: str, percent: int = 10) -> bool:
     return zlib.crc32(f"quire:{value}".encode()) % 100 < percent
 
 
+def is_unseen(word: str) -> bool:
+    """Returns whether training shows a word neither in records, which write it with a capital, nor in facts."""
+    return is_held_out(word.capitalize()) and is_held_out(word.lower(), FACT_PERCENT)
+
+
 def belongs(value: str, split: Split) -> bool:
     """Returns whether a value may be used in the split."""
     return is_held_out(value) == (split is Split.EXAM)
@@ -101,7 +107,7 @@ def invent_word(rng: Random, split: Split) -> str:
     while True:
         syllables = [rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
         word = "".join((*syllables, rng.choice(_CODAS))).capitalize()
-        if belongs(word, split):
+        if is_unseen(word) if split is Split.EXAM else not is_held_out(word):
             return word
 
 

@@ -2,8 +2,7 @@
 
     Put painting and India in quotation marks.   ->   "painting", "India"
 
-The words of records are quoted whatever their split: what is held out is a record that contains them. Those that only the exam's
-records contain are quoted most, since no record of training shows them after a quotation mark.
+Training quotes every listed word that a record could hold, those most that its records leave out. The exam's words are invented.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from scripts.bundled.skill import Exchange, Language, Question, Skill, Split
 from scripts.bundled.values import invent, listed
 
 MAX_WORDS = 4
-EXAM_SHARE, TRAIN_SHARE = 0.4, 0.25  # of words from records; the rest are told about oneself or invented
+LEFT_OUT_SHARE, RECORD_SHARE = 0.4, 0.25  # of words that records of training leave out or hold; the rest are told or invented
 _KINDS = ("name", "colour", "town", "animal", "food", "job", "word")
 _SEPARATORS = {Language.ENGLISH: (", ", ", ", "; ", " and "), Language.CHINESE: ("，", "、", "；")}
 
@@ -53,17 +52,20 @@ def _draw_words(rng: Random, language: Language, split: Split) -> list[str]:
 def _draw_word(rng: Random, language: Language, split: Split) -> str:
     draw = rng.random()
     kind = rng.choice(_KINDS)
-    if draw < EXAM_SHARE:
-        return rng.choice(record_words(language, Split.EXAM))
-    if draw < EXAM_SHARE + TRAIN_SHARE:
-        return rng.choice(record_words(language, Split.TRAIN))
+    if split is Split.EXAM:
+        return invent(rng, kind, language, split)
+    if draw < LEFT_OUT_SHARE:
+        return rng.choice(record_words(language, is_in_records=False))
+    if draw < LEFT_OUT_SHARE + RECORD_SHARE:
+        return rng.choice(record_words(language, is_in_records=True))
     return invent(rng, kind, language, split) if rng.random() < 0.5 else rng.choice(listed(kind, language, split))
 
 
 @cache
-def record_words(language: Language, split: Split) -> tuple[str, ...]:
-    """Returns every listed word that a record of the split can hold."""
+def record_words(language: Language, *, is_in_records: bool) -> tuple[str, ...]:
+    """Returns every listed word of records that those of training hold, or leave out."""
     lists: dict[str, list[str]] = load_facts()["record_words"][language.value]
+    split = Split.TRAIN if is_in_records else Split.EXAM
     return tuple(dict.fromkeys(word for words in lists.values() for word in words if belongs(word, split)))
 
 

@@ -58,9 +58,9 @@ def _describe(rng: Random, language: Language, split: Split) -> Description:
 
 
 def _draw_word(rng: Random, split: Split, known: list[str], language: Language) -> str:
-    """Returns a word of the list or, half of the time, one that means nothing."""
-    words = [word for word in known if belongs(word, split)]
-    if words and rng.random() < 0.5:
+    """Returns a word that means nothing or, in half of the trained records, one of the list, all of which training quotes."""
+    words = [word for word in known if belongs(word, Split.TRAIN)]
+    if split is Split.TRAIN and words and rng.random() < 0.5:
         return rng.choice(words)
     return _invent_chinese(rng, split) if language is Language.CHINESE else invent_word(rng, split)
 

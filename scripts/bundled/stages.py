@@ -57,7 +57,7 @@ STAGES = (
         name="settle",
         mix=SETTLE,
         corpus_seed=3,
-        corpus_tokens=1_300_000,
-        recipe=_recipe(optimizer="adamw", steps=260, batch_tokens=4096, learning_rate=5e-4, warmup_steps=15, precision="float32"),
+        corpus_tokens=2_800_000,
+        recipe=_recipe(optimizer="adamw", steps=600, batch_tokens=4096, learning_rate=5e-4, warmup_steps=15, precision="float32"),
     ),
 )

@@ -1,6 +1,7 @@
 """What people tell about themselves: half the values stand in lists, half are invented, so that only copying can repeat them.
 
-The exam's values, listed and invented, are those that `phrasing.is_held_out` keeps from training.
+The exam's values, listed and invented, are those that `phrasing.is_held_out` keeps from training. A held-out value must not be a
+word that training shows in another role: "ivory" could not be listed, because of Ivory Coast.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from scripts.bundled.phrasing import is_held_out
+from scripts.bundled.phrasing import FACT_PERCENT, is_held_out, is_unseen
 from scripts.bundled.skill import Language, Split
 
 VALUES_FILE = Path(__file__).with_name("values.json")
-HELD_OUT_PERCENT = 12
 KINDS = ("name", "colour", "number", "age", "code", "spot", "town", "place", "animal", "pet", "food", "job", "month", "word")
 _ONSETS = tuple("b bl br ch d dr f fl g gl gr h j k kl kr l m n p pl pr qu r s sh sk sl st t th tr v vr w y z".split())  # noqa: SIM905
 _VOWELS = (*"aaaeeeiiiooouu", "ai", "au", "ea", "ee", "ia", "io", "oa", "oo", "ou")
@@ -74,7 +74,7 @@ def invented_word(rng: Random) -> str:
 def listed(kind: str, language: Language, split: Split) -> tuple[str, ...]:
     """Returns the listed values of the kind that belong to the split."""
     values = tuple(dict.fromkeys(values_file()[language.value][kind]))
-    held_out = tuple(value for value in values if is_held_out(value, HELD_OUT_PERCENT)) or values[-1:]
+    held_out = tuple(value for value in values if is_held_out(value, FACT_PERCENT)) or values[-1:]
     return held_out if split is Split.EXAM else tuple(value for value in values if value not in held_out)
 
 
@@ -89,7 +89,7 @@ def _kept(rng: Random, split: Split, draw: Callable[[Random], str]) -> str:
     """Returns a drawn value that belongs to the split."""
     while True:
         value = draw(rng)
-        if is_held_out(value.lower(), HELD_OUT_PERCENT) == (split is Split.EXAM):
+        if is_unseen(value) if split is Split.EXAM else not is_held_out(value.lower(), FACT_PERCENT):
             return value
 
 

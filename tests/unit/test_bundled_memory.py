@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -13,10 +14,10 @@ from scripts.bundled import corpus, facts, held_out, memory, smalltalk, unknown
 from scripts.bundled.chat import Chat
 from scripts.bundled.conversation import conversation, exchanges
 from scripts.bundled.facts import UNKNOWN, Fact, Topic, draw_topic, frames
-from scripts.bundled.mix import GENERAL, Length
-from scripts.bundled.phrasing import is_held_out
+from scripts.bundled.mix import GENERAL, MIXES, Length, Mix
+from scripts.bundled.phrasing import FACT_PERCENT, is_held_out, is_unseen
 from scripts.bundled.skill import Exchange, Language, Question, Split
-from scripts.bundled.values import HELD_OUT_PERCENT, KINDS, draw_number, invent, listed
+from scripts.bundled.values import KINDS, draw_number, invent, listed
 
 LISTED_KINDS = ("name", "colour", "town", "place", "animal", "food", "job", "month", "word")
 USES = ("tell", "tell_two", "ask", "correct", "correct_it")
@@ -77,7 +78,17 @@ def test_invented_values_belong_to_one_split(kind: str, language: Language, spli
     rng = Random(3)
     for _ in range(100):
         value = invent(rng, kind, language, split).lower()
-        assert is_held_out(value, HELD_OUT_PERCENT) == (split is Split.EXAM)
+        assert is_unseen(value) if split is Split.EXAM else not is_held_out(value, FACT_PERCENT)
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=list(MIXES))
+def test_training_shows_no_listed_value_of_the_exam_in_any_role(mix: Mix) -> None:
+    conversations = [messages for index in range(4) for messages in corpus.chunk(1, index, mix)]
+    told = "\n".join(message["content"] for messages in conversations for message in messages)
+    english, chinese = ([value for kind in LISTED_KINDS for value in listed(kind, language, Split.EXAM)] for language in Language)
+    any_english = re.compile(rf"\b({'|'.join(english)})\b", re.IGNORECASE)
+    assert not any_english.findall(told)
+    assert [value for value in chinese if value in told] == []
 
 
 def test_invented_values_hardly_repeat() -> None:
