@@ -68,16 +68,22 @@ class CacheMachine(RuleBasedStateMachine):
         self.world.submit(dataclasses.replace(request, request_id=name) if name in self.world.live else request)
         self.world.step()
 
-    @rule(number=PICK, tail=st.lists(TOKEN, min_size=1, max_size=3), options=OPTIONS, changed=st.none() | st.integers(0, 12))
-    def fork(self, number: int, tail: list[int], options: Options, changed: int | None) -> None:
+    @rule(
+        number=PICK,
+        tails=st.lists(st.lists(TOKEN, min_size=1, max_size=3), min_size=1, max_size=3),
+        options=OPTIONS,
+        changed=st.none() | st.integers(0, 12),
+    )
+    def fork(self, number: int, tails: list[list[int]], options: Options, changed: int | None) -> None:
         self.world.step()
         parent = self.pick(number)
         if parent is not None:
-            prompt = [*parent.token_ids(0, parent.num_tokens), *tail]
-            if changed is not None:
-                prompt[changed % len(prompt)] = VOCABULARY  # the child leaves its parent's tokens here
             options = dataclasses.replace(options, max_tokens=3, tenant=parent.tenant, prompt_logprobs=None)
-            self.world.submit(self.world.new_request(tuple(prompt), options), parent)
+            for tail in tails:
+                prompt = [*parent.token_ids(0, parent.num_tokens), *tail]
+                if changed is not None:
+                    prompt[changed % len(prompt)] = VOCABULARY  # the child leaves its parent's tokens here
+                self.world.submit(self.world.new_request(tuple(prompt), options), parent)
 
     @rule(count=st.integers(1, 20), dice=st.integers(0, 1000))
     def steps(self, count: int, dice: int) -> None:
