@@ -18,6 +18,8 @@ namespace quire::QUIRE_ISA {
 
 constexpr int64_t kChunkRows = 24;
 constexpr int64_t kPieceBytes = 16 << 10;
+constexpr int64_t kFetchAhead = kPieceBytes;
+constexpr int64_t kFewRows = 12;
 constexpr int64_t kLdy = 2 * kPanel;  // sums of a row: the panels of a pair
 
 static inline vf with_bias(const Gemm& g, int64_t column, vf y) { return g.bias ? add(y, load(g.bias + column)) : y; }
@@ -57,18 +59,18 @@ static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float*
 
 static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
 
-// Calls body.run<R>(first_row) for tiles of at most `Max` rows, as even as can be.
-template <int Max, class Body>
-static inline void for_even_tiles(int64_t rows, const Body& body) {
-  for (int64_t row = 0, tiles = (rows + Max - 1) / Max; tiles > 0; --tiles) {
-    int64_t size = (rows - row + tiles - 1) / tiles;
+// Calls body.run<R>(first_row, tile) for `tiles` tiles of rows, as even as can be.
+template <class Body>
+static inline void for_even_tiles(int64_t rows, int64_t tiles, const Body& body) {
+  for (int64_t row = 0, tile = 0; tile < tiles; ++tile) {
+    int64_t size = (rows - row + tiles - tile - 1) / (tiles - tile);
     switch (size) {
-      case 6: body.template run<6>(row); break;
-      case 5: body.template run<5>(row); break;
-      case 4: body.template run<4>(row); break;
-      case 3: body.template run<3>(row); break;
-      case 2: body.template run<2>(row); break;
-      default: body.template run<1>(row);
+      case 6: body.template run<6>(row, tile); break;
+      case 5: body.template run<5>(row, tile); break;
+      case 4: body.template run<4>(row, tile); break;
+      case 3: body.template run<3>(row, tile); break;
+      case 2: body.template run<2>(row, tile); break;
+      default: body.template run<1>(row, tile);
     }
     row += size;
   }
@@ -79,41 +81,56 @@ struct Piece {
   const Gemm& g;
   const char* panel;
   int64_t first_row;
-  GroupRange groups;
+  GroupRange groups;  // of the first tile
   float* y;
 
-  GroupRange groups_for(int64_t row) const { return {groups.begin, groups.end, groups.fetches && row == 0}; }
+  // Every tile fetches its part of what the piece fetches.
+  GroupRange groups_for(int64_t tile) const {
+    int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
+    return {groups.begin, groups.end, groups.fetched + tile * rows * groups.fetched_bytes, groups.fetched_bytes};
+  }
 };
 
 template <class Format>
 struct FloatPiece : Piece {
   template <int R>
-  void run(int64_t row) const {
+  void run(int64_t row, int64_t tile) const {
     const char* a[R];
     for (int r = 0; r < R; ++r) a[r] = g.a.row(first_row + row + r);
-    multiply_floats<Format, R>(a, panel, groups_for(row), y + row * kLdy, kLdy);
+    multiply_floats<Format, R>(a, panel, groups_for(tile), y + row * kLdy, kLdy);
   }
 };
 
 template <class Format>
 struct IntPiece : Piece {
   template <int R>
-  void run(int64_t row) const {
+  void run(int64_t row, int64_t tile) const {
     if constexpr (R <= kMaxIntRows)
-      multiply_ints<Format, R>(IntRows<R>(g.a, first_row + row), panel, groups_for(row), y + row * kLdy, kLdy);
+      multiply_ints<Format, R>(IntRows<R>(g.a, first_row + row), panel, groups_for(tile), y + row * kLdy, kLdy);
   }
 };
 
-// y [rows, 64] += a panel's products, piece by piece. Rows of one tile take a group at a time, which reads memory in order.
+// Groups of a piece: few rows wait for memory, and read it in small pieces that are fetched far ahead. Columns of integers are
+// passed inside a group, so a single tile of them reads in order anyway.
+static inline int64_t piece_groups(const Panels& weight, int64_t rows, int64_t tiles, bool is_int) {
+  if (is_int && tiles == 1) return weight.num_groups();
+  return rows <= kFewRows ? 1 : kPieceBytes / weight.bytes_per_group();
+}
+
+// y [rows, 64] += a panel's products, piece by piece.
 static inline void multiply_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
-  int64_t groups = g.weight.num_groups(), step = rows <= kMaxFloatRows ? 1 : kPieceBytes / g.weight.bytes_per_group();
+  bool is_int = g.weight.scale_bytes() > 0;
+  int64_t tile_rows = is_int ? kMaxIntRows : kMaxFloatRows, tiles = (rows + tile_rows - 1) / tile_rows;
+  int64_t groups = g.weight.num_groups(), step = piece_groups(g.weight, rows, tiles, is_int);
+  int64_t fetched_bytes = first_row == 0 ? 4 * kPanel / tiles : 0;
   for (int64_t begin = 0; begin < groups; begin += step) {
-    Piece piece{g, panel, first_row, {begin, begin + step < groups ? begin + step : groups, first_row == 0}, y};
+    const char* fetched = panel + begin * g.weight.bytes_per_group() + kFetchAhead;
+    Piece piece{g, panel, first_row, {begin, begin + step < groups ? begin + step : groups, fetched, fetched_bytes}, y};
     switch (g.weight.format) {
-      case WeightFormat::kF32: for_even_tiles<kMaxFloatRows>(rows, FloatPiece<Float32>{piece}); break;
-      case WeightFormat::kBF16: for_even_tiles<kMaxFloatRows>(rows, FloatPiece<BFloat16>{piece}); break;
-      case WeightFormat::kInt8: for_even_tiles<kMaxIntRows>(rows, IntPiece<Int8>{piece}); break;
-      case WeightFormat::kInt4: for_even_tiles<kMaxIntRows>(rows, IntPiece<Int4>{piece}); break;
+      case WeightFormat::kF32: for_even_tiles(rows, tiles, FloatPiece<Float32>{piece}); break;
+      case WeightFormat::kBF16: for_even_tiles(rows, tiles, FloatPiece<BFloat16>{piece}); break;
+      case WeightFormat::kInt8: for_even_tiles(rows, tiles, IntPiece<Int8>{piece}); break;
+      case WeightFormat::kInt4: for_even_tiles(rows, tiles, IntPiece<Int4>{piece}); break;
     }
   }
 }

@@ -38,19 +38,33 @@ struct Sums {
   }
 };
 
-// Fetches a whole row of words some way ahead. Tiles of few rows wait for memory, and read a row in several passes: only
-// fetches in the order of addresses keep the memory system busy.
-static inline void fetch_row(const uint32_t* row) {
-  constexpr int64_t kAhead = 4096;
-#pragma GCC unroll 4
-  for (int64_t line = 0; line < 4 * kPanel; line += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + kAhead + line, 0, 3);
-}
-
-// Groups [begin, end) of K; `fetches` where nobody read them before.
+// Groups [begin, end) of K, and the part of what follows them that is fetched meanwhile: for every row of words `fetched_bytes`
+// (0: nothing), the first at `fetched`.
 struct GroupRange {
   int64_t begin;
   int64_t end;
-  bool fetches;
+  const char* fetched;
+  int64_t fetched_bytes;
+};
+
+// Fetches in the order of addresses and as evenly as words are read, whatever the order in which tiles and passes read them:
+// bursts would find the line buffers full, and other orders the hardware's prefetcher asleep.
+class Fetcher {
+ public:
+  explicit Fetcher(const GroupRange& groups) : next_(groups.fetched), row_bytes_(groups.fetched_bytes) {}
+
+  // Called once for V vectors of words.
+  template <int V>
+  void step() {
+    if (row_bytes_ == 0) return;
+    int64_t bytes = row_bytes_ * V * kLanes / kPanel;
+    for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(next_ + line, 0, 3);
+    next_ += bytes;
+  }
+
+ private:
+  const char* next_;
+  int64_t row_bytes_;
 };
 
 struct Float32 {
@@ -58,12 +72,12 @@ struct Float32 {
 
   // A group: `k` is its first element, `w` its first row of words from the columns on.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, bool fetches, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Fetcher& fetcher, Sums<R, V>& sums) {
     for (int i = 0; i < kGroup; ++i) {
       vf columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = load(reinterpret_cast<const float*>(w + i * kPanel + v * kLanes));
-      if (fetches) fetch_row(w + i * kPanel);
+      fetcher.step<V>();
       sums.add(a, k + i, columns);
     }
   }
@@ -74,12 +88,12 @@ struct BFloat16 {
 
 #if defined(QUIRE_BF16_DOT)
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, bool fetches, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Fetcher& fetcher, Sums<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       vi columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = load_pairs(w + i * kPanel + v * kLanes);
-      if (fetches) fetch_row(w + i * kPanel);
+      fetcher.step<V>();
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         vi x = set1_pair(reinterpret_cast<const uint32_t*>(a[r])[k / 2 + i]);
@@ -91,13 +105,13 @@ struct BFloat16 {
 #else
   // Rows are floats here: the even element of every pair first, then the odd one.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, bool fetches, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Fetcher& fetcher, Sums<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       const uint32_t* pairs = w + i * kPanel;
       vf columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = even_at(pairs + v * kLanes);
-      if (fetches) fetch_row(pairs);
+      fetcher.step<V>();
       sums.add(a, k + 2 * i, columns);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = odd_at(pairs + v * kLanes);
@@ -111,12 +125,13 @@ struct BFloat16 {
 template <class Format, int R>
 static inline void multiply_floats(const char* const (&a)[R], const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
   constexpr int V = kFloatVectors<R>;
+  Fetcher fetcher(groups);
   for (int column = 0; column < kPanel; column += V * kLanes) {
     const uint32_t* w = reinterpret_cast<const uint32_t*>(panel) + column;
     Sums<R, V> sums;
     sums.load_from(y + column, ldy);
     for (int64_t group = groups.begin; group < groups.end; ++group)
-      Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, groups.fetches && column == 0, sums);
+      Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, fetcher, sums);
     sums.store_to(y + column, ldy);
   }
 }

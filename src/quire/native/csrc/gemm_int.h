@@ -95,7 +95,7 @@ struct Int4 : NibbleSums {
 
 // Vectors of columns beside R rows of sums, and the most rows of a tile.
 template <int R>
-constexpr int kIntVectors = kLanes == 16 || R == 1 ? 4 : 2;
+constexpr int kIntVectors = kLanes == 16 ? 4 : R == 1 ? 8 : 2;
 
 constexpr int kMaxIntRows = kLanes == 16 ? 6 : 4;
 
@@ -107,7 +107,7 @@ struct IntRows {
   const int32_t* corrections[R];
   int64_t group_words;
 
-  IntRows(const Rows& a, int64_t first_row) : group_words(a.values_bytes() / a.num_groups() / 4) {
+  IntRows(const Rows& a, int64_t first_row) : group_words(kGroup * (a.format == RowFormat::kInt8 ? 1 : 2) / 4) {
     for (int r = 0; r < R; ++r) {
       values[r] = a.row(first_row + r);
       scales[r] = a.scales(first_row + r);
@@ -118,11 +118,11 @@ struct IntRows {
 
 // One group for V vectors of columns: `w` is its first row of words from the columns on, `a` are those of the activations.
 template <class Format, int R, int V>
-static inline void add_group(const uint32_t* w, const uint32_t* const (&a)[R], bool fetches, vi (&sums)[R][V]) {
+static inline void add_group(const uint32_t* w, const uint32_t* const (&a)[R], Fetcher& fetcher, vi (&sums)[R][V]) {
 #pragma GCC unroll 2
   for (int i = 0; i < Format::kWords; ++i) {
     vi parts[V][Format::kParts];
-    if (fetches) fetch_row(w + i * kPanel);
+    fetcher.step<V>();
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) Format::split(load_pairs(w + i * kPanel + v * kLanes), parts[v]);
 #pragma GCC unroll 8
@@ -141,7 +141,9 @@ template <class Format, int R>
 static inline void multiply_ints(const IntRows<R>& rows, const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
   constexpr int V = kIntVectors<R>;
   constexpr int64_t kGroupBytes = kPanel * (2 + 4 * Format::kWords);
+  Fetcher fetcher(groups);
   for (int64_t group = groups.begin; group < groups.end; ++group) {
+    fetcher.step<kPanel / kLanes / 2>();  // the scales
     const uint16_t* scales = reinterpret_cast<const uint16_t*>(panel + group * kGroupBytes);
     const uint32_t* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
     const uint32_t* a[R];
@@ -150,7 +152,7 @@ static inline void multiply_ints(const IntRows<R>& rows, const char* panel, cons
       vi sums[R][V];
       for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) sums[r][v] = Format::start(rows.corrections[r][group]);
-      add_group<Format, R, V>(words + column, a, groups.fetches && column == 0, sums);
+      add_group<Format, R, V>(words + column, a, fetcher, sums);
       for (int v = 0; v < V; ++v) {
         vf scale = load_bf16(scales + column + v * kLanes);
         for (int r = 0; r < R; ++r) {

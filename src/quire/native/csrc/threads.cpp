@@ -1,5 +1,6 @@
 #include "threads.h"
 
+#include <algorithm>
 #include <chrono>
 
 #if defined(QUIRE_X86)
@@ -13,8 +14,6 @@
 namespace quire {
 
 static constexpr auto kSpinTime = std::chrono::microseconds(50);
-static constexpr int kChunksPerWorker = 4;  // a dynamic tail: late workers leave chunks to early ones
-
 static void relax() {
 #if defined(QUIRE_X86)
   _mm_pause();
@@ -84,8 +83,7 @@ void ThreadPool::run(int64_t units, int64_t grain, const Work& work) {
   if (workers_.empty() || units <= grain) return work(0, units, 0);
   work_ = &work;
   units_ = units;
-  int64_t share = units / (static_cast<int64_t>(size()) * kChunksPerWorker);
-  chunk_ = share > grain ? share : grain;
+  grain_ = grain;
   next_.store(0, std::memory_order_relaxed);
   busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
@@ -98,11 +96,15 @@ void ThreadPool::run(int64_t units, int64_t grain, const Work& work) {
   while (!spin(all_done)) std::this_thread::yield();
 }
 
+// Chunks shrink with what is left, so that workers end together: the last chunks are a grain each.
 void ThreadPool::take_chunks(int worker) {
-  for (;;) {
-    int64_t begin = next_.fetch_add(chunk_, std::memory_order_relaxed);
-    if (begin >= units_) return;
-    (*work_)(begin, begin + chunk_ < units_ ? begin + chunk_ : units_, worker);
+  int64_t begin = next_.load(std::memory_order_relaxed);
+  while (begin < units_) {
+    int64_t left = units_ - begin, share = left / (2 * size());
+    int64_t end = begin + std::min(left, std::max(share, grain_));
+    if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+    (*work_)(begin, end, worker);
+    begin = next_.load(std::memory_order_relaxed);
   }
 }
 

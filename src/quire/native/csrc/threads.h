@@ -54,7 +54,7 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   const Work* work_ = nullptr;
   int64_t units_ = 0;
-  int64_t chunk_ = 1;
+  int64_t grain_ = 1;
   std::atomic<int64_t> next_{0};
   std::atomic<int> busy_{0};
   std::atomic<uint64_t> call_{0};
