@@ -14,6 +14,7 @@
 namespace quire {
 
 static constexpr auto kSpinTime = std::chrono::microseconds(50);
+
 static void relax() {
 #if defined(QUIRE_X86)
   _mm_pause();
