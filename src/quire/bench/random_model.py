@@ -39,4 +39,6 @@ def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> C
 
 
 def _tensor(pool: BitsArray, shape: tuple[int, ...]) -> SourceTensor:
-    return SourceTensor(dtype=SourceDType.BFLOAT16, bits=np.resize(pool, prod(shape)).reshape(shape))
+    size = prod(shape)
+    bits = pool[:size] if size <= pool.size else np.resize(pool, size)  # np.resize copies the whole pool at least once
+    return SourceTensor(dtype=SourceDType.BFLOAT16, bits=bits.reshape(shape))

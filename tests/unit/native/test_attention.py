@@ -15,6 +15,7 @@ from quire.config import DType, KVFormat
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.protocol import Executor, Float32Array, Int32Array, StepBatch, kv_layout
 from quire.models.spec import ModelSpec
+from quire.models.weights import Weights
 from support.configs import spec_of
 from support.weights import random_weights
 
@@ -26,7 +27,7 @@ OWN = (1, 40, 97, 460, 500)  # tokens of each request after the prefix; the last
 BLOCKS_OWN = 20
 MAX_CONTEXT = NUM_SHARED + BLOCKS_OWN * BLOCK
 MODELS = {
-    "group-1": {"num_key_value_heads": 8, "head_dim": 64},
+    "group-1": {"num_key_value_heads": 8, "head_dim": 96},
     "group-2": {"num_key_value_heads": 4, "head_dim": 128},
     "group-4": {"num_key_value_heads": 2, "head_dim": 80},
     "group-8": {"num_key_value_heads": 1, "head_dim": 64},
@@ -44,10 +45,16 @@ def make_spec(name: str) -> ModelSpec:
     return spec_of("qwen3", **{**shape, **MODELS[name]})
 
 
-def make_executor(spec: ModelSpec, threads: int, kv: KVFormat = KVFormat.BFLOAT16, dtype: DType = DType.FLOAT32) -> Executor:
+def make_executor(
+    spec: ModelSpec,
+    threads: int,
+    kv: KVFormat = KVFormat.BFLOAT16,
+    dtype: DType = DType.FLOAT32,
+    weights: Weights | None = None,
+) -> Executor:
     return NativeExecutor(
         spec,
-        random_weights(spec),
+        weights or random_weights(spec),
         layout=kv_layout(spec, BLOCK, kv),
         num_blocks=NUM_SHARED // BLOCK + (len(OWN) + 2) * BLOCKS_OWN + NUM_SHARED // BLOCK,
         dtype=dtype,
@@ -145,6 +152,39 @@ def test_several_rows_across_the_border_of_a_split_get_the_bits_of_each_alone(
     expected = [last_rows(oracle, text, 3) for text in requests]
     found = rows_beside_others(make_executor(spec, 2, dtype=DType.BFLOAT16), requests, 3)
     assert [rows.tobytes() for rows in found] == [rows.tobytes() for rows in expected]
+
+
+def weights_with_a_token_that_is_not_a_number(spec: ModelSpec, token: int) -> Weights:
+    weights = dict(random_weights(spec))
+    embedding = weights["embed.weight"].to_float32()
+    embedding[token] = np.nan
+    return Weights({**weights, "embed.weight": replace(weights["embed.weight"], bits=embedding)}, bytes(32))
+
+
+@pytest.mark.parametrize("kv", list(KVFormat), ids=lambda kv: kv.value)
+@pytest.mark.parametrize("name", ["group-1", "group-2", "group-4", "windows"])
+@pytest.mark.parametrize("isa", available_isas())
+def test_keys_and_values_that_are_not_numbers_change_nothing_that_does_not_see_them(
+    name: str, isa: str, kv: KVFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie in slots that were used before, and in later tokens of the same step."""
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    spec, poison, length, spoiled = make_spec(name), 7, 150, 101
+    tokens = np.random.default_rng(5).integers(poison + 1, spec.vocab_size, length).astype(np.int32)
+    text = Text(token_ids=tokens, blocks=np.arange(length // BLOCK + 1, dtype=np.int32))
+    executor = make_executor(spec, 1, kv, weights=weights_with_a_token_that_is_not_a_number(spec, poison))
+    seen = np.arange(spec.vocab_size) != poison  # where the head is the embedding, it has a logit that is not a number
+    expected = executor.run(step([(text, 0, length)]))[:, seen]
+    assert np.isfinite(expected).all()
+
+    executor.run(step([(replace(text, token_ids=np.full(length, poison, np.int32)), 0, length)]))
+    assert executor.run(step([(text, 0, length)]))[:, seen].tobytes() == expected.tobytes(), "stale slots"
+
+    tokens = tokens.copy()
+    tokens[spoiled] = poison
+    found = executor.run(step([(replace(text, token_ids=tokens), 0, length)]))[:, seen]
+    assert found[:spoiled].tobytes() == expected[:spoiled].tobytes(), "later tokens"
+    assert np.isnan(found[spoiled]).all()
 
 
 def test_requests_that_part_ways_early_share_what_they_have_in_common() -> None:

@@ -10,6 +10,9 @@
 
 #include "attention_softmax.h"
 #include "attention_tile.h"
+#if defined(QUIRE_AMX)
+#include "attention_matrix.h"
+#endif
 
 namespace quire::QUIRE_ISA {
 
@@ -35,6 +38,15 @@ struct Attend {
         size(attention.pages.head_dim) {
     for (int64_t r = 0; r < rows; ++r) state.sees(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
     if constexpr (kWidens<S>) widen_queries();
+    if (in_tiles()) gather_queries();
+  }
+
+  bool in_tiles() const {
+#if defined(QUIRE_AMX)
+    return kIsPaired<S> && fills_tiles(size);
+#else
+    return false;
+#endif
   }
 
   int64_t token(int64_t row) const { return a.rows[item.row_begin + row / group]; }
@@ -45,6 +57,13 @@ struct Attend {
   void widen_queries() {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t d = 0; d < size; ++d) state.queries[r * state.width + d] = from_bf16(query(r)[d]);
+  }
+
+  // Side by side, with rows of zeros up to a whole block.
+  void gather_queries() {
+    S* to = reinterpret_cast<S*>(state.queries);
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * size, query(r), static_cast<size_t>(size) * sizeof(S));
+    std::memset(to + rows * size, 0, static_cast<size_t>((round_up(rows, kTile) - rows) * size) * sizeof(S));
   }
 
   // The row as products read it: widened in scratch, or where it is.
@@ -77,6 +96,10 @@ struct Attend {
 
   void walk_split(int64_t split) {
     for (int64_t r = 0; r < rows; ++r) state.begin_split(r);
+#if defined(QUIRE_AMX)
+    if constexpr (kIsPaired<S>)
+      if (in_tiles()) return SplitInTiles<Attend>(*this, split).walk();
+#endif
     KeyRange any = state.seen_by_any(rows);
     int64_t tile = std::max(split * kSplitTiles, any.begin / kTile);
     int64_t end = std::min((split + 1) * kSplitTiles, (any.end + kTile - 1) / kTile);

@@ -56,7 +56,7 @@ static inline void write_attended(const Attention& a, int64_t row, int64_t head,
 struct RowStates {
   int64_t width;   // floats of one row of values, padded to whole strips
   float* queries;  // [rows][width] widened
-  float* scores;   // [rows][32], then the softmax weights as products read them
+  float* scores;   // [rows][32], then the softmax weights as products read them; on matrix tiles [rows][kScoreStride]
   float* split;    // [rows][width] values of the current split
   float* total;    // [rows][width] values of the merged splits
   float* wide;     // one widened tile, of K [D][32] or of V [32][width]
@@ -77,7 +77,7 @@ struct RowStates {
     total = split + rows * width;
     wide = total + rows * width;
     scores = wide + kTile * width;
-    m = scores + rows * kTile;
+    m = scores + rows * kScoreStride;
     l = m + rows;
     correction = l + rows;
     total_m = correction + rows;

@@ -21,10 +21,9 @@ void Decoder::run(const Step& step, float* logits) {
   head(step.sample_rows, step.num_samples, logits);
 }
 
-// Row strides are whole panels of floats, which every format fits into. What lies beyond a row's end stays zero: products read
-// whole groups. So a buffer serves rows of one length only.
+// What lies beyond a row's end stays zero: products read whole groups. So a buffer serves rows of one length only.
 void Decoder::reserve(const Step& step) {
-  int64_t hidden = columns_of(shape_.hidden_size), query = columns_of(shape_.num_heads * shape_.head_dim);
+  int64_t hidden = stride_of(shape_.hidden_size), query = stride_of(shape_.num_heads * shape_.head_dim);
   if (step.num_rows > capacity_) {
     size_t rows = static_cast<size_t>(step.num_rows);
     residual_ = Buffer(rows * hidden * sizeof(float));
@@ -34,7 +33,7 @@ void Decoder::reserve(const Step& step) {
     queries_ = Buffer(rows * query * sizeof(float));
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
-    hidden_ = Buffer(rows * columns_of(shape_.ffn_size) * sizeof(float));
+    hidden_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
     capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
@@ -43,13 +42,13 @@ void Decoder::reserve(const Step& step) {
 
 // The rows of a buffer, [.., k], in the format that products with such weights read.
 Rows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
-  int64_t stride = columns_of(k) * static_cast<int64_t>(sizeof(float));
+  int64_t stride = stride_of(k) * static_cast<int64_t>(sizeof(float));
   return {buffer.get(), stride, kernels_.row_formats[static_cast<int>(meets)], k, weight_offset(meets)};
 }
 
 void Decoder::embed(const Step& step) {
   Embed e{embed_.panels(), step.token_ids, step.positions, pointer_or_null(position_table_), shape_.embedding_scale,
-          residual_.as<float>(), columns_of(shape_.hidden_size)};
+          residual_.as<float>(), stride_of(shape_.hidden_size)};
   threads_.run(step.num_rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.embed(e, begin, end); });
 }
 
@@ -101,7 +100,7 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
 
 // normed = norm(residual), or the residual itself where the block has no norm of its own.
 void Decoder::normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
-  int64_t stride = columns_of(shape_.hidden_size);
+  int64_t stride = stride_of(shape_.hidden_size);
   Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), residual_.as<float>(), stride, nullptr,
          shape_.hidden_size, rows_in(normed_, shape_.hidden_size, format_), false};
   threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
@@ -110,7 +109,7 @@ void Decoder::normalise(const std::vector<float>& weight, const std::vector<floa
 // residual += norm(product), where the block's output is normalised; elsewhere the product was added already.
 void Decoder::add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
   if (shape_.norm_placement == NormPlacement::kPre) return;
-  int64_t stride = columns_of(shape_.hidden_size);
+  int64_t stride = stride_of(shape_.hidden_size);
   Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), product_.as<float>(), stride, nullptr,
          shape_.hidden_size, rows_in(residual_, shape_.hidden_size, WeightFormat::kF32), true};
   threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
@@ -125,7 +124,7 @@ void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& 
   g.bias = pointer_or_null(bias);
   g.epilogue = adds ? Epilogue::kAdd : Epilogue::kStore;
   g.out = adds ? residual_.as<float>() : product_.as<float>();
-  g.ldo = columns_of(shape_.hidden_size);
+  g.ldo = stride_of(shape_.hidden_size);
   g.num_columns = shape_.hidden_size;
   multiply(g);
 }
@@ -214,7 +213,7 @@ void Decoder::attend(const Step& step, int64_t index) {
 void Decoder::write_mixed(int64_t rows, const Rows& mixed) {
   Norm n{};
   n.x = attended_.as<float>();
-  n.ldx = columns_of(mixed.k);
+  n.ldx = stride_of(mixed.k);
   n.size = mixed.k;
   n.out = mixed;
   threads_.run(rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });

@@ -124,6 +124,9 @@ class Decoder {
   std::vector<float>* find_vector(const std::string& name);
   KVPages pages(int64_t layer) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
+  // Floats from one row of activations to the next: whole panels, which every format fits into, and a cache line more. Rows that
+  // are a multiple of 4 KB apart would share their sets of the first-level cache.
+  int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
   Rows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
 
   void reserve(const Step& step);

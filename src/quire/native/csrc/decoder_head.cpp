@@ -7,7 +7,7 @@ namespace quire {
 
 // The product of normalised rows with the head, but for where it goes.
 Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
-  int64_t stride = columns_of(shape_.hidden_size);
+  int64_t stride = stride_of(shape_.hidden_size);
   if (count > sample_capacity_) {
     sampled_ = Buffer(static_cast<size_t>(count * stride) * sizeof(float));
     sample_capacity_ = count;

@@ -7,11 +7,10 @@
 // None of these borders is seen in the result: see gemm_float.h and gemm_int.h.
 #pragma once
 
+#include "gemm_finish.h"
 #include "gemm_int.h"
-#include "rows_format.h"
-#include "vecmath.h"
 #if defined(QUIRE_AMX)
-#include "matrix_tiles.h"
+#include "gemm_tiles.h"
 #endif
 
 namespace quire::QUIRE_ISA {
@@ -20,44 +19,6 @@ constexpr int64_t kChunkRows = 24;
 constexpr int64_t kPieceBytes = 16 << 10;
 constexpr int64_t kFetchAhead = kPieceBytes;
 constexpr int64_t kFewRows = 12;
-constexpr int64_t kLdy = 2 * kPanel;  // sums of a row: the panels of a pair
-
-static inline vf with_bias(const Gemm& g, int64_t column, vf y) { return g.bias ? add(y, load(g.bias + column)) : y; }
-
-static inline void finish_out(const Gemm& g, int64_t row, int64_t panel, const float* y) {
-  int64_t column = panel * kPanel;
-  int64_t width = g.num_columns - column < kPanel ? g.num_columns - column : kPanel;
-  float* out = g.out + row * g.ldo + column - g.out_column;
-  for (int64_t c = 0; c < width; c += kLanes) {
-    int n = lanes_left(c, width);
-    vf value = with_bias(g, column + c, load(y + c));
-    if (g.epilogue == Epilogue::kAdd) value = add(load_n(out + c, n), value);
-    store_as(out + c, value, n);
-  }
-}
-
-static inline void finish_hidden(const Gemm& g, int64_t row, int64_t unit, const float* y) {
-  bool gated = g.epilogue == Epilogue::kGate;
-  int64_t column = unit * kPanel * (gated ? 2 : 1);
-  float hidden[kPanel];
-  for (int c = 0; c < kPanel; c += kLanes) {
-    vf value = activate(g.activation, with_bias(g, column + c, load(y + c)));
-    if (gated) value = mul(value, with_bias(g, column + kPanel + c, load(y + kPanel + c)));
-    store(hidden + c, value);
-  }
-  int64_t first = unit * kPanel, end = round_up(g.hidden.k, kGroup);
-  for (int c = 0; c < kPanel && first + c < end; c += kGroup) write_group(g.hidden, row, first + c, hidden + c, kGroup);
-}
-
-// y: the products of one row with the panels of a unit.
-static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float* y) {
-  if (g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate)
-    finish_hidden(g, row, unit, y);
-  else
-    finish_out(g, row, unit, y);
-}
-
-static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
 
 // Calls body.run<R>(first_row, tile) for `tiles` tiles of rows, as even as can be.
 template <class Body>
@@ -146,27 +107,9 @@ static inline void multiply_unit(const Gemm& g, int64_t unit) {
   }
 }
 
-#if defined(QUIRE_AMX)
-static inline void multiply_unit_tiles(const Gemm& g, int64_t unit) {
-  alignas(64) float y[kTileRows][kLdy];
-  int panels = panels_of(g);
-  for (int64_t row = 0; row < g.rows; row += kTileRows) {
-    int rows = g.rows - row < kTileRows ? static_cast<int>(g.rows - row) : kTileRows;
-    configure_tiles(rows);
-    const uint16_t* a = reinterpret_cast<const uint16_t*>(g.a.row(row));
-    for (int p = 0; p < panels; ++p)
-      multiply_tiles(a, g.a.stride / 2, g.weight.panel(unit * panels + p), g.weight.num_groups(), y[0] + p * kPanel, kLdy);
-    for (int r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
-  }
-}
-#endif
-
 static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
-  if (g.weight.format == WeightFormat::kBF16) {
-    for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit_tiles(g, unit);
-    return _tile_release();
-  }
+  if (g.weight.format == WeightFormat::kBF16) return gemm_tiles(g, unit_begin, unit_end);
 #endif
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);
 }

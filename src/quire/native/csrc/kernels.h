@@ -218,9 +218,12 @@ struct AttentionItem {
 
 // Query heads and tokens worked on at once: enough to pay for widening a tile, and their state stays in L2.
 inline int64_t attention_rows(int64_t group) { return group > 96 ? group : 96 / group * group; }
-// Floats of scratch that takes: queries, scores, values of the split and of all splits, nine numbers a row, a widened tile.
+// Floats from one row of scores of a split to the next: rows a multiple of 4 KB apart would share their cache sets.
+constexpr int64_t kScoreStride = kSplitKeys + 16;
+// Floats of scratch that takes: scores, queries, values of the split and of all splits, nine numbers a row, a widened tile.
 inline int64_t attention_scratch(int64_t group, int64_t head_dim) {
-  return round_up(attention_rows(group), kTile) * (kTile + 3 * round_up(head_dim, kPanel) + 9) + kTile * round_up(head_dim, kPanel);
+  int64_t rows = round_up(attention_rows(group), kTile), width = round_up(head_dim, kPanel);
+  return rows * (kScoreStride + 3 * width + 9) + kTile * width;
 }
 
 constexpr int kBlock = 64;  // logits of one block: those of a panel

@@ -1,8 +1,8 @@
-// AMX: bfloat16 products of up to 16 rows and a whole panel, 32 elements of K an instruction.
+// AMX: bfloat16 products on matrix tiles of 16 rows by 16 columns, 32 elements of K an instruction.
 //
-// A panel is already what a tile wants: 16 pairs of K by 16 columns, 256 bytes from pair to pair. An output is one element of a
+// Weight panels and K/V pages are already what a tile wants: 16 pairs of K by 16 columns of words. An output is one element of a
 // tile that sees K in steps of 32, whatever the number of rows, so rows stay independent; decode and prefill use the same
-// instruction.
+// instruction. Sums that leave their tile and come back lose nothing.
 #pragma once
 
 #include <immintrin.h>
@@ -12,9 +12,11 @@
 namespace quire::QUIRE_ISA {
 
 constexpr int kTileRows = 16;
+constexpr int kTileColumns = 16;
+constexpr int kBlockRows = 2 * kTileRows;  // rows that share what is loaded of the words
 static_assert(kGroup == 32, "a tile multiplies 32 bfloat16 elements of K at once");
 
-// Palette 1: tiles 0 to 3 hold sums, 4 activations, 5 to 7 weights.
+// Palette 1: eight tiles of at most 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
   uint8_t palette;
   uint8_t start_row;
@@ -26,47 +28,95 @@ struct alignas(64) TileConfig {
 // GCC does not tell its optimiser that tile loads read memory; this makes it finish writing before them.
 static inline void finish_writes() { asm volatile("" ::: "memory"); }
 
+// For a block of up to 32 rows. Tiles 0 to 3 hold sums: side by side for up to 16 rows, with the rows in 4 and words in 5 to 7;
+// else two by two, with the rows in 4 and 5 and words in 6 and 7.
 static inline void configure_tiles(int rows) {
+  uint8_t upper = static_cast<uint8_t>(rows < kTileRows ? rows : kTileRows), lower = static_cast<uint8_t>(rows - upper);
+  const uint8_t flat[8] = {upper, upper, upper, upper, upper, kTileRows, kTileRows, kTileRows};
+  const uint8_t square[8] = {upper, upper, lower, lower, upper, lower, kTileRows, kTileRows};
   TileConfig config{};
   config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
     config.bytes_per_row[tile] = 64;
-    config.rows[tile] = static_cast<uint8_t>(tile < 5 ? rows : kTileRows);
+    config.rows[tile] = (lower ? square : flat)[tile];
   }
   finish_writes();
   _tile_loadconfig(&config);
 }
 
-// y [rows, ldo] = a [rows, lda] times one panel of `depth` groups.
-static inline void multiply_tiles(const uint16_t* a, int64_t lda, const char* panel, int64_t depth, float* y, int64_t ldo) {
-  constexpr int64_t kRowBytes = kPanel * 4;
+// sums [rows, ..] = rows [rows, K] times words, over steps [begin, end) of 32 elements of K. Strides in bytes.
+struct TileWork {
+  const char* rows;
+  int64_t row_stride;
+  int64_t word_stride;  // from one pair of K to the next
+  int64_t begin;
+  int64_t end;
+  float* sums;
+  int64_t sum_stride;
+
+  const char* lower_rows() const { return rows + kTileRows * row_stride; }
+  char* lower_sums() const { return reinterpret_cast<char*>(sums) + kTileRows * sum_stride; }
+};
+
+// Up to 16 rows by 32 or 64 columns; words(step) is where the words of a step begin.
+template <int kColumns, class Words>
+static inline void multiply_flat(const TileWork& work, const Words& words) {
+  constexpr bool is_wide = kColumns == 4 * kTileColumns;
+  static_assert(is_wide || kColumns == 2 * kTileColumns);
+  finish_writes();
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (is_wide) _tile_zero(2);
+  if constexpr (is_wide) _tile_zero(3);
+  for (int64_t step = work.begin; step < work.end; ++step) {
+    const char* w = words(step);
+    _tile_loadd(4, work.rows + 64 * step, work.row_stride);
+    _tile_loadd(5, w, work.word_stride);
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_loadd(6, w + 64, work.word_stride);
+    _tile_dpbf16ps(1, 4, 6);
+    if constexpr (!is_wide) continue;
+    _tile_loadd(7, w + 128, work.word_stride);
+    _tile_dpbf16ps(2, 4, 7);
+    _tile_loadd(5, w + 192, work.word_stride);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_stored(0, work.sums, work.sum_stride);
+  _tile_stored(1, work.sums + kTileColumns, work.sum_stride);
+  if constexpr (is_wide) _tile_stored(2, work.sums + 2 * kTileColumns, work.sum_stride);
+  if constexpr (is_wide) _tile_stored(3, work.sums + 3 * kTileColumns, work.sum_stride);
+  finish_writes();
+}
+
+// 17 to 32 rows by 32 columns.
+template <class Words>
+static inline void multiply_square(const TileWork& work, const Words& words) {
   finish_writes();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t step = 0; step < depth; ++step) {
-    const char* w = panel + step * (kGroup / 2) * kRowBytes;
-    _tile_loadd(4, a + step * kGroup, lda * static_cast<int64_t>(sizeof(uint16_t)));
-    _tile_loadd(5, w, kRowBytes);
-    _tile_dpbf16ps(0, 4, 5);
-    _tile_loadd(6, w + 64, kRowBytes);
-    _tile_dpbf16ps(1, 4, 6);
-    _tile_loadd(7, w + 128, kRowBytes);
-    _tile_dpbf16ps(2, 4, 7);
-    _tile_loadd(5, w + 192, kRowBytes);
-    _tile_dpbf16ps(3, 4, 5);
+  for (int64_t step = work.begin; step < work.end; ++step) {
+    const char* w = words(step);
+    _tile_loadd(6, w, work.word_stride);
+    _tile_loadd(4, work.rows + 64 * step, work.row_stride);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, work.lower_rows() + 64 * step, work.row_stride);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_loadd(7, w + 64, work.word_stride);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(3, 5, 7);
   }
-  int64_t stride = ldo * static_cast<int64_t>(sizeof(float));
-  _tile_stored(0, y, stride);
-  _tile_stored(1, y + 16, stride);
-  _tile_stored(2, y + 32, stride);
-  _tile_stored(3, y + 48, stride);
+  _tile_stored(0, work.sums, work.sum_stride);
+  _tile_stored(1, work.sums + kTileColumns, work.sum_stride);
+  _tile_stored(2, work.lower_sums(), work.sum_stride);
+  _tile_stored(3, work.lower_sums() + 4 * kTileColumns, work.sum_stride);
+  finish_writes();
 }
 
 // Four independent products a round; see spin.h.
 static inline int64_t spin_tiles(int64_t rounds, float& sink) {
-  alignas(64) float sums[kTileRows * 16];
+  alignas(64) float sums[kTileRows * kTileColumns];
   configure_tiles(kTileRows);
   for (float& x : sums) x = 0.0f;
   finish_writes();
@@ -83,9 +133,10 @@ static inline int64_t spin_tiles(int64_t rounds, float& sink) {
     _tile_dpbf16ps(3, 4, 5);
   }
   _tile_stored(0, sums, 64);
+  finish_writes();
   _tile_release();
   sink += sums[0];
-  return rounds * 4 * 2 * kTileRows * 16 * kGroup;
+  return rounds * 4 * 2 * kTileRows * kTileColumns * kGroup;
 }
 
 }  // namespace quire::QUIRE_ISA
