@@ -36,6 +36,8 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   g.epilogue = Epilogue::kStore;
   g.out = out.data();
   g.ldo = g.num_columns = source.rows;
+  Buffer scratch(static_cast<size_t>(gemm_scratch(source.columns)));
+  g.scratch = scratch.get();
   kernels.gemm(g, 0, g.weight.num_panels);
 }
 

@@ -26,11 +26,11 @@ static bool has_avx512() {
 #endif
 
 #if defined(QUIRE_AMX_BUILT)
-// CPUID leaf 7 EDX: bit 22 AMX_BF16, bit 24 AMX_TILE. Linux hands out tile state to a process that asks for it.
-static bool has_amx_bf16() {
+// CPUID leaf 7 EDX: bit 22 AMX_BF16, 24 AMX_TILE, 25 AMX_INT8. Linux hands out tile state to a process that asks for it.
+static bool has_amx() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) || !(edx >> 24 & 1)) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) || (edx >> 24 & 3) != 3) return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
@@ -45,7 +45,7 @@ std::vector<const Kernels*> available_kernels() {
     if (QUIRE_EMULATE || (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni"))) {
       found.push_back(&avx512_bf16::kernels);
 #if defined(QUIRE_AMX_BUILT)
-      if (QUIRE_EMULATE || has_amx_bf16()) found.push_back(&amx_bf16::kernels);
+      if (QUIRE_EMULATE || has_amx()) found.push_back(&amx_bf16::kernels);
 #endif
     }
   }

@@ -36,6 +36,7 @@ void Decoder::reserve(const Step& step) {
     hidden_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
+    if (format_ == WeightFormat::kInt8 || format_ == WeightFormat::kInt4) signed_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
     capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
   }
 }
@@ -131,7 +132,11 @@ void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& 
 
 void Decoder::multiply(const Gemm& g) {
   int64_t units = g.weight.num_panels / (g.epilogue == Epilogue::kGate ? 2 : 1);
-  threads_.run(units, grain_of(kPanel * g.weight.k * g.rows), [&](int64_t begin, int64_t end, int) { kernels_.gemm(g, begin, end); });
+  threads_.run(units, grain_of(kPanel * g.weight.k * g.rows), [&](int64_t begin, int64_t end, int worker) {
+    Gemm own = g;
+    own.scratch = gemm_scratch_of(worker);
+    kernels_.gemm(own, begin, end);
+  });
 }
 
 void Decoder::project_qkv(const Step& step, const Layer& layer) {

@@ -3,6 +3,7 @@
 // The story of a step is Decoder::run in decoder.cpp; its end is in decoder_head.cpp, and loading in weights.cpp.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <mutex>
 #include <string>
@@ -127,6 +128,8 @@ class Decoder {
   // Floats from one row of activations to the next: whole panels, which every format fits into, and a cache line more. Rows that
   // are a multiple of 4 KB apart would share their sets of the first-level cache.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
+  int64_t widest_scratch() const { return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, shape_.ffn_size})); }
+  char* gemm_scratch_of(int worker) const { return signed_.size() ? signed_.get() + worker * widest_scratch() : nullptr; }
   Rows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
 
   void reserve(const Step& step);
@@ -164,7 +167,7 @@ class Decoder {
 
   // Activations of a step, grown when a step is larger than any before.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
-  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, product_, sampled_, scratch_, partials_;
+  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, product_, sampled_, scratch_, signed_, partials_;
   std::vector<float> cos_, sin_;
   std::vector<AttentionPlan> plans_;  // of the step, one for each distinct window
   int64_t attention_grain_ = 1;

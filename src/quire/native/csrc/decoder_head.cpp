@@ -58,8 +58,10 @@ void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
   std::vector<Best> bests(static_cast<size_t>(threads_.size() * count));
   std::vector<float> logits(static_cast<size_t>(threads_.size() * count * kPanel));
   threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
+    Gemm own = g;
+    own.scratch = gemm_scratch_of(worker);
     for (int64_t panel = begin; panel < end; ++panel)
-      merge_panel(g, panel, logits.data() + worker * count * kPanel, bests.data() + worker * count);
+      merge_panel(own, panel, logits.data() + worker * count * kPanel, bests.data() + worker * count);
   });
   std::fill(found, found + count, Best{});
   for (size_t i = 0; i < bests.size(); ++i) found[i % static_cast<size_t>(count)].merge(bests[i]);

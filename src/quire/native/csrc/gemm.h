@@ -11,6 +11,7 @@
 #include "gemm_int.h"
 #if defined(QUIRE_AMX)
 #include "gemm_tiles.h"
+#include "gemm_tiles_int.h"
 #endif
 
 namespace quire::QUIRE_ISA {
@@ -110,6 +111,7 @@ static inline void multiply_unit(const Gemm& g, int64_t unit) {
 static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
   if (g.weight.format == WeightFormat::kBF16) return gemm_tiles(g, unit_begin, unit_end);
+  if (g.weight.format != WeightFormat::kF32 && g.rows > kFewIntRows) return gemm_group_tiles(g, unit_begin, unit_end);
 #endif
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);
 }

@@ -99,6 +99,9 @@ enum class Epilogue {
   kGate,      // panels 2u and 2u+1 are gate and up: hidden[.., u] = act(gate) * up
 };
 
+// Bytes of scratch for one thread's products with integer weights of that K: the panels of a unit, a byte a weight.
+inline int64_t gemm_scratch(int64_t k) { return 2 * round_up(k, kGroup) * kPanel; }
+
 // y = a W^T + bias. A unit is a panel (kGate: a pair).
 struct Gemm {
   Panels weight;
@@ -112,6 +115,7 @@ struct Gemm {
   int64_t ldo;
   int64_t num_columns;  // columns of `out` that exist
   Rows hidden;
+  char* scratch;  // [gemm_scratch(k)] of this thread, on a cache line's border; integer weights only
 };
 
 // out = norm(x) * weight (+ bias), or x itself without a weight. A unit is a row.

@@ -28,20 +28,33 @@ struct alignas(64) TileConfig {
 // GCC does not tell its optimiser that tile loads read memory; this makes it finish writing before them.
 static inline void finish_writes() { asm volatile("" ::: "memory"); }
 
+static inline void configure(const uint8_t (&rows)[8], const uint8_t (&bytes_per_row)[8]) {
+  TileConfig config{};
+  config.palette = 1;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.rows[tile] = rows[tile];
+    config.bytes_per_row[tile] = bytes_per_row[tile];
+  }
+  finish_writes();
+  _tile_loadconfig(&config);
+}
+
 // For a block of up to 32 rows. Tiles 0 to 3 hold sums: side by side for up to 16 rows, with the rows in 4 and words in 5 to 7;
 // else two by two, with the rows in 4 and 5 and words in 6 and 7.
 static inline void configure_tiles(int rows) {
   uint8_t upper = static_cast<uint8_t>(rows < kTileRows ? rows : kTileRows), lower = static_cast<uint8_t>(rows - upper);
-  const uint8_t flat[8] = {upper, upper, upper, upper, upper, kTileRows, kTileRows, kTileRows};
-  const uint8_t square[8] = {upper, upper, lower, lower, upper, lower, kTileRows, kTileRows};
-  TileConfig config{};
-  config.palette = 1;
-  for (int tile = 0; tile < 8; ++tile) {
-    config.bytes_per_row[tile] = 64;
-    config.rows[tile] = (lower ? square : flat)[tile];
-  }
-  finish_writes();
-  _tile_loadconfig(&config);
+  const uint8_t bytes[] = {64, 64, 64, 64, 64, 64, 64, 64};
+  if (lower)
+    configure({upper, upper, lower, lower, upper, lower, kTileRows, kTileRows}, bytes);
+  else
+    configure({upper, upper, upper, upper, upper, kTileRows, kTileRows, kTileRows}, bytes);
+}
+
+// For up to 16 rows and a group of bytes: tiles 0 to 3 hold sums, 4 rows, 5 to 7 weights.
+static inline void configure_group_tiles(int rows) {
+  constexpr uint8_t kQuads = kGroup / 4;
+  uint8_t all = static_cast<uint8_t>(rows);
+  configure({all, all, all, all, all, kQuads, kQuads, kQuads}, {64, 64, 64, 64, kGroup, 64, 64, 64});
 }
 
 // sums [rows, ..] = rows [rows, K] times words, over steps [begin, end) of 32 elements of K. Strides in bytes.
@@ -114,11 +127,10 @@ static inline void multiply_square(const TileWork& work, const Words& words) {
   finish_writes();
 }
 
-// Four independent products a round; see spin.h.
-static inline int64_t spin_tiles(int64_t rounds, float& sink) {
-  alignas(64) float sums[kTileRows * kTileColumns];
-  configure_tiles(kTileRows);
-  for (float& x : sums) x = 0.0f;
+// Four independent products a round, of pairs or of a group of bytes; see spin.h.
+static inline int64_t spin_tiles(bool is_int, int64_t rounds, float& sink) {
+  alignas(64) float sums[kTileRows * kTileColumns] = {};
+  is_int ? configure_group_tiles(kTileRows) : configure_tiles(kTileRows);
   finish_writes();
   _tile_zero(0);
   _tile_zero(1);
@@ -126,11 +138,17 @@ static inline int64_t spin_tiles(int64_t rounds, float& sink) {
   _tile_zero(3);
   _tile_loadd(4, sums, 64);
   _tile_loadd(5, sums, 64);
-  for (int64_t i = 0; i < rounds; ++i) {
+  for (int64_t i = 0; i < rounds && !is_int; ++i) {
     _tile_dpbf16ps(0, 4, 5);
     _tile_dpbf16ps(1, 4, 5);
     _tile_dpbf16ps(2, 4, 5);
     _tile_dpbf16ps(3, 4, 5);
+  }
+  for (int64_t i = 0; i < rounds && is_int; ++i) {
+    _tile_dpbssd(0, 4, 5);
+    _tile_dpbssd(1, 4, 5);
+    _tile_dpbssd(2, 4, 5);
+    _tile_dpbssd(3, 4, 5);
   }
   _tile_stored(0, sums, 64);
   finish_writes();
