@@ -26,8 +26,6 @@ LIMITS = """\
 * Numbers beyond two digits are copied, not computed with. Strings are single capitals and digits, or symbols with spaces between.
 * None of the exam's wordings was trained, and no listed or invented word that its facts and records hold, in whatever role. A
   word that it never saw may still come out of a record misspelt.
-* The stage `general` was trained by an earlier state of the generator, which answered how often a symbol occurs without
-  numbering. The three stages have not been run one after the other from nothing.
 * How often a symbol occurs it finds by numbering the occurrences: "BA(1)NA(2)NA(3): A occurs 3 times."
 * Whether a city is the capital of a country it says no better than a coin, though the capital that it adds is right. Capital
   letters throughout mislead it.
