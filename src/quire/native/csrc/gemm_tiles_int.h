@@ -1,8 +1,8 @@
 // int8 and int4 products of many rows on matrix tiles. Sums inside a group of 32 are exact integers, scaled and added in group order
 // as in gemm_int.h: the bits are those of its kernels, which take the few rows.
 //
-// A group is half of what a tile multiplies at once, and its sums must leave the tile before the next. While tiles multiply a
-// group, the sums of the one before it are scaled.
+// A group is half of what a tile multiplies at once, and its sums must leave the tile for their scale. While a tile multiplies a
+// group, the sums of the one before it are scaled and added up in registers, which hold 16 rows by 16 columns for the whole of K.
 #pragma once
 
 #include <algorithm>
@@ -12,10 +12,9 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kFewIntRows = 16;  // more are faster on tiles
+constexpr int64_t kFewIntRows = kTileRows;  // more are faster on tiles
 constexpr int64_t kSignedWords = kGroup / 4 * kPanel;  // of a group of a panel
-constexpr int kHalf = kPanel / 2;  // columns whose sums leave tiles together
-using HalfSums = int32_t[2][kTileRows][kHalf];
+using TileSums = int32_t[2][kTileRows][kTileColumns];
 
 // The weights of a group without their offset, in the order of int8 panels.
 static inline void write_signed(const Panels& weight, const uint32_t* words, uint32_t* to) {
@@ -32,95 +31,101 @@ static inline void write_signed(const Panels& weight, const uint32_t* words, uin
     }
 }
 
-static inline void write_signed_panel(const Panels& weight, int64_t panel, char* to) {
-  for (int64_t g = 0; g < weight.num_groups(); ++g)
-    write_signed(weight, weight.word(panel, g, 0, 0), reinterpret_cast<uint32_t*>(to) + g * kSignedWords);
+static inline void write_signed_panel(const Panels& weight, int64_t panel, uint32_t* to) {
+  for (int64_t g = 0; g < weight.num_groups(); ++g) write_signed(weight, weight.word(panel, g, 0, 0), to + g * kSignedWords);
 }
 
-// Up to 16 rows of a product, and one of its panels as signed bytes. What one half of the panel stores lies in other parts of a page
-// than what is read of the other half meanwhile: the processor would take addresses 4 KB apart for the same.
-struct GroupTiles {
-  const Gemm& g;
-  int64_t first_row;
-  int64_t rows;
-  int64_t panel;
-  const char* words;
-  float* y;  // [rows, kLdy]
-  HalfSums& sums;
+// 16 rows of a product by 16 columns of a panel, which lies in `words` as signed bytes. Strides in bytes.
+struct GroupTile {
+  const char* rows;
+  const char* row_scales;
+  int64_t row_stride;
+  const uint32_t* words;
+  const char* word_scales;
+  int64_t word_scale_stride;
+  int64_t groups;
+  TileSums& sums;
 
-  // sums[half] = rows * weights
-  template <int half>
+  GroupTile(const Gemm& g, int64_t first_row, int64_t panel, int64_t column, const uint32_t* panel_words, TileSums& room)
+      : rows(g.a.row(first_row)), row_scales(reinterpret_cast<const char*>(g.a.scales(first_row))), row_stride(g.a.stride),
+        words(panel_words + column), word_scales(reinterpret_cast<const char*>(g.weight.scales(panel, 0) + column)),
+        word_scale_stride(g.weight.bytes_per_group()), groups(g.weight.num_groups()), sums(room) {}
+
+  // Tile n = rows * words.
+  template <int n>
   void multiply(int64_t group) const {
-    constexpr int64_t kRowBytes = 4 * kPanel, kSumBytes = 4 * kHalf;
-    const char* w = words + group * kSignedWords * 4 + half * kRowBytes / 2;
     finish_writes();
-    if (half == 0) _tile_loadd(4, g.a.row(first_row) + group * kGroup, g.a.stride);
-    _tile_loadd(5, w, kRowBytes);
-    _tile_loadd(6, w + 64, kRowBytes);
-    if constexpr (half == 0) {
+    _tile_loadd(4, rows + group * kGroup, row_stride);
+    _tile_loadd(5, words + group * kSignedWords, 4 * kPanel);
+    if constexpr (n == 0) {
       _tile_zero(0);
       _tile_dpbssd(0, 4, 5);
-      _tile_zero(1);
-      _tile_dpbssd(1, 4, 6);
-      _tile_stored(0, sums[0][0], kSumBytes);
-      _tile_stored(1, sums[0][0] + 16, kSumBytes);
     } else {
-      _tile_zero(2);
-      _tile_dpbssd(2, 4, 5);
-      _tile_zero(3);
-      _tile_dpbssd(3, 4, 6);
-      _tile_stored(2, sums[1][0], kSumBytes);
-      _tile_stored(3, sums[1][0] + 16, kSumBytes);
+      _tile_zero(1);
+      _tile_dpbssd(1, 4, 5);
     }
+  }
+
+  template <int n>
+  void take_sums() const {
+    if constexpr (n == 0) _tile_stored(0, sums[0], 4 * kTileColumns);
+    else _tile_stored(1, sums[1], 4 * kTileColumns);
     finish_writes();
   }
 
-  // y += sums[half] in steps of the scales of weights and rows
-  template <int half>
-  void scale(int64_t group) const {
-    constexpr int kVectors = kHalf / kLanes;
-    const uint16_t* scales = g.weight.scales(panel, group) + half * kHalf;
-    vf of_weights[kVectors];
-    for (int v = 0; v < kVectors; ++v) of_weights[v] = load_bf16(scales + v * kLanes);
-    const char* row_scales = reinterpret_cast<const char*>(g.a.scales(first_row) + group);
-    for (int64_t r = 0; r < rows; ++r) {
-      vf of_row = set1(*reinterpret_cast<const float*>(row_scales + r * g.a.stride));
-      const uint32_t* from = reinterpret_cast<const uint32_t*>(sums[half][r]);
-      float* to = y + r * kLdy + half * kHalf;
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v)
-        store(to + v * kLanes, fma(to_float(load_pairs(from + v * kLanes)), mul(of_weights[v], of_row), load(to + v * kLanes)));
+  // y += sums[n] in steps of the scales of words and rows.
+  template <int n>
+  void scale(int64_t group, vf (&y)[kTileRows]) const {
+    vf of_words = load_bf16(reinterpret_cast<const uint16_t*>(word_scales + group * word_scale_stride));
+    const char* of_rows = row_scales + group * static_cast<int64_t>(sizeof(float));
+#pragma GCC unroll 16
+    for (int r = 0; r < kTileRows; ++r) {
+      vf of_row = set1(*reinterpret_cast<const float*>(of_rows + r * row_stride));
+      y[r] = fma(to_float(load_pairs(reinterpret_cast<const uint32_t*>(sums[n][r]))), mul(of_words, of_row), y[r]);
     }
   }
 
-  void run() const {
+  // Groups take turns on two tiles: what is asked of a tile is there when it is needed, a group later.
+  template <int n>
+  void step(int64_t group, vf (&y)[kTileRows]) const {
+    if (group + 2 < groups) multiply<n>(group + 2);
+    if (group + 1 < groups) take_sums<1 - n>();
+    scale<n>(group, y);
+  }
+
+  // Writes [16, 16], kLdy apart.
+  void run(float* to) const {
+    vf y[kTileRows];
+    for (vf& of_row : y) of_row = set1(0.0f);
     multiply<0>(0);
-    for (int64_t group = 0, groups = g.weight.num_groups(); group < groups; ++group) {
-      multiply<1>(group);
-      scale<0>(group);
-      if (group + 1 < groups) multiply<0>(group + 1);
-      scale<1>(group);
+    if (groups > 1) multiply<1>(1);
+    take_sums<0>();
+    for (int64_t group = 0; group < groups; group += 2) {
+      step<0>(group, y);
+      if (group + 1 < groups) step<1>(group + 1, y);
     }
+    for (int r = 0; r < kTileRows; ++r) store(to + r * kLdy, y[r]);
   }
 };
 
-static inline void multiply_unit_group_tiles(const Gemm& g, int64_t first_row, int64_t end_row, int64_t unit) {
+// The last 16 rows may begin among those before them, which are multiplied again and finished once.
+static inline void multiply_unit_group_tiles(const Gemm& g, int64_t begin_row, int64_t end_row, int64_t unit) {
   alignas(64) float y[kTileRows][kLdy];
-  alignas(4096) HalfSums sums;
-  int64_t panel_bytes = g.weight.num_groups() * kSignedWords * 4;
-  for (int p = 0; p < panels_of(g); ++p) write_signed_panel(g.weight, unit * panels_of(g) + p, g.scratch + p * panel_bytes);
-  for (int64_t row = first_row; row < end_row; row += kTileRows) {
-    int64_t rows = std::min<int64_t>(kTileRows, end_row - row);
-    if (row == first_row || rows < kTileRows) configure_group_tiles(static_cast<int>(rows));
-    for (int64_t i = 0; i < rows * kLdy; i += kLanes) store(y[0] + i, set1(0.0f));
-    for (int p = 0; p < panels_of(g); ++p)
-      GroupTiles{g, row, rows, unit * panels_of(g) + p, g.scratch + p * panel_bytes, y[0] + p * kPanel, sums}.run();
-    for (int64_t r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
+  alignas(64) TileSums sums;
+  int64_t panels = panels_of(g), panel_words = g.weight.num_groups() * kSignedWords;
+  uint32_t* words = reinterpret_cast<uint32_t*>(g.scratch);
+  for (int64_t p = 0; p < panels; ++p) write_signed_panel(g.weight, unit * panels + p, words + p * panel_words);
+  for (int64_t row = begin_row; row < end_row; row += kTileRows) {
+    int64_t first = std::min(row, end_row - kTileRows);
+    for (int64_t c = 0; c < panels * kPanel; c += kTileColumns)
+      GroupTile(g, first, unit * panels + c / kPanel, c % kPanel, words + c / kPanel * panel_words, sums).run(y[0] + c);
+    for (int64_t r = row - first; r < kTileRows; ++r) finish(g, first + r, unit, y[r]);
   }
 }
 
 static inline void gemm_group_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
   int64_t most = std::max<int64_t>(1, kRowsBytes / (g.a.values_bytes() * kTileRows)) * kTileRows;
+  configure_group_tiles();
   for (int64_t row = 0; row < g.rows; row += most)
     for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit_group_tiles(g, row, std::min(row + most, g.rows), unit);
   _tile_release();

@@ -50,11 +50,10 @@ static inline void configure_tiles(int rows) {
     configure({upper, upper, upper, upper, upper, kTileRows, kTileRows, kTileRows}, bytes);
 }
 
-// For up to 16 rows and a group of bytes: tiles 0 to 3 hold sums, 4 rows, 5 to 7 weights.
-static inline void configure_group_tiles(int rows) {
+// For 16 rows and a group of bytes: tiles 0 to 3 hold sums, 4 rows, 5 weights.
+static inline void configure_group_tiles() {
   constexpr uint8_t kQuads = kGroup / 4;
-  uint8_t all = static_cast<uint8_t>(rows);
-  configure({all, all, all, all, all, kQuads, kQuads, kQuads}, {64, 64, 64, 64, kGroup, 64, 64, 64});
+  configure({kTileRows, kTileRows, kTileRows, kTileRows, kTileRows, kQuads, kQuads, kQuads}, {64, 64, 64, 64, kGroup, 64, 64, 64});
 }
 
 // sums [rows, ..] = rows [rows, K] times words, over steps [begin, end) of 32 elements of K. Strides in bytes.
@@ -130,7 +129,7 @@ static inline void multiply_square(const TileWork& work, const Words& words) {
 // Four independent products a round, of pairs or of a group of bytes; see spin.h.
 static inline int64_t spin_tiles(bool is_int, int64_t rounds, float& sink) {
   alignas(64) float sums[kTileRows * kTileColumns] = {};
-  is_int ? configure_group_tiles(kTileRows) : configure_tiles(kTileRows);
+  is_int ? configure_group_tiles() : configure_tiles(kTileRows);
   finish_writes();
   _tile_zero(0);
   _tile_zero(1);
