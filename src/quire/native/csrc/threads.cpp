@@ -55,7 +55,21 @@ static void pin_to_core(std::thread& thread, int index) {
 #endif
 }
 
-ThreadPool::ThreadPool(int num_threads) {
+bool Share::take(End from, int64_t grain, int64_t& begin, int64_t& end) {
+  uint64_t units = units_.load(std::memory_order_relaxed), rest;
+  do {
+    begin = static_cast<int64_t>(units & 0xffffffffu);
+    end = static_cast<int64_t>(units >> 32);
+    if (begin >= end) return false;
+    int64_t taken = std::min(end - begin, std::max((end - begin) / 2, grain));
+    int64_t border = from == End::kFront ? begin + taken : end - taken;
+    rest = from == End::kFront ? packed(border, end) : packed(begin, border);
+    (from == End::kFront ? end : begin) = border;
+  } while (!units_.compare_exchange_weak(units, rest, std::memory_order_relaxed));
+  return true;
+}
+
+ThreadPool::ThreadPool(int num_threads) : shares_(static_cast<size_t>(num_threads)) {
   try {
     for (int worker = 1; worker < num_threads; ++worker) {
       workers_.emplace_back([this, worker] { serve(worker); });
@@ -83,30 +97,28 @@ void ThreadPool::run(int64_t units, int64_t grain, const Work& work) {
   if (units <= 0) return;
   if (workers_.empty() || units <= grain) return work(0, units, 0);
   work_ = &work;
-  units_ = units;
   grain_ = grain;
-  next_.store(0, std::memory_order_relaxed);
+  for (int worker = 0; worker < size(); ++worker)
+    shares_[static_cast<size_t>(worker)].reset(units * worker / size(), units * (worker + 1) / size());
   busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
   {
     std::lock_guard<std::mutex> lock(mutex_);
     call_.fetch_add(1, std::memory_order_release);
   }
   wake_.notify_all();
-  take_chunks(0);
+  work_through(0);
   auto all_done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
   while (!spin(all_done)) std::this_thread::yield();
 }
 
-// Chunks shrink with what is left, so that workers end together: the last chunks are a grain each.
-void ThreadPool::take_chunks(int worker) {
-  int64_t begin = next_.load(std::memory_order_relaxed);
-  while (begin < units_) {
-    int64_t left = units_ - begin, share = left / (2 * size());
-    int64_t end = begin + std::min(left, std::max(share, grain_));
-    if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
-    (*work_)(begin, end, worker);
-    begin = next_.load(std::memory_order_relaxed);
-  }
+void ThreadPool::work_through(int worker) {
+  take_all(shares_[static_cast<size_t>(worker)], Share::End::kFront, worker);
+  for (int other = 1; other < size(); ++other) take_all(shares_[static_cast<size_t>((worker + other) % size())], Share::End::kBack, worker);
+}
+
+void ThreadPool::take_all(Share& share, Share::End from, int worker) {
+  int64_t begin, end;
+  while (share.take(from, grain_, begin, end)) (*work_)(begin, end, worker);
 }
 
 void ThreadPool::serve(int worker) {
@@ -114,7 +126,7 @@ void ThreadPool::serve(int worker) {
   uint64_t seen = 0;
   while (wait_for_call(seen)) {
     seen = call_.load(std::memory_order_acquire);
-    take_chunks(worker);
+    work_through(worker);
     busy_.fetch_sub(1, std::memory_order_release);
   }
 }

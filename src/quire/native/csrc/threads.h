@@ -1,7 +1,8 @@
 // A pool of workers that split units of work. The caller is worker 0, so one thread means no pool at all.
 //
-// Between calls workers spin briefly (a decode step has many short phases) and then park. Units are handed out in chunks
-// from one counter; since no unit's result depends on who computes it, the hand-out order cannot change a bit.
+// Between calls workers spin briefly (a decode step has many short phases) and then park. Every worker has a share of neighbouring
+// units, which it works through in their order, so that what follows is fetched while it works; who is done helps the others, from
+// the far ends of their shares. No unit's result depends on who computes it, so this cannot change a bit.
 #pragma once
 
 #include <atomic>
@@ -30,6 +31,21 @@ class DefaultFloats {
   std::fenv_t callers_;
 };
 
+// Neighbouring units that nobody has taken yet: [begin, end), in one word, so that both ends can be taken from.
+class alignas(64) Share {
+ public:
+  void reset(int64_t begin, int64_t end) { units_.store(packed(begin, end), std::memory_order_relaxed); }
+
+  enum class End { kFront, kBack };
+  // Takes half of what is left, or `grain` units if that is more, as [begin, end). False: nothing is left.
+  bool take(End from, int64_t grain, int64_t& begin, int64_t& end);
+
+ private:
+  static uint64_t packed(int64_t begin, int64_t end) { return static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin); }
+
+  std::atomic<uint64_t> units_{0};
+};
+
 class ThreadPool {
  public:
   // Called with [begin, end) of the units and the worker's number in [0, size()). Must not throw.
@@ -42,20 +58,21 @@ class ThreadPool {
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Runs work over [0, units) and returns when all of it is done. `grain` is the least number of units worth handing out.
+  // Runs work over [0, units), fewer than 2^31, and returns when all of it is done. `grain` is the least number of units worth
+  // handing out.
   void run(int64_t units, int64_t grain, const Work& work);
 
  private:
   void stop();
   void serve(int worker);
-  void take_chunks(int worker);
+  void work_through(int worker);
+  void take_all(Share& share, Share::End from, int worker);
   bool wait_for_call(uint64_t seen);
 
   std::vector<std::thread> workers_;
+  std::vector<Share> shares_;  // one a worker
   const Work* work_ = nullptr;
-  int64_t units_ = 0;
   int64_t grain_ = 1;
-  std::atomic<int64_t> next_{0};
   std::atomic<int> busy_{0};
   std::atomic<uint64_t> call_{0};
   std::atomic<bool> stops_{false};
