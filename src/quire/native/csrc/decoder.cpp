@@ -243,8 +243,9 @@ void Decoder::plan_attention(const Step& step) {
   }
   size_t bytes = most_partials * static_cast<size_t>(shape_.num_heads * partial_floats(shape_.head_dim)) * sizeof(float);
   if (bytes > partials_.size()) partials_ = Buffer(bytes);
+  constexpr int64_t kKeysToBegin = 128;  // what an item costs before its first key, in keys
   int64_t longest = 1 + *std::max_element(step.positions, step.positions + step.num_rows);
-  attention_grain_ = grain_of(std::min(longest, kSplitKeys) * shape_.num_heads / shape_.num_kv_heads * shape_.head_dim);
+  attention_grain_ = grain_of((kKeysToBegin + std::min(longest, kSplitKeys)) * shape_.num_heads / shape_.num_kv_heads * shape_.head_dim);
 }
 
 }  // namespace quire

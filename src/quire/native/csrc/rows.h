@@ -140,36 +140,55 @@ static inline void append_head(uint16_t* keys, uint16_t* values, int64_t offset,
 }
 
 template <class T>
-static inline void append(const RotateAppend& a, const float* k, const float* v, int64_t slot) {
-  const KVPages& pages = a.pages;
-  int64_t block = slot / (pages.tiles_per_block * kTile);
-  int64_t tile = slot / kTile % pages.tiles_per_block;
-  for (int64_t h = 0; h < pages.num_kv_heads; ++h) {
-    T* keys = reinterpret_cast<T*>(pages.key_tile(block, h, tile));
-    T* values = reinterpret_cast<T*>(pages.value_tile(block, h, tile));
-    append_head(keys, values, slot % kTile, k + h * pages.head_dim, v + h * pages.head_dim, pages.head_dim);
+struct SlotTiles {
+  const KVPages& pages;
+  int64_t block, tile, offset;
+
+  SlotTiles(const KVPages& all, int64_t slot)
+      : pages(all), block(slot / (all.tiles_per_block * kTile)), tile(slot / kTile % all.tiles_per_block), offset(slot % kTile) {}
+  T* keys(int64_t head) const { return reinterpret_cast<T*>(pages.key_tile(block, head, tile)); }
+  T* values(int64_t head) const { return reinterpret_cast<T*>(pages.value_tile(block, head, tile)); }
+};
+
+// Every element of a key lies in a cache line of its own, which is far away unless the token before was just written.
+template <class T>
+static inline void fetch_slot(const RotateAppend& a, int64_t slot) {
+  constexpr int64_t kPerWord = 4 / sizeof(T), kLineBytes = 64;
+  SlotTiles<T> to(a.pages, slot);
+  for (int64_t h = 0; h < a.pages.num_kv_heads; ++h) {
+    const T* keys = to.keys(h) + to.offset * kPerWord;
+    const char* values = reinterpret_cast<const char*>(to.values(h) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
+    for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) __builtin_prefetch(keys + d * kTile, 1);
+    for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) __builtin_prefetch(values + byte, 1);
   }
 }
 
+template <class T>
+static inline void append(const RotateAppend& a, const float* k, const float* v, int64_t slot) {
+  SlotTiles<T> to(a.pages, slot);
+  for (int64_t h = 0, size = a.pages.head_dim; h < a.pages.num_kv_heads; ++h)
+    append_head(to.keys(h), to.values(h), to.offset, k + h * size, v + h * size, size);
+}
+
+template <class T>
+static inline void rotate_append_row(const RotateAppend& a, int64_t row, bool is_near) {
+  float* q = a.q + row * a.ldqkv;
+  float* k = a.k + row * a.ldqkv;
+  const float* v = a.v + row * a.ldqkv;
+  if (!is_near) fetch_slot<T>(a, a.slots[row]);
+  norm_heads(a, q, a.q_norm, a.num_heads);
+  norm_heads(a, k, a.k_norm, a.pages.num_kv_heads);
+  for (int64_t h = 0; a.cos && h < a.num_heads; ++h) rotate(a, q + h * a.pages.head_dim, row);
+  for (int64_t h = 0; a.cos && h < a.pages.num_kv_heads; ++h) rotate(a, k + h * a.pages.head_dim, row);
+  write_query<T>(a, q, row);
+  append<T>(a, k, v, a.slots[row]);
+}
+
 static void rotate_append(const RotateAppend& a, int64_t row_begin, int64_t row_end) {
-  int64_t size = a.pages.head_dim;
   for (int64_t row = row_begin; row < row_end; ++row) {
-    float* q = a.q + row * a.ldqkv;
-    float* k = a.k + row * a.ldqkv;
-    const float* v = a.v + row * a.ldqkv;
-    norm_heads(a, q, a.q_norm, a.num_heads);
-    norm_heads(a, k, a.k_norm, a.pages.num_kv_heads);
-    if (a.cos) {
-      for (int64_t h = 0; h < a.num_heads; ++h) rotate(a, q + h * size, row);
-      for (int64_t h = 0; h < a.pages.num_kv_heads; ++h) rotate(a, k + h * size, row);
-    }
-    if (a.pages.element == Element::kF32) {
-      write_query<float>(a, q, row);
-      append<float>(a, k, v, a.slots[row]);
-    } else {
-      write_query<uint16_t>(a, q, row);
-      append<uint16_t>(a, k, v, a.slots[row]);
-    }
+    bool is_near = row > row_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % 16 != 0;
+    if (a.pages.element == Element::kF32) rotate_append_row<float>(a, row, is_near);
+    else rotate_append_row<uint16_t>(a, row, is_near);
   }
 }
 
