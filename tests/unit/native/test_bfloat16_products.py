@@ -71,14 +71,15 @@ SCALES = {  # of the weights and of what they multiply
 
 
 @pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES)
+@pytest.mark.parametrize("num_rows", [2, 17], ids=["few rows", "many rows"])  # kernels of their own where there are tiles
 @pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa in ORDERS] or [None])
-def test_a_product_has_the_bits_of_the_manual(isa: str | None, scales: tuple[float, float]) -> None:
+def test_a_product_has_the_bits_of_the_manual(isa: str | None, num_rows: int, scales: tuple[float, float]) -> None:
     if isa is None:
         pytest.skip("this processor has no instruction for products of bfloat16")
     noise = np.random.default_rng(0)
     weight = (noise.standard_normal((16, DEPTH)) * scales[0]).astype(np.float32)
-    a = round_to_bfloat16((noise.standard_normal((2, DEPTH)) * scales[1]).astype(np.float32))
-    out = np.empty((2, 16), np.float32)
+    a = round_to_bfloat16((noise.standard_normal((num_rows, DEPTH)) * scales[1]).astype(np.float32))
+    out = np.empty((num_rows, 16), np.float32)
     core.multiply(isa, core.WeightFormat.BF16, weight, widened(a), out)
     rows, columns = [exact(row) for row in a], [exact(round_to_bfloat16(row)) for row in weight]
     expected = [[float(ORDERS[isa]([x * w for x, w in zip(row, column, strict=True)])) for column in columns] for row in rows]

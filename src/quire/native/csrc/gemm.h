@@ -18,8 +18,9 @@ namespace quire::QUIRE_ISA {
 
 constexpr int64_t kChunkRows = 24;
 constexpr int64_t kPieceBytes = 16 << 10;
-constexpr int64_t kFetchAhead = kPieceBytes;
 constexpr int64_t kFewRows = 12;
+constexpr int64_t kFetchAhead = kPieceBytes;
+constexpr int64_t kFetchAheadFew = 4 << 10;  // into the first-level cache; kFetchAhead into the second
 
 // Calls body.run<R>(first_row, tile) for `tiles` tiles of rows, as even as can be.
 template <class Body>
@@ -49,7 +50,7 @@ struct Piece {
   // Every tile fetches its part of what the piece fetches.
   GroupRange groups_for(int64_t tile) const {
     int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
-    return {groups.begin, groups.end, groups.fetched + tile * rows * groups.fetched_bytes, groups.fetched_bytes};
+    return {groups.begin, groups.end, groups.fetched + tile * rows * groups.fetched_bytes, groups.fetched_bytes, groups.further};
   }
 };
 
@@ -85,9 +86,10 @@ static inline void multiply_panel(const Gemm& g, const char* panel, int64_t firs
   int64_t tile_rows = is_int ? kMaxIntRows : kMaxFloatRows, tiles = (rows + tile_rows - 1) / tile_rows;
   int64_t groups = g.weight.num_groups(), step = piece_groups(g.weight, rows, tiles, is_int);
   int64_t fetched_bytes = first_row == 0 ? 4 * kPanel / tiles : 0;
+  int64_t ahead = rows <= kFewRows ? kFetchAheadFew : kFetchAhead;
   for (int64_t begin = 0; begin < groups; begin += step) {
-    const char* fetched = panel + begin * g.weight.bytes_per_group() + kFetchAhead;
-    Piece piece{g, panel, first_row, {begin, begin + step < groups ? begin + step : groups, fetched, fetched_bytes}, y};
+    const char* fetched = panel + begin * g.weight.bytes_per_group() + ahead;
+    Piece piece{g, panel, first_row, {begin, begin + step < groups ? begin + step : groups, fetched, fetched_bytes, kFetchAhead - ahead}, y};
     switch (g.weight.format) {
       case WeightFormat::kF32: for_even_tiles(rows, tiles, FloatPiece<Float32>{piece}); break;
       case WeightFormat::kBF16: for_even_tiles(rows, tiles, FloatPiece<BFloat16>{piece}); break;
@@ -103,15 +105,20 @@ static inline void multiply_unit(const Gemm& g, int64_t unit) {
   for (int64_t row = 0; row < g.rows; row += kChunkRows) {
     int64_t rows = g.rows - row < kChunkRows ? g.rows - row : kChunkRows;
     std::memset(y, 0, static_cast<size_t>(rows) * sizeof y[0]);
-    for (int p = 0; p < panels; ++p) multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
+    {
+#if defined(QUIRE_AMX)
+      TileFloats floats(g.weight.format == WeightFormat::kBF16);
+#endif
+      for (int p = 0; p < panels; ++p) multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
+    }
     for (int64_t r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
   }
 }
 
 static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
-  if (g.weight.format == WeightFormat::kBF16) return gemm_tiles(g, unit_begin, unit_end);
-  if (g.weight.format != WeightFormat::kF32 && g.rows > kFewIntRows) return gemm_group_tiles(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kBF16 && g.rows > kFewFloatRows) return gemm_tiles(g, unit_begin, unit_end);
+  if (g.weight.scale_bytes() > 0 && g.rows > kFewIntRows) return gemm_group_tiles(g, unit_begin, unit_end);
 #endif
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);
 }

@@ -1,4 +1,5 @@
-// bfloat16 products on matrix tiles: two by two for blocks of 32 rows, so that what is loaded is used twice.
+// bfloat16 products on matrix tiles: two by two for blocks of 32 rows, so that what is loaded is used twice. Few rows are multiplied
+// as tiles do it, but with vectors: see BFloat16 in gemm_float.h.
 #pragma once
 
 #include <algorithm>
@@ -8,23 +9,27 @@
 
 namespace quire::QUIRE_ISA {
 
+constexpr int64_t kFewFloatRows = 8;  // wait for memory, and less so with vectors
 constexpr int64_t kRowsBytes = 1 << 20;  // of activations that meet all panels before the next: they stay in the second-level cache
 
-// Fetches the panels of the next unit evenly, while blocks of rows meet those of this one.
+// Fetches the panels of the next unit evenly, while blocks of rows meet those of this one in so many steps.
 class PanelFetcher {
  public:
-  PanelFetcher(const char* next, int64_t blocks) : next_(next), bytes_(round_up(kHalfBytes / blocks, 64)) {}
+  PanelFetcher(const Gemm& g, int64_t unit, int64_t steps) : next_(g.weight.panel((unit + 1) * panels_of(g))) {
+    int64_t bytes = panels_of(g) * g.weight.bytes_per_panel();
+    end_ = next_ + bytes;
+    step_bytes_ = round_up((bytes + steps - 1) / steps, kLineBytes);
+  }
 
-  // Called once for a step of a block and half a panel.
   void step() {
-    for (int64_t line = 0; line < bytes_; line += 64) __builtin_prefetch(next_ + line, 0, 2);
-    next_ += bytes_;
+    for (const char* end = std::min(next_ + step_bytes_, end_); next_ < end; next_ += kLineBytes) __builtin_prefetch(next_, 0, 2);
   }
 
  private:
-  static constexpr int64_t kHalfBytes = kGroup * kPanel;  // of a step
+  static constexpr int64_t kLineBytes = 64;
   const char* next_;
-  int64_t bytes_;
+  const char* end_;
+  int64_t step_bytes_;
 };
 
 // y [rows, 64] of a block of rows and one panel. Few rows wait for memory, which fetches ahead without being asked.
@@ -45,7 +50,7 @@ static inline void multiply_panel_tiles(const Gemm& g, int64_t first_row, int64_
 static inline void multiply_unit_tiles(const Gemm& g, int64_t first_row, int64_t rows, int64_t unit) {
   alignas(64) float y[kBlockRows][kLdy];
   int64_t panels = panels_of(g);
-  PanelFetcher fetcher(g.weight.panel((unit + 1) * panels), (rows + kBlockRows - 1) / kBlockRows);
+  PanelFetcher fetcher(g, unit, (rows + kBlockRows - 1) / kBlockRows * panels * 2 * g.weight.num_groups());
   for (int64_t row = 0; row < rows; row += kBlockRows) {
     int64_t block = std::min<int64_t>(kBlockRows, rows - row);
     if (row == 0 || block < kBlockRows) configure_tiles(static_cast<int>(block));

@@ -12,7 +12,7 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kFewIntRows = kTileRows;  // more are faster on tiles
+constexpr int64_t kFewIntRows = kTileRows - 1;  // more are faster on tiles
 constexpr int64_t kSignedWords = kGroup / 4 * kPanel;  // of a group of a panel
 using TileSums = int32_t[2][kTileRows][kTileColumns];
 
@@ -45,11 +45,12 @@ struct GroupTile {
   int64_t word_scale_stride;
   int64_t groups;
   TileSums& sums;
+  PanelFetcher& fetcher;
 
-  GroupTile(const Gemm& g, int64_t first_row, int64_t panel, int64_t column, const uint32_t* panel_words, TileSums& room)
+  GroupTile(const Gemm& g, int64_t first_row, int64_t panel, int64_t column, const uint32_t* panel_words, TileSums& room, PanelFetcher& next)
       : rows(g.a.row(first_row)), row_scales(reinterpret_cast<const char*>(g.a.scales(first_row))), row_stride(g.a.stride),
         words(panel_words + column), word_scales(reinterpret_cast<const char*>(g.weight.scales(panel, 0) + column)),
-        word_scale_stride(g.weight.bytes_per_group()), groups(g.weight.num_groups()), sums(room) {}
+        word_scale_stride(g.weight.bytes_per_group()), groups(g.weight.num_groups()), sums(room), fetcher(next) {}
 
   // Tile n = rows * words.
   template <int n>
@@ -88,6 +89,7 @@ struct GroupTile {
   // Groups take turns on two tiles: what is asked of a tile is there when it is needed, a group later.
   template <int n>
   void step(int64_t group, vf (&y)[kTileRows]) const {
+    fetcher.step();
     if (group + 2 < groups) multiply<n>(group + 2);
     if (group + 1 < groups) take_sums<1 - n>();
     scale<n>(group, y);
@@ -115,10 +117,12 @@ static inline void multiply_unit_group_tiles(const Gemm& g, int64_t begin_row, i
   int64_t panels = panels_of(g), panel_words = g.weight.num_groups() * kSignedWords;
   uint32_t* words = reinterpret_cast<uint32_t*>(g.scratch);
   for (int64_t p = 0; p < panels; ++p) write_signed_panel(g.weight, unit * panels + p, words + p * panel_words);
+  int64_t blocks = (end_row - begin_row + kTileRows - 1) / kTileRows;
+  PanelFetcher fetcher(g, unit, blocks * panels * kPanel / kTileColumns * g.weight.num_groups());
   for (int64_t row = begin_row; row < end_row; row += kTileRows) {
     int64_t first = std::min(row, end_row - kTileRows);
     for (int64_t c = 0; c < panels * kPanel; c += kTileColumns)
-      GroupTile(g, first, unit * panels + c / kPanel, c % kPanel, words + c / kPanel * panel_words, sums).run(y[0] + c);
+      GroupTile(g, first, unit * panels + c / kPanel, c % kPanel, words + c / kPanel * panel_words, sums, fetcher).run(y[0] + c);
     for (int64_t r = row - first; r < kTileRows; ++r) finish(g, first + r, unit, y[r]);
   }
 }
