@@ -82,7 +82,7 @@ class SplitInTiles {
   // K is next, and V not much later.
   void fetch(int64_t tile) const {
     if (tile >= kSplitTiles || !keys_[tile]) return;
-    for (int64_t line = 0; line < 2 * item_.a.pages.tile_bytes(); line += kLine) __builtin_prefetch(keys_[tile] + line, 0, 2);
+    for (int64_t line = 0; line < 2 * item_.a.pages.tile_bytes(); line += kLineBytes) __builtin_prefetch(keys_[tile] + line, 0, 2);
   }
 
   // The scores of a row become its weights, in bfloat16 and in their place.

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "fetch.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -35,7 +36,6 @@ static QUIRE_INLINE const T* in_register(const T* pointer) {
   return pointer;
 }
 
-constexpr int64_t kLine = 64;  // bytes of a cache line
 
 // Columns of a tile, `stride` reads from one row of K to the next. Those in a page lie `ahead` bytes before the next tile's.
 template <class T>
@@ -49,7 +49,7 @@ struct PageColumns {
   template <int V>
   void fetch_ahead(int64_t k) const {
     const char* line = reinterpret_cast<const char*>(row(k)) + ahead;
-    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLine) __builtin_prefetch(line + i);
+    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLineBytes) __builtin_prefetch(line + i);
   }
 };
 

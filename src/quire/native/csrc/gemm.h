@@ -7,6 +7,8 @@
 // None of these borders is seen in the result: see gemm_float.h and gemm_int.h.
 #pragma once
 
+#include <algorithm>
+
 #include "gemm_finish.h"
 #include "gemm_int.h"
 #if defined(QUIRE_AMX)
@@ -19,8 +21,7 @@ namespace quire::QUIRE_ISA {
 constexpr int64_t kChunkRows = 24;
 constexpr int64_t kPieceBytes = 16 << 10;
 constexpr int64_t kFewRows = 12;
-constexpr int64_t kFetchAhead = kPieceBytes;
-constexpr int64_t kFetchAheadFew = 4 << 10;  // into the first-level cache; kFetchAhead into the second
+static_assert(kFarAhead == kPieceBytes, "many rows fetch the next piece");
 
 // Calls body.run<R>(first_row, tile) for `tiles` tiles of rows, as even as can be.
 template <class Body>
@@ -50,7 +51,7 @@ struct Piece {
   // Every tile fetches its part of what the piece fetches.
   GroupRange groups_for(int64_t tile) const {
     int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
-    return {groups.begin, groups.end, groups.fetched + tile * rows * groups.fetched_bytes, groups.fetched_bytes, groups.further};
+    return {groups.begin, groups.end, groups.read + tile * rows * groups.fetched_bytes, groups.fetched_bytes, groups.has_few_rows};
   }
 };
 
@@ -86,10 +87,9 @@ static inline void multiply_panel(const Gemm& g, const char* panel, int64_t firs
   int64_t tile_rows = is_int ? kMaxIntRows : kMaxFloatRows, tiles = (rows + tile_rows - 1) / tile_rows;
   int64_t groups = g.weight.num_groups(), step = piece_groups(g.weight, rows, tiles, is_int);
   int64_t fetched_bytes = first_row == 0 ? 4 * kPanel / tiles : 0;
-  int64_t ahead = rows <= kFewRows ? kFetchAheadFew : kFetchAhead;
   for (int64_t begin = 0; begin < groups; begin += step) {
-    const char* fetched = panel + begin * g.weight.bytes_per_group() + ahead;
-    Piece piece{g, panel, first_row, {begin, begin + step < groups ? begin + step : groups, fetched, fetched_bytes, kFetchAhead - ahead}, y};
+    const char* read = panel + begin * g.weight.bytes_per_group();
+    Piece piece{g, panel, first_row, {begin, std::min(begin + step, groups), read, fetched_bytes, rows <= kFewRows}, y};
     switch (g.weight.format) {
       case WeightFormat::kF32: for_even_tiles(rows, tiles, FloatPiece<Float32>{piece}); break;
       case WeightFormat::kBF16: for_even_tiles(rows, tiles, FloatPiece<BFloat16>{piece}); break;

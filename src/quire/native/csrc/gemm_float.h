@@ -5,6 +5,7 @@
 // pieces are.
 #pragma once
 
+#include "fetch.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -38,38 +39,38 @@ struct Sums {
   }
 };
 
-// Groups [begin, end) of K, and the part of what follows them that is fetched meanwhile: for every row of words `fetched_bytes`
-// (0: nothing), the first at `fetched`, and as many that lie `further` into the second-level cache (0: none).
+// Groups [begin, end) of K. While a tile of rows meets them, it fetches its part of what follows: `fetched_bytes` for every row of
+// words (0: nothing), counted from `read` on, as far ahead as is best for few rows or for many.
 struct GroupRange {
   int64_t begin;
   int64_t end;
-  const char* fetched;
+  const char* read;
   int64_t fetched_bytes;
-  int64_t further;
+  bool has_few_rows;
 };
 
 // Fetches in the order of addresses and as evenly as words are read, whatever the order in which tiles and passes read them:
 // bursts would find the line buffers full, and other orders the hardware's prefetcher asleep.
 class Fetcher {
  public:
-  explicit Fetcher(const GroupRange& groups) : next_(groups.fetched), row_bytes_(groups.fetched_bytes), further_(groups.further) {}
+  explicit Fetcher(const GroupRange& groups) : next_(groups.read), row_bytes_(groups.fetched_bytes), has_few_rows_(groups.has_few_rows) {}
 
   // Called once for V vectors of words.
   template <int V>
   void step() {
     if (row_bytes_ == 0) return;
     int64_t bytes = row_bytes_ * V * kLanes / kPanel;
-    for (int64_t line = 0; line < bytes; line += 64) {
-      if (further_) __builtin_prefetch(next_ + further_ + line, 0, 2);
-      __builtin_prefetch(next_ + line, 0, 3);
-    }
+    if (has_few_rows_)
+      fetch_stream(next_, bytes);
+    else
+      for (int64_t line = 0; line < bytes; line += kLineBytes) __builtin_prefetch(next_ + kFarAhead + line, 0, 3);
     next_ += bytes;
   }
 
  private:
   const char* next_;
   int64_t row_bytes_;
-  int64_t further_;
+  bool has_few_rows_;
 };
 
 struct Float32 {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "fetch.h"
 #include "gemm_finish.h"
 #include "matrix_tiles.h"
 
@@ -26,17 +27,21 @@ class PanelFetcher {
   }
 
  private:
-  static constexpr int64_t kLineBytes = 64;
   const char* next_;
   const char* end_;
   int64_t step_bytes_;
 };
 
-// y [rows, 64] of a block of rows and one panel. Few rows wait for memory, which fetches ahead without being asked.
+// y [rows, 64] of a block of rows and one panel, which waits for memory if there is no other block.
 static inline void multiply_panel_tiles(const Gemm& g, int64_t first_row, int64_t rows, const char* panel, PanelFetcher& fetcher, float* y) {
   constexpr int64_t kRowBytes = 4 * kPanel;
   TileWork work{g.a.row(first_row), g.a.stride, kRowBytes, 0, g.weight.num_groups(), y, kLdy * 4};
   auto words = [&](int64_t group) { return panel + group * (kGroup / 2) * kRowBytes; };
+  if (g.rows <= kTileRows)
+    return multiply_flat<kPanel>(work, [&](int64_t group) {
+      fetch_stream(words(group), g.weight.bytes_per_group());
+      return words(group);
+    });
   if (rows <= kTileRows) return multiply_flat<kPanel>(work, words);
   for (int64_t column = 0; column < kPanel; column += 2 * kTileColumns) {
     work.sums = y + column;

@@ -1,6 +1,7 @@
 // Row-wise kernels: embedding, normalisation, rotation and the append of K/V. Each row is worked on alone.
 #pragma once
 
+#include "fetch.h"
 #include "kernels.h"
 #include "rows_format.h"
 #include "vecmath.h"
@@ -153,7 +154,7 @@ struct SlotTiles {
 // Every element of a key lies in a cache line of its own, which is far away unless the token before was just written.
 template <class T>
 static inline void fetch_slot(const RotateAppend& a, int64_t slot) {
-  constexpr int64_t kPerWord = 4 / sizeof(T), kLineBytes = 64;
+  constexpr int64_t kPerWord = 4 / sizeof(T);
   SlotTiles<T> to(a.pages, slot);
   for (int64_t h = 0; h < a.pages.num_kv_heads; ++h) {
     const T* keys = to.keys(h) + to.offset * kPerWord;
