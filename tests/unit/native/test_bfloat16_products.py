@@ -71,7 +71,7 @@ SCALES = {  # of the weights and of what they multiply
 
 
 @pytest.mark.parametrize("scales", SCALES.values(), ids=SCALES)
-@pytest.mark.parametrize("num_rows", [2, 17], ids=["few rows", "many rows"])  # kernels of their own where there are tiles
+@pytest.mark.parametrize("num_rows", [2, 17], ids=["few rows", "many rows"])  # which meet matrix tiles in other ways
 @pytest.mark.parametrize("isa", [isa for isa in available_isas() if isa in ORDERS] or [None])
 def test_a_product_has_the_bits_of_the_manual(isa: str | None, num_rows: int, scales: tuple[float, float]) -> None:
     if isa is None:

@@ -105,19 +105,14 @@ static inline void multiply_unit(const Gemm& g, int64_t unit) {
   for (int64_t row = 0; row < g.rows; row += kChunkRows) {
     int64_t rows = g.rows - row < kChunkRows ? g.rows - row : kChunkRows;
     std::memset(y, 0, static_cast<size_t>(rows) * sizeof y[0]);
-    {
-#if defined(QUIRE_AMX)
-      TileFloats floats(g.weight.format == WeightFormat::kBF16);
-#endif
-      for (int p = 0; p < panels; ++p) multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
-    }
+    for (int p = 0; p < panels; ++p) multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
     for (int64_t r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
   }
 }
 
 static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
-  if (g.weight.format == WeightFormat::kBF16 && g.rows > kFewFloatRows) return gemm_tiles(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kBF16) return gemm_tiles(g, unit_begin, unit_end);
   if (g.weight.scale_bytes() > 0 && g.rows > kFewIntRows) return gemm_group_tiles(g, unit_begin, unit_end);
 #endif
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);

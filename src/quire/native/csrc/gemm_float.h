@@ -75,8 +75,6 @@ class Fetcher {
 
 struct Float32 {
   static constexpr int kWords = kGroup;
-  template <int R>
-  static constexpr int kVectors = kFloatVectors<R>;
 
   // A group: `k` is its first element, `w` its first row of words from the columns on.
   template <int R, int V>
@@ -93,37 +91,6 @@ struct Float32 {
 
 struct BFloat16 {
   static constexpr int kWords = kGroup / 2;
-
-#if defined(QUIRE_AMX)
-  template <int R>
-  static constexpr int kVectors = R <= 2 ? 4 : 2;
-
-  // A matrix tile's arithmetic, under TileFloats: even and odd elements of a group are added up apart, from zero.
-  template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Fetcher& fetcher, Sums<R, V>& sums) {
-    alignas(64) float x[R][kGroup];
-    for (int r = 0; r < R; ++r)
-      for (int i = 0; i < kGroup; i += kLanes) store(x[r] + i, load_bf16(reinterpret_cast<const uint16_t*>(a[r]) + k + i));
-    vf even[R][V] = {}, odd[R][V] = {};
-    for (int i = 0; i < kWords; ++i) {
-      vi columns[V];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = load_pairs(w + i * kPanel + v * kLanes);
-      fetcher.step<V>();
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) {
-          even[r][v] = fma(set1(x[r][2 * i]), even_of(columns[v]), even[r][v]);
-          odd[r][v] = fma(set1(x[r][2 * i + 1]), odd_of(columns[v]), odd[r][v]);
-        }
-    }
-    for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) sums.at[r][v] = add(sums.at[r][v], add(even[r][v], odd[r][v]));
-  }
-#else
-  template <int R>
-  static constexpr int kVectors = kFloatVectors<R>;
 
 #if defined(QUIRE_BF16_DOT)
   template <int R, int V>
@@ -158,13 +125,12 @@ struct BFloat16 {
     }
   }
 #endif
-#endif
 };
 
 // y [R, 64] += the products of some groups of K of one panel.
 template <class Format, int R>
 static inline void multiply_floats(const char* const (&a)[R], const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
-  constexpr int V = Format::template kVectors<R>;
+  constexpr int V = kFloatVectors<R>;
   Fetcher fetcher(groups);
   for (int column = 0; column < kPanel; column += V * kLanes) {
     const uint32_t* w = reinterpret_cast<const uint32_t*>(panel) + column;

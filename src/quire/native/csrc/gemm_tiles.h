@@ -1,5 +1,4 @@
-// bfloat16 products on matrix tiles: two by two for blocks of 32 rows, so that what is loaded is used twice. Few rows are multiplied
-// as tiles do it, but with vectors: see BFloat16 in gemm_float.h.
+// bfloat16 products on matrix tiles: two by two for blocks of 32 rows, so that what is loaded is used twice.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +9,6 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kFewFloatRows = 8;  // wait for memory, and less so with vectors
 constexpr int64_t kRowsBytes = 1 << 20;  // of activations that meet all panels before the next: they stay in the second-level cache
 
 // Fetches the panels of the next unit evenly, while blocks of rows meet those of this one in so many steps.

@@ -28,26 +28,6 @@ struct alignas(64) TileConfig {
 // GCC does not tell its optimiser that tile loads read memory; this makes it finish writing before them.
 static inline void finish_writes() { asm volatile("" ::: "memory"); }
 
-// The floats of tiles while it lives, if it `applies`: denormals are zero. Tiles themselves ask no mode.
-class TileFloats {
- public:
-  explicit TileFloats(bool applies) : before_(_mm_getcsr()) {
-    constexpr unsigned kFlushToZero = 0x8000, kDenormalsAreZero = 0x0040;
-    set(applies ? before_ | kFlushToZero | kDenormalsAreZero : before_);
-  }
-  ~TileFloats() { set(before_); }
-  TileFloats(const TileFloats&) = delete;
-  TileFloats& operator=(const TileFloats&) = delete;
-
- private:
-  static void set(unsigned mode) {
-    finish_writes();
-    _mm_setcsr(mode);
-    finish_writes();
-  }
-  const unsigned before_;
-};
-
 static inline void configure(const uint8_t (&rows)[8], const uint8_t (&bytes_per_row)[8]) {
   TileConfig config{};
   config.palette = 1;
