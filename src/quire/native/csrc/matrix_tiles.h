@@ -126,17 +126,20 @@ static inline void multiply_square(const TileWork& work, const Words& words) {
   finish_writes();
 }
 
-// Four independent products a round, of pairs or of a group of bytes; see spin.h.
+// Four independent products a round, of pairs or of a group of bytes; see spin.h. The operands are numbers of all kinds: with zeros
+// tiles draw less power and run faster than any product does.
 static inline int64_t spin_tiles(bool is_int, int64_t rounds, float& sink) {
-  alignas(64) float sums[kTileRows * kTileColumns] = {};
+  alignas(64) uint32_t operands[kTileRows * kTileColumns];
+  alignas(64) float sums[kTileRows * kTileColumns];
+  for (uint32_t i = 0; i < kTileRows * kTileColumns; ++i) operands[i] = (0x9e3779b9u * i & 0x807f807fu) | 0x3f003f00u;
   is_int ? configure_group_tiles() : configure_tiles(kTileRows);
   finish_writes();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  _tile_loadd(4, sums, 64);
-  _tile_loadd(5, sums, 64);
+  _tile_loadd(4, operands, 64);
+  _tile_loadd(5, operands, 64);
   for (int64_t i = 0; i < rounds && !is_int; ++i) {
     _tile_dpbf16ps(0, 4, 5);
     _tile_dpbf16ps(1, 4, 5);
