@@ -36,7 +36,6 @@ static QUIRE_INLINE const T* in_register(const T* pointer) {
   return pointer;
 }
 
-
 // Columns of a tile, `stride` reads from one row of K to the next. Those in a page lie `ahead` bytes before the next tile's.
 template <class T>
 struct PageColumns {
