@@ -170,6 +170,15 @@ def limited(code: str) -> str:
 
 
 @LINUX_ONLY
+@pytest.mark.parametrize("threads", [3, 5])
+def test_any_number_of_threads_does_all_of_the_work_once(spec: ModelSpec, threads: int) -> None:
+    weights, batch = random_weights(spec), batch_of(300)
+    alone = build(spec, weights).run(batch)
+    together = build(spec, weights, threads=threads)
+    for _ in range(5):  # who helps whom differs every time
+        assert together.run(batch).tobytes() == alone.tobytes()
+
+
 def test_threads_that_cannot_start_are_an_error_not_a_hang() -> None:
     assert "refused" in limited(
         "from test_executor import build\n"

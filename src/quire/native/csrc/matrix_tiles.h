@@ -126,8 +126,8 @@ static inline void multiply_square(const TileWork& work, const Words& words) {
   finish_writes();
 }
 
-// Four independent products a round, of pairs or of a group of bytes; see spin.h. The operands are numbers of all kinds: with zeros
-// tiles draw less power and run faster than any product does.
+// Four independent products a round, of pairs or of a group of bytes; see spin.h. The operands are numbers of both signs below one:
+// with zeros tiles draw less power and run faster than any product does.
 static inline int64_t spin_tiles(bool is_int, int64_t rounds, float& sink) {
   alignas(64) uint32_t operands[kTileRows * kTileColumns];
   alignas(64) float sums[kTileRows * kTileColumns];

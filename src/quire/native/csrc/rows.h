@@ -151,7 +151,8 @@ struct SlotTiles {
   T* values(int64_t head) const { return reinterpret_cast<T*>(pages.value_tile(block, head, tile)); }
 };
 
-// Every element of a key lies in a cache line of its own, which is far away unless the token before was just written.
+// Every word of a key lies in a cache line of its own, which is far away unless the token before, whose word lies in the same line, was
+// just written.
 template <class T>
 static inline void fetch_slot(const RotateAppend& a, int64_t slot) {
   constexpr int64_t kPerWord = 4 / sizeof(T);
@@ -187,7 +188,8 @@ static inline void rotate_append_row(const RotateAppend& a, int64_t row, bool is
 
 static void rotate_append(const RotateAppend& a, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
-    bool is_near = row > row_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % 16 != 0;
+    constexpr int32_t kLineSlots = kLineBytes / 4;
+    bool is_near = row > row_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
     if (a.pages.element == Element::kF32) rotate_append_row<float>(a, row, is_near);
     else rotate_append_row<uint16_t>(a, row, is_near);
   }
