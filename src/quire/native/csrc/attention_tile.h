@@ -9,6 +9,7 @@
 
 #include "fetch.h"
 #include "kernels.h"
+#include "row_tiles.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
@@ -25,9 +26,6 @@ template <class S> using PageRead = std::conditional_t<kIsPaired<S>, uint32_t, f
 template <class S> using RowRead = std::conditional_t<kIsPaired<S> && kMultipliesPairs, uint32_t, float>;
 template <class S> constexpr bool kWidens = kIsPaired<S> && !kMultipliesPairs;
 constexpr int64_t kWideRows = 16;
-
-// Accumulators stay in registers only where the compiler sees all that is done with them.
-#define QUIRE_INLINE inline __attribute__((always_inline))
 
 // A pointer whose origin the compiler forgets: it would derive it from others in the loop instead of keeping it.
 template <class T>

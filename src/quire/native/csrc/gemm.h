@@ -10,7 +10,9 @@
 #include <algorithm>
 
 #include "gemm_finish.h"
+#include "gemm_float.h"
 #include "gemm_int.h"
+#include "row_tiles.h"
 #if defined(QUIRE_AMX)
 #include "gemm_tiles.h"
 #include "gemm_tiles_int.h"
@@ -23,25 +25,9 @@ constexpr int64_t kPieceBytes = 16 << 10;
 constexpr int64_t kFewRows = 12;
 static_assert(kFarAhead == kPieceBytes, "many rows fetch the next piece");
 
-// Calls body.run<R>(first_row, tile) for `tiles` tiles of rows, as even as can be.
-template <class Body>
-static inline void for_even_tiles(int64_t rows, int64_t tiles, const Body& body) {
-  for (int64_t row = 0, tile = 0; tile < tiles; ++tile) {
-    int64_t size = (rows - row + tiles - tile - 1) / (tiles - tile);
-    switch (size) {
-      case 6: body.template run<6>(row, tile); break;
-      case 5: body.template run<5>(row, tile); break;
-      case 4: body.template run<4>(row, tile); break;
-      case 3: body.template run<3>(row, tile); break;
-      case 2: body.template run<2>(row, tile); break;
-      default: body.template run<1>(row, tile);
-    }
-    row += size;
-  }
-}
-
 // A piece of K of one panel for the rows of a chunk.
-struct Piece {
+template <class Format>
+struct FloatPiece {
   const Gemm& g;
   const char* panel;
   int64_t first_row;
@@ -53,10 +39,7 @@ struct Piece {
     int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
     return {groups.begin, groups.end, groups.read + tile * rows * groups.fetched_bytes, groups.fetched_bytes, groups.has_few_rows};
   }
-};
 
-template <class Format>
-struct FloatPiece : Piece {
   template <int R>
   void run(int64_t row, int64_t tile) const {
     const char* a[R];
@@ -65,37 +48,25 @@ struct FloatPiece : Piece {
   }
 };
 
+// y [rows, 64] += a panel's products, piece by piece: few rows wait for memory, and read small pieces that are fetched far ahead.
 template <class Format>
-struct IntPiece : Piece {
-  template <int R>
-  void run(int64_t row, int64_t tile) const {
-    if constexpr (R <= kMaxIntRows)
-      multiply_ints<Format, R>(IntRows<R>(g.a, first_row + row), panel, groups_for(tile), y + row * kLdy, kLdy);
-  }
-};
-
-// Groups of a piece: few rows wait for memory, and read it in small pieces that are fetched far ahead. Columns of integers are
-// passed inside a group, so a single tile of them reads in order anyway.
-static inline int64_t piece_groups(const Panels& weight, int64_t rows, int64_t tiles, bool is_int) {
-  if (is_int && tiles == 1) return weight.num_groups();
-  return rows <= kFewRows ? 1 : kPieceBytes / weight.bytes_per_group();
-}
-
-// y [rows, 64] += a panel's products, piece by piece.
-static inline void multiply_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
-  bool is_int = g.weight.scale_bytes() > 0;
-  int64_t tile_rows = is_int ? kMaxIntRows : kMaxFloatRows, tiles = (rows + tile_rows - 1) / tile_rows;
-  int64_t groups = g.weight.num_groups(), step = piece_groups(g.weight, rows, tiles, is_int);
+static inline void multiply_float_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
+  int64_t tiles = (rows + kMaxFloatRows - 1) / kMaxFloatRows, groups = g.weight.num_groups();
+  int64_t step = rows <= kFewRows ? 1 : kPieceBytes / g.weight.bytes_per_group();
   int64_t fetched_bytes = first_row == 0 ? 4 * kPanel / tiles : 0;
   for (int64_t begin = 0; begin < groups; begin += step) {
     const char* read = panel + begin * g.weight.bytes_per_group();
-    Piece piece{g, panel, first_row, {begin, std::min(begin + step, groups), read, fetched_bytes, rows <= kFewRows}, y};
-    switch (g.weight.format) {
-      case WeightFormat::kF32: for_even_tiles(rows, tiles, FloatPiece<Float32>{piece}); break;
-      case WeightFormat::kBF16: for_even_tiles(rows, tiles, FloatPiece<BFloat16>{piece}); break;
-      case WeightFormat::kInt8: for_even_tiles(rows, tiles, IntPiece<Int8>{piece}); break;
-      case WeightFormat::kInt4: for_even_tiles(rows, tiles, IntPiece<Int4>{piece}); break;
-    }
+    GroupRange range{begin, std::min(begin + step, groups), read, fetched_bytes, rows <= kFewRows};
+    for_even_tiles<kMaxFloatRows>(rows, tiles, FloatPiece<Format>{g, panel, first_row, range, y});
+  }
+}
+
+static inline void multiply_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
+  switch (g.weight.format) {
+    case WeightFormat::kF32: return multiply_float_panel<Float32>(g, panel, first_row, rows, y);
+    case WeightFormat::kBF16: return multiply_float_panel<BFloat16>(g, panel, first_row, rows, y);
+    case WeightFormat::kInt8: return multiply_int_panel<Int8>(g, panel, first_row, rows, y);
+    case WeightFormat::kInt4: return multiply_int_panel<Int4>(g, panel, first_row, rows, y);
   }
 }
 

@@ -4,7 +4,10 @@
 // Weights are unsigned: w = scale * (u - offset). A group's sum of u * a is corrected by -offset * sum(a).
 #pragma once
 
-#include "gemm_float.h"
+#include "fetch.h"
+#include "gemm_finish.h"
+#include "row_tiles.h"
+#include "simd.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -60,10 +63,9 @@ constexpr RowFormat kInt8Rows = RowFormat::kInt8;
 
 #if defined(QUIRE_VNNI)
 static inline vi shift_right(vi x, int n) { return _mm512_srli_epi16(x, n); }
-static inline vi add_quads(vi sum, vi u, vi s) { return _mm512_dpbusd_epi32(sum, u, s); }
 #else
 static inline vi shift_right(vi x, int n) { return x >> n; }
-static inline vi add_quads(vi sum, vi u, vi s) {
+static inline vi dot_quads(vi sum, vi u, vi s) {
   for (int i = 0; i < 4; ++i) sum += ((u >> (8 * i)) & 0xff) * ((s << (24 - 8 * i)) >> 24);
   return sum;
 }
@@ -73,7 +75,7 @@ struct ByteSums {
   static constexpr int kParts = 1;
   static void split(vi raw, vi (&parts)[kParts]) { parts[0] = raw; }
   static vi start(int32_t correction) { return set1_pair(static_cast<uint32_t>(correction)); }
-  static vi add(vi sum, vi part, vi word) { return add_quads(sum, part, word); }
+  static vi add(vi sum, vi part, vi word) { return dot_quads(sum, part, word); }
   static vf total(vi sum, int32_t) { return to_float(sum); }
 };
 using NibbleSums = ByteSums;
@@ -95,73 +97,104 @@ struct Int4 : NibbleSums {
 
 // Vectors of columns beside R rows of sums, and the most rows of a tile.
 template <int R>
-constexpr int kIntVectors = kLanes == 16 ? 4 : R == 1 ? 8 : 2;
+constexpr int kIntVectors = kLanes == 16 ? (R > 6 ? 2 : 4) : R == 1 ? 8 : 2;
 
-constexpr int kMaxIntRows = kLanes == 16 ? 6 : 4;
+constexpr int kMaxIntRows = kLanes == 16 ? 8 : 4;
 
-// The rows of a product in an integer format: values, and for each group a scale and a correction.
-template <int R>
+// A group of the rows of a tile. Strides instead of a pointer for every row: GCC would keep those that no register is left for in
+// vectors.
 struct IntRows {
-  const char* values[R];
-  const float* scales[R];
-  const int32_t* corrections[R];
-  int64_t group_words;
+  const char* values;
+  const char* scales;
+  const char* corrections;
+  int64_t stride;
 
-  IntRows(const Rows& a, int64_t first_row) : group_words(kGroup * (a.format == RowFormat::kInt8 ? 1 : 2) / 4) {
-    for (int r = 0; r < R; ++r) {
-      values[r] = a.row(first_row + r);
-      scales[r] = a.scales(first_row + r);
-      corrections[r] = a.corrections(first_row + r);
-    }
-  }
+  IntRows(const Rows& a, int64_t row, int64_t group)
+      : values(a.row(row) + group * kGroup * (a.format == RowFormat::kInt8 ? 1 : 2)),
+        scales(reinterpret_cast<const char*>(a.scales(row) + group)),
+        corrections(reinterpret_cast<const char*>(a.corrections(row) + group)),
+        stride(a.stride) {}
+
+  const uint32_t* words(int64_t r) const { return reinterpret_cast<const uint32_t*>(values + r * stride); }
+  float scale(int64_t r) const { return *reinterpret_cast<const float*>(scales + r * stride); }
+  int32_t correction(int64_t r) const { return *reinterpret_cast<const int32_t*>(corrections + r * stride); }
 };
 
-// One group for V vectors of columns: `w` is its first row of words from the columns on, `a` are those of the activations.
-template <class Format, int R, int V>
-static inline void add_group(const uint32_t* w, const uint32_t* const (&a)[R], Fetcher& fetcher, vi (&sums)[R][V]) {
-#pragma GCC unroll 2
+// sums [R, V] += a group of R rows times V vectors of columns, `w` being its first row of words from the columns on.
+template <class Format, bool kFetches, int R, int V>
+static QUIRE_INLINE void add_group(const uint32_t* w, const IntRows& a, vi (&sums)[R][V]) {
+  const uint32_t* rows[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) rows[r] = a.words(r);
+#pragma GCC unroll 8
   for (int i = 0; i < Format::kWords; ++i) {
     vi parts[V][Format::kParts];
-    fetcher.step<V>();
+    if constexpr (kFetches) fetch_stream(reinterpret_cast<const char*>(w + i * kPanel), V * kLanes * sizeof(uint32_t));
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) Format::split(load_pairs(w + i * kPanel + v * kLanes), parts[v]);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
       for (int p = 0; p < Format::kParts; ++p) {
-        vi word = set1_pair(a[r][i * Format::kParts + p]);
+        vi word = set1_pair(rows[r][i * Format::kParts + p]);
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sums[r][v] = Format::add(sums[r][v], parts[v][p], word);
       }
   }
 }
 
-// y [R, 64] += the products of some groups of K of one panel.
-template <class Format, int R>
-static inline void multiply_ints(const IntRows<R>& rows, const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
+// y [R, 64] += a group of R rows times one of a panel. All of it is unrolled, so that sums stay in registers.
+template <class Format, bool kFetches, int R>
+static inline void multiply_group(const Rows& rows, int64_t row, int64_t group, const char* panel, float* y) {
   constexpr int V = kIntVectors<R>;
-  constexpr int64_t kGroupBytes = kPanel * (2 + 4 * Format::kWords);
-  Fetcher fetcher(groups);
-  for (int64_t group = groups.begin; group < groups.end; ++group) {
-    fetcher.step<kPanel / kLanes / 2>();  // the scales
-    const uint16_t* scales = reinterpret_cast<const uint16_t*>(panel + group * kGroupBytes);
-    const uint32_t* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
-    const uint32_t* a[R];
-    for (int r = 0; r < R; ++r) a[r] = reinterpret_cast<const uint32_t*>(rows.values[r]) + group * rows.group_words;
-    for (int column = 0; column < kPanel; column += V * kLanes) {
-      vi sums[R][V];
-      for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) sums[r][v] = Format::start(rows.corrections[r][group]);
-      add_group<Format, R, V>(words + column, a, fetcher, sums);
-      for (int v = 0; v < V; ++v) {
-        vf scale = load_bf16(scales + column + v * kLanes);
-        for (int r = 0; r < R; ++r) {
-          float* to = y + r * ldy + column + v * kLanes;
-          vf total = Format::total(sums[r][v], rows.corrections[r][group]);
-          store(to, fma(total, mul(scale, set1(rows.scales[r][group])), load(to)));
-        }
+  const IntRows a(rows, row, group);
+  const uint16_t* scales = reinterpret_cast<const uint16_t*>(panel + group * kPanel * (2 + 4 * Format::kWords));
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
+  if constexpr (kFetches) fetch_stream(reinterpret_cast<const char*>(scales), kPanel * sizeof(uint16_t));
+  for (int column = 0; column < kPanel; column += V * kLanes) {
+    vi sums[R][V];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sums[r][v] = Format::start(a.correction(r));
+    add_group<Format, kFetches>(words + column, a, sums);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) {
+      vf scale = load_bf16(scales + column + v * kLanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        float* to = y + r * kLdy + column + v * kLanes;
+        vf total = Format::total(sums[r][v], a.correction(r));
+        store(to, fma(total, mul(scale, set1(a.scale(r))), load(to)));
       }
     }
+  }
+}
+
+// A group of a panel for all rows of a chunk. One tile of rows fetches what the others read after it.
+template <class Format>
+struct IntTiles {
+  const Gemm& g;
+  const char* panel;
+  int64_t first_row;
+  int64_t group;
+  int64_t fetching_tile;
+  float* y;
+
+  template <int R>
+  void run(int64_t row, int64_t tile) const {
+    if (tile == fetching_tile) multiply_group<Format, true, R>(g.a, first_row + row, group, panel, y + row * kLdy);
+    else multiply_group<Format, false, R>(g.a, first_row + row, group, panel, y + row * kLdy);
+  }
+};
+
+// y [rows, 64] += a panel's products, group by group. The first chunk of rows reads the panel from memory.
+template <class Format>
+static inline void multiply_int_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
+  int64_t tiles = (rows + kMaxIntRows - 1) / kMaxIntRows, groups = g.weight.num_groups();
+  for (int64_t group = 0; group < groups; ++group) {
+    int64_t fetching_tile = first_row == 0 ? group % tiles : tiles;
+    for_even_tiles<kMaxIntRows>(rows, tiles, IntTiles<Format>{g, panel, first_row, group, fetching_tile, y});
   }
 }
 

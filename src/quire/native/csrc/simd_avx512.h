@@ -70,7 +70,20 @@ static inline int32_t store_quantised(T* p, const float* x, vf factor) {
 }
 
 #if defined(QUIRE_BF16_DOT)
+#if defined(QUIRE_EMULATED)
 static inline vf dot_pairs(vf acc, vi a, vi b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
+static inline vi dot_quads(vi acc, vi u, vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
+#else
+// GCC 12 copies the sum before its intrinsics, twice where many sums are live.
+static inline vf dot_pairs(vf acc, vi a, vi b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+  return acc;
+}
+static inline vi dot_quads(vi acc, vi u, vi s) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
+  return acc;
+}
+#endif
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), (__m256i)_mm512_cvtneps_pbh(x));
 }

@@ -5,6 +5,8 @@
 
 #include "avx512.h"
 
+#define QUIRE_EMULATED  // instructions in assembly become functions
+
 #undef _mm256_dpbusd_epi32
 #undef _mm256_dpwssd_epi32
 #undef _mm256_dpbusds_epi32
