@@ -7,9 +7,12 @@
 // Rows work in blocks of 32 that meet every tile of keys which one of them sees. What a row does not see has weight zero there, and
 // zero times a finite value adds nothing. Where such a value is not finite, every row of the block works alone, over tiles in which
 // all that it does not see is cleared: the same arithmetic, so the same bits.
+//
+// Tiles wait for their operands, so everything else is done beside them, a little after each product: what comes next is fetched into
+// the first-level cache, keys and values further ahead into the second, and rows of a block that has its scores are weighed.
 #pragma once
 
-#include "attention_softmax.h"
+#include "attention_weigh.h"
 #include "matrix_tiles.h"
 
 namespace quire::QUIRE_ISA {
@@ -30,10 +33,15 @@ class SplitInTiles {
 
   void walk() {
     configure_tiles(is_flat_ ? static_cast<int>(item_.rows) : kBlockRows);
-    for (int64_t tile = 0; tile < kSplitTiles; ++tile)
-      if (keys_[tile]) score(tile);
-    for (int64_t r = 0; r < item_.rows; ++r) weigh(r);
-    for (int64_t block = 0; block < num_blocks(); ++block) add_values(block);
+    score(0);
+    for (int64_t block = 0; block < num_blocks(); ++block) {
+      bool is_last = block + 1 == num_blocks();
+      scored_rows_ = end_row(block);
+      if (!is_last) score(block + 1);
+      while (weighed_rows_ < scored_rows_) weigh_some();
+      if (!is_last) scored_rows_ = end_row(block + 1);
+      add_values(block);
+    }
     _tile_release();
   }
 
@@ -66,71 +74,56 @@ class SplitInTiles {
   KeyRange tiles_of(int64_t block) const { return {state_.begin[2 * block], state_.end[2 * block]}; }
   KeyRange whole_tiles_of(int64_t block) const { return {state_.begin[2 * block + 1], state_.end[2 * block + 1]}; }
 
-  void score(int64_t tile) const {
-    constexpr int64_t kRowBytes = kTile * 4;
-    fetch(tile + 1);
-    auto words = [&](int64_t step) { return keys_[tile] + step * (kGroup / 2) * kRowBytes; };
-    for (int64_t block = 0; block < num_blocks(); ++block) {
-      KeyRange tiles = tiles_of(block);
-      if (tile < tiles.begin || tile >= tiles.end) continue;
-      int64_t row = first_row(block);
-      TileWork work{query(row), size_ * 2, kRowBytes, 0, size_ / kGroup, scores(row) + tile * kTile, kScoreStride * 4};
-      is_flat_ ? multiply_flat<kTile>(work, words) : multiply_square(work, words);
+  void score(int64_t block) { is_flat_ ? score_block<true>(block) : score_block<false>(block); }
+
+  template <bool kIsFlat>
+  void score_block(int64_t block) {
+    constexpr int64_t kRowBytes = kTile * 4, kStepBytes = kGroup / 2 * kRowBytes;
+    constexpr int kParts = kIsFlat ? 2 : 4;
+    KeyRange tiles = tiles_of(block);
+    int64_t row = first_row(block), steps = size_ / kGroup;
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+      const char* keys = keys_[tile];
+      const char* next = tile + 1 < tiles.end ? keys_[tile + 1] : keys;
+      TileWork work{query(row), size_ * 2, kRowBytes, 0, steps, scores(row) + tile * kTile, kScoreStride * 4};
+      auto words = [&](int64_t step) { return keys + step * kStepBytes; };
+      auto beside = [&](int64_t step, int part) {
+        const char* near = step + 1 < steps ? words(step + 1) : next;
+        if (block == 0) fetch_part<kParts>(tile + 1, step, part);
+        fetch_lines(near + part * (kStepBytes / kParts), kLineBytes, kStepBytes / kParts / kLineBytes);
+        if (!kIsFlat) weigh_some();
+      };
+      if constexpr (kIsFlat) multiply_flat<kTile>(work, words, beside);
+      else multiply_square(work, words, beside);
     }
   }
 
-  // K is next, and V not much later.
-  void fetch(int64_t tile) const {
+  // K of a tile is read next, and V not much later.
+  template <int kParts>
+  QUIRE_INLINE void fetch_part(int64_t tile, int64_t step, int part) const {
+    constexpr int64_t kBytes = 4 * kTile * kGroup / kParts;  // of K and V together: a step is a group of their dimensions
     if (tile >= kSplitTiles || !keys_[tile]) return;
-    for (int64_t line = 0; line < 2 * item_.a.pages.tile_bytes(); line += kLineBytes) __builtin_prefetch(keys_[tile] + line, 0, 2);
+    const char* first = keys_[tile] + (step * kParts + part) * kBytes;
+    for (int64_t line = 0; line < kBytes; line += kLineBytes) __builtin_prefetch(first + line, 0, 2);
   }
 
-  // The scores of a row become its weights, in bfloat16 and in their place.
-  void weigh(int64_t row) const {
-    KeyRange keys = seen(row), tiles = tiles_of(row / kBlockRows);
-    uint16_t* weights = reinterpret_cast<uint16_t*>(scores(row));
-    int64_t begin = keys.begin / kLanes * kLanes, end = round_up(keys.end, kLanes);
-    if (keys.begin >= keys.end) {
-      begin = end = tiles.begin * kTile;
-    } else {
-      state_.m[row] = scale(row, keys, begin, end);
-      state_.l[row] = exponentiate(row, keys, begin, end);
-    }
-    std::fill(weights + tiles.begin * kTile, weights + begin, uint16_t{0});
-    std::fill(weights + end, weights + tiles.end * kTile, uint16_t{0});
+  QUIRE_INLINE void weigh_some() {
+    if (weighed_rows_ == scored_rows_) return;
+    if (weigher_.is_done()) begin_weighing(weighed_rows_);
+    if (!weigher_.is_done()) weigher_.step();
+    if (weigher_.is_done()) end_weighing(weighed_rows_++);
   }
 
-  static vf keep(vf x, int64_t at, KeyRange keys, float instead) {
-    if (keys.begin <= at && at + kLanes <= keys.end) return x;
-    return keep_seen(x, 0, static_cast<int>(keys.begin - at), static_cast<int>(keys.end - at), instead);
+  void begin_weighing(int64_t row) {
+    weigher_.begin(scores(row), tiles_of(row / kBlockRows), seen(row), item_.a.scale, item_.a.softcap);
   }
 
-  float scale(int64_t row, KeyRange keys, int64_t begin, int64_t end) const {
-    float* s = scores(row);
-    vf factor = set1(item_.a.scale), highest = set1(kLowest);
-    for (int64_t i = begin; i < end; i += kLanes) {
-      vf x = mul(load(s + i), factor);
-      if (item_.a.softcap > 0.0f) x = softcap(x, item_.a.softcap);
-      x = keep(x, i, keys, kLowest);
-      store(s + i, x);
-      highest = max(highest, x);
-    }
-    return max_of(highest);
+  void end_weighing(int64_t row) {
+    state_.m[row] = weigher_.maximum();
+    state_.l[row] = weigher_.sum();
   }
 
-  float exponentiate(int64_t row, KeyRange keys, int64_t begin, int64_t end) const {
-    const float* s = scores(row);
-    uint16_t* weights = reinterpret_cast<uint16_t*>(scores(row));
-    vf m = set1(state_.m[row]), sum = set1(0.0f);
-    for (int64_t i = begin; i < end; i += kLanes) {
-      vf w = keep(exp(sub(load(s + i), m)), i, keys, 0.0f);
-      sum = add(sum, w);
-      store_as(weights + i, w, kLanes);
-    }
-    return sum_of(sum);
-  }
-
-  void add_values(int64_t block) const {
+  void add_values(int64_t block) {
     if (!adds_only_finite(block)) {
       for (int64_t r = first_row(block); r < end_row(block); ++r) add_values_alone(r);
       return configure_tiles(is_flat_ ? static_cast<int>(item_.rows) : kBlockRows);
@@ -157,19 +150,33 @@ class SplitInTiles {
 
   // split[row ..] = weights * V over these tiles, a strip of columns after the other.
   template <class Values>
-  void multiply_values(int64_t row, KeyRange tiles, bool is_flat, const Values& values) const {
+  void multiply_values(int64_t row, KeyRange tiles, bool is_flat, const Values& values) {
     TileWork work{reinterpret_cast<const char*>(scores(row)), kScoreStride * 4, size_ * 4, tiles.begin, tiles.end, nullptr, state_.width * 4};
-    for (int64_t c = 0, step; c < size_; c += step) {
-      auto words = [&](int64_t tile) { return values(tile) + c * 4; };
+    for (int64_t c = 0; c < size_;) {
       work.sums = state_.split + row * state_.width + c;
-      step = is_flat && size_ - c >= kPanel ? kPanel : kTile;
-      if (step == kPanel) multiply_flat<kPanel>(work, words);
-      else if (is_flat) multiply_flat<kTile>(work, words);
-      else multiply_square(work, words);
+      if (!is_flat) multiply_strip<kTile, false>(work, c, values);
+      else if (size_ - c < kPanel) multiply_strip<kTile, true>(work, c, values);
+      else multiply_strip<kPanel, true>(work, c, values), c += kTile;
+      c += kTile;
     }
   }
 
-  void add_values_alone(int64_t row) const {
+  // Columns [c, c + kWidth).
+  template <int kWidth, bool kIsFlat, class Values>
+  void multiply_strip(const TileWork& work, int64_t c, const Values& values) {
+    constexpr int kParts = kIsFlat ? kWidth / kTileColumns : 4, kRows = kTile / 2 / kParts;
+    auto words = [&](int64_t tile) { return values(tile) + c * 4; };
+    auto beside = [&](int64_t tile, int part) {
+      const char* near = tile + 1 < work.end ? words(tile + 1) : values(work.begin) + (c + kWidth) % size_ * 4;
+      near += part * kRows * work.word_stride;
+      for (int64_t column = 0; column < kWidth * 4; column += kLineBytes) fetch_lines(near + column, work.word_stride, kRows);
+      if (!kIsFlat) weigh_some();
+    };
+    if constexpr (kIsFlat) multiply_flat<kWidth>(work, words, beside);
+    else multiply_square(work, words, beside);
+  }
+
+  void add_values_alone(int64_t row) {
     KeyRange keys = seen(row);
     if (keys.begin >= keys.end) return;
     KeyRange tiles{keys.begin / kTile, (keys.end + kTile - 1) / kTile};
@@ -206,6 +213,9 @@ class SplitInTiles {
   int64_t size_;  // head_dim
   int64_t start_;  // the split's first key
   bool is_flat_;
+  int64_t scored_rows_ = 0;   // that may be weighed
+  int64_t weighed_rows_ = 0;
+  RowWeigher weigher_;
   const char* keys_[kSplitTiles] = {};
 };
 

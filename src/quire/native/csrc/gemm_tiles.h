@@ -30,22 +30,31 @@ class PanelFetcher {
   int64_t step_bytes_;
 };
 
-// y [rows, 64] of a block of rows and one panel, which waits for memory if there is no other block.
-static inline void multiply_panel_tiles(const Gemm& g, int64_t first_row, int64_t rows, const char* panel, PanelFetcher& fetcher, float* y) {
-  constexpr int64_t kRowBytes = 4 * kPanel;
-  TileWork work{g.a.row(first_row), g.a.stride, kRowBytes, 0, g.weight.num_groups(), y, kLdy * 4};
-  auto words = [&](int64_t group) { return panel + group * (kGroup / 2) * kRowBytes; };
-  if (g.rows <= kTileRows)
-    return multiply_flat<kPanel>(work, [&](int64_t group) {
-      fetch_stream(words(group), g.weight.bytes_per_group());
-      return words(group);
-    });
-  if (rows <= kTileRows) return multiply_flat<kPanel>(work, words);
-  for (int64_t column = 0; column < kPanel; column += 2 * kTileColumns) {
-    work.sums = y + column;
-    multiply_square(work, [&](int64_t group) {
-      fetcher.step();
-      return words(group) + 4 * column;
+constexpr int64_t kWordStride = 4 * kPanel;  // bytes from one row of words to the next
+
+// y [rows, 64] of up to 16 rows and one panel. If there are no other rows they wait for memory; else the panel is in the
+// second-level cache.
+static inline void multiply_few(const TileWork& work, const char* panel, int64_t step_bytes, bool from_memory) {
+  constexpr int64_t kPartBytes = kGroup / 2 / 4 * kWordStride;
+  auto words = [=](int64_t step) { return panel + step * step_bytes; };
+  multiply_flat<kPanel>(work, words, [=](int64_t step, int part) {
+    if (from_memory) fetch_stream(words(step) + part * kPartBytes, kPartBytes);
+  });
+}
+
+// The same of 17 to 32 rows. What the next step reads is fetched from the second-level cache, and the next panels into it.
+static inline void multiply_many(TileWork work, const char* panel, int64_t step_bytes, PanelFetcher& fetcher) {
+  constexpr int64_t kPartRows = kBlockRows / 4, kPartWords = kGroup / 2 / 4;
+  const char* rows = work.rows;
+  const int64_t row_stride = work.row_stride;
+  for (const char* strip = panel; strip < panel + kWordStride; strip += 2 * kLineBytes, work.sums += 2 * kTileColumns) {
+    auto words = [=](int64_t step) { return strip + step * step_bytes; };
+    multiply_square(work, words, [=, &fetcher](int64_t step, int part) {
+      const char* next = words(step + 1) + part * kPartWords * kWordStride;
+      fetch_lines(rows + kLineBytes * (step + 1) + part * kPartRows * row_stride, row_stride, kPartRows);
+      fetch_lines(next, kWordStride, kPartWords);
+      fetch_lines(next + kLineBytes, kWordStride, kPartWords);
+      if (part == 0) fetcher.step();
     });
   }
 }
@@ -57,8 +66,12 @@ static inline void multiply_unit_tiles(const Gemm& g, int64_t first_row, int64_t
   for (int64_t row = 0; row < rows; row += kBlockRows) {
     int64_t block = std::min<int64_t>(kBlockRows, rows - row);
     if (row == 0 || block < kBlockRows) configure_tiles(static_cast<int>(block));
-    for (int64_t p = 0; p < panels; ++p)
-      multiply_panel_tiles(g, first_row + row, block, g.weight.panel(unit * panels + p), fetcher, y[0] + p * kPanel);
+    for (int64_t p = 0; p < panels; ++p) {
+      TileWork work{g.a.row(first_row + row), g.a.stride, kWordStride, 0, g.weight.num_groups(), y[0] + p * kPanel, kLdy * 4};
+      const char* panel = g.weight.panel(unit * panels + p);
+      if (block <= kTileRows) multiply_few(work, panel, g.weight.bytes_per_group(), g.rows <= kTileRows);
+      else multiply_many(work, panel, g.weight.bytes_per_group(), fetcher);
+    }
     for (int64_t r = 0; r < block; ++r) finish(g, first_row + row + r, unit, y[r]);
   }
 }

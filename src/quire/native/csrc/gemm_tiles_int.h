@@ -52,11 +52,14 @@ struct GroupTile {
         words(panel_words + column), word_scales(reinterpret_cast<const char*>(g.weight.scales(panel, 0) + column)),
         word_scale_stride(g.weight.bytes_per_group()), groups(g.weight.num_groups()), sums(room), fetcher(next) {}
 
+  void load_rows(int64_t group) const {
+    finish_writes();
+    _tile_loadd(4, rows + group * kGroup, row_stride);
+  }
+
   // Tile n = rows * words.
   template <int n>
   void multiply(int64_t group) const {
-    finish_writes();
-    _tile_loadd(4, rows + group * kGroup, row_stride);
     _tile_loadd(5, words + group * kSignedWords, 4 * kPanel);
     if constexpr (n == 0) {
       _tile_zero(0);
@@ -74,33 +77,39 @@ struct GroupTile {
     finish_writes();
   }
 
-  // y += sums[n] in steps of the scales of words and rows.
-  template <int n>
-  void scale(int64_t group, vf (&y)[kTileRows]) const {
+  // y += sums[n] in steps of the scales of words and rows, for rows [kFirst, kEnd).
+  template <int n, int kFirst, int kEnd>
+  QUIRE_INLINE void scale(int64_t group, vf (&y)[kTileRows]) const {
     vf of_words = load_bf16(reinterpret_cast<const uint16_t*>(word_scales + group * word_scale_stride));
     const char* of_rows = row_scales + group * static_cast<int64_t>(sizeof(float));
 #pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; ++r) {
+    for (int r = kFirst; r < kEnd; ++r) {
       vf of_row = set1(*reinterpret_cast<const float*>(of_rows + r * row_stride));
       y[r] = fma(to_float(load_pairs(reinterpret_cast<const uint32_t*>(sums[n][r]))), mul(of_words, of_row), y[r]);
     }
   }
 
-  // Groups take turns on two tiles: what is asked of a tile is there when it is needed, a group later.
+  // Groups take turns on two tiles: what is asked of a tile is there when it is needed, a group later. Vectors work between the tile
+  // instructions, since they would idle behind a row of them.
   template <int n>
   void step(int64_t group, vf (&y)[kTileRows]) const {
+    bool goes_on = group + 2 < groups;
     fetcher.step();
-    if (group + 2 < groups) multiply<n>(group + 2);
+    if (goes_on) load_rows(group + 2);
+    scale<n, 0, 5>(group, y);
+    if (goes_on) multiply<n>(group + 2);
+    scale<n, 5, 10>(group, y);
     if (group + 1 < groups) take_sums<1 - n>();
-    scale<n>(group, y);
+    scale<n, 10, kTileRows>(group, y);
   }
 
   // Writes [16, 16], kLdy apart.
   void run(float* to) const {
     vf y[kTileRows];
     for (vf& of_row : y) of_row = set1(0.0f);
+    load_rows(0);
     multiply<0>(0);
-    if (groups > 1) multiply<1>(1);
+    if (groups > 1) load_rows(1), multiply<1>(1);
     take_sums<0>();
     for (int64_t group = 0; group < groups; group += 2) {
       step<0>(group, y);

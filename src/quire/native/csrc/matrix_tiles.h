@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "row_tiles.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -70,9 +71,18 @@ struct TileWork {
   char* lower_sums() const { return reinterpret_cast<char*>(sums) + kTileRows * sum_stride; }
 };
 
-// Up to 16 rows by 32 or 64 columns; words(step) is where the words of a step begin.
-template <int kColumns, class Words>
-static inline void multiply_flat(const TileWork& work, const Words& words) {
+// Fetches lines of 64 bytes, `stride` bytes apart, into the first-level cache.
+static QUIRE_INLINE void fetch_lines(const char* first, int64_t stride, int count) {
+  for (int i = 0; i < count; ++i) __builtin_prefetch(first + i * stride, 0, 3);
+}
+
+// Both products below read the words of a step at words(step), and call beside(step, part) after each instruction that multiplies, part
+// counting them within the step. What else a step wants done is best spread over these places: tile loads wait for the second-level
+// cache behind one burst of fetches, and vectors idle behind a row of tile instructions.
+
+// Up to 16 rows by 32 or 64 columns: two or four parts a step.
+template <int kColumns, class Words, class Beside>
+static QUIRE_INLINE void multiply_flat(const TileWork& work, const Words& words, const Beside& beside) {
   constexpr bool is_wide = kColumns == 4 * kTileColumns;
   static_assert(is_wide || kColumns == 2 * kTileColumns);
   finish_writes();
@@ -85,13 +95,17 @@ static inline void multiply_flat(const TileWork& work, const Words& words) {
     _tile_loadd(4, work.rows + 64 * step, work.row_stride);
     _tile_loadd(5, w, work.word_stride);
     _tile_dpbf16ps(0, 4, 5);
+    beside(step, 0);
     _tile_loadd(6, w + 64, work.word_stride);
     _tile_dpbf16ps(1, 4, 6);
+    beside(step, 1);
     if constexpr (!is_wide) continue;
     _tile_loadd(7, w + 128, work.word_stride);
     _tile_dpbf16ps(2, 4, 7);
+    beside(step, 2);
     _tile_loadd(5, w + 192, work.word_stride);
     _tile_dpbf16ps(3, 4, 5);
+    beside(step, 3);
   }
   _tile_stored(0, work.sums, work.sum_stride);
   _tile_stored(1, work.sums + kTileColumns, work.sum_stride);
@@ -100,9 +114,9 @@ static inline void multiply_flat(const TileWork& work, const Words& words) {
   finish_writes();
 }
 
-// 17 to 32 rows by 32 columns.
-template <class Words>
-static inline void multiply_square(const TileWork& work, const Words& words) {
+// 17 to 32 rows by 32 columns: four parts a step.
+template <class Words, class Beside>
+static QUIRE_INLINE void multiply_square(const TileWork& work, const Words& words, const Beside& beside) {
   finish_writes();
   _tile_zero(0);
   _tile_zero(1);
@@ -113,11 +127,15 @@ static inline void multiply_square(const TileWork& work, const Words& words) {
     _tile_loadd(6, w, work.word_stride);
     _tile_loadd(4, work.rows + 64 * step, work.row_stride);
     _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(5, work.lower_rows() + 64 * step, work.row_stride);
-    _tile_dpbf16ps(2, 5, 6);
+    beside(step, 0);
     _tile_loadd(7, w + 64, work.word_stride);
     _tile_dpbf16ps(1, 4, 7);
+    beside(step, 1);
+    _tile_loadd(5, work.lower_rows() + 64 * step, work.row_stride);
+    _tile_dpbf16ps(2, 5, 6);
+    beside(step, 2);
     _tile_dpbf16ps(3, 5, 7);
+    beside(step, 3);
   }
   _tile_stored(0, work.sums, work.sum_stride);
   _tile_stored(1, work.sums + kTileColumns, work.sum_stride);
