@@ -109,7 +109,7 @@ struct IntRows {
   const char* corrections;
   int64_t stride;
 
-  IntRows(const Rows& a, int64_t row, int64_t group)
+  QUIRE_INLINE IntRows(const Rows& a, int64_t row, int64_t group)
       : values(a.row(row) + group * kGroup * (a.format == RowFormat::kInt8 ? 1 : 2)),
         scales(reinterpret_cast<const char*>(a.scales(row) + group)),
         corrections(reinterpret_cast<const char*>(a.corrections(row) + group)),
