@@ -89,7 +89,8 @@ class SplitInTiles {
       auto words = [&](int64_t step) { return keys + step * kStepBytes; };
       auto beside = [&](int64_t step, int part) {
         const char* near = step + 1 < steps ? words(step + 1) : next;
-        if (block == 0) fetch_part<kParts>(tile + 1, step, part);
+        if (block == 0) fetch_far<kParts>(tile + 1, 0, step, part);
+        if (block == 1 || num_blocks() == 1) fetch_far<kParts>(tile, item_.a.pages.tile_bytes(), step, part);
         fetch_lines(near + part * (kStepBytes / kParts), kLineBytes, kStepBytes / kParts / kLineBytes);
         if (!kIsFlat) weigh_some();
       };
@@ -98,12 +99,12 @@ class SplitInTiles {
     }
   }
 
-  // K of a tile is read next, and V not much later.
+  // A part of the K or the V of a tile, which lies at `offset`: K is read next, V when all keys have their scores.
   template <int kParts>
-  QUIRE_INLINE void fetch_part(int64_t tile, int64_t step, int part) const {
-    constexpr int64_t kBytes = 4 * kTile * kGroup / kParts;  // of K and V together: a step is a group of their dimensions
+  QUIRE_INLINE void fetch_far(int64_t tile, int64_t offset, int64_t step, int part) const {
+    constexpr int64_t kBytes = 2 * kTile * kGroup / kParts;  // a step is a group of their dimensions
     if (tile >= kSplitTiles || !keys_[tile]) return;
-    const char* first = keys_[tile] + (step * kParts + part) * kBytes;
+    const char* first = keys_[tile] + offset + (step * kParts + part) * kBytes;
     for (int64_t line = 0; line < kBytes; line += kLineBytes) __builtin_prefetch(first + line, 0, 2);
   }
 

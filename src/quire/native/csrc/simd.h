@@ -65,7 +65,7 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 static inline void store_as(float* p, vf x, int n) { n == kLanes ? store(p, x) : store_n(p, x, n); }
 static inline void store_as(uint16_t* p, vf x, int n) { store_bf16_n(p, x, n); }
 
-#if QUIRE_LANES != 8
+#if QUIRE_LANES == 4
 static inline float sum_of(vf x) {
   float lanes[kLanes];
   store(lanes, x);

@@ -32,6 +32,10 @@ static inline vf power_of_two(vf n) {
 }
 static inline vf lane_index() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 
+// Halves, halves of those, and so on.
+static inline float sum_of(vf x) { return _mm512_reduce_add_ps(x); }
+static inline float max_of(vf x) { return _mm512_reduce_max_ps(x); }
+
 static inline vf magnitude(vf x) { return _mm512_abs_ps(x); }
 
 static inline vi set1_pair(uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
