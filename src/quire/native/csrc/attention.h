@@ -100,6 +100,7 @@ struct Attend {
     if constexpr (kIsPaired<S>)
       if (in_tiles()) return SplitInTiles<Attend>(*this, split).walk();
 #endif
+    for (int64_t r = 0; r < rows; ++r) state.clear_values(r);
     KeyRange any = state.seen_by_any(rows);
     int64_t tile = std::max(split * kSplitTiles, any.begin / kTile);
     int64_t end = std::min((split + 1) * kSplitTiles, (any.end + kTile - 1) / kTile);

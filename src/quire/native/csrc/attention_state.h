@@ -116,8 +116,10 @@ struct RowStates {
   void begin_split(int64_t r) {
     m[r] = kLowest;
     l[r] = 0.0f;
-    std::memset(split + r * width, 0, static_cast<size_t>(width) * sizeof(float));
   }
+
+  // Where values are added up tile by tile; matrix tiles write them once.
+  void clear_values(int64_t r) { std::memset(split + r * width, 0, static_cast<size_t>(width) * sizeof(float)); }
 
   void begin_total(int64_t r) {
     total_m[r] = kLowest;
