@@ -9,7 +9,7 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kRowsBytes = 1 << 20;  // of activations that meet all panels before the next: they stay in the second-level cache
+constexpr int64_t kRowsBytes = 8 << 20;  // of activations that meet all panels before the next: they stay in the third-level cache
 
 // Fetches the panels of the next unit evenly, while blocks of rows meet those of this one in so many steps.
 class PanelFetcher {
