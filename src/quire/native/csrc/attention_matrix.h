@@ -153,12 +153,12 @@ class SplitInTiles {
   template <class Values>
   void multiply_values(int64_t row, KeyRange tiles, bool is_flat, const Values& values) {
     TileWork work{reinterpret_cast<const char*>(scores(row)), kScoreStride * 4, size_ * 4, tiles.begin, tiles.end, nullptr, state_.width * 4};
-    for (int64_t c = 0; c < size_;) {
+    for (int64_t c = 0, width; c < size_; c += width) {
+      width = is_flat && size_ - c >= kPanel ? kPanel : kTile;
       work.sums = state_.split + row * state_.width + c;
       if (!is_flat) multiply_strip<kTile, false>(work, c, values);
-      else if (size_ - c < kPanel) multiply_strip<kTile, true>(work, c, values);
-      else multiply_strip<kPanel, true>(work, c, values), c += kTile;
-      c += kTile;
+      else if (width == kTile) multiply_strip<kTile, true>(work, c, values);
+      else multiply_strip<kPanel, true>(work, c, values);
     }
   }
 
@@ -214,7 +214,7 @@ class SplitInTiles {
   int64_t size_;  // head_dim
   int64_t start_;  // the split's first key
   bool is_flat_;
-  int64_t scored_rows_ = 0;   // that may be weighed
+  int64_t scored_rows_ = 0;  // that may be weighed
   int64_t weighed_rows_ = 0;
   RowWeigher weigher_;
   const char* keys_[kSplitTiles] = {};
