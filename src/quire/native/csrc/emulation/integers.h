@@ -106,7 +106,7 @@ static inline __m512i _mm512_ternarylogic_epi32(const __m512i& a, const __m512i&
 
 #define QUIRE_COMPARE(name, suffix, T, op)                                                                     \
   static inline Mask<T, __m512i> _mm512_##name##_##suffix##_mask(const __m512i& a, const __m512i& b) {         \
-    return where<T>(a, b, [](T x, T y) { return x op y; });                                                    \
+    return where<T>(a, b, [](T x, T y) -> bool { return x op y; });                                            \
   }                                                                                                            \
   static inline Mask<T, __m512i> _mm512_mask_##name##_##suffix##_mask(Mask<T, __m512i> mask, const __m512i& a, \
                                                                       const __m512i& b) {                      \
