@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.config import DType, KVFormat, Quantize
+from quire.executors.native import available_isas, integer_form
 from quire.executors.protocol import Executor, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint
@@ -57,10 +58,15 @@ class Driver:
 
 
 def make_driver(name: str, checkpoint: Checkpoint, dtype: DType, quantize: Quantize = Quantize.NONE) -> Driver:
-    """Returns a fresh executor of that name, with cache in `dtype`, and weights too where they are not quantised."""
+    """Returns a fresh executor of that name, with cache in `dtype`, and weights too where they are not quantised.
+
+    The reference holds integers in the form that the native executor would.
+    """
     layout = kv_layout(checkpoint.spec, BLOCK_SIZE, KVFormat(dtype.value))
     arguments: dict[str, Any] = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": dtype}
     if name == "reference":
+        if quantize is not Quantize.NONE and available_isas():
+            arguments["integer_form"] = integer_form()
         return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, **arguments, quantize=quantize))
     if name == "torch":
         from quire.executors.torch_executor import TorchExecutor

@@ -15,11 +15,12 @@ from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.checks import check_weights
 from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch
+from quire.executors.reference_quantize import IntegerForm
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
-NUMERICS_VERSION = 5
+NUMERICS_VERSION = 6
 """Raised whenever a kernel change could change a bit; part of every cache key."""
 
 _UNBOUNDED_WINDOW = 2**31 - 1
@@ -161,6 +162,13 @@ def available_isas() -> tuple[str, ...]:
         return tuple(load_core().available_isas())
     except ExecutorUnavailableError:
         return ()
+
+
+def integer_form() -> IntegerForm:
+    """Returns the form in which the chosen instruction set multiplies integer weights."""
+    core = load_core()
+    isa = _chosen_isa(core) or core.available_isas()[-1]
+    return IntegerForm.TILES if core.has_integer_tiles(isa) else IntegerForm.VECTORS
 
 
 def packed_as(core: Any, weight_format: WeightFormat) -> Any:

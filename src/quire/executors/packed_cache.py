@@ -46,6 +46,7 @@ def packed_key(core: Any, decoder: Any, *, weights_fingerprint: bytes, weight_fo
         (b"W", weights_fingerprint),
         (b"F", weight_format.encode()),
         (b"P", b"".join(size.to_bytes(8, "little") for size in (core.PANEL, core.GROUP, core.PIECE_BYTES))),
+        (b"T", bytes([core.has_integer_tiles(decoder.isa)])),
         (b"S", b"".join(size.to_bytes(8, "little") for size in decoder.packed_sizes())),
         (b"B", sys.byteorder.encode()),
     )

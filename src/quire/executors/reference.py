@@ -29,7 +29,7 @@ from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.executors.checks import check_rows, check_step
 from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch, best_of
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
-from quire.executors.reference_quantize import quantised_rows, quantised_weights
+from quire.executors.reference_quantize import IntegerForm, quantised_rows, quantised_weights
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
@@ -40,8 +40,8 @@ class ReferenceExecutor:
 
     With `DType.BFLOAT16` the token table, the linear layers and the head hold bfloat16 values; norms, biases, learned
     positions and all arithmetic stay float32. With `Quantize` they hold integers times scales, and so do the rows they are
-    multiplied with. With `KVFormat.BFLOAT16` the cache holds the bits of keys and values that were
-    rounded when they were written; they are widened when they are read.
+    multiplied with, in the form for vectors or for matrix tiles. With `KVFormat.BFLOAT16` the cache holds the bits of keys
+    and values that were rounded when they were written; they are widened when they are read.
     Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
     """
 
@@ -56,11 +56,13 @@ class ReferenceExecutor:
         num_blocks: int,
         dtype: DType,
         quantize: Quantize = Quantize.NONE,
+        integer_form: IntegerForm = IntegerForm.VECTORS,
     ) -> None:
         self.spec = spec
         self.layout = layout
         self.num_blocks = num_blocks
         self._quantize = quantize
+        self._integer_form = integer_form
         self._weight_format = WeightFormat.of(dtype, quantize)
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
         shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
@@ -196,8 +198,9 @@ class ReferenceExecutor:
         return self._multiply(x, f"{name}.weight", self._weights.get(f"{name}.bias"))
 
     def _multiply(self, x: Array, weight: str, bias: Array | None) -> Array:
-        rows = x if self._quantize is Quantize.NONE else quantised_rows(x.astype(np.float32)).astype(self.arithmetic)
-        return linear(rows, self._weights[weight], bias)
+        if self._quantize is not Quantize.NONE:
+            x = quantised_rows(x.astype(np.float32), self._quantize, self._integer_form).astype(self.arithmetic)
+        return linear(x, self._weights[weight], bias)
 
     def _norm(self, name: str, x: Array) -> Array:
         if f"{name}.weight" not in self._weights:
@@ -221,7 +224,7 @@ class ReferenceExecutor:
             return values
         if self._weight_format is WeightFormat.BFLOAT16:
             return _widened(tensor.to_bfloat16())
-        return quantised_weights(values, self._quantize)
+        return quantised_weights(values, self._quantize, self._integer_form)
 
 
 class Float64ReferenceExecutor(ReferenceExecutor):

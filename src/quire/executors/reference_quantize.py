@@ -1,13 +1,23 @@
 """Integer formats as the native core computes them, in NumPy: what a matrix or a row of activations becomes.
 
-    weight        w ~ scale * q    q in [-128, 127] (int8) or [-8, 7] (int4), one bfloat16 scale for 32 elements of K
-    activations   a ~ scale * q    q in [-127, 127], one float32 scale for 32 elements of K, chosen anew for every row
+The form for vectors, where 32 elements of K share a scale:
+
+    weight        w ~ scale * q    q in [-128, 127] (int8) or [-8, 7] (int4), a bfloat16 scale
+    activations   a ~ scale * q    q in [-127, 127], a float32 scale, chosen anew for every row
+
+The form for matrix tiles, where 256 elements do:
+
+    weight        w ~ scale * q        q in [-128, 127] (int8), a bfloat16 scale
+                  w ~ scale * t * q    q in [-8, 7] or [-7, 8] (int4), and an integer t in [0, 15] for 32 elements
+    activations   a ~ scale * q        q in [-32512, 32512] beside int8, in [-127, 127] beside int4, a float32 scale
 
 Every step is a single rounded float32 operation in the order of `pack_panel.h` and `rows_format.h`, so weights equal the
 core's bit by bit, and rows do up to ties.
 """
 
 from __future__ import annotations
+
+from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +26,25 @@ from quire.config import Quantize
 from quire.models.weights import round_to_bfloat16
 
 GROUP = 32
+WIDE_GROUP = 256
 _SMALLEST = np.float32(1e-30)
 _TRIES = 7
 
 Float32Array = npt.NDArray[np.float32]
 
 
-def quantised_weights(weight: Float32Array, quantize: Quantize) -> Float32Array:
+class IntegerForm(Enum):
+    """Which instructions integers are packed for: a core's instruction set has one form."""
+
+    VECTORS = "vectors"
+    TILES = "tiles"
+
+
+def quantised_weights(weight: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
     """Returns a matrix [N, K] as it is after packing: integers times their scales."""
-    groups = _grouped(weight)
+    if form is IntegerForm.TILES and quantize is Quantize.INT4:
+        return _multiplied_nibbles(weight)
+    groups = _grouped(weight, _group_size(form))
     steps = np.float32(8 if quantize is Quantize.INT4 else 128)
     extreme = _extremes(groups)
     is_zero = np.abs(extreme) < _SMALLEST
@@ -36,14 +56,36 @@ def quantised_weights(weight: Float32Array, quantize: Quantize) -> Float32Array:
     return _ungrouped(integers * scale[..., None], weight.shape[1])
 
 
-def quantised_rows(rows: Float32Array) -> Float32Array:
+def quantised_rows(rows: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
     """Returns activations [T, K] as a product with integer weights sees them."""
-    groups = _grouped(rows)
+    groups = _grouped(rows, _group_size(form))
+    most = np.float32(32512 if form is IntegerForm.TILES and quantize is Quantize.INT8 else 127)
     highest = np.abs(groups).max(axis=-1)
     is_zero = highest <= _SMALLEST
-    inverse = np.where(is_zero, np.float32(0), np.float32(127) / np.where(is_zero, np.float32(1), highest))
+    inverse = np.where(is_zero, np.float32(0), most / np.where(is_zero, np.float32(1), highest))
     integers = np.rint(groups * inverse[..., None])
-    return _ungrouped(integers * (highest * np.float32(1 / 127))[..., None], rows.shape[1])
+    return _ungrouped(integers * (highest * (np.float32(1) / most))[..., None], rows.shape[1])
+
+
+def _group_size(form: IntegerForm) -> int:
+    return WIDE_GROUP if form is IntegerForm.TILES else GROUP
+
+
+def _multiplied_nibbles(weight: Float32Array) -> Float32Array:
+    """Returns a matrix as int4 for tiles holds it: the widest of eight scales is 15 steps, the others whole ones."""
+    parts = _grouped(weight, WIDE_GROUP).reshape(len(weight), -1, WIDE_GROUP // GROUP, GROUP)
+    extreme = _extremes(parts)
+    is_zero = np.abs(extreme) < _SMALLEST
+    wanted = np.where(is_zero, np.float32(0), _best_int4_scales(parts, np.where(is_zero, np.float32(1), extreme)))
+    width = np.abs(wanted)
+    scale = _rounded(width.max(axis=-1) / np.float32(15))[..., None]
+    divisor = np.where(scale == 0, np.float32(1), scale)
+    size = np.where(width == 0, np.float32(0), np.clip(np.rint(width / divisor), np.float32(1), np.float32(15)))
+    offset = np.where(wanted < 0, np.float32(7), np.float32(8))[..., None]
+    inverse = np.where(size == 0, np.float32(0), np.float32(1) / np.where(size == 0, np.float32(1), size * divisor))[..., None]
+    clipped = np.clip(parts * inverse, -offset, 15 - offset).astype(np.float64)
+    nibbles = (np.rint(clipped + offset) - offset).astype(np.float32)
+    return _ungrouped(nibbles * size[..., None] * scale[..., None], weight.shape[1])
 
 
 def _best_int4_scales(groups: Float32Array, extreme: Float32Array) -> Float32Array:
@@ -82,10 +124,10 @@ def _rounded(values: Float32Array) -> Float32Array:
     return bits.view(np.float32)
 
 
-def _grouped(values: Float32Array) -> Float32Array:
-    """Returns [.., K / 32, 32], filled up with zeros."""
-    num_missing = -values.shape[1] % GROUP
-    return np.pad(values, ((0, 0), (0, num_missing))).reshape(len(values), -1, GROUP)
+def _grouped(values: Float32Array, size: int) -> Float32Array:
+    """Returns [.., K / size, size], filled up with zeros."""
+    num_missing = -values.shape[1] % size
+    return np.pad(values, ((0, 0), (0, num_missing))).reshape(len(values), -1, size)
 
 
 def _ungrouped(groups: Float32Array, size: int) -> Float32Array:

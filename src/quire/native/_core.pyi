@@ -112,6 +112,7 @@ GROUP: int
 PIECE_BYTES: int
 
 def available_isas() -> list[str]: ...
+def has_integer_tiles(isa: str) -> bool: ...
 def measure_bandwidth(isa: str, threads: int, num_bytes: int, rounds: int) -> float:
     """Returns bytes read a second, best of `rounds`."""
 

@@ -15,7 +15,7 @@ import pytest
 
 from quire.config import Quantize
 from quire.executors.native import available_isas
-from quire.executors.reference_quantize import quantised_rows, quantised_weights
+from quire.executors.reference_quantize import IntegerForm, quantised_rows, quantised_weights
 from quire.models.weights import round_to_bfloat16
 
 core: Any = pytest.importorskip("quire.native._core", reason="the native core is not compiled here")
@@ -35,6 +35,10 @@ def random(shape: tuple[int, ...], seed: int = 0) -> Float32Array:
 
 def widen(bits: npt.NDArray[np.uint16]) -> Float32Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def form_of(isa: str) -> IntegerForm:
+    return IntegerForm.TILES if core.has_integer_tiles(isa) else IntegerForm.VECTORS
 
 
 def multiply(isa: str, weight_format: str, weight: Float32Array, a: Float32Array) -> Float32Array:
@@ -63,7 +67,8 @@ def test_bfloat16_product_equals_numpy_on_rounded_inputs(isa: str, rows: int, co
 def test_integer_product_equals_numpy_on_quantised_inputs(isa: str, quantize: Quantize, rows: int, columns: int, k: int) -> None:
     """Sums inside a group are exact; the float32 sum over groups errs as that of a product does."""
     weight, a = random((columns, k)), random((rows, k), 1)
-    inputs = quantised_rows(a).astype(np.float64), quantised_weights(weight, quantize)
+    form = form_of(isa)
+    inputs = quantised_rows(a, quantize, form).astype(np.float64), quantised_weights(weight, quantize, form)
     exact = inputs[0] @ inputs[1].T
     bound = (3 + k / 32) * 2.0**-23 * (np.abs(inputs[0]) @ np.abs(inputs[1]).T) + 1e-12
     assert (np.abs(multiply(isa, quantize.name, weight, a) - exact) <= bound).all()
@@ -71,12 +76,14 @@ def test_integer_product_equals_numpy_on_quantised_inputs(isa: str, quantize: Qu
 
 @pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
 def test_packed_integers_equal_numpy_bit_by_bit(isa: str, quantize: Quantize) -> None:
-    weight = random((130, 77)) * np.geomspace(1e-35, 1e30, 130, dtype=np.float32)[:, None]
+    weight = random((130, 600)) * np.geomspace(1e-35, 1e30, 130, dtype=np.float32)[:, None]
     weight[3, :] = 0
     weight[4, 5:40] = np.linspace(-8, 7, 35)
+    weight[5] *= np.geomspace(1e-6, 1, 600)
+    weight[6, 64:128] = 0
     packed = np.empty_like(weight)
     core.packed_values(isa, core.WeightFormat[quantize.name], weight, packed)
-    assert (packed == quantised_weights(weight, quantize)).all()
+    assert (packed == quantised_weights(weight, quantize, form_of(isa))).all()
 
 
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
@@ -91,9 +98,9 @@ def test_rows_of_any_size_survive_quantisation(isa: str, weight_format: str) -> 
 
 @pytest.mark.parametrize("weight_format", ["F32", "BF16", "INT8", "INT4"])
 def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(isa: str, weight_format: str) -> None:
-    weight, a = random((130, 600)), random((53, 600), 1)
+    weight, a = random((130, 600)), random((150, 600), 1)
     together = multiply(isa, weight_format, weight, a)
-    for rows in (1, 2, 3, 4, 5, 6, 11, 25):
+    for rows in (1, 2, 3, 4, 5, 6, 8, 9, 11, 16, 17, 25, 33, 131):
         pieces = [multiply(isa, weight_format, weight, a[start : start + rows]) for start in range(0, len(a), rows)]
         assert np.concatenate(pieces).tobytes() == together.tobytes()
 
@@ -129,21 +136,23 @@ def test_a_weight_that_is_not_finite_spoils_its_own_column(isa: str, weight_form
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_sums_of_a_group_do_not_wrap_around(isa: str, weight_format: str, sign: int) -> None:
-    """All steps are the outermost ones: in int4 a group adds up to 30480 in 16 bits."""
-    steps = 8 if weight_format == "INT4" else 128
-    weight = np.full((64, 64), steps - 1, np.float32)
-    weight[:, ::32] = -steps
-    a = np.full((7, 64), sign * 127, np.float32)
-    expected = sign * 127 * 2 * (31 * (steps - 1) - steps)
+    """All steps are the outermost ones: in int4 a group adds up to 30480 in 16 bits, in int8 on tiles to 990705664 in 32."""
+    steps, unit = (8, 15) if weight_format == "INT4" else (128, 1)
+    weight = np.full((64, 512), (steps - 1) * unit, np.float32)
+    weight[:, ::32] = -steps * unit
+    a = np.full((17, 512), sign * 127, np.float32)
+    expected = sign * 127 * 16 * (31 * (steps - 1) - steps) * unit
     assert (multiply(isa, weight_format, weight, a) == expected).all()
+    assert (multiply(isa, weight_format, weight, a[:3]) == expected).all()
 
 
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
 @pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)
 def test_integer_products_are_the_same_bits_wherever_sums_are_fused(weight_format: str, rows: int, columns: int, k: int) -> None:
-    """Sums inside a group are exact integers, whatever instructions find them."""
+    """Sums inside a group are exact integers, whatever instructions find them; those for tiles have groups of their own."""
     weight, a = random((columns, k)), random((rows, k), 1)
-    assert len({multiply(isa, weight_format, weight, a).tobytes() for isa in available_isas() if isa != "generic"}) <= 1
+    isas = [isa for isa in available_isas() if isa != "generic" and not core.has_integer_tiles(isa)]
+    assert len({multiply(isa, weight_format, weight, a).tobytes() for isa in isas}) <= 1
 
 
 def gelu(x: float) -> float:

@@ -20,9 +20,10 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   int64_t rows = static_cast<int64_t>(a.shape(0));
   if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows || static_cast<int64_t>(out.shape(1)) != source.rows)
     throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed");
+  format = form_of(kernels, format);
   PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
   packed.pack(kernels, source, 0, 1, alone);
-  int64_t stride = round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
+  int64_t stride = is_for_tiles(format) ? stride_for_tiles(format, source.columns) : round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
   Buffer converted(static_cast<size_t>(rows * stride));
   Norm n{};
   n.x = a.data();
@@ -48,7 +49,7 @@ static void packed_values(const std::string& isa, WeightFormat format, FloatMatr
   SourceMatrix source = source_of(weight, Element::kF32);
   if (static_cast<int64_t>(out.shape(0)) != source.rows || static_cast<int64_t>(out.shape(1)) != source.columns)
     throw std::invalid_argument("out must be [N, K] as the weight is");
-  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
+  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, form_of(kernels, format));
   packed.pack(kernels, source, 0, 1, alone);
   std::vector<int32_t> rows(static_cast<size_t>(source.rows));
   std::iota(rows.begin(), rows.end(), 0);
@@ -61,6 +62,7 @@ void bind_kernels(nb::module_& m) {
     for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
     return names;
   });
+  m.def("has_integer_tiles", [](const std::string& isa) { return choose_kernels(isa).has_integer_tiles; }, nb::arg("isa"));
   m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"), nb::arg("rounds"),

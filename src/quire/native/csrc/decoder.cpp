@@ -34,16 +34,17 @@ void Decoder::reserve(const Step& step) {
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
     hidden_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
+    if (is_for_tiles(format_)) gated_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
-    if (format_ == WeightFormat::kInt8 || format_ == WeightFormat::kInt4) signed_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
+    if (format_ == WeightFormat::kInt4Tiles) widened_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
     capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
   }
 }
 
 // The rows of a buffer, [.., k], in the format that products with such weights read.
 Rows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
-  int64_t stride = stride_of(k) * static_cast<int64_t>(sizeof(float));
+  int64_t stride = is_for_tiles(meets) ? stride_for_tiles(meets, k) : stride_of(k) * static_cast<int64_t>(sizeof(float));
   return {buffer.get(), stride, kernels_.row_formats[static_cast<int>(meets)], k, weight_offset(meets)};
 }
 
@@ -93,9 +94,12 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
   up.bias = pointer_or_null(layer.up_bias);
   up.epilogue = shape_.is_ffn_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = shape_.activation;
-  up.hidden = rows_in(hidden_, shape_.ffn_size, format_);
+  Rows hidden = rows_in(hidden_, shape_.ffn_size, format_);
+  bool is_final = !is_for_tiles(format_);  // else a scale is of more columns than a unit has
+  up.hidden = is_final ? hidden : rows_in(gated_, shape_.ffn_size, WeightFormat::kF32);
   multiply(up);
-  add_product(layer.down, layer.down_bias, up.hidden, step);
+  if (!is_final) convert(gated_, step.num_rows, hidden);
+  add_product(layer.down, layer.down_bias, hidden, step);
   add_normalised(layer.ffn_post_norm, layer.ffn_post_norm_bias, step.num_rows);
 }
 
@@ -193,7 +197,7 @@ void Decoder::attend(const Step& step, int64_t index) {
   bool is_final = mixed.format == RowFormat::kF32 || mixed.format == RowFormat::kBF16;
   a.out = is_final ? mixed.base : attended_.get();
   a.out_element = mixed.format == RowFormat::kBF16 ? Element::kBF16 : Element::kF32;
-  a.ldo = mixed.stride / element_bytes(a.out_element);
+  a.ldo = is_final ? mixed.stride / element_bytes(a.out_element) : stride_of(size);
   const AttentionPlan& plan = plan_of(a.window);
   a.rows = plan.rows.data();
   a.partials = partials_.as<float>();
@@ -211,16 +215,16 @@ void Decoder::attend(const Step& step, int64_t index) {
     for (int64_t i = begin; i < end; ++i)
       kernels_.merge_splits(a, plan.merged[static_cast<size_t>(i / a.num_heads)], i % a.num_heads, scratch_.as<float>() + worker * scratch);
   });
-  if (!is_final) write_mixed(step.num_rows, mixed);
+  if (!is_final) convert(attended_, step.num_rows, mixed);
 }
 
-// What attention wrote as float32, in the format of the product that follows.
-void Decoder::write_mixed(int64_t rows, const Rows& mixed) {
+// Rows of float32 in the format of the product that follows.
+void Decoder::convert(const Buffer& from, int64_t rows, const Rows& to) {
   Norm n{};
-  n.x = attended_.as<float>();
-  n.ldx = stride_of(mixed.k);
-  n.size = mixed.k;
-  n.out = mixed;
+  n.x = from.as<float>();
+  n.ldx = stride_of(to.k);
+  n.size = to.k;
+  n.out = to;
   threads_.run(rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 

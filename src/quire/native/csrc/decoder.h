@@ -129,7 +129,7 @@ class Decoder {
   // are a multiple of 4 KB apart would share their sets of the first-level cache.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
   int64_t widest_scratch() const { return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, shape_.ffn_size})); }
-  char* gemm_scratch_of(int worker) const { return signed_.size() ? signed_.get() + worker * widest_scratch() : nullptr; }
+  char* gemm_scratch_of(int worker) const { return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr; }
   Rows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
 
   void reserve(const Step& step);
@@ -142,19 +142,19 @@ class Decoder {
   void project_qkv(const Step& step, const Layer& layer);
   void rotate_append(const Step& step, int64_t layer);
   void attend(const Step& step, int64_t layer);
-  void write_mixed(int64_t rows, const Rows& mixed);
+  void convert(const Buffer& from, int64_t rows, const Rows& to);
 
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const Rows& a, const Step& step);
   void multiply(const Gemm& gemm);
   Gemm head_product(const int32_t* rows, int64_t count);
-  void merge_panel(Gemm product, int64_t panel, float* logits, Best* bests);
+  void merge_panels(Gemm product, int64_t begin, int64_t end, float* logits, Best* bests);
 
   std::mutex one_caller_;
   ModelShape shape_;
-  WeightFormat format_;
   const Kernels& kernels_;
+  WeightFormat format_;
   ThreadPool threads_;
 
   PackedMatrix embed_, head_;
@@ -167,7 +167,7 @@ class Decoder {
 
   // Activations of a step, grown when a step is larger than any before.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
-  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, product_, sampled_, scratch_, signed_, partials_;
+  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, gated_, product_, sampled_, scratch_, widened_, partials_;
   std::vector<float> cos_, sin_;
   std::vector<AttentionPlan> plans_;  // of the step, one for each distinct window
   int64_t attention_grain_ = 1;

@@ -37,14 +37,16 @@ void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
     });
 }
 
-// One panel of the head's product, [count, kPanel] in `logits`, and its best merged into `bests`.
-void Decoder::merge_panel(Gemm g, int64_t panel, float* logits, Best* bests) {
+constexpr int64_t kPanelsAtOnce = 8;  // of the head, whose logits are looked at while they are near
+
+// Some panels of the head's product, [count, ldo] in `logits`, and their best merged into `bests`.
+void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Best* bests) {
   g.out = logits;
-  g.ldo = kPanel;
-  g.out_column = panel * kPanel;
-  kernels_.gemm(g, panel, panel + 1);
-  int64_t width = std::min<int64_t>(kPanel, g.num_columns - g.out_column);
-  for (int64_t row = 0; row < g.rows; ++row, logits += kPanel) {
+  g.ldo = kPanelsAtOnce * kPanel;
+  g.out_column = begin * kPanel;
+  kernels_.gemm(g, begin, end);
+  int64_t width = std::min((end - begin) * kPanel, g.num_columns - g.out_column);
+  for (int64_t row = 0; row < g.rows; ++row, logits += g.ldo) {
     if (shape_.logit_softcap > 0) kernels_.softcap(logits, width, shape_.logit_softcap);
     bests[row].merge(best_of(kernels_, logits, width, g.out_column));
   }
@@ -56,12 +58,12 @@ void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
   DefaultFloats floats;
   const Gemm g = head_product(rows, count);
   std::vector<Best> bests(static_cast<size_t>(threads_.size() * count));
-  std::vector<float> logits(static_cast<size_t>(threads_.size() * count * kPanel));
+  std::vector<float> logits(static_cast<size_t>(threads_.size() * count * kPanelsAtOnce * kPanel));
   threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
     Gemm own = g;
     own.scratch = gemm_scratch_of(worker);
-    for (int64_t panel = begin; panel < end; ++panel)
-      merge_panel(own, panel, logits.data() + worker * count * kPanel, bests.data() + worker * count);
+    for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce)
+      merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), logits.data() + worker * count * kPanelsAtOnce * kPanel, bests.data() + worker * count);
   });
   std::fill(found, found + count, Best{});
   for (size_t i = 0; i < bests.size(); ++i) found[i % static_cast<size_t>(count)].merge(bests[i]);

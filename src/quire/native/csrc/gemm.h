@@ -15,6 +15,7 @@
 #include "row_tiles.h"
 #if defined(QUIRE_AMX)
 #include "gemm_tiles.h"
+#include "gemm_few_nibbles.h"
 #include "gemm_tiles_int.h"
 #endif
 
@@ -66,7 +67,7 @@ static inline void multiply_panel(const Gemm& g, const char* panel, int64_t firs
     case WeightFormat::kF32: return multiply_float_panel<Float32>(g, panel, first_row, rows, y);
     case WeightFormat::kBF16: return multiply_float_panel<BFloat16>(g, panel, first_row, rows, y);
     case WeightFormat::kInt8: return multiply_int_panel<Int8>(g, panel, first_row, rows, y);
-    case WeightFormat::kInt4: return multiply_int_panel<Int4>(g, panel, first_row, rows, y);
+    default: return multiply_int_panel<Int4>(g, panel, first_row, rows, y);
   }
 }
 
@@ -84,7 +85,9 @@ static inline void multiply_unit(const Gemm& g, int64_t unit) {
 static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
   if (g.weight.format == WeightFormat::kBF16) return gemm_tiles(g, unit_begin, unit_end);
-  if (g.weight.scale_bytes() > 0 && g.rows > kFewIntRows) return gemm_group_tiles(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kInt8Tiles) return gemm_int_tiles<2>(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kInt4Tiles && g.rows <= kFewNibbleRows) return gemm_few_nibbles(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kInt4Tiles) return gemm_int_tiles<1>(g, unit_begin, unit_end);
 #endif
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);
 }

@@ -21,7 +21,7 @@ class PanelFetcher {
   }
 
   void step() {
-    for (const char* end = std::min(next_ + step_bytes_, end_); next_ < end; next_ += kLineBytes) __builtin_prefetch(next_, 0, 2);
+    for (const char* end = std::min(next_ + step_bytes_, end_); next_ < end; next_ += kLineBytes) fetch_far(next_);
   }
 
  private:

@@ -1,147 +1,212 @@
-// int8 and int4 products of many rows on matrix tiles. Sums inside a group of 32 are exact integers, scaled and added in group order
-// as in gemm_int.h: the bits are those of its kernels, which take the few rows.
+// int8 and int4 products on matrix tiles.
 //
-// A group is half of what a tile multiplies at once, and its sums must leave the tile for their scale. While a tile multiplies a
-// group, the sums of the one before it are scaled and added up in registers, which hold 16 rows by 16 columns for the whole of K.
+// Tiles multiply bytes. In int4 activations are bytes; in int8 they have 16 bits, and a row counts as two: its upper and its lower halves.
+// Sums over a wide group of K are exact, also 256 * upper + lower, which fits 32 bits; groups are added up as floats, in order. So rows may
+// be grouped in any way, and vectors may find the same sums (gemm_few_nibbles.h).
+//
+// Vectors work between the tile products: they add up the sums of what was multiplied before, and make bytes of the nibbles that come next.
 #pragma once
 
 #include <algorithm>
 
-#include "gemm_int.h"
+#include "gemm_nibbles.h"
 #include "gemm_tiles.h"
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kFewIntRows = kTileRows - 1;  // more are faster on tiles
-constexpr int64_t kSignedWords = kGroup / 4 * kPanel;  // of a group of a panel
-using TileSums = int32_t[2][kTileRows][kTileColumns];
+constexpr int64_t kChunkOfRows = 128;                // rows that meet a group before the next one
+constexpr int64_t kStripColumns = 2 * kTileColumns;  // columns of a block
+constexpr int64_t kPartBytes = kStepWords;               // of these words, beside one of four products
 
-// The weights of a group without their offset, in the order of int8 panels.
-static inline void write_signed(const Panels& weight, const uint32_t* words, uint32_t* to) {
-  if (weight.format == WeightFormat::kInt8) {
-    for (int64_t i = 0; i < kSignedWords; i += kLanes) _mm512_store_si512(to + i, xor_bits(load_pairs(words + i), set1_pair(0x80808080u)));
-    return;
-  }
-  for (int64_t i = 0; i < weight.words(); ++i)
-    for (int64_t c = 0; c < kPanel; c += kLanes) {
-      vi parts[Int4::kParts];
-      Int4::split(load_pairs(words + i * kPanel + c), parts);
-      for (int64_t p = 0; p < Int4::kParts; ++p)
-        _mm512_store_si512(to + (i * Int4::kParts + p) * kPanel + c, _mm512_sub_epi8(parts[p], set1_pair(0x08080808u)));
+// Sums of a block for one group, on their way into y. A piece is 32 columns of a row, of which a flat block has two.
+template <int kHalves>
+struct GroupSums {
+  const int32_t* sums = nullptr;
+  int is_flat = 0;
+  int64_t next = 0, end = 0;  // pieces
+  const uint16_t* scales = nullptr;
+  const char* row_scales = nullptr;  // of the block's first row
+  int64_t row_stride = 0;
+  float* y = nullptr;  // of the block's first row
+
+  QUIRE_INLINE void add_piece() {
+    if (next == end) return;
+    int64_t row = next >> is_flat, column = (next & is_flat) * kStripColumns, stride = kStripColumns << is_flat;
+    const int32_t* from = sums + kHalves * row * stride + column;
+    float* to = y + row * kLdy + column;
+    vf of_row = set1(*reinterpret_cast<const float*>(row_scales + row * row_stride));
+#pragma GCC unroll 2
+    for (int64_t c = 0; c < kStripColumns; c += kLanes) {
+      vi total = _mm512_load_si512(from + c);
+      if constexpr (kHalves == 2) total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(from + stride + c));
+      store(to + c, fma(to_float(total), mul(load_bf16(scales + column + c), of_row), load(to + c)));
     }
-}
-
-static inline void write_signed_panel(const Panels& weight, int64_t panel, uint32_t* to) {
-  for (int64_t g = 0; g < weight.num_groups(); ++g) write_signed(weight, weight.word(panel, g, 0, 0), to + g * kSignedWords);
-}
-
-// 16 rows of a product by 16 columns of a panel, which lies in `words` as signed bytes. Strides in bytes.
-struct GroupTile {
-  const char* rows;
-  const char* row_scales;
-  int64_t row_stride;
-  const uint32_t* words;
-  const char* word_scales;
-  int64_t word_scale_stride;
-  int64_t groups;
-  TileSums& sums;
-  PanelFetcher& fetcher;
-
-  GroupTile(const Gemm& g, int64_t first_row, int64_t panel, int64_t column, const uint32_t* panel_words, TileSums& room, PanelFetcher& next)
-      : rows(g.a.row(first_row)), row_scales(reinterpret_cast<const char*>(g.a.scales(first_row))), row_stride(g.a.stride),
-        words(panel_words + column), word_scales(reinterpret_cast<const char*>(g.weight.scales(panel, 0) + column)),
-        word_scale_stride(g.weight.bytes_per_group()), groups(g.weight.num_groups()), sums(room), fetcher(next) {}
-
-  void load_rows(int64_t group) const {
-    finish_writes();
-    _tile_loadd(4, rows + group * kGroup, row_stride);
+    ++next;
   }
-
-  // Tile n = rows * words.
-  template <int n>
-  void multiply(int64_t group) const {
-    _tile_loadd(5, words + group * kSignedWords, 4 * kPanel);
-    if constexpr (n == 0) {
-      _tile_zero(0);
-      _tile_dpbssd(0, 4, 5);
-    } else {
-      _tile_zero(1);
-      _tile_dpbssd(1, 4, 5);
-    }
-  }
-
-  template <int n>
-  void take_sums() const {
-    if constexpr (n == 0) _tile_stored(0, sums[0], 4 * kTileColumns);
-    else _tile_stored(1, sums[1], 4 * kTileColumns);
-    finish_writes();
-  }
-
-  // y += sums[n] in steps of the scales of words and rows, for rows [kFirst, kEnd).
-  template <int n, int kFirst, int kEnd>
-  QUIRE_INLINE void scale(int64_t group, vf (&y)[kTileRows]) const {
-    vf of_words = load_bf16(reinterpret_cast<const uint16_t*>(word_scales + group * word_scale_stride));
-    const char* of_rows = row_scales + group * static_cast<int64_t>(sizeof(float));
-#pragma GCC unroll 16
-    for (int r = kFirst; r < kEnd; ++r) {
-      vf of_row = set1(*reinterpret_cast<const float*>(of_rows + r * row_stride));
-      y[r] = fma(to_float(load_pairs(reinterpret_cast<const uint32_t*>(sums[n][r]))), mul(of_words, of_row), y[r]);
-    }
-  }
-
-  // Groups take turns on two tiles: what is asked of a tile is there when it is needed, a group later. Vectors work between the tile
-  // instructions, since they would idle behind a row of them.
-  template <int n>
-  void step(int64_t group, vf (&y)[kTileRows]) const {
-    bool goes_on = group + 2 < groups;
-    fetcher.step();
-    if (goes_on) load_rows(group + 2);
-    scale<n, 0, 5>(group, y);
-    if (goes_on) multiply<n>(group + 2);
-    scale<n, 5, 10>(group, y);
-    if (group + 1 < groups) take_sums<1 - n>();
-    scale<n, 10, kTileRows>(group, y);
-  }
-
-  // Writes [16, 16], kLdy apart.
-  void run(float* to) const {
-    vf y[kTileRows];
-    for (vf& of_row : y) of_row = set1(0.0f);
-    load_rows(0);
-    multiply<0>(0);
-    if (groups > 1) load_rows(1), multiply<1>(1);
-    take_sums<0>();
-    for (int64_t group = 0; group < groups; group += 2) {
-      step<0>(group, y);
-      if (group + 1 < groups) step<1>(group + 1, y);
-    }
-    for (int r = 0; r < kTileRows; ++r) store(to + r * kLdy, y[r]);
+  void add_all() {
+    while (next < end) add_piece();
   }
 };
 
-// The last 16 rows may begin among those before them, which are multiplied again and finished once.
-static inline void multiply_unit_group_tiles(const Gemm& g, int64_t begin_row, int64_t end_row, int64_t unit) {
-  alignas(64) float y[kTileRows][kLdy];
-  alignas(64) TileSums sums;
-  int64_t panels = panels_of(g), panel_words = g.weight.num_groups() * kSignedWords;
-  uint32_t* words = reinterpret_cast<uint32_t*>(g.scratch);
-  for (int64_t p = 0; p < panels; ++p) write_signed_panel(g.weight, unit * panels + p, words + p * panel_words);
-  int64_t blocks = (end_row - begin_row + kTileRows - 1) / kTileRows;
-  PanelFetcher fetcher(g, unit, blocks * panels * kPanel / kTileColumns * g.weight.num_groups());
-  for (int64_t row = begin_row; row < end_row; row += kTileRows) {
-    int64_t first = std::min(row, end_row - kTileRows);
-    for (int64_t c = 0; c < panels * kPanel; c += kTileColumns)
-      GroupTile(g, first, unit * panels + c / kPanel, c % kPanel, words + c / kPanel * panel_words, sums, fetcher).run(y[0] + c);
-    for (int64_t r = row - first; r < kTileRows; ++r) finish(g, first + r, unit, y[r]);
+// All rows of a product times some panels, one after the other. kHalves: 2 for int8, 1 for int4.
+template <int kHalves>
+class IntProduct {
+ public:
+  static constexpr bool kIsInt4 = kHalves == 1;
+  static constexpr int64_t kRows = kBlockRows / kHalves;     // of a block
+  static constexpr int64_t kFlatRows = kTileRows / kHalves;  // that fit one tile
+  static constexpr int kPiecesBeside = 2 / kHalves;          // of sums, beside a tile product
+  using Sums = GroupSums<kHalves>;
+
+  IntProduct(const Gemm& g, int64_t panel_begin, int64_t panel_end)
+      : g_(g), is_alone_(g.rows <= kTileRows),
+        scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
+    configure_tiles(static_cast<int>(std::min(kHalves * g.rows, int64_t{kBlockRows})));
+    if (kIsInt4 && is_alone_) ring_ = StepRing(g.weight, panel_begin, panel_end, scratch_);
   }
+  ~IntProduct() { _tile_release(); }
+
+  // y [rows, kLdy] += the products of a chunk of rows with a panel, whose bytes are `place` panels into the scratch.
+  void multiply(int64_t first_row, int64_t rows, int64_t panel, int64_t place, float* y, PanelFetcher& fetcher) {
+    first_row_ = first_row, rows_ = rows, panel_ = panel, y_ = y, fetcher_ = &fetcher;
+    for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
+      if (rows <= kFlatRows && is_alone_) multiply_flat_group(group);
+      else multiply_square_group(group, kIsInt4 ? widened(group, place) : g_.weight.word(panel, group, 0, 0));
+    }
+    pending_.add_all();
+  }
+
+ private:
+  // The bytes of a group, and the next one begun. The first rows that meet a group make them.
+  const uint32_t* widened(int64_t group, int64_t place) {
+    uint32_t* words = scratch_ + place * g_.weight.padded_k() / 4 * kPanel + group * kWideGroupWords;
+    if (first_row_ > 0) return words;
+    if (group == 0) widener_ = GroupWidener(g_.weight, panel_, 0, words);
+    widener_.widen_all();
+    if (group + 1 < g_.weight.num_groups()) widener_ = GroupWidener(g_.weight, panel_, group + 1, words + kWideGroupWords);
+    return words;
+  }
+
+  TileWork work_of(int64_t group, int64_t row, int64_t columns) {
+    sums_ = sums_ == rooms_[0] ? rooms_[1] : rooms_[0];
+    return {rows_at(row, group), g_.a.stride / kHalves, kWordStride, 0, g_.weight.elements_of(group) / kTileBytes, reinterpret_cast<float*>(sums_), columns * 4};
+  }
+  const char* rows_at(int64_t row, int64_t group) const { return g_.a.row(first_row_ + row) + group * kWideGroup; }
+
+  // From the products of a block to what is added up beside the next ones.
+  void leave_sums(Sums before, int64_t group, int64_t row, int64_t column, int is_flat, int64_t begin, int64_t end) {
+    before.add_all();
+    const char* row_scales = reinterpret_cast<const char*>(g_.a.wide_scales(first_row_ + row) + group);
+    pending_ = {sums_, is_flat, begin << is_flat, end << is_flat, g_.weight.scales(panel_, group) + column, row_scales, g_.a.stride, y_ + row * kLdy + column};
+  }
+
+  void fetch_scales(int64_t group) const { fetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes()); }
+
+  void multiply_flat_group(int64_t group) {
+    Sums pending = pending_;
+    const TileWork work = work_of(group, 0, kPanel);
+    if constexpr (kIsInt4) {
+      StepRing ring = ring_;
+      auto words_at = [&](int64_t step) { return reinterpret_cast<const char*>(ring.words(first_step_ + step)); };
+      multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t, int) __attribute__((always_inline)) {
+        for (int i = 0; i < kPiecesBeside; ++i) pending.add_piece(), ring.widen_piece();
+      });
+      ring_ = ring;
+      first_step_ += work.end;
+    } else {
+      const char* words = reinterpret_cast<const char*>(g_.weight.word(panel_, group, 0, 0));
+      auto words_at = [=](int64_t step) { return words + step * 4 * kStepWords; };
+      fetch_scales(group);
+      multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
+        fetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
+        pending.add_piece();
+      });
+    }
+    leave_sums(pending, group, 0, 0, 1, 0, rows_);
+  }
+
+  // Blocks of 16 rows; the last one may begin among the rows before it, also those of another chunk, whose sums are there already.
+  void multiply_square_group(int64_t group, const uint32_t* words) {
+    for (int64_t column = 0; column < kPanel; column += kStripColumns)
+      for (int64_t row = 0; row < rows_; row += kRows) {
+        int64_t first = g_.rows <= kRows ? 0 : std::min(row, rows_ - kRows);
+        Sums pending = !kIsInt4 && is_alone_ ? multiply_lonely_block(group, words, column) : multiply_block(group, words + column, first);
+        leave_sums(pending, group, first, column, 0, row - first, std::min(kRows, rows_ - first));
+      }
+  }
+
+  // Up to 16 rows of int8 that are all there are. Words come from memory, whole rows of them beside the first strip.
+  Sums multiply_lonely_block(int64_t group, const uint32_t* words, int64_t column) {
+    auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + step * kStepWords); };
+    auto strip_at = [=](int64_t step) { return words_at(step) + 4 * column; };
+    const bool fetches = column == 0;
+    Sums pending = pending_;
+    if (fetches) fetch_scales(group);
+    multiply_square<TileElement::kByte>(work_of(group, 0, kStripColumns), strip_at, [&](int64_t step, int part) __attribute__((always_inline)) {
+      if (fetches) fetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
+      pending.add_piece();
+    });
+    return pending;
+  }
+
+  // One block of many. Rows are fetched for the next step or the next block, words by the first block for all.
+  Sums multiply_block(int64_t group, const uint32_t* words, int64_t row) {
+    constexpr int64_t kPartRows = kBlockRows / 4, kPartWords = kTileBytes / 4 / 4;
+    const TileWork work = work_of(group, row, kStripColumns);
+    auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + step * kStepWords); };
+    const char* next_rows = rows_at(row + 2 * kRows <= rows_ ? row + kRows : row, group);
+    const bool is_first = row <= 0;
+    Sums pending = pending_;
+    GroupWidener widener = widener_;
+    PanelFetcher fetcher = *fetcher_;
+    multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
+      const char* rows = step + 1 < work.end ? work.rows + kLineBytes * (step + 1) : next_rows;
+      fetch_lines(rows + part * kPartRows * work.row_stride, work.row_stride, kPartRows);
+      if (is_first) {
+        const char* next = words_at(step + 1) + part * kPartWords * kWordStride;
+        fetch_lines(next, kWordStride, kPartWords);
+        fetch_lines(next + kLineBytes, kWordStride, kPartWords);
+      }
+      if (part == 0) fetcher.step();
+      for (int i = 0; i < kPiecesBeside; ++i) pending.add_piece();
+      widener.widen_piece();
+    });
+    widener_ = widener;
+    *fetcher_ = fetcher;
+    return pending;
+  }
+
+  const Gemm& g_;
+  const bool is_alone_;  // up to 16 rows: weights come from memory
+  uint32_t* const scratch_;
+  int64_t first_row_ = 0, rows_ = 0, panel_ = 0;
+  float* y_ = nullptr;
+  PanelFetcher* fetcher_ = nullptr;
+  Sums pending_;
+  GroupWidener widener_;
+  StepRing ring_;
+  int64_t first_step_ = 0;  // of the group, among those of the ring
+  alignas(64) int32_t rooms_[2][kBlockRows * kStripColumns];
+  int32_t* sums_ = rooms_[0];
+};
+
+template <int kHalves>
+static inline void multiply_int_chunk(IntProduct<kHalves>& product, const Gemm& g, int64_t first_row, int64_t rows, int64_t unit, PanelFetcher& fetcher) {
+  alignas(64) float y[kChunkOfRows][kLdy];
+  int64_t panels = panels_of(g);
+  std::memset(y, 0, static_cast<size_t>(rows) * sizeof y[0]);
+  for (int64_t p = 0; p < panels; ++p) product.multiply(first_row, rows, unit * panels + p, p, y[0] + p * kPanel, fetcher);
+  for (int64_t r = 0; r < rows; ++r) finish(g, first_row + r, unit, y[r]);
 }
 
-static inline void gemm_group_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
-  int64_t most = std::max<int64_t>(1, kRowsBytes / (g.a.values_bytes() * kTileRows)) * kTileRows;
-  configure_group_tiles();
-  for (int64_t row = 0; row < g.rows; row += most)
-    for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit_group_tiles(g, row, std::min(row + most, g.rows), unit);
-  _tile_release();
+template <int kHalves>
+static inline void gemm_int_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
+  int64_t panels = panels_of(g), blocks = (kHalves * g.rows + kBlockRows - 1) / kBlockRows, strips = panels * kPanel / kStripColumns;
+  IntProduct<kHalves> product(g, unit_begin * panels, unit_end * panels);
+  for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
+    PanelFetcher fetcher(g, unit, blocks * strips * g.weight.padded_k() / kTileBytes);
+    for (int64_t row = 0; row < g.rows; row += kChunkOfRows) multiply_int_chunk(product, g, row, std::min(kChunkOfRows, g.rows - row), unit, fetcher);
+  }
 }
 
 }  // namespace quire::QUIRE_ISA

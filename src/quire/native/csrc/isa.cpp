@@ -49,8 +49,14 @@ constexpr RowFormat kBF16Rows = RowFormat::kBF16;
 constexpr RowFormat kBF16Rows = RowFormat::kRounded;
 #endif
 
+#if defined(QUIRE_AMX)
+constexpr bool kHasIntegerTiles = true;
+#else
+constexpr bool kHasIntegerTiles = false;
+#endif
+
 extern const Kernels kernels = {
-    QUIRE_NAME(QUIRE_ISA), {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8},
+    QUIRE_NAME(QUIRE_ISA), kHasIntegerTiles, {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8, RowFormat::kHalves, RowFormat::kWide},
     pack, gemm, norm, embed, rotate_append, attend, attend_split, merge_splits, activate_all, softcap_all,
     is_finite, block_maxima<float, vs>, block_maxima<double, vd>, fill_buckets<float>, fill_buckets<double>, spin, read,
 };

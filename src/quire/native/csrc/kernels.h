@@ -6,12 +6,15 @@
 // Letters: T rows of the step, E hidden size, H query heads, K kv heads (G = H / K), D head_dim.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace quire {
 
 constexpr int kPanel = 64;       // output columns of one weight panel
-constexpr int kGroup = 32;       // elements of K that share a scale; what K is padded to in packed weights
+constexpr int kGroup = 32;       // elements of K that are packed at once, and share a scale where vectors multiply integers
+constexpr int kWideGroup = 256;  // elements of K that share a scale where matrix tiles multiply integers
+constexpr int kTileBytes = 64;   // elements of K that a tile of bytes multiplies at once
 constexpr int kTile = 32;        // tokens of one K/V tile
 constexpr int kSplitTiles = 16;  // tiles of one attention split: 512 keys, anchored at absolute positions
 constexpr int64_t kSplitKeys = kSplitTiles * kTile;
@@ -23,40 +26,62 @@ enum class NormKind { kRms, kLayer };
 inline int64_t element_bytes(Element e) { return e == Element::kF32 ? 4 : 2; }
 inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
-// How weights lie in memory. The integer formats hold w = scale * (u - offset) with a bfloat16 scale a group and column.
-enum class WeightFormat { kF32, kBF16, kInt8, kInt4 };
-constexpr int kNumWeightFormats = 4;
+// How weights lie in memory. The integer formats have one form for vectors and one for matrix tiles, with the same number of bits:
+//   vectors  w = scale * (u - offset), a bfloat16 scale a group and column
+//   tiles    w = scale * q (int8) or scale * t * q (int4), a scale a wide group and column, t = 0 to 15 a group and column
+enum class WeightFormat { kF32, kBF16, kInt8, kInt4, kInt8Tiles, kInt4Tiles };
+constexpr int kNumWeightFormats = 6;
 
-// Products take the unsigned values as they are, and take offset * sum(a) off.
+inline bool is_for_tiles(WeightFormat f) { return f == WeightFormat::kInt8Tiles || f == WeightFormat::kInt4Tiles; }
+
+// Products of vectors take the unsigned values as they are, and take offset * sum(a) off.
 inline int32_t weight_offset(WeightFormat f) { return f == WeightFormat::kInt4 ? 8 : 128; }
 
-// A weight matrix W [N, K] as panels of 64 output columns, in groups of 32 elements of K. A group is rows of 64 words of 32 bits,
+// A weight matrix W [N, K] as panels of 64 output columns, in groups of elements of K. A group is rows of 64 words of 32 bits,
 // one for each column:
-//   float32   [N/64][K/32]              [32][64]  an element a word
-//   bfloat16  [N/64][K/32]              [16][64]  a pair
-//   int8      [N/64][K/32] scales [64], [8][64]   a quad
-//   int4      [N/64][K/32] scales [64], [4][64]   two quads, the first in the low halves of the bytes
-// Rows beyond N and elements beyond K are zero.
+//   float32     [N/64][K/32]              [32][64]  an element a word
+//   bfloat16    [N/64][K/32]              [16][64]  a pair
+//   int8        [N/64][K/32] scales [64], [8][64]   a quad
+//   int4        [N/64][K/32] scales [64], [4][64]   two quads, the first in the low halves of the bytes
+//   int8 tiles  [N/64][K/256] scales [64], [64][64]                  a quad of signed bytes
+//   int4 tiles  [N/64][K/256] scales [64], multipliers [8][64], [32][64]   two quads of nibbles; a multiplier is a byte for 32 elements, see Multiplier
+// Rows beyond N and elements beyond K are zero. The last wide group ends with the 64 elements that hold the last one of K.
 struct Panels {
   const void* base;
   WeightFormat format;
   int64_t k;
   int64_t num_panels;
 
-  int64_t num_groups() const { return (k + kGroup - 1) / kGroup; }
+  int64_t group_size() const { return is_for_tiles(format) ? kWideGroup : kGroup; }
+  int64_t num_groups() const { return (k + group_size() - 1) / group_size(); }
+  int64_t padded_k() const { return round_up(k, is_for_tiles(format) ? kTileBytes : kGroup); }
+  int64_t elements_of(int64_t group) const { return std::min(group_size(), padded_k() - group * group_size()); }
   int64_t words() const {
-    constexpr int64_t kWords[kNumWeightFormats] = {kGroup, kGroup / 2, kGroup / 4, kGroup / 8};
+    constexpr int64_t kWords[kNumWeightFormats] = {kGroup, kGroup / 2, kGroup / 4, kGroup / 8, kWideGroup / 4, kWideGroup / 8};
     return kWords[static_cast<int>(format)];
   }
-  int64_t scale_bytes() const { return format == WeightFormat::kInt8 || format == WeightFormat::kInt4 ? 2 * kPanel : 0; }
-  int64_t bytes_per_group() const { return scale_bytes() + words() * 4 * kPanel; }
-  int64_t bytes_per_panel() const { return num_groups() * bytes_per_group(); }
+  int64_t elements_per_word() const { return group_size() / words(); }
+  int64_t header_bytes() const {
+    constexpr int64_t kScales = 2 * kPanel, kMultipliers = kWideGroup / kGroup * kPanel;
+    constexpr int64_t kBytes[kNumWeightFormats] = {0, 0, kScales, kScales, kScales, kScales + kMultipliers};
+    return kBytes[static_cast<int>(format)];
+  }
+  int64_t bytes_per_group() const { return header_bytes() + words() * 4 * kPanel; }
+  int64_t bytes_per_panel() const { return num_groups() * header_bytes() + padded_k() / elements_per_word() * 4 * kPanel; }
   char* panel(int64_t p) const { return static_cast<char*>(const_cast<void*>(base)) + p * bytes_per_panel(); }
   // Word `word` of a panel's column within group `g`.
   uint32_t* word(int64_t p, int64_t g, int64_t column, int64_t word) const {
-    return reinterpret_cast<uint32_t*>(panel(p) + g * bytes_per_group() + scale_bytes()) + word * kPanel + column;
+    return reinterpret_cast<uint32_t*>(panel(p) + g * bytes_per_group() + header_bytes()) + word * kPanel + column;
   }
   uint16_t* scales(int64_t p, int64_t g) const { return reinterpret_cast<uint16_t*>(panel(p) + g * bytes_per_group()); }
+  // Of 32 elements, the `part`th of a wide group.
+  uint8_t* multipliers(int64_t p, int64_t g, int64_t part) const { return reinterpret_cast<uint8_t*>(scales(p, g) + kPanel) + part * kPanel; }
+};
+
+// The byte of a multiplier: t in the low half, and whether nibbles u stand for u - 7 instead of u - 8.
+struct Multiplier {
+  int32_t size, offset;
+  explicit Multiplier(uint8_t byte) : size(byte & 15), offset(byte & 16 ? 7 : 8) {}
 };
 
 // How rows of activations are written for a product; each instruction set has one for every weight format.
@@ -65,9 +90,19 @@ struct Panels {
 //   kBF16     bfloat16
 //   kInt8     int8 [K], then for each group a float scale, then for each group int32 -offset * sum(a)
 //   kInt16    the same with int16 [K], four elements as 0 2 1 3, for those that multiply 16-bit pairs
-enum class RowFormat { kF32, kRounded, kBF16, kInt8, kInt16 };
+//   kWide     int8 [K], then for each wide group a float scale, then for each 32 elements int32 -8 * sum(a), then -7 * sum(a)
+//   kHalves   16-bit integers a = 256 * upper + lower: upper int8 [K], then a float scale for each wide group; half a stride later lower [K]
+enum class RowFormat { kF32, kRounded, kBF16, kInt8, kInt16, kWide, kHalves };
 
-// Rows [.., k] of activations, `stride` bytes apart; zero from k up to a multiple of kGroup.
+// Bytes from one row of an integer format for tiles to the next. Rows of tiles, also upper and lower halves, should not share cache sets.
+inline int64_t stride_for_tiles(WeightFormat meets, int64_t k) {
+  int64_t lines = round_up(k, kTileBytes) / kTileBytes, scale_lines = 1 + k / (16 * kWideGroup);
+  if (meets == WeightFormat::kInt4Tiles) return kTileBytes * ((lines + scale_lines + (lines + 3) / 4) | 1);
+  int64_t half = lines + scale_lines;
+  return 2 * kTileBytes * (half % 16 == 0 ? half + 1 : half);
+}
+
+// Rows [.., k] of activations, `stride` bytes apart; zero from k up to what K is padded to in weights.
 struct Rows {
   char* base;
   int64_t stride;
@@ -80,6 +115,13 @@ struct Rows {
   int64_t values_bytes() const { return num_groups() * kGroup * (format == RowFormat::kInt8 ? 1 : 2); }
   float* scales(int64_t i) const { return reinterpret_cast<float*>(row(i) + values_bytes()); }
   int32_t* corrections(int64_t i) const { return reinterpret_cast<int32_t*>(scales(i) + num_groups()); }
+  float* wide_scales(int64_t i) const { return reinterpret_cast<float*>(row(i) + round_up(k, kTileBytes)); }
+  int32_t* wide_corrections(int64_t i, int64_t offset) const {
+    int64_t parts = round_up(k, kTileBytes) / kGroup;
+    return reinterpret_cast<int32_t*>(wide_scales(i) + (k + kWideGroup - 1) / kWideGroup) + (8 - offset) * parts;
+  }
+  int8_t* upper_halves(int64_t i) const { return reinterpret_cast<int8_t*>(row(i)); }
+  int8_t* lower_halves(int64_t i) const { return reinterpret_cast<int8_t*>(row(i) + stride / 2); }
 };
 
 // A matrix as it lies in a checkpoint: strides in elements, so slices and transposes need no copy.
@@ -99,8 +141,8 @@ enum class Epilogue {
   kGate,      // panels 2u and 2u+1 are gate and up: hidden[.., u] = act(gate) * up
 };
 
-// Bytes of scratch for one thread's products with integer weights of that K: the panels of a unit, a byte a weight.
-inline int64_t gemm_scratch(int64_t k) { return 2 * round_up(k, kGroup) * kPanel; }
+// Bytes of scratch for one thread's products with int4 weights of that K on tiles: the panels of a unit, a byte a weight.
+inline int64_t gemm_scratch(int64_t k) { return 2 * round_up(k, kWideGroup) * kPanel; }
 
 // y = a W^T + bias. A unit is a panel (kGate: a pair).
 struct Gemm {
@@ -115,7 +157,7 @@ struct Gemm {
   int64_t ldo;
   int64_t num_columns;  // columns of `out` that exist
   Rows hidden;
-  char* scratch;  // [gemm_scratch(k)] of this thread, on a cache line's border; integer weights only
+  char* scratch;  // [gemm_scratch(k)] of this thread, on a cache line's border; int4 on tiles only
 };
 
 // out = norm(x) * weight (+ bias), or x itself without a weight. A unit is a row.
@@ -241,6 +283,7 @@ struct Weighing {
 
 struct Kernels {
   const char* name;
+  bool has_integer_tiles;                     // whether integer weights are packed for tiles
   RowFormat row_formats[kNumWeightFormats];  // what `gemm` reads for each weight format
   void (*pack)(const SourceMatrix&, int64_t first_row, const Panels&, int64_t panel);
   void (*gemm)(const Gemm&, int64_t unit_begin, int64_t unit_end);
@@ -263,6 +306,12 @@ struct Kernels {
   int64_t (*spin)(WeightFormat, int64_t rounds, float& sink);  // multiply-adds in registers; returns how many operations
   uint64_t (*read)(const char* data, int64_t num_bytes);      // reads whole cache lines, in order
 };
+
+// The form in which these kernels multiply weights of a format.
+inline WeightFormat form_of(const Kernels& kernels, WeightFormat format) {
+  if (!kernels.has_integer_tiles) return format;
+  return format == WeightFormat::kInt8 ? WeightFormat::kInt8Tiles : format == WeightFormat::kInt4 ? WeightFormat::kInt4Tiles : format;
+}
 
 namespace generic { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }

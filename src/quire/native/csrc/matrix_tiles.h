@@ -1,21 +1,23 @@
-// AMX: bfloat16 products on matrix tiles of 16 rows by 16 columns, 32 elements of K an instruction.
+// AMX: products on matrix tiles of 16 rows by 16 columns, 32 elements of K an instruction in bfloat16 and 64 in bytes.
 //
-// Weight panels and K/V pages are already what a tile wants: 16 pairs of K by 16 columns of words. An output is one element of a
+// Weight panels and K/V pages are already what a tile wants: 16 pairs or quads of K by 16 columns of words. An output is one element of a
 // tile that sees K in steps of 32, whatever the number of rows, so rows stay independent; decode and prefill use the same
 // instruction. Sums that leave their tile and come back lose nothing.
 #pragma once
 
 #include <immintrin.h>
 
+#include "fetch.h"
 #include "kernels.h"
-#include "row_tiles.h"
 
 namespace quire::QUIRE_ISA {
 
 constexpr int kTileRows = 16;
 constexpr int kTileColumns = 16;
 constexpr int kBlockRows = 2 * kTileRows;  // rows that share what is loaded of the words
-static_assert(kGroup == 32, "a tile multiplies 32 bfloat16 elements of K at once");
+static_assert(kGroup == 32 && kTileBytes == 64, "what a row of a tile holds");
+
+enum class TileElement { kBF16, kByte };
 
 // Palette 1: eight tiles of at most 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
@@ -51,29 +53,30 @@ static inline void configure_tiles(int rows) {
     configure({upper, upper, upper, upper, upper, kTileRows, kTileRows, kTileRows}, bytes);
 }
 
-// For 16 rows and a group of bytes: tiles 0 to 3 hold sums, 4 rows, 5 weights.
-static inline void configure_group_tiles() {
-  constexpr uint8_t kQuads = kGroup / 4;
-  configure({kTileRows, kTileRows, kTileRows, kTileRows, kTileRows, kQuads, kQuads, kQuads}, {64, 64, 64, 64, kGroup, 64, 64, 64});
-}
+// Tile numbers are part of an instruction.
+#define QUIRE_TILE_PRODUCT(element, sums, rows, words)                                   \
+  do {                                                                                   \
+    if constexpr (element == TileElement::kByte) _tile_dpbssd(sums, rows, words); \
+    else _tile_dpbf16ps(sums, rows, words);                                              \
+  } while (false)
 
-// sums [rows, ..] = rows [rows, K] times words, over steps [begin, end) of 32 elements of K. Strides in bytes.
+// sums [rows, ..] = rows [rows, K] times words, over steps [begin, end) of 64 bytes of a row. Strides in bytes.
 struct TileWork {
   const char* rows;
   int64_t row_stride;
-  int64_t word_stride;  // from one pair of K to the next
+  int64_t word_stride;  // from one pair or quad of K to the next
   int64_t begin;
   int64_t end;
-  float* sums;
+  float* sums;  // int32 where bytes are multiplied
   int64_t sum_stride;
 
   const char* lower_rows() const { return rows + kTileRows * row_stride; }
-  char* lower_sums() const { return reinterpret_cast<char*>(sums) + kTileRows * sum_stride; }
+  float* lower_sums() const { return reinterpret_cast<float*>(reinterpret_cast<char*>(sums) + kTileRows * sum_stride); }
 };
 
 // Fetches lines of 64 bytes, `stride` bytes apart, into the first-level cache.
 static QUIRE_INLINE void fetch_lines(const char* first, int64_t stride, int count) {
-  for (int i = 0; i < count; ++i) __builtin_prefetch(first + i * stride, 0, 3);
+  for (int i = 0; i < count; ++i) fetch_near(first + i * stride);
 }
 
 // Both products below read the words of a step at words(step), and call beside(step, part) after each instruction that multiplies, part
@@ -81,7 +84,7 @@ static QUIRE_INLINE void fetch_lines(const char* first, int64_t stride, int coun
 // cache behind one burst of fetches, and vectors idle behind a row of tile instructions.
 
 // Up to 16 rows by 32 or 64 columns: two or four parts a step.
-template <int kColumns, class Words, class Beside>
+template <int kColumns, TileElement kElement = TileElement::kBF16, class Words, class Beside>
 static QUIRE_INLINE void multiply_flat(const TileWork& work, const Words& words, const Beside& beside) {
   constexpr bool is_wide = kColumns == 4 * kTileColumns;
   static_assert(is_wide || kColumns == 2 * kTileColumns);
@@ -94,17 +97,17 @@ static QUIRE_INLINE void multiply_flat(const TileWork& work, const Words& words,
     const char* w = words(step);
     _tile_loadd(4, work.rows + 64 * step, work.row_stride);
     _tile_loadd(5, w, work.word_stride);
-    _tile_dpbf16ps(0, 4, 5);
+    QUIRE_TILE_PRODUCT(kElement, 0, 4, 5);
     beside(step, 0);
     _tile_loadd(6, w + 64, work.word_stride);
-    _tile_dpbf16ps(1, 4, 6);
+    QUIRE_TILE_PRODUCT(kElement, 1, 4, 6);
     beside(step, 1);
     if constexpr (!is_wide) continue;
     _tile_loadd(7, w + 128, work.word_stride);
-    _tile_dpbf16ps(2, 4, 7);
+    QUIRE_TILE_PRODUCT(kElement, 2, 4, 7);
     beside(step, 2);
     _tile_loadd(5, w + 192, work.word_stride);
-    _tile_dpbf16ps(3, 4, 5);
+    QUIRE_TILE_PRODUCT(kElement, 3, 4, 5);
     beside(step, 3);
   }
   _tile_stored(0, work.sums, work.sum_stride);
@@ -115,7 +118,7 @@ static QUIRE_INLINE void multiply_flat(const TileWork& work, const Words& words,
 }
 
 // 17 to 32 rows by 32 columns: four parts a step.
-template <class Words, class Beside>
+template <TileElement kElement = TileElement::kBF16, class Words, class Beside>
 static QUIRE_INLINE void multiply_square(const TileWork& work, const Words& words, const Beside& beside) {
   finish_writes();
   _tile_zero(0);
@@ -126,31 +129,32 @@ static QUIRE_INLINE void multiply_square(const TileWork& work, const Words& word
     const char* w = words(step);
     _tile_loadd(6, w, work.word_stride);
     _tile_loadd(4, work.rows + 64 * step, work.row_stride);
-    _tile_dpbf16ps(0, 4, 6);
+    QUIRE_TILE_PRODUCT(kElement, 0, 4, 6);
     beside(step, 0);
     _tile_loadd(7, w + 64, work.word_stride);
-    _tile_dpbf16ps(1, 4, 7);
+    QUIRE_TILE_PRODUCT(kElement, 1, 4, 7);
     beside(step, 1);
     _tile_loadd(5, work.lower_rows() + 64 * step, work.row_stride);
-    _tile_dpbf16ps(2, 5, 6);
+    QUIRE_TILE_PRODUCT(kElement, 2, 5, 6);
     beside(step, 2);
-    _tile_dpbf16ps(3, 5, 7);
+    QUIRE_TILE_PRODUCT(kElement, 3, 5, 7);
     beside(step, 3);
   }
   _tile_stored(0, work.sums, work.sum_stride);
   _tile_stored(1, work.sums + kTileColumns, work.sum_stride);
   _tile_stored(2, work.lower_sums(), work.sum_stride);
-  _tile_stored(3, work.lower_sums() + 4 * kTileColumns, work.sum_stride);
+  _tile_stored(3, work.lower_sums() + kTileColumns, work.sum_stride);
   finish_writes();
 }
 
-// Four independent products a round, of pairs or of a group of bytes; see spin.h. The operands are numbers of both signs below one:
+// Four independent products a round; see spin.h. The operands are numbers of both signs below one:
 // with zeros tiles draw less power and run faster than any product does.
-static inline int64_t spin_tiles(bool is_int, int64_t rounds, float& sink) {
+template <TileElement kElement>
+static inline int64_t spin_tiles(int64_t rounds, float& sink) {
   alignas(64) uint32_t operands[kTileRows * kTileColumns];
   alignas(64) float sums[kTileRows * kTileColumns];
   for (uint32_t i = 0; i < kTileRows * kTileColumns; ++i) operands[i] = (0x9e3779b9u * i & 0x807f807fu) | 0x3f003f00u;
-  is_int ? configure_group_tiles() : configure_tiles(kTileRows);
+  configure_tiles(kTileRows);
   finish_writes();
   _tile_zero(0);
   _tile_zero(1);
@@ -158,23 +162,17 @@ static inline int64_t spin_tiles(bool is_int, int64_t rounds, float& sink) {
   _tile_zero(3);
   _tile_loadd(4, operands, 64);
   _tile_loadd(5, operands, 64);
-  for (int64_t i = 0; i < rounds && !is_int; ++i) {
-    _tile_dpbf16ps(0, 4, 5);
-    _tile_dpbf16ps(1, 4, 5);
-    _tile_dpbf16ps(2, 4, 5);
-    _tile_dpbf16ps(3, 4, 5);
-  }
-  for (int64_t i = 0; i < rounds && is_int; ++i) {
-    _tile_dpbssd(0, 4, 5);
-    _tile_dpbssd(1, 4, 5);
-    _tile_dpbssd(2, 4, 5);
-    _tile_dpbssd(3, 4, 5);
+  for (int64_t i = 0; i < rounds; ++i) {
+    QUIRE_TILE_PRODUCT(kElement, 0, 4, 5);
+    QUIRE_TILE_PRODUCT(kElement, 1, 4, 5);
+    QUIRE_TILE_PRODUCT(kElement, 2, 4, 5);
+    QUIRE_TILE_PRODUCT(kElement, 3, 4, 5);
   }
   _tile_stored(0, sums, 64);
   finish_writes();
   _tile_release();
   sink += sums[0];
-  return rounds * 4 * 2 * kTileRows * kTileColumns * kGroup;
+  return rounds * 4 * 2 * kTileRows * kTileColumns * (kElement == TileElement::kByte ? kTileBytes : kGroup);
 }
 
 }  // namespace quire::QUIRE_ISA

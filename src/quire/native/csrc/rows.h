@@ -48,9 +48,23 @@ static inline void add_values(float* residual, const float* y, int n) {
   }
 }
 
+#if defined(QUIRE_AMX)
+static inline void norm_row_in_wide_groups(const Norm& a, const float* x, int64_t row, vf mean, vf factor) {
+  float y[kWideGroup];
+  for (int64_t begin = 0, end = round_up(a.size, kTileBytes); begin < end; begin += kWideGroup) {
+    int64_t count = std::min<int64_t>(kWideGroup, end - begin);
+    for (int64_t i = 0; i < count; i += kGroup) normed_values(a, x, begin + i, mean, factor, y + i);
+    quantise_wide_group(a.out, row, begin, y, count);
+  }
+}
+#endif
+
 static inline void norm_row(const Norm& a, const float* x, int64_t row) {
   float mean = a.weight && a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
   vf factor = a.weight ? inverse_sqrt(mean_square(x, a.size, mean) + a.eps) : set1(1.0f);
+#if defined(QUIRE_AMX)
+  if (!a.adds && (a.out.format == RowFormat::kHalves || a.out.format == RowFormat::kWide)) return norm_row_in_wide_groups(a, x, row, set1(mean), factor);
+#endif
   for (int64_t i = 0; i < a.size; i += kGroup) {
     float y[kGroup];
     int n = a.size - i < kGroup ? static_cast<int>(a.size - i) : kGroup;
@@ -68,14 +82,21 @@ static void norm(const Norm& a, int64_t row_begin, int64_t row_end) {
 
 // Element k of output column `n`, out of the packed panels.
 static inline float weight_at(const Panels& w, int64_t n, int64_t k) {
-  int64_t panel = n / kPanel, column = n % kPanel, group = k / kGroup, element = k % kGroup;
-  int64_t per_word = kGroup / w.words();
-  uint32_t word = *w.word(panel, group, column, element / per_word);
+  int64_t panel = n / kPanel, column = n % kPanel, group = k / w.group_size(), element = k % w.group_size();
+  uint32_t word = *w.word(panel, group, column, element / w.elements_per_word());
   if (w.format == WeightFormat::kF32) return float_of(word);
   if (w.format == WeightFormat::kBF16) return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
-  uint32_t byte = word >> (element % 4 * 8);
-  int32_t u = static_cast<int32_t>(w.format == WeightFormat::kInt8 ? byte & 0xff : byte >> (element / 4 % 2 * 4) & 0xf);
-  return from_bf16(w.scales(panel, group)[column]) * static_cast<float>(u - weight_offset(w.format));
+  uint32_t byte = word >> (element % 4 * 8) & 0xff, nibble = word >> (element % 4 * 8 + element / 4 % 2 * 4) & 0xf;
+  float scale = from_bf16(w.scales(panel, group)[column]);
+  switch (w.format) {
+    case WeightFormat::kInt8: return scale * static_cast<float>(static_cast<int32_t>(byte) - weight_offset(w.format));
+    case WeightFormat::kInt4: return scale * static_cast<float>(static_cast<int32_t>(nibble) - weight_offset(w.format));
+    case WeightFormat::kInt8Tiles: return scale * static_cast<float>(static_cast<int8_t>(byte));
+    default: {
+      Multiplier t(w.multipliers(panel, group, element / kGroup)[column]);
+      return scale * static_cast<float>((static_cast<int32_t>(nibble) - t.offset) * t.size);
+    }
+  }
 }
 
 static void embed(const Embed& a, int64_t row_begin, int64_t row_end) {

@@ -1,10 +1,12 @@
-// Activations on their way into a product: written in the format that the product reads, up to a group of 32 at a time.
+// Activations on their way into a product: written in the format that the product reads, a group of 32 at a time.
 #pragma once
 
 #include "kernels.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
+
+constexpr float kSmallest = 1e-30f;  // of the largest magnitude; below it the inverse of a step could overflow
 
 static inline float largest_magnitude(const float* x) {
   vf highest = set1(0.0f);
@@ -23,7 +25,6 @@ static inline float poison_of(const float* x) {
 // them; their integers are any, so sums of them may wrap around.
 template <class T>
 static inline void quantise_group(const Rows& out, int64_t row, int64_t group, const float* x) {
-  constexpr float kSmallest = 1e-30f;  // below it 127 / highest could overflow
   float highest = largest_magnitude(x);
   vf inverse = set1(highest > kSmallest ? 127.0f / highest : 0.0f);
   T* values = reinterpret_cast<T*>(out.row(row)) + group * kGroup;
@@ -32,7 +33,30 @@ static inline void quantise_group(const Rows& out, int64_t row, int64_t group, c
   out.corrections(row)[group] = static_cast<int32_t>(-static_cast<uint32_t>(out.offset) * static_cast<uint32_t>(sum));
 }
 
-// Writes n values at `column`, a multiple of 32, of a row; x is zero from n up to 32.
+#if defined(QUIRE_AMX)
+constexpr float kHighestHalves = 32512.0f;  // 127 * 256
+
+// `count` values of a wide group from `column` on, a multiple of 32, in steps of their largest magnitude / 127 or, as halves, / 32512.
+static inline void quantise_wide_group(const Rows& out, int64_t row, int64_t column, const float* x, int64_t count) {
+  bool are_halves = out.format == RowFormat::kHalves;
+  vf magnitudes = set1(0.0f), poison = set1(0.0f);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    magnitudes = max(magnitudes, magnitude(load(x + i)));
+    poison = fma(load(x + i), set1(0.0f), poison);
+  }
+  float highest = max_of(magnitudes), most = are_halves ? kHighestHalves : 127.0f;
+  vf inverse = set1(highest > kSmallest ? most / highest : 0.0f);
+  out.wide_scales(row)[column / kWideGroup] = highest * (1.0f / most) + sum_of(poison);
+  for (int64_t i = 0; i < count; i += kLanes)
+    if (are_halves) store_halves(out.upper_halves(row) + column + i, out.lower_halves(row) + column + i, mul(load(x + i), inverse));
+  for (int64_t i = 0; i < count && !are_halves; i += kGroup) {
+    uint32_t sum = static_cast<uint32_t>(store_quantised(reinterpret_cast<int8_t*>(out.row(row)) + column + i, x + i, inverse));
+    for (uint32_t offset : {8u, 7u}) out.wide_corrections(row, offset)[(column + i) / kGroup] = static_cast<int32_t>(-offset * sum);
+  }
+}
+#endif
+
+// Writes n values at `column`, a multiple of 32, of a row in any other format; x is zero from n up to 32.
 static inline void write_group(const Rows& out, int64_t row, int64_t column, const float* x, int n) {
   switch (out.format) {
     case RowFormat::kInt8: return quantise_group<int8_t>(out, row, column / kGroup, x);

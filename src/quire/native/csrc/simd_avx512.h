@@ -73,10 +73,20 @@ static inline int32_t store_quantised(T* p, const float* x, vf factor) {
   return _mm512_reduce_add_epi32(_mm512_add_epi32(store_quantised_lanes(p, x, factor), store_quantised_lanes(p + 16, x + 16, factor)));
 }
 
+// x rounded to integers, as their lower bytes with a sign and what is left for the upper ones.
+static inline void store_halves(int8_t* upper, int8_t* lower, vf x) {
+  vi q = _mm512_cvtps_epi32(x);
+  vi high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(upper), _mm512_cvtepi32_epi8(high));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(lower), _mm512_cvtepi32_epi8(q));
+}
+
 #if defined(QUIRE_BF16_DOT)
 #if defined(QUIRE_EMULATED)
 static inline vf dot_pairs(vf acc, vi a, vi b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 static inline vi dot_quads(vi acc, vi u, vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
+static inline vi dot_quads_with(vi acc, vi u, const uint32_t* s) { return dot_quads(acc, u, set1_pair(*s)); }
+static inline vi dot_pairs_of_ints(vi acc, vi a, vi b) { return _mm512_dpwssd_epi32(acc, a, b); }
 #else
 // GCC 12 copies the sum before its intrinsics, twice where many sums are live.
 static inline vf dot_pairs(vf acc, vi a, vi b) {
@@ -85,6 +95,15 @@ static inline vf dot_pairs(vf acc, vi a, vi b) {
 }
 static inline vi dot_quads(vi acc, vi u, vi s) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
+  return acc;
+}
+// The same quad for all lanes.
+static inline vi dot_quads_with(vi acc, vi u, const uint32_t* s) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(*s));
+  return acc;
+}
+static inline vi dot_pairs_of_ints(vi acc, vi a, vi b) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
   return acc;
 }
 #endif

@@ -50,7 +50,8 @@ static inline int64_t spin_ints(RowFormat rows, int64_t rounds, float& sink) {
 
 static int64_t spin(WeightFormat format, int64_t rounds, float& sink) {
 #if defined(QUIRE_AMX)
-  if (format != WeightFormat::kF32) return spin_tiles(format != WeightFormat::kBF16, rounds, sink);
+  if (format == WeightFormat::kBF16) return spin_tiles<TileElement::kBF16>(rounds, sink);
+  if (format != WeightFormat::kF32) return spin_tiles<TileElement::kByte>(rounds, sink);
 #endif
   switch (format) {
     case WeightFormat::kInt8: return spin_ints<Int8>(kInt8Rows, rounds, sink);

@@ -1,0 +1,121 @@
+// int4 for matrix tiles: nibbles become bytes t * q, in the order of int8 panels.
+#pragma once
+
+#include "fetch.h"
+#include "kernels.h"
+#include "row_tiles.h"
+#include "simd.h"
+
+namespace quire::QUIRE_ISA {
+
+constexpr int64_t kStepWords = kTileBytes / 4 * kPanel;  // of a panel, as bytes, in a step of 64 elements
+constexpr int64_t kWideGroupWords = kWideGroup / 4 * kPanel;
+
+// Multipliers of 32 elements of kLanes columns.
+class MultipliedNibbles {
+ public:
+  QUIRE_INLINE explicit MultipliedNibbles(const uint8_t* multipliers) {
+    vi t = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(multipliers)));
+    vi size = keep_bits(t, 15), is_turned = _mm512_srai_epi32(_mm512_slli_epi32(t, 27), 31);
+    vi offset = _mm512_sub_epi32(_mm512_slli_epi32(size, 3), _mm512_and_si512(size, is_turned));
+    sizes_ = _mm512_or_si512(size, _mm512_slli_epi32(size, 16));
+    offset = _mm512_or_si512(offset, _mm512_slli_epi32(offset, 8));
+    offsets_ = _mm512_or_si512(offset, _mm512_slli_epi32(offset, 16));
+  }
+
+  // Of the lower nibbles. Two of them times t, up to 225 each, are one product of 16 bits.
+  QUIRE_INLINE vi operator()(vi nibbles) const { return _mm512_sub_epi8(_mm512_mullo_epi16(keep_bits(nibbles, 0x0f0f0f0fu), sizes_), offsets_); }
+
+ private:
+  vi sizes_, offsets_;
+};
+
+constexpr int64_t kVectorsOfPanel = kPanel / kLanes;
+constexpr int64_t kNibbleWords = kGroup / 8;  // of 32 elements
+
+// Writes 32 elements of kLanes columns as bytes, of part `part` of a group and from `column` on.
+template <bool kFetches>
+static QUIRE_INLINE void widen(const uint32_t* words, const uint8_t* multipliers, uint32_t* to) {
+  MultipliedNibbles bytes_of(multipliers);
+#pragma GCC unroll 4
+  for (int64_t i = 0; i < kNibbleWords; ++i) {
+    if constexpr (kFetches) fetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
+    vi nibbles = load_pairs(words + i * kPanel);
+    _mm512_store_si512(to + 2 * i * kPanel, bytes_of(nibbles));
+    _mm512_store_si512(to + (2 * i + 1) * kPanel, bytes_of(_mm512_srli_epi16(nibbles, 4)));
+  }
+}
+
+// A group that comes from the second-level cache and is kept for more rows.
+class GroupWidener {
+ public:
+  GroupWidener() = default;
+  GroupWidener(const Panels& weight, int64_t panel, int64_t group, uint32_t* to)
+      : multipliers_(weight.multipliers(panel, group, 0)), words_(weight.word(panel, group, 0, 0)), to_(to),
+        end_(weight.elements_of(group) / kGroup * kVectorsOfPanel) {}
+
+  QUIRE_INLINE void widen_piece() {
+    if (next_ == end_) return;
+    int64_t part = next_ / kVectorsOfPanel, column = next_ % kVectorsOfPanel * kLanes;
+    widen<false>(words_ + part * kNibbleWords * kPanel + column, multipliers_ + part * kPanel + column, to_ + part * 2 * kNibbleWords * kPanel + column);
+    ++next_;
+  }
+  void widen_all() {
+    while (next_ < end_) widen_piece();
+  }
+
+ private:
+  const uint8_t* multipliers_ = nullptr;
+  const uint32_t* words_ = nullptr;
+  uint32_t* to_ = nullptr;
+  int64_t next_ = 0, end_ = 0;
+};
+
+// Panels that come from memory and are read once, step by step of 64 elements, in a ring that stays in the first-level cache. Steps are
+// written two ahead of the one that is multiplied, since tiles are loaded only after all stores to them.
+class StepRing {
+ public:
+  static constexpr int64_t kSteps = 4, kAhead = 2, kPiecesPerStep = kTileBytes / kGroup * kVectorsOfPanel;
+
+  StepRing() = default;
+  StepRing(const Panels& weight, int64_t panel_begin, int64_t panel_end, uint32_t* room) : weight_(weight), panel_(panel_begin), panel_end_(panel_end), room_(room) {
+    open_group();
+    for (int64_t i = 0; i < kAhead * kPiecesPerStep; ++i) widen_piece();
+  }
+
+  // Of a step, counted from the first one.
+  const uint32_t* words(int64_t step) const { return room_ + step % kSteps * kStepWords; }
+
+  QUIRE_INLINE void widen_piece() {
+    if (next_ == end_ && !open_next_group()) return;
+    int64_t part = next_ / kVectorsOfPanel, column = next_ % kVectorsOfPanel * kLanes;
+    uint32_t* to = room_ + (first_step_ + part / 2) % kSteps * kStepWords + part % 2 * (kStepWords / 2) + column;
+    widen<true>(words_ + part * kNibbleWords * kPanel + column, multipliers_ + part * kPanel + column, to);
+    ++next_;
+  }
+
+ private:
+  void open_group() {
+    multipliers_ = weight_.multipliers(panel_, group_, 0);
+    words_ = weight_.word(panel_, group_, 0, 0);
+    next_ = 0;
+    end_ = weight_.elements_of(group_) / kGroup * kVectorsOfPanel;
+    fetch_stream(reinterpret_cast<const char*>(weight_.scales(panel_, group_)), weight_.header_bytes());
+  }
+  __attribute__((noinline)) bool open_next_group() {
+    if (panel_ == panel_end_) return false;
+    first_step_ += end_ / kPiecesPerStep;
+    if (++group_ == weight_.num_groups()) group_ = 0, ++panel_;
+    if (panel_ == panel_end_) end_ = next_ = 0;
+    else open_group();
+    return panel_ < panel_end_;
+  }
+
+  Panels weight_{};
+  int64_t panel_ = 0, panel_end_ = 0, group_ = 0, first_step_ = 0, next_ = 0, end_ = 0;
+  const uint8_t* multipliers_ = nullptr;
+  const uint32_t* words_ = nullptr;
+  uint32_t* room_ = nullptr;
+};
+
+}  // namespace quire::QUIRE_ISA
