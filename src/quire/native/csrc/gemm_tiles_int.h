@@ -24,6 +24,7 @@ struct GroupSums {
   const int32_t* sums = nullptr;
   int is_flat = 0;
   int64_t next = 0, end = 0;  // pieces
+  bool is_first = false;      // group, whose sums meet none in y
   const uint16_t* scales = nullptr;
   const char* row_scales = nullptr;  // of the block's first row
   int64_t row_stride = 0;
@@ -39,7 +40,8 @@ struct GroupSums {
     for (int64_t c = 0; c < kStripColumns; c += kLanes) {
       vi total = _mm512_load_si512(from + c);
       if constexpr (kHalves == 2) total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(from + stride + c));
-      store(to + c, fma(to_float(total), mul(load_bf16(scales + column + c), of_row), load(to + c)));
+      vf before = is_first ? set1(0.0f) : load(to + c);
+      store(to + c, fma(to_float(total), mul(load_bf16(scales + column + c), of_row), before));
     }
     ++next;
   }
@@ -66,7 +68,7 @@ class IntProduct {
   }
   ~IntProduct() { _tile_release(); }
 
-  // y [rows, kLdy] += the products of a chunk of rows with a panel, whose bytes are `place` panels into the scratch.
+  // y [rows, kLdy] = the products of a chunk of rows with a panel, whose bytes are `place` panels into the scratch.
   void multiply(int64_t first_row, int64_t rows, int64_t panel, int64_t place, float* y, PanelFetcher& fetcher) {
     first_row_ = first_row, rows_ = rows, panel_ = panel, y_ = y, fetcher_ = &fetcher;
     for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
@@ -97,7 +99,7 @@ class IntProduct {
   void leave_sums(Sums before, int64_t group, int64_t row, int64_t column, int is_flat, int64_t begin, int64_t end) {
     before.add_all();
     const char* row_scales = reinterpret_cast<const char*>(g_.a.wide_scales(first_row_ + row) + group);
-    pending_ = {sums_, is_flat, begin << is_flat, end << is_flat, g_.weight.scales(panel_, group) + column, row_scales, g_.a.stride, y_ + row * kLdy + column};
+    pending_ = {sums_, is_flat, begin << is_flat, end << is_flat, group == 0, g_.weight.scales(panel_, group) + column, row_scales, g_.a.stride, y_ + row * kLdy + column};
   }
 
   void fetch_scales(int64_t group) const { fetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes()); }
@@ -194,7 +196,6 @@ template <int kHalves>
 static inline void multiply_int_chunk(IntProduct<kHalves>& product, const Gemm& g, int64_t first_row, int64_t rows, int64_t unit, PanelFetcher& fetcher) {
   alignas(64) float y[kChunkOfRows][kLdy];
   int64_t panels = panels_of(g);
-  std::memset(y, 0, static_cast<size_t>(rows) * sizeof y[0]);
   for (int64_t p = 0; p < panels; ++p) product.multiply(first_row, rows, unit * panels + p, p, y[0] + p * kPanel, fetcher);
   for (int64_t r = 0; r < rows; ++r) finish(g, first_row + r, unit, y[r]);
 }
