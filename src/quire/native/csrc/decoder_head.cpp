@@ -62,8 +62,9 @@ void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
   threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
     Gemm own = g;
     own.scratch = gemm_scratch_of(worker);
+    float* own_logits = logits.data() + worker * count * kPanelsAtOnce * kPanel;
     for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce)
-      merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), logits.data() + worker * count * kPanelsAtOnce * kPanel, bests.data() + worker * count);
+      merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), own_logits, bests.data() + worker * count);
   });
   std::fill(found, found + count, Best{});
   for (size_t i = 0; i < bests.size(); ++i) found[i % static_cast<size_t>(count)].merge(bests[i]);

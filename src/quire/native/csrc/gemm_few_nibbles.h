@@ -13,6 +13,11 @@ namespace quire::QUIRE_ISA {
 
 constexpr int kFewNibbleRows = 8;
 
+template <class T>
+static inline const char* bytes_of(const T* values) {
+  return reinterpret_cast<const char*>(values);
+}
+
 // What R rows need of a group or a part, `stride` bytes from row to row.
 struct FewRows {
   const char* values;
@@ -21,11 +26,13 @@ struct FewRows {
   int64_t stride;
 
   explicit FewRows(const Rows& a)
-      : values(a.row(0)), corrections{reinterpret_cast<const char*>(a.wide_corrections(0, 8)), reinterpret_cast<const char*>(a.wide_corrections(0, 7))},
-        scales(reinterpret_cast<const char*>(a.wide_scales(0))), stride(a.stride) {}
+      : values(a.row(0)), corrections{bytes_of(a.wide_corrections(0, 8)), bytes_of(a.wide_corrections(0, 7))}, scales(bytes_of(a.wide_scales(0))),
+        stride(a.stride) {}
 
   const uint32_t* quad(int64_t row, int64_t i) const { return reinterpret_cast<const uint32_t*>(values + row * stride) + i; }
-  uint32_t correction(int which, int64_t row, int64_t part) const { return reinterpret_cast<const uint32_t*>(corrections[which] + row * stride)[part]; }
+  uint32_t correction(int which, int64_t row, int64_t part) const {
+    return reinterpret_cast<const uint32_t*>(corrections[which] + row * stride)[part];
+  }
   float scale(int64_t row, int64_t group) const { return reinterpret_cast<const float*>(scales + row * stride)[group]; }
 };
 
@@ -37,7 +44,8 @@ static QUIRE_INLINE void add_part(const uint32_t* words, const uint8_t* multipli
   __mmask16 is_turned = _mm512_test_epi32_mask(t, set1_pair(16));
   vi of_part[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) of_part[r] = _mm512_mask_blend_epi32(is_turned, set1_pair(a.correction(0, r, part)), set1_pair(a.correction(1, r, part)));
+  for (int r = 0; r < R; ++r)
+    of_part[r] = _mm512_mask_blend_epi32(is_turned, set1_pair(a.correction(0, r, part)), set1_pair(a.correction(1, r, part)));
 #pragma GCC unroll 4
   for (int i = 0; i < kWords; ++i) {
     fetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);

@@ -3,7 +3,7 @@
 
 #include "fetch.h"
 #include "kernels.h"
-#include "row_tiles.h"
+#include "matrix_tiles.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
@@ -11,29 +11,32 @@ namespace quire::QUIRE_ISA {
 constexpr int64_t kStepWords = kTileBytes / 4 * kPanel;  // of a panel, as bytes, in a step of 64 elements
 constexpr int64_t kWideGroupWords = kWideGroup / 4 * kPanel;
 
-// Multipliers of 32 elements of kLanes columns.
+// Multipliers of 32 elements of kLanes columns. Two nibbles times t, up to 225 each, are one product of 16 bits; upper nibbles are 16 times
+// themselves where they lie, and their product is taken from its upper half.
 class MultipliedNibbles {
  public:
   QUIRE_INLINE explicit MultipliedNibbles(const uint8_t* multipliers) {
     vi t = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(multipliers)));
-    vi size = keep_bits(t, 15), is_turned = _mm512_srai_epi32(_mm512_slli_epi32(t, 27), 31);
-    vi offset = _mm512_sub_epi32(_mm512_slli_epi32(size, 3), _mm512_and_si512(size, is_turned));
+    __mmask16 is_turned = _mm512_test_epi32_mask(t, set1_pair(16));
+    vi size = keep_bits(t, 15);
     sizes_ = _mm512_or_si512(size, _mm512_slli_epi32(size, 16));
-    offset = _mm512_or_si512(offset, _mm512_slli_epi32(offset, 8));
-    offsets_ = _mm512_or_si512(offset, _mm512_slli_epi32(offset, 16));
+    sizes_of_upper_ = _mm512_slli_epi16(sizes_, 12);
+    offsets_ = _mm512_mullo_epi16(sizes_, _mm512_mask_blend_epi32(is_turned, set1_pair(0x08080808u), set1_pair(0x07070707u)));
   }
 
-  // Of the lower nibbles. Two of them times t, up to 225 each, are one product of 16 bits.
-  QUIRE_INLINE vi operator()(vi nibbles) const { return _mm512_sub_epi8(_mm512_mullo_epi16(keep_bits(nibbles, 0x0f0f0f0fu), sizes_), offsets_); }
+  QUIRE_INLINE vi lower(vi nibbles) const { return _mm512_sub_epi8(_mm512_mullo_epi16(keep_bits(nibbles, 0x0f0f0f0fu), sizes_), offsets_); }
+  QUIRE_INLINE vi upper(vi nibbles) const {
+    return _mm512_sub_epi8(_mm512_mulhi_epu16(keep_bits(nibbles, 0xf0f0f0f0u), sizes_of_upper_), offsets_);
+  }
 
  private:
-  vi sizes_, offsets_;
+  vi sizes_, sizes_of_upper_, offsets_;
 };
 
 constexpr int64_t kVectorsOfPanel = kPanel / kLanes;
 constexpr int64_t kNibbleWords = kGroup / 8;  // of 32 elements
 
-// Writes 32 elements of kLanes columns as bytes, of part `part` of a group and from `column` on.
+// Writes 32 elements of kLanes columns as bytes.
 template <bool kFetches>
 static QUIRE_INLINE void widen(const uint32_t* words, const uint8_t* multipliers, uint32_t* to) {
   MultipliedNibbles bytes_of(multipliers);
@@ -41,8 +44,8 @@ static QUIRE_INLINE void widen(const uint32_t* words, const uint8_t* multipliers
   for (int64_t i = 0; i < kNibbleWords; ++i) {
     if constexpr (kFetches) fetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
     vi nibbles = load_pairs(words + i * kPanel);
-    _mm512_store_si512(to + 2 * i * kPanel, bytes_of(nibbles));
-    _mm512_store_si512(to + (2 * i + 1) * kPanel, bytes_of(_mm512_srli_epi16(nibbles, 4)));
+    _mm512_store_si512(to + 2 * i * kPanel, bytes_of.lower(nibbles));
+    _mm512_store_si512(to + (2 * i + 1) * kPanel, bytes_of.upper(nibbles));
   }
 }
 
@@ -57,7 +60,8 @@ class GroupWidener {
   QUIRE_INLINE void widen_piece() {
     if (next_ == end_) return;
     int64_t part = next_ / kVectorsOfPanel, column = next_ % kVectorsOfPanel * kLanes;
-    widen<false>(words_ + part * kNibbleWords * kPanel + column, multipliers_ + part * kPanel + column, to_ + part * 2 * kNibbleWords * kPanel + column);
+    uint32_t* to = to_ + part * 2 * kNibbleWords * kPanel + column;
+    widen<false>(words_ + part * kNibbleWords * kPanel + column, multipliers_ + part * kPanel + column, to);
     ++next_;
   }
   void widen_all() {
@@ -78,13 +82,17 @@ class StepRing {
   static constexpr int64_t kSteps = 4, kAhead = 2, kPiecesPerStep = kTileBytes / kGroup * kVectorsOfPanel;
 
   StepRing() = default;
-  StepRing(const Panels& weight, int64_t panel_begin, int64_t panel_end, uint32_t* room) : weight_(weight), panel_(panel_begin), panel_end_(panel_end), room_(room) {
+  StepRing(const Panels& weight, int64_t panel_begin, int64_t panel_end, uint32_t* room)
+      : weight_(weight), panel_(panel_begin), panel_end_(panel_end), room_(room) {
     open_group();
     for (int64_t i = 0; i < kAhead * kPiecesPerStep; ++i) widen_piece();
   }
 
   // Of a step, counted from the first one.
-  const uint32_t* words(int64_t step) const { return room_ + step % kSteps * kStepWords; }
+  const uint32_t* words(int64_t step) const {
+    finish_writes();
+    return room_ + step % kSteps * kStepWords;
+  }
 
   QUIRE_INLINE void widen_piece() {
     if (next_ == end_ && !open_next_group()) return;

@@ -16,7 +16,8 @@ namespace quire::QUIRE_ISA {
 
 constexpr int64_t kChunkOfRows = 128;                // rows that meet a group before the next one
 constexpr int64_t kStripColumns = 2 * kTileColumns;  // columns of a block
-constexpr int64_t kPartBytes = kStepWords;               // of these words, beside one of four products
+constexpr int64_t kStepBytes = 4 * kStepWords;       // of a panel
+constexpr int64_t kPartBytes = kStepBytes / 4;       // beside one of four products
 
 // Sums of a block for one group, on their way into y. A piece is 32 columns of a row, of which a flat block has two.
 template <int kHalves>
@@ -28,13 +29,14 @@ struct GroupSums {
   const uint16_t* scales = nullptr;
   const char* row_scales = nullptr;  // of the block's first row
   int64_t row_stride = 0;
-  float* y = nullptr;  // of the block's first row
+  int64_t first_row = 0;  // of the block in y; rows without pieces may come before it
+  float* y = nullptr;
 
   QUIRE_INLINE void add_piece() {
     if (next == end) return;
     int64_t row = next >> is_flat, column = (next & is_flat) * kStripColumns, stride = kStripColumns << is_flat;
     const int32_t* from = sums + kHalves * row * stride + column;
-    float* to = y + row * kLdy + column;
+    float* to = y + (first_row + row) * kLdy + column;
     vf of_row = set1(*reinterpret_cast<const float*>(row_scales + row * row_stride));
 #pragma GCC unroll 2
     for (int64_t c = 0; c < kStripColumns; c += kLanes) {
@@ -61,8 +63,7 @@ class IntProduct {
   using Sums = GroupSums<kHalves>;
 
   IntProduct(const Gemm& g, int64_t panel_begin, int64_t panel_end)
-      : g_(g), is_alone_(g.rows <= kTileRows),
-        scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
+      : g_(g), is_alone_(g.rows <= kTileRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
     configure_tiles(static_cast<int>(std::min(kHalves * g.rows, int64_t{kBlockRows})));
     if (kIsInt4 && is_alone_) ring_ = StepRing(g.weight, panel_begin, panel_end, scratch_);
   }
@@ -91,7 +92,8 @@ class IntProduct {
 
   TileWork work_of(int64_t group, int64_t row, int64_t columns) {
     sums_ = sums_ == rooms_[0] ? rooms_[1] : rooms_[0];
-    return {rows_at(row, group), g_.a.stride / kHalves, kWordStride, 0, g_.weight.elements_of(group) / kTileBytes, reinterpret_cast<float*>(sums_), columns * 4};
+    int64_t steps = g_.weight.elements_of(group) / kTileBytes;
+    return {rows_at(row, group), g_.a.stride / kHalves, kWordStride, 0, steps, reinterpret_cast<float*>(sums_), columns * 4};
   }
   const char* rows_at(int64_t row, int64_t group) const { return g_.a.row(first_row_ + row) + group * kWideGroup; }
 
@@ -99,10 +101,13 @@ class IntProduct {
   void leave_sums(Sums before, int64_t group, int64_t row, int64_t column, int is_flat, int64_t begin, int64_t end) {
     before.add_all();
     const char* row_scales = reinterpret_cast<const char*>(g_.a.wide_scales(first_row_ + row) + group);
-    pending_ = {sums_, is_flat, begin << is_flat, end << is_flat, group == 0, g_.weight.scales(panel_, group) + column, row_scales, g_.a.stride, y_ + row * kLdy + column};
+    const uint16_t* scales = g_.weight.scales(panel_, group) + column;
+    pending_ = {sums_, is_flat, begin << is_flat, end << is_flat, group == 0, scales, row_scales, g_.a.stride, row, y_ + column};
   }
 
-  void fetch_scales(int64_t group) const { fetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes()); }
+  void fetch_scales(int64_t group) const {
+    fetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes());
+  }
 
   void multiply_flat_group(int64_t group) {
     Sums pending = pending_;
@@ -117,7 +122,7 @@ class IntProduct {
       first_step_ += work.end;
     } else {
       const char* words = reinterpret_cast<const char*>(g_.weight.word(panel_, group, 0, 0));
-      auto words_at = [=](int64_t step) { return words + step * 4 * kStepWords; };
+      auto words_at = [=](int64_t step) { return words + step * kStepBytes; };
       fetch_scales(group);
       multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
         fetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
@@ -137,15 +142,19 @@ class IntProduct {
       }
   }
 
-  // Up to 16 rows of int8 that are all there are. Words come from memory, whole rows of them beside the first strip.
+  // Up to 16 rows of int8 that are all there are. Words come from memory: those of the next group, half of them beside each strip, into
+  // the second-level cache, and from there those of the strip's next step.
   Sums multiply_lonely_block(int64_t group, const uint32_t* words, int64_t column) {
-    auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + step * kStepWords); };
-    auto strip_at = [=](int64_t step) { return words_at(step) + 4 * column; };
-    const bool fetches = column == 0;
+    constexpr int64_t kPartWords = kTileBytes / 4 / 4;
+    auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + column + step * kStepWords); };
+    const char* far = reinterpret_cast<const char*>(words) + g_.weight.bytes_per_group() + (column > 0 ? g_.weight.bytes_per_group() / 2 : 0);
     Sums pending = pending_;
-    if (fetches) fetch_scales(group);
-    multiply_square<TileElement::kByte>(work_of(group, 0, kStripColumns), strip_at, [&](int64_t step, int part) __attribute__((always_inline)) {
-      if (fetches) fetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
+    multiply_square<TileElement::kByte>(work_of(group, 0, kStripColumns), words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
+      for (int64_t line = 0; line < kPartBytes / 2; line += kLineBytes) fetch_far(far + line);
+      far += kPartBytes / 2;
+      const char* next = words_at(step + 1) + part * kPartWords * kWordStride;
+      fetch_lines(next, kWordStride, kPartWords);
+      fetch_lines(next + kLineBytes, kWordStride, kPartWords);
       pending.add_piece();
     });
     return pending;
@@ -171,7 +180,7 @@ class IntProduct {
       }
       if (part == 0) fetcher.step();
       for (int i = 0; i < kPiecesBeside; ++i) pending.add_piece();
-      widener.widen_piece();
+      if constexpr (kIsInt4) widener.widen_piece();
     });
     widener_ = widener;
     *fetcher_ = fetcher;
@@ -193,9 +202,9 @@ class IntProduct {
 };
 
 template <int kHalves>
-static inline void multiply_int_chunk(IntProduct<kHalves>& product, const Gemm& g, int64_t first_row, int64_t rows, int64_t unit, PanelFetcher& fetcher) {
+static inline void multiply_chunk(IntProduct<kHalves>& product, const Gemm& g, int64_t first_row, int64_t unit, PanelFetcher& fetcher) {
   alignas(64) float y[kChunkOfRows][kLdy];
-  int64_t panels = panels_of(g);
+  int64_t panels = panels_of(g), rows = std::min(kChunkOfRows, g.rows - first_row);
   for (int64_t p = 0; p < panels; ++p) product.multiply(first_row, rows, unit * panels + p, p, y[0] + p * kPanel, fetcher);
   for (int64_t r = 0; r < rows; ++r) finish(g, first_row + r, unit, y[r]);
 }
@@ -206,7 +215,7 @@ static inline void gemm_int_tiles(const Gemm& g, int64_t unit_begin, int64_t uni
   IntProduct<kHalves> product(g, unit_begin * panels, unit_end * panels);
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
     PanelFetcher fetcher(g, unit, blocks * strips * g.weight.padded_k() / kTileBytes);
-    for (int64_t row = 0; row < g.rows; row += kChunkOfRows) multiply_int_chunk(product, g, row, std::min(kChunkOfRows, g.rows - row), unit, fetcher);
+    for (int64_t row = 0; row < g.rows; row += kChunkOfRows) multiply_chunk(product, g, row, unit, fetcher);
   }
 }
 

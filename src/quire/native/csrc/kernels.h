@@ -44,7 +44,7 @@ inline int32_t weight_offset(WeightFormat f) { return f == WeightFormat::kInt4 ?
 //   int8        [N/64][K/32] scales [64], [8][64]   a quad
 //   int4        [N/64][K/32] scales [64], [4][64]   two quads, the first in the low halves of the bytes
 //   int8 tiles  [N/64][K/256] scales [64], [64][64]                  a quad of signed bytes
-//   int4 tiles  [N/64][K/256] scales [64], multipliers [8][64], [32][64]   two quads of nibbles; a multiplier is a byte for 32 elements, see Multiplier
+//   int4 tiles  [N/64][K/256] scales [64], multipliers [8][64], [32][64]   two quads of nibbles; a Multiplier for 32 elements
 // Rows beyond N and elements beyond K are zero. The last wide group ends with the 64 elements that hold the last one of K.
 struct Panels {
   const void* base;

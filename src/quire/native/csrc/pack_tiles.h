@@ -1,5 +1,5 @@
 // Packing integers for matrix tiles. A wide group shares a scale, so that sums stay integers for as long. In int8 the scale takes its
-// largest value to -128 steps. In int4 each 32 elements keep a step of their own, 0 to 15 scales wide, and the scale takes the widest to 15.
+// largest value to -128 steps. In int4 each 32 elements keep a multiplier, and the scale takes the largest of these to 15.
 #pragma once
 
 #include "pack_scales.h"
@@ -13,13 +13,16 @@ struct alignas(64) TurnedWideGroup {
 };
 using Columns = const float (*)[kPanel];  // kLanes of them
 
-static inline Columns columns_at(const TurnedWideGroup& x, int64_t row, int column) { return reinterpret_cast<Columns>(&x.rows[row][column]); }
+static inline Columns columns_at(const TurnedWideGroup& x, int64_t row, int column) {
+  return reinterpret_cast<Columns>(&x.rows[row][column]);
+}
 
 static inline void write_int8_columns(const TurnedWideGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
   int64_t count = target.elements_of(group);
   Columns columns = columns_at(x, 0, n);
   Extremes extremes = extremes_of(columns, count);
-  vf size = magnitude(extremes.value), scale = store_scales(div(extremes.value, set1(-128.0f)), size, extremes.poison, target.scales(panel, group) + n);
+  vf size = magnitude(extremes.value);
+  vf scale = store_scales(div(extremes.value, set1(-128.0f)), size, extremes.poison, target.scales(panel, group) + n);
   vf inverse = inverse_of(scale, size);
   for (int64_t i = 0; i < count / 4; ++i) {
     word_lanes word{};
@@ -45,7 +48,9 @@ struct Multipliers {
     for (int lane = 0; lane < kLanes; ++lane) bytes[lane] = static_cast<uint8_t>(word[lane] & 31);
   }
 
-  word_lanes operator()(const float* x) const { return quantised(load(x), inverse, sub(set1(0.0f), offset), sub(set1(15.0f), offset), offset); }
+  word_lanes operator()(const float* x) const {
+    return quantised(load(x), inverse, sub(set1(0.0f), offset), sub(set1(15.0f), offset), offset);
+  }
 };
 
 static inline void write_int4_columns(const TurnedWideGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
@@ -65,7 +70,10 @@ static inline void write_int4_columns(const TurnedWideGroup& x, int n, const Pan
     Multipliers multiplied(wanted[part], scale, target.multipliers(panel, group, part) + n);
     for (int64_t i = 0; i < kGroup / 8; ++i) {
       word_lanes word{};
-      for (int byte = 0; byte < 4; ++byte) word |= multiplied(columns[8 * i + byte]) << (8 * byte) | multiplied(columns[8 * i + 4 + byte]) << (8 * byte + 4);
+      for (int byte = 0; byte < 4; ++byte) {
+        word |= multiplied(columns[8 * i + byte]) << (8 * byte);
+        word |= multiplied(columns[8 * i + 4 + byte]) << (8 * byte + 4);
+      }
       std::memcpy(target.word(panel, group, n, part * (kGroup / 8) + i), &word, sizeof word);
     }
   }

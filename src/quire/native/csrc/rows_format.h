@@ -36,6 +36,19 @@ static inline void quantise_group(const Rows& out, int64_t row, int64_t group, c
 #if defined(QUIRE_AMX)
 constexpr float kHighestHalves = 32512.0f;  // 127 * 256
 
+static inline void write_wide(const Rows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
+  for (int64_t i = column; i < column + count; i += kGroup) {
+    int8_t* values = reinterpret_cast<int8_t*>(out.row(row)) + i;
+    uint32_t sum = static_cast<uint32_t>(store_quantised(values, x + i - column, inverse));
+    for (uint32_t offset : {8u, 7u}) out.wide_corrections(row, offset)[i / kGroup] = static_cast<int32_t>(-offset * sum);
+  }
+}
+
+static inline void write_halves(const Rows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
+  for (int64_t i = column; i < column + count; i += kLanes)
+    store_halves(out.upper_halves(row) + i, out.lower_halves(row) + i, mul(load(x + i - column), inverse));
+}
+
 // `count` values of a wide group from `column` on, a multiple of 32, in steps of their largest magnitude / 127 or, as halves, / 32512.
 static inline void quantise_wide_group(const Rows& out, int64_t row, int64_t column, const float* x, int64_t count) {
   bool are_halves = out.format == RowFormat::kHalves;
@@ -47,12 +60,8 @@ static inline void quantise_wide_group(const Rows& out, int64_t row, int64_t col
   float highest = max_of(magnitudes), most = are_halves ? kHighestHalves : 127.0f;
   vf inverse = set1(highest > kSmallest ? most / highest : 0.0f);
   out.wide_scales(row)[column / kWideGroup] = highest * (1.0f / most) + sum_of(poison);
-  for (int64_t i = 0; i < count; i += kLanes)
-    if (are_halves) store_halves(out.upper_halves(row) + column + i, out.lower_halves(row) + column + i, mul(load(x + i), inverse));
-  for (int64_t i = 0; i < count && !are_halves; i += kGroup) {
-    uint32_t sum = static_cast<uint32_t>(store_quantised(reinterpret_cast<int8_t*>(out.row(row)) + column + i, x + i, inverse));
-    for (uint32_t offset : {8u, 7u}) out.wide_corrections(row, offset)[(column + i) / kGroup] = static_cast<int32_t>(-offset * sum);
-  }
+  if (are_halves) write_halves(out, row, column, x, count, inverse);
+  else write_wide(out, row, column, x, count, inverse);
 }
 #endif
 
