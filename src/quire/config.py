@@ -25,11 +25,18 @@ class DType(Enum):
 
 
 class Quantize(Enum):
-    """What the matrices become on loading: integers with a scale for every 32 elements, or (`NONE`) what `DType` says."""
+    """What the matrices become on loading: integers with a scale for every group of elements, or (`NONE`) what `DType` says."""
 
     NONE = "none"
     INT8 = "int8"
     INT4 = "int4"
+
+
+class IntegerForm(Enum):
+    """Which instructions integers are packed for. A core's instruction set has one form; groups are of 32 or 256 elements."""
+
+    VECTORS = "vectors"
+    TILES = "tiles"
 
 
 class WeightFormat(Enum):
@@ -45,10 +52,10 @@ class WeightFormat(Enum):
         """Returns the format that weights of a `dtype` take on when they are quantised so."""
         return cls(dtype.value if quantize is Quantize.NONE else quantize.value)
 
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits in memory, with the share of a bfloat16 scale for 32 weights."""
-        return {"float32": 32, "bfloat16": 16, "int8": 8.5, "int4": 4.5}[self.value]
+    def bits_per_weight(self, form: IntegerForm = IntegerForm.VECTORS) -> float:
+        """Bits in memory, with the share of a bfloat16 scale for a group of weights; int4 for tiles has a byte for 32 besides."""
+        integers = {"int8": 8.5, "int4": 4.5} if form is IntegerForm.VECTORS else {"int8": 8.0625, "int4": 4.3125}
+        return {"float32": 32, "bfloat16": 16, **integers}[self.value]
 
 
 class KVFormat(Enum):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.config import DType, KVFormat, Quantize
-from quire.executors.native import available_isas, integer_form
+from quire.executors.native import integer_form
 from quire.executors.protocol import Executor, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint
@@ -65,9 +65,8 @@ def make_driver(name: str, checkpoint: Checkpoint, dtype: DType, quantize: Quant
     layout = kv_layout(checkpoint.spec, BLOCK_SIZE, KVFormat(dtype.value))
     arguments: dict[str, Any] = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": dtype}
     if name == "reference":
-        if quantize is not Quantize.NONE and available_isas():
-            arguments["integer_form"] = integer_form()
-        return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, **arguments, quantize=quantize))
+        form = integer_form()
+        return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, **arguments, quantize=quantize, integer_form=form))
     if name == "torch":
         from quire.executors.torch_executor import TorchExecutor
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from math import prod
 
 from quire.bench.canary import Canary
-from quire.config import WeightFormat
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
@@ -31,9 +30,9 @@ def matrix_elements(spec: ModelSpec) -> tuple[int, int]:
     return layers, prod(head)
 
 
-def weight_bytes(weight_format: WeightFormat, num_elements: int) -> int:
+def weight_bytes(bits_per_weight: float, num_elements: int) -> int:
     """Returns the bytes of weights in memory, scales included."""
-    return int(num_elements * weight_format.bits_per_weight / 8)
+    return int(num_elements * bits_per_weight / 8)
 
 
 def attention_flops(spec: ModelSpec, num_attended: int) -> int:
@@ -47,10 +46,10 @@ def step_flops(spec: ModelSpec, num_rows: int, num_sampled: int, num_attended: i
     return 2 * (num_rows * layers + num_sampled * head) + attention_flops(spec, num_attended)
 
 
-def step_bytes(spec: ModelSpec, weight_format: WeightFormat, layout: KVLayout, num_context_tokens: int) -> int:
+def step_bytes(spec: ModelSpec, bits_per_weight: float, layout: KVLayout, num_context_tokens: int) -> int:
     """Returns the bytes a decode step reads: every weight once, and K/V of every token in context."""
     layers, head = matrix_elements(spec)
-    return weight_bytes(weight_format, layers + head) + layout.bytes_per_token * num_context_tokens
+    return weight_bytes(bits_per_weight, layers + head) + layout.bytes_per_token * num_context_tokens
 
 
 def prefill_cost(spec: ModelSpec, num_requests: int, num_cached: int, num_new: int) -> Cost:
@@ -59,8 +58,8 @@ def prefill_cost(spec: ModelSpec, num_requests: int, num_cached: int, num_new: i
     return Cost(flops=step_flops(spec, num_requests * num_new, num_requests, num_requests * attended))
 
 
-def decode_cost(spec: ModelSpec, weight_format: WeightFormat, layout: KVLayout, contexts: tuple[int, ...]) -> Cost:
+def decode_cost(spec: ModelSpec, bits_per_weight: float, layout: KVLayout, contexts: tuple[int, ...]) -> Cost:
     """Returns the cost of one token for every request, whose contexts hold these tokens each."""
     num_rows, num_context = len(contexts), sum(contexts)
     flops = step_flops(spec, num_rows, num_rows, num_context)
-    return Cost(flops=flops, num_bytes=step_bytes(spec, weight_format, layout, num_context))
+    return Cost(flops=flops, num_bytes=step_bytes(spec, bits_per_weight, layout, num_context))

@@ -72,7 +72,7 @@ def _layers(rig: Rig, work: PartsWork) -> Iterator[Samples]:
         batch = _step(rig, rows, 0)
         seconds = _times(work.repeat, partial(rig.executor.run, batch))
         flops = step_flops(rig.spec, rows, 0, rows * (rows + 1) // 2)
-        cost = Cost(flops=flops, num_bytes=weight_bytes(rig.weight_format, layers))
+        cost = Cost(flops=flops, num_bytes=weight_bytes(rig.bits_per_weight, layers))
         rig.tell("Measuring layers", done + 1, len(work.rows))
         yield Samples(name=f"layers, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
 
@@ -83,7 +83,7 @@ def _heads(rig: Rig, work: PartsWork) -> Iterator[Samples]:
     for done, rows in enumerate(work.head_rows):
         wanted = np.arange(rows, dtype=np.int32)
         seconds = _times(work.repeat, partial(rig.executor.head, wanted))
-        cost = Cost(flops=2 * rows * head, num_bytes=weight_bytes(rig.weight_format, head))
+        cost = Cost(flops=2 * rows * head, num_bytes=weight_bytes(rig.bits_per_weight, head))
         rig.tell("Measuring the head", done + 1, len(work.head_rows))
         yield Samples(name=f"head, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
 

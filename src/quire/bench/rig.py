@@ -16,6 +16,7 @@ from quire.engine.options import EngineOptions, engine_config
 from quire.engine.resolve import resolve, settled
 from quire.engine.token_loop import TokenLoop
 from quire.errors import ConfigError
+from quire.executors.native import integer_form
 from quire.executors.protocol import StepBatch
 from quire.kv.layout import KVLayout
 from quire.kv.manager import KVCacheManager
@@ -65,6 +66,7 @@ class Rig:
         config = engine_config(_sized(options, checkpoint, room))
         config = resolve(config, checkpoint.spec, checkpoint.weights)
         self.weight_format = WeightFormat.of(settled(config.dtype, "dtype"), config.quantize)
+        self.bits_per_weight = self.weight_format.bits_per_weight(integer_form())
         self.threads: int = settled(config.threads, "threads")
         self.max_batched_tokens = config.scheduler.max_num_batched_tokens
         self.executor = build_executor(checkpoint, config, self._packing)

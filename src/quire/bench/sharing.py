@@ -87,7 +87,7 @@ def _costs(rig: Rig, work: SharedWork, mode: PrefixCache) -> tuple[Cost, ...]:
         prefill_cost(rig.spec, work.num_requests - num_first, work.num_shared, work.num_own),
     )
     context = work.num_shared + work.num_own + work.num_new // 2
-    step = decode_cost(rig.spec, rig.weight_format, rig.layout, (context,) * work.num_requests)
+    step = decode_cost(rig.spec, rig.bits_per_weight, rig.layout, (context,) * work.num_requests)
     return (*prefill, *(step,) * (work.num_new - 1))
 
 

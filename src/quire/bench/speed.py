@@ -106,7 +106,7 @@ def _decode(rig: Rig, work: Workload, steps: Sequence[float], ratio: float | Non
         name=f"decode at {work.num_prompt}, batch {work.batch}",
         seconds=steps,
         num_tokens=work.batch,
-        costs=(decode_cost(rig.spec, rig.weight_format, rig.layout, contexts),),
+        costs=(decode_cost(rig.spec, rig.bits_per_weight, rig.layout, contexts),),
         ratio=ratio,
         ratio_is=ratio_is,
     )

@@ -61,7 +61,7 @@ def measure_start(work: StartWork, options: EngineOptions, watch: Watch | None =
     layers, head = matrix_elements(rig.spec)
     costs: Mapping[str, tuple[Cost, ...]] = {
         "import": (),
-        "load": (Cost(flops=0, num_bytes=weight_bytes(rig.weight_format, layers + head)),),
+        "load": (Cost(flops=0, num_bytes=weight_bytes(rig.bits_per_weight, layers + head)),),
         "first token": (prefill_cost(rig.spec, 1, 0, PROMPT_TOKENS),),
     }
     plain: EngineOptions = {**options, "packed_cache": "off"}

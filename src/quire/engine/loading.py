@@ -60,6 +60,7 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
         return _native(checkpoint, config, on_progress)
     if config.executor is ExecutorKind.TORCH:
         return _torch(checkpoint, config)
+    from quire.executors.native import integer_form
     from quire.executors.reference import ReferenceExecutor
 
     layout, num_blocks = layout_of(config, checkpoint.spec), pool_blocks(config, checkpoint.spec)
@@ -70,6 +71,7 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
         num_blocks=num_blocks,
         dtype=settled(config.dtype, "dtype"),
         quantize=config.quantize,
+        integer_form=integer_form(),
     )
 
 

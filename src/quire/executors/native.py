@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from quire.config import DType, KVFormat, Quantize, WeightFormat
+from quire.config import DType, IntegerForm, KVFormat, Quantize, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.checks import check_weights
 from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch
-from quire.executors.reference_quantize import IntegerForm
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
@@ -100,7 +99,7 @@ class NativeExecutor:
         return logits
 
     def best(self, rows: Int32Array) -> BestTokens:
-        """Returns the best token of rows of the latest step, found panel by panel inside the product with the head."""
+        """Returns the best token of rows of the latest step, found a few panels at a time inside the product with the head."""
         found = BestTokens(token_ids=np.empty(len(rows), np.int32), num_not_finite=np.empty(len(rows), np.int32))
         with _translated_errors():
             self._decoder.best(np.ascontiguousarray(rows, np.int32), found.token_ids, found.num_not_finite)
@@ -165,10 +164,11 @@ def available_isas() -> tuple[str, ...]:
 
 
 def integer_form() -> IntegerForm:
-    """Returns the form in which the chosen instruction set multiplies integer weights."""
+    """Returns the form in which the chosen instruction set multiplies integers; that for vectors where nothing is compiled."""
+    if not available_isas():
+        return IntegerForm.VECTORS
     core = load_core()
-    isa = _chosen_isa(core) or core.available_isas()[-1]
-    return IntegerForm.TILES if core.has_integer_tiles(isa) else IntegerForm.VECTORS
+    return IntegerForm.TILES if core.has_integer_tiles(_chosen_isa(core)) else IntegerForm.VECTORS
 
 
 def packed_as(core: Any, weight_format: WeightFormat) -> Any:

@@ -25,11 +25,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quire.config import DType, KVFormat, Quantize, WeightFormat
+from quire.config import DType, IntegerForm, KVFormat, Quantize, WeightFormat
 from quire.executors.checks import check_rows, check_step
 from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch, best_of
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
-from quire.executors.reference_quantize import IntegerForm, quantised_rows, quantised_weights
+from quire.executors.reference_quantize import quantised_rows, quantised_weights
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
@@ -82,9 +82,10 @@ class ReferenceExecutor:
     @property
     def numerics(self) -> str:
         arithmetic = np.dtype(self.arithmetic).name
-        return (
-            f"reference-1 {arithmetic} weights={self._weight_format.value} kv={self.layout.format.value} numpy={np.__version__}"
-        )
+        weights = self._weight_format.value
+        if self._quantize is not Quantize.NONE:
+            weights += f" for {self._integer_form.value}"
+        return f"reference-1 {arithmetic} weights={weights} kv={self.layout.format.value} numpy={np.__version__}"
 
     def run(self, batch: StepBatch) -> Float32Array:
         """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.

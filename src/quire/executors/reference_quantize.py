@@ -11,18 +11,16 @@ The form for matrix tiles, where 256 elements do:
                   w ~ scale * t * q    q in [-8, 7] or [-7, 8] (int4), and an integer t in [0, 15] for 32 elements
     activations   a ~ scale * q        q in [-32512, 32512] beside int8, in [-127, 127] beside int4, a float32 scale
 
-Every step is a single rounded float32 operation in the order of `pack_panel.h` and `rows_format.h`, so weights equal the
-core's bit by bit, and rows do up to ties.
+Every step is a single rounded float32 operation in the order of `pack_scales.h`, `pack_tiles.h` and `rows_format.h`, so
+weights equal the core's bit by bit, and rows do up to ties.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-
 import numpy as np
 import numpy.typing as npt
 
-from quire.config import Quantize
+from quire.config import IntegerForm, Quantize
 from quire.models.weights import round_to_bfloat16
 
 GROUP = 32
@@ -31,13 +29,6 @@ _SMALLEST = np.float32(1e-30)
 _TRIES = 7
 
 Float32Array = npt.NDArray[np.float32]
-
-
-class IntegerForm(Enum):
-    """Which instructions integers are packed for: a core's instruction set has one form."""
-
-    VECTORS = "vectors"
-    TILES = "tiles"
 
 
 def quantised_weights(weight: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:

@@ -8,7 +8,7 @@ import pytest
 
 from quire.bench.cost import matrix_elements, step_bytes, step_flops
 from quire.bench.random_model import random_checkpoint
-from quire.config import KVFormat, WeightFormat
+from quire.config import KVFormat
 from quire.errors import ConfigError
 from quire.executors.protocol import kv_layout
 from quire.models.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ def test_a_prefill_step_costs_products_and_attention(spec: ModelSpec) -> None:
 def test_a_decode_step_reads_weights_and_the_context(spec: ModelSpec) -> None:
     layout = kv_layout(spec, 32, KVFormat.BFLOAT16)
     assert layout.bytes_per_token == 2 * 2 * 2 * 16 * 2
-    assert step_bytes(spec, WeightFormat.BFLOAT16, layout, 50) == 2 * (2 * LAYER + 6400) + 50 * layout.bytes_per_token
+    assert step_bytes(spec, 16, layout, 50) == 2 * (2 * LAYER + 6400) + 50 * layout.bytes_per_token
 
 
 def test_a_missing_config_file_is_a_typed_error(tmp_path: Path) -> None:

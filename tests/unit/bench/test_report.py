@@ -8,7 +8,7 @@ from quire.bench.canary import Canary, best_of
 from quire.bench.cost import Cost, attention_flops, decode_cost, prefill_cost, step_flops
 from quire.bench.parts import PartsWork, difference
 from quire.bench.report import Samples, speed_of, spread
-from quire.config import KVFormat, WeightFormat
+from quire.config import KVFormat
 from quire.executors.protocol import kv_layout
 from quire.models.checkpoint import Checkpoint
 
@@ -59,7 +59,7 @@ def test_a_prompt_in_two_parts_costs_what_it_costs_whole_and_one_more_head(check
 
 def test_a_decode_step_reads_the_context_of_every_request(checkpoint: Checkpoint) -> None:
     layout = kv_layout(checkpoint.spec, 32, KVFormat.BFLOAT16)
-    one, two = (decode_cost(checkpoint.spec, WeightFormat.BFLOAT16, layout, contexts) for contexts in ((70,), (70, 30)))
+    one, two = (decode_cost(checkpoint.spec, 16, layout, contexts) for contexts in ((70,), (70, 30)))
     assert two.num_bytes is not None
     assert one.num_bytes is not None
     assert two.num_bytes - one.num_bytes == 30 * layout.bytes_per_token

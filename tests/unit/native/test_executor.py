@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.config import DType, KVFormat
+from quire.bench.cost import matrix_elements, weight_bytes
+from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.errors import ExecutorError, ExecutorUnavailableError
-from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.native import NativeExecutor, available_isas, integer_form
 from quire.executors.protocol import StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceTensor, Weights
@@ -35,21 +36,48 @@ def build(spec: ModelSpec, weights: Weights, **changes: Any) -> NativeExecutor:
     return NativeExecutor(spec, weights, **{"layout": layout, "num_blocks": 64, "dtype": DType.FLOAT32, "threads": 1} | changes)
 
 
-def batch_of(num_rows: int) -> StepBatch:
-    rows = np.arange(num_rows, dtype=np.int32)
+def batch_of(num_rows: int, start: int = 0) -> StepBatch:
+    rows = np.arange(start, start + num_rows, dtype=np.int32)
     return StepBatch(
         token_ids=rows % 7,
         positions=rows,
         query_start=np.array([0, num_rows], np.int32),
-        context_lens=np.array([num_rows], np.int32),
-        block_tables=np.arange(-(-num_rows // 32), dtype=np.int32)[None],
+        context_lens=np.array([start + num_rows], np.int32),
+        block_tables=np.arange(-(-(start + num_rows) // 32), dtype=np.int32)[None],
         slot_mapping=rows,
-        sample_rows=rows,
+        sample_rows=rows - start,
     )
 
 
 def without(weights: Weights, name: str) -> Weights:
     return Weights({key: tensor for key, tensor in weights.items() if key != name}, weights.fingerprint)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("quantize", [Quantize.NONE, Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
+def test_gated_layers_of_several_groups_compute_a_row_the_same_in_any_chunk(
+    quantize: Quantize, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows than meet a group before the next, and columns and elements that end within a panel and a group."""
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    wide = replace(spec_of("llama"), hidden_size=320, ffn_size=600)
+    weights = random_weights(wide)
+    together = build(wide, weights, quantize=quantize, dtype=DType.BFLOAT16, threads=2).run(batch_of(150))
+    for size in (1, 8, 9, 16, 17, 33, 131):
+        alone = build(wide, weights, quantize=quantize, dtype=DType.BFLOAT16)
+        chunks = [alone.run(batch_of(min(size, 150 - start), start)) for start in range(0, 150, size)]
+        assert np.concatenate(chunks).tobytes() == together.tobytes()
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
+def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    whole = replace(spec_of("llama"), hidden_size=512, num_heads=4, num_kv_heads=2, head_dim=64, ffn_size=1024, vocab_size=512)
+    layers, head = matrix_elements(whole)
+    bits = WeightFormat(quantize.value).bits_per_weight(integer_form())
+    tables = 1 if whole.is_head_tied else 2
+    assert build(whole, random_weights(whole), quantize=quantize).weight_bytes == weight_bytes(bits, layers + tables * head)
 
 
 @pytest.mark.parametrize("name", ["final_norm.weight", "layers.1.attn.k.weight", "layers.0.ffn_norm.weight", "embed.weight"])

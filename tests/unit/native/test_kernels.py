@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quire.config import Quantize
+from quire.config import IntegerForm, Quantize
 from quire.executors.native import available_isas
-from quire.executors.reference_quantize import IntegerForm, quantised_rows, quantised_weights
+from quire.executors.reference_quantize import quantised_rows, quantised_weights
 from quire.models.weights import round_to_bfloat16
 
 core: Any = pytest.importorskip("quire.native._core", reason="the native core is not compiled here")
@@ -113,8 +113,9 @@ def test_weights_pack_the_same_from_any_strides(isa: str) -> None:
 
 @pytest.mark.parametrize("weight_format", ["F32", "BF16", "INT8", "INT4"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_infinity_and_nan_stay_in_their_own_row(isa: str, weight_format: str, value: float) -> None:
-    weight, a = random((64, 32)), random((7, 32), 1)
+@pytest.mark.parametrize("rows", [7, 12, 40])
+def test_infinity_and_nan_stay_in_their_own_row(isa: str, weight_format: str, value: float, rows: int) -> None:
+    weight, a = random((64, 300)), random((rows, 300), 1)
     clean = multiply(isa, weight_format, weight, a)
     a[3, 5] = value
     spoiled = multiply(isa, weight_format, weight, a)
@@ -124,8 +125,9 @@ def test_infinity_and_nan_stay_in_their_own_row(isa: str, weight_format: str, va
 
 @pytest.mark.parametrize("weight_format", ["F32", "BF16", "INT8", "INT4"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_weight_that_is_not_finite_spoils_its_own_column(isa: str, weight_format: str, value: float) -> None:
-    weight, a = random((70, 40)), random((7, 40), 1)
+@pytest.mark.parametrize("rows", [7, 12, 40])
+def test_a_weight_that_is_not_finite_spoils_its_own_column(isa: str, weight_format: str, value: float, rows: int) -> None:
+    weight, a = random((70, 300)), random((rows, 300), 1)
     clean = multiply(isa, weight_format, weight, a)
     weight[66, 35] = value
     spoiled = multiply(isa, weight_format, weight, a)
@@ -142,8 +144,9 @@ def test_the_largest_sums_of_a_group_do_not_wrap_around(isa: str, weight_format:
     weight[:, ::32] = -steps * unit
     a = np.full((17, 512), sign * 127, np.float32)
     expected = sign * 127 * 16 * (31 * (steps - 1) - steps) * unit
-    assert (multiply(isa, weight_format, weight, a) == expected).all()
-    assert (multiply(isa, weight_format, weight, a[:3]) == expected).all()
+    for rows in (3, 12, 17):
+        assert (multiply(isa, weight_format, weight, a[:rows]) == expected).all()
+        assert (multiply(isa, weight_format, -weight, a[:rows]) == -expected).all()
 
 
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])

@@ -46,7 +46,7 @@ struct PageColumns {
   template <int V>
   void fetch_ahead(int64_t k) const {
     const char* line = reinterpret_cast<const char*>(row(k)) + ahead;
-    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLineBytes) __builtin_prefetch(line + i);
+    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLineBytes) fetch_near(reinterpret_cast<const char*>(line + i));
   }
 };
 

@@ -23,7 +23,8 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   format = form_of(kernels, format);
   PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
   packed.pack(kernels, source, 0, 1, alone);
-  int64_t stride = is_for_tiles(format) ? stride_for_tiles(format, source.columns) : round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
+  int64_t stride = round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
+  if (is_for_tiles(format)) stride = stride_for_tiles(format, source.columns);
   Buffer converted(static_cast<size_t>(rows * stride));
   Norm n{};
   n.x = a.data();

@@ -101,7 +101,7 @@ class Decoder {
   void head(const int32_t* rows, int64_t count, float* logits);
   int64_t num_rows() const { return num_rows_; }
 
-  // The best logit of each of these rows: the same values as `head` finds, looked at panel by panel and never all in memory.
+  // The best logit of each of these rows: the same values as `head` finds, looked at a few panels at a time and never all in memory.
   void best(const int32_t* rows, int64_t count, Best* found);
 
   // Writes K and V of each slot, float32 [count, K, D].

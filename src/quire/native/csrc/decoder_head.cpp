@@ -1,5 +1,6 @@
 // The end of a step: logits of the rows that are wanted, or only the best of each.
 #include <algorithm>
+#include <memory>
 
 #include "decoder.h"
 
@@ -58,11 +59,11 @@ void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
   DefaultFloats floats;
   const Gemm g = head_product(rows, count);
   std::vector<Best> bests(static_cast<size_t>(threads_.size() * count));
-  std::vector<float> logits(static_cast<size_t>(threads_.size() * count * kPanelsAtOnce * kPanel));
+  std::unique_ptr<float[]> logits(new float[static_cast<size_t>(threads_.size() * count * kPanelsAtOnce * kPanel)]);
   threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
     Gemm own = g;
     own.scratch = gemm_scratch_of(worker);
-    float* own_logits = logits.data() + worker * count * kPanelsAtOnce * kPanel;
+    float* own_logits = logits.get() + worker * count * kPanelsAtOnce * kPanel;
     for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce)
       merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), own_logits, bests.data() + worker * count);
   });

@@ -63,7 +63,7 @@ class Fetcher {
     if (has_few_rows_)
       fetch_stream(next_, bytes);
     else
-      for (int64_t line = 0; line < bytes; line += kLineBytes) __builtin_prefetch(next_ + kFarAhead + line, 0, 3);
+      for (int64_t line = 0; line < bytes; line += kLineBytes) fetch_near(next_ + kFarAhead + line);
     next_ += bytes;
   }
 

@@ -80,6 +80,7 @@ class GroupWidener {
 class StepRing {
  public:
   static constexpr int64_t kSteps = 4, kAhead = 2, kPiecesPerStep = kTileBytes / kGroup * kVectorsOfPanel;
+  static_assert(kSteps * kStepWords * 4 <= 2 * kWideGroup * kPanel, "gemm_scratch has room for it");
 
   StepRing() = default;
   StepRing(const Panels& weight, int64_t panel_begin, int64_t panel_end, uint32_t* room)

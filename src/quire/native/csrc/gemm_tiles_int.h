@@ -69,9 +69,10 @@ class IntProduct {
   }
   ~IntProduct() { _tile_release(); }
 
-  // y [rows, kLdy] = the products of a chunk of rows with a panel, whose bytes are `place` panels into the scratch.
-  void multiply(int64_t first_row, int64_t rows, int64_t panel, int64_t place, float* y, PanelFetcher& fetcher) {
-    first_row_ = first_row, rows_ = rows, panel_ = panel, y_ = y, fetcher_ = &fetcher;
+  // y [rows, kLdy] = the products of a chunk of rows with a panel, whose bytes are `place` panels into the scratch; the first chunk that
+  // meets it leaves them there.
+  void multiply(int64_t first_row, int64_t rows, bool is_first, int64_t panel, int64_t place, float* y, PanelFetcher& fetcher) {
+    first_row_ = first_row, rows_ = rows, is_first_ = is_first, panel_ = panel, y_ = y, fetcher_ = &fetcher;
     for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
       if (rows <= kFlatRows && is_alone_) multiply_flat_group(group);
       else multiply_square_group(group, kIsInt4 ? widened(group, place) : g_.weight.word(panel, group, 0, 0));
@@ -80,10 +81,10 @@ class IntProduct {
   }
 
  private:
-  // The bytes of a group, and the next one begun. The first rows that meet a group make them.
+  // The bytes of a group, and the next one begun.
   const uint32_t* widened(int64_t group, int64_t place) {
     uint32_t* words = scratch_ + place * g_.weight.padded_k() / 4 * kPanel + group * kWideGroupWords;
-    if (first_row_ > 0) return words;
+    if (!is_first_) return words;
     if (group == 0) widener_ = GroupWidener(g_.weight, panel_, 0, words);
     widener_.widen_all();
     if (group + 1 < g_.weight.num_groups()) widener_ = GroupWidener(g_.weight, panel_, group + 1, words + kWideGroupWords);
@@ -132,7 +133,7 @@ class IntProduct {
     leave_sums(pending, group, 0, 0, 1, 0, rows_);
   }
 
-  // Blocks of 16 rows; the last one may begin among the rows before it, also those of another chunk, whose sums are there already.
+  // Blocks of 16 rows, or 32 in int4; the last one may begin among the rows before it, also those of another chunk, whose sums are there already.
   void multiply_square_group(int64_t group, const uint32_t* words) {
     for (int64_t column = 0; column < kPanel; column += kStripColumns)
       for (int64_t row = 0; row < rows_; row += kRows) {
@@ -147,7 +148,9 @@ class IntProduct {
   Sums multiply_lonely_block(int64_t group, const uint32_t* words, int64_t column) {
     constexpr int64_t kPartWords = kTileBytes / 4 / 4;
     auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + column + step * kStepWords); };
-    const char* far = reinterpret_cast<const char*>(words) + g_.weight.bytes_per_group() + (column > 0 ? g_.weight.bytes_per_group() / 2 : 0);
+    const int64_t bytes = g_.weight.elements_of(group) * kPanel;
+    const char* far = reinterpret_cast<const char*>(words) + bytes + g_.weight.header_bytes() + (column > 0 ? bytes / 2 : 0);
+    if (column == 0) fetch_far(far - 2 * kLineBytes), fetch_far(far - kLineBytes);
     Sums pending = pending_;
     multiply_square<TileElement::kByte>(work_of(group, 0, kStripColumns), words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
       for (int64_t line = 0; line < kPartBytes / 2; line += kLineBytes) fetch_far(far + line);
@@ -191,6 +194,7 @@ class IntProduct {
   const bool is_alone_;  // up to 16 rows: weights come from memory
   uint32_t* const scratch_;
   int64_t first_row_ = 0, rows_ = 0, panel_ = 0;
+  bool is_first_ = true;
   float* y_ = nullptr;
   PanelFetcher* fetcher_ = nullptr;
   Sums pending_;
@@ -201,22 +205,25 @@ class IntProduct {
   int32_t* sums_ = rooms_[0];
 };
 
+// Rows [begin, end) times a unit.
 template <int kHalves>
-static inline void multiply_chunk(IntProduct<kHalves>& product, const Gemm& g, int64_t first_row, int64_t unit, PanelFetcher& fetcher) {
+static inline void multiply_unit_int_tiles(IntProduct<kHalves>& product, const Gemm& g, int64_t begin, int64_t end, int64_t unit) {
   alignas(64) float y[kChunkOfRows][kLdy];
-  int64_t panels = panels_of(g), rows = std::min(kChunkOfRows, g.rows - first_row);
-  for (int64_t p = 0; p < panels; ++p) product.multiply(first_row, rows, unit * panels + p, p, y[0] + p * kPanel, fetcher);
-  for (int64_t r = 0; r < rows; ++r) finish(g, first_row + r, unit, y[r]);
+  int64_t panels = panels_of(g), blocks = (kHalves * (end - begin) + kBlockRows - 1) / kBlockRows, strips = panels * kPanel / kStripColumns;
+  PanelFetcher fetcher(g, unit, blocks * strips * g.weight.padded_k() / kTileBytes);
+  for (int64_t row = begin; row < end; row += kChunkOfRows) {
+    int64_t rows = std::min(kChunkOfRows, end - row);
+    for (int64_t p = 0; p < panels; ++p) product.multiply(row, rows, row == begin, unit * panels + p, p, y[0] + p * kPanel, fetcher);
+    for (int64_t r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
+  }
 }
 
 template <int kHalves>
 static inline void gemm_int_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
-  int64_t panels = panels_of(g), blocks = (kHalves * g.rows + kBlockRows - 1) / kBlockRows, strips = panels * kPanel / kStripColumns;
+  int64_t panels = panels_of(g), most = std::max<int64_t>(1, kRowsBytes / (g.a.stride * kChunkOfRows)) * kChunkOfRows;
   IntProduct<kHalves> product(g, unit_begin * panels, unit_end * panels);
-  for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
-    PanelFetcher fetcher(g, unit, blocks * strips * g.weight.padded_k() / kTileBytes);
-    for (int64_t row = 0; row < g.rows; row += kChunkOfRows) multiply_chunk(product, g, row, unit, fetcher);
-  }
+  for (int64_t row = 0; row < g.rows; row += most)
+    for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit_int_tiles(product, g, row, std::min(row + most, g.rows), unit);
 }
 
 }  // namespace quire::QUIRE_ISA

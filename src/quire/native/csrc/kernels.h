@@ -34,7 +34,7 @@ constexpr int kNumWeightFormats = 6;
 
 inline bool is_for_tiles(WeightFormat f) { return f == WeightFormat::kInt8Tiles || f == WeightFormat::kInt4Tiles; }
 
-// Products of vectors take the unsigned values as they are, and take offset * sum(a) off.
+// Products of vectors take the unsigned values as they are, and take offset * sum(a) off. Forms for tiles have no such offset.
 inline int32_t weight_offset(WeightFormat f) { return f == WeightFormat::kInt4 ? 8 : 128; }
 
 // A weight matrix W [N, K] as panels of 64 output columns, in groups of elements of K. A group is rows of 64 words of 32 bits,
@@ -80,8 +80,8 @@ struct Panels {
 
 // The byte of a multiplier: t in the low half, and whether nibbles u stand for u - 7 instead of u - 8.
 struct Multiplier {
-  int32_t size, offset;
-  explicit Multiplier(uint8_t byte) : size(byte & 15), offset(byte & 16 ? 7 : 8) {}
+  int32_t t, offset;
+  explicit Multiplier(uint8_t byte) : t(byte & 15), offset(byte & 16 ? 7 : 8) {}
 };
 
 // How rows of activations are written for a product; each instruction set has one for every weight format.
@@ -108,7 +108,7 @@ struct Rows {
   int64_t stride;
   RowFormat format;
   int64_t k;
-  int32_t offset;  // of the weights they will meet; integers only
+  int32_t offset;  // of the weights they will meet; integers for vectors only
 
   char* row(int64_t i) const { return base + i * stride; }
   int64_t num_groups() const { return (k + kGroup - 1) / kGroup; }
@@ -141,7 +141,8 @@ enum class Epilogue {
   kGate,      // panels 2u and 2u+1 are gate and up: hidden[.., u] = act(gate) * up
 };
 
-// Bytes of scratch for one thread's products with int4 weights of that K on tiles: the panels of a unit, a byte a weight.
+// Bytes of scratch for one thread's products with int4 weights of that K on tiles: the panels of a unit, a byte a weight; and room for the
+// ring of four steps of 64 elements that products of few rows take instead.
 inline int64_t gemm_scratch(int64_t k) { return 2 * round_up(k, kWideGroup) * kPanel; }
 
 // y = a W^T + bias. A unit is a panel (kGate: a pair).

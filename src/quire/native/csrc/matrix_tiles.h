@@ -1,7 +1,7 @@
 // AMX: products on matrix tiles of 16 rows by 16 columns, 32 elements of K an instruction in bfloat16 and 64 in bytes.
 //
 // Weight panels and K/V pages are already what a tile wants: 16 pairs or quads of K by 16 columns of words. An output is one element of a
-// tile that sees K in steps of 32, whatever the number of rows, so rows stay independent; decode and prefill use the same
+// tile that sees K in steps of 32 or 64, whatever the number of rows, so rows stay independent; decode and prefill use the same
 // instruction. Sums that leave their tile and come back lose nothing.
 #pragma once
 
@@ -54,10 +54,10 @@ static inline void configure_tiles(int rows) {
 }
 
 // Tile numbers are part of an instruction.
-#define QUIRE_TILE_PRODUCT(element, sums, rows, words)                                   \
-  do {                                                                                   \
+#define QUIRE_TILE_PRODUCT(element, sums, rows, words)                            \
+  do {                                                                            \
     if constexpr (element == TileElement::kByte) _tile_dpbssd(sums, rows, words); \
-    else _tile_dpbf16ps(sums, rows, words);                                              \
+    else _tile_dpbf16ps(sums, rows, words);                                       \
   } while (false)
 
 // sums [rows, ..] = rows [rows, K] times words, over steps [begin, end) of 64 bytes of a row. Strides in bytes.

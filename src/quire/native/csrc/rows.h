@@ -63,7 +63,8 @@ static inline void norm_row(const Norm& a, const float* x, int64_t row) {
   float mean = a.weight && a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
   vf factor = a.weight ? inverse_sqrt(mean_square(x, a.size, mean) + a.eps) : set1(1.0f);
 #if defined(QUIRE_AMX)
-  if (!a.adds && (a.out.format == RowFormat::kHalves || a.out.format == RowFormat::kWide)) return norm_row_in_wide_groups(a, x, row, set1(mean), factor);
+  bool is_wide = a.out.format == RowFormat::kHalves || a.out.format == RowFormat::kWide;
+  if (!a.adds && is_wide) return norm_row_in_wide_groups(a, x, row, set1(mean), factor);
 #endif
   for (int64_t i = 0; i < a.size; i += kGroup) {
     float y[kGroup];
@@ -93,8 +94,8 @@ static inline float weight_at(const Panels& w, int64_t n, int64_t k) {
     case WeightFormat::kInt4: return scale * static_cast<float>(static_cast<int32_t>(nibble) - weight_offset(w.format));
     case WeightFormat::kInt8Tiles: return scale * static_cast<float>(static_cast<int8_t>(byte));
     default: {
-      Multiplier t(w.multipliers(panel, group, element / kGroup)[column]);
-      return scale * static_cast<float>((static_cast<int32_t>(nibble) - t.offset) * t.size);
+      Multiplier multiplier(w.multipliers(panel, group, element / kGroup)[column]);
+      return scale * static_cast<float>((static_cast<int32_t>(nibble) - multiplier.offset) * multiplier.t);
     }
   }
 }
@@ -181,8 +182,8 @@ static inline void fetch_slot(const RotateAppend& a, int64_t slot) {
   for (int64_t h = 0; h < a.pages.num_kv_heads; ++h) {
     const T* keys = to.keys(h) + to.offset * kPerWord;
     const char* values = reinterpret_cast<const char*>(to.values(h) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
-    for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) __builtin_prefetch(keys + d * kTile, 1);
-    for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) __builtin_prefetch(values + byte, 1);
+    for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) fetch_to_write(keys + d * kTile);
+    for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) fetch_to_write(values + byte);
   }
 }
 

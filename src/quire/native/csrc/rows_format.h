@@ -1,4 +1,4 @@
-// Activations on their way into a product: written in the format that the product reads, a group of 32 at a time.
+// Activations on their way into a product: written in the format that the product reads, a group of 32 at a time or a wide one.
 #pragma once
 
 #include "kernels.h"

@@ -41,7 +41,8 @@ static void check_shape(const ModelShape& s) {
 }
 
 Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads)
-    : shape_(std::move(shape)), kernels_(choose_kernels(isa)), format_(form_of(kernels_, weights)), threads_(num_threads), layers_(shape_.layers.size()) {
+    : shape_(std::move(shape)), kernels_(choose_kernels(isa)), format_(form_of(kernels_, weights)), threads_(num_threads),
+      layers_(shape_.layers.size()) {
   check_shape(shape_);
 }
 
