@@ -52,7 +52,7 @@ class WeightFormat(Enum):
         """Returns the format that weights of a `dtype` take on when they are quantised so."""
         return cls(dtype.value if quantize is Quantize.NONE else quantize.value)
 
-    def bits_per_weight(self, form: IntegerForm = IntegerForm.VECTORS) -> float:
+    def bits_per_weight(self, form: IntegerForm) -> float:
         """Bits in memory, with the share of a bfloat16 scale for a group of weights; int4 for tiles has a byte for 32 besides."""
         integers = {"int8": 8.5, "int4": 4.5} if form is IntegerForm.VECTORS else {"int8": 8.0625, "int4": 4.3125}
         return {"float32": 32, "bfloat16": 16, **integers}[self.value]

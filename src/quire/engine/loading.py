@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PackedCache, PrefixCache
+from quire.config import EngineConfig, ExecutorKind, IntegerForm, KVCacheMode, PackedCache, PrefixCache, Quantize
 from quire.engine.core import EngineCore
 from quire.engine.options import LoadProgress
 from quire.engine.resolve import context_bound, is_native_built, layout_of, pool_blocks, resolve, settled
@@ -71,7 +71,7 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
         num_blocks=num_blocks,
         dtype=settled(config.dtype, "dtype"),
         quantize=config.quantize,
-        integer_form=integer_form(),
+        integer_form=integer_form() if config.quantize is not Quantize.NONE else IntegerForm.VECTORS,
     )
 
 

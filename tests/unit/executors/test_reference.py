@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.config import DType, KVFormat
+from quire.config import DType, IntegerForm, KVFormat, Quantize
 from quire.errors import ExecutorError
 from quire.executors.protocol import Float32Array, StepBatch, kv_layout
 from quire.executors.reference import Float64ReferenceExecutor, ReferenceExecutor
@@ -28,9 +28,10 @@ def make_executor(
     kind: type[ReferenceExecutor] = ReferenceExecutor,
     kv_format: KVFormat = KVFormat.FLOAT32,
     dtype: DType = DType.FLOAT32,
+    **integers: Any,
 ) -> ReferenceExecutor:
     layout = kv_layout(spec, BLOCK_SIZE, kv_format)
-    return kind(spec, random_weights(spec), layout=layout, num_blocks=NUM_BLOCKS, dtype=dtype)
+    return kind(spec, random_weights(spec), layout=layout, num_blocks=NUM_BLOCKS, dtype=dtype, **integers)
 
 
 def assert_close(actual: Float32Array, expected: Float32Array) -> None:
@@ -136,8 +137,9 @@ def test_numerics_name_everything_that_changes_bits() -> None:
         make_executor(spec, Float64ReferenceExecutor),
         make_executor(spec, kv_format=KVFormat.BFLOAT16),
         make_executor(spec, dtype=DType.BFLOAT16),
+        *(make_executor(spec, quantize=Quantize.INT8, integer_form=form) for form in IntegerForm),
     ]
-    assert len({executor.numerics for executor in executors}) == 4
+    assert len({executor.numerics for executor in executors}) == 6
 
 
 @pytest.mark.parametrize(

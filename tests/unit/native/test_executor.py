@@ -14,6 +14,8 @@ import pytest
 
 from quire.bench.cost import matrix_elements, weight_bytes
 from quire.config import DType, KVFormat, Quantize, WeightFormat
+from quire.engine.loading import load_executor
+from quire.engine.options import engine_config
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.native import NativeExecutor, available_isas, integer_form
 from quire.executors.protocol import StepBatch, kv_layout
@@ -78,6 +80,19 @@ def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monk
     bits = WeightFormat(quantize.value).bits_per_weight(integer_form())
     tables = 1 if whole.is_head_tied else 2
     assert build(whole, random_weights(whole), quantize=quantize).weight_bytes == weight_bytes(bits, layers + tables * head)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_the_reference_quantises_in_the_form_of_the_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    _, reference, _ = load_executor(None, engine_config({"executor": "reference", "quantize": "int8"}))
+    assert f"weights=int8 for {integer_form().value} " in reference.numerics
+
+
+def test_the_reference_asks_for_no_instruction_set_where_nothing_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_ISA", "mmx")
+    _, reference, _ = load_executor(None, engine_config({"executor": "reference"}))
+    assert reference.name.startswith("reference")
 
 
 @pytest.mark.parametrize("name", ["final_norm.weight", "layers.1.attn.k.weight", "layers.0.ffn_norm.weight", "embed.weight"])

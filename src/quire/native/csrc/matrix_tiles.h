@@ -2,7 +2,7 @@
 //
 // Weight panels and K/V pages are already what a tile wants: 16 pairs or quads of K by 16 columns of words. An output is one element of a
 // tile that sees K in steps of 32 or 64, whatever the number of rows, so rows stay independent; decode and prefill use the same
-// instruction. Sums that leave their tile and come back lose nothing.
+// instruction.
 #pragma once
 
 #include <immintrin.h>
