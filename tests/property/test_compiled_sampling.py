@@ -60,6 +60,23 @@ def test_the_core_draws_what_the_definition_draws(row: npt.NDArray[np.float32], 
             assert core.draw(isa, values, *chosen, noise) == expected
 
 
+@pytest.mark.parametrize("weight", [3e-6, 1e-7, 1e-9])
+def test_a_goal_among_light_tokens_is_met_by_the_right_one(weight: float) -> None:
+    generator = np.random.default_rng(5)
+    row = (math.log(weight) + 1e-3 * generator.normal(size=20_000)).astype(np.float32)
+    row[7_000] = 0.0
+    lightest = 1 - 20_000 * weight
+    for top_p, noise in zip(generator.uniform(lightest, 1, size=20), generator.uniform(lightest, 1, size=20), strict=True):
+        for method in (
+            Draw(temperature=1.0, top_k=None, top_p=top_p, min_p=0.0),
+            Draw(temperature=1.0, top_k=None, top_p=1.0, min_p=0.0),
+        ):
+            for values in (row, with_bans(row)):
+                expected = draw(values, method, noise)
+                for isa in available_isas():
+                    assert load_core().draw(isa, values, 1.0, None, method.top_p, LEAST, noise) == expected
+
+
 @given(row=logits(), count=st.sampled_from([1, 2, 7, 64, 300, 5000]))
 @settings(max_examples=150, deadline=None)
 def test_the_core_ranks_and_sums_as_the_definition_does(row: npt.NDArray[np.float32], count: int) -> None:

@@ -3,6 +3,7 @@
 #include "gemm.h"
 #include "logits.h"
 #include "pack_panel.h"
+#include "rough_sum.h"
 #include "rows.h"
 #include "spin.h"
 
@@ -58,7 +59,8 @@ constexpr bool kHasIntegerTiles = false;
 extern const Kernels kernels = {
     QUIRE_NAME(QUIRE_ISA), kHasIntegerTiles, {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8, RowFormat::kHalves, RowFormat::kWide},
     pack, gemm, norm, embed, rotate_append, attend, attend_split, merge_splits, activate_all, softcap_all,
-    is_finite, block_maxima<float, vs>, block_maxima<double, vd>, fill_buckets<float>, fill_buckets<double>, spin, read,
+    is_finite, {block_maxima<float, vs>, select_ids<float>, rough_sum<float>, add_shades<float>},
+    {block_maxima<double, vd>, select_ids<double>, rough_sum<double>, add_shades<double>}, spin, read,
 };
 
 }  // namespace quire::QUIRE_ISA

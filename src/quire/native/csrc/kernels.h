@@ -274,12 +274,30 @@ inline int64_t attention_scratch(int64_t group, int64_t head_dim) {
 }
 
 constexpr int kBlock = 64;  // logits of one block: those of a panel
+constexpr double kRoughness = 6 / 16777216.0;  // what part of a rough sum it may be off by
 
 // The weight of x is e^d with d = (x - best) * sharpness, and nothing where d is below `least`, which is kLeast or more.
 struct Weighing {
   double best;
   double sharpness;  // 1 / temperature
   double least;
+};
+
+// Buckets of weights from `begin` to before `end`.
+struct BucketRange {
+  int64_t begin;
+  int64_t end;
+};
+
+// Kernels over a row of logits, float or double; see logits.h and rough_sum.h. A block is kBlock logits, the last one may be short.
+template <class T>
+struct LogitKernels {
+  void (*block_maxima)(const T* x, int64_t n, T* maxima);  // one value a block
+  // Writes which of the n logits from `id` on, a block of the row x, lie from low to high, or nearly; returns how many. A block fits `ids`.
+  int64_t (*select_ids)(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids);
+  double (*rough_sum)(const T* x, int64_t n, const Weighing&);  // of all weights, off by kRoughness of it at most; NaN where not known
+  // Adds the shades of n tokens of the row x (see shades.h) to sums [end - begin + 1, kSumLanes], the last for those outside the range.
+  void (*add_shades)(const T* x, const uint32_t* ids, int64_t n, const Weighing&, BucketRange range, double* sums);
 };
 
 struct Kernels {
@@ -296,13 +314,9 @@ struct Kernels {
   void (*merge_splits)(const Attention&, int64_t row, int64_t head, float* scratch);  // merges the states and writes the row
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
-  // A row of logits; see logits.h. `maxima` holds one value a block, the last one may be short.
   bool (*is_finite)(const float* x, int64_t n);
-  void (*block_maxima)(const float* x, int64_t n, float* maxima);
-  void (*block_maxima_wide)(const double* x, int64_t n, double* maxima);
-  // Notes the bucket of each weight (see shades.h; kNumBuckets: none), and adds its shade to sums [kNumBuckets + 1, kSumLanes].
-  void (*fill_buckets)(const float* x, int64_t n, const Weighing&, uint16_t* buckets, double* sums);
-  void (*fill_buckets_wide)(const double* x, int64_t n, const Weighing&, uint16_t* buckets, double* sums);
+  LogitKernels<float> logits;
+  LogitKernels<double> wide_logits;
   // Canaries: the most this instruction set can do, to stand beside every measurement.
   int64_t (*spin)(WeightFormat, int64_t rounds, float& sink);  // multiply-adds in registers; returns how many operations
   uint64_t (*read)(const char* data, int64_t num_bytes);      // reads whole cache lines, in order

@@ -1,6 +1,9 @@
 // Kernels over one row of logits: the largest of each block, and the buckets of its weights.
 #pragma once
 
+#include <limits>
+#include <type_traits>
+
 #include "kernels.h"
 #include "shades.h"
 #include "simd.h"
@@ -27,37 +30,67 @@ static inline vd load_wide(const float* p) {
   return __builtin_convertvector(x, vd);
 }
 
-// Buckets and shades of kWide logits.
+// Buckets, counted from the range's first, and shades of kWide logits.
 template <class T>
-static inline __attribute__((always_inline)) void divide(const T* x, vd best, vd sharpness, vd least, int64_t* buckets, double* shades) {
-  vd d = (load_wide(x) - best) * sharpness;
+static inline __attribute__((always_inline)) void divide(const T* x, const Weighing& w, BucketRange range, int64_t* buckets, double* shades) {
+  vd d = (load_wide(x) - w.best) * w.sharpness;
   vd shifted = shifted_bucket(d), y = shade(d, shifted);
-  vl bucket = (vl)wide(kShift) - (vl)shifted;
-  bucket = d >= least ? bucket : vl{} + kNumBuckets;
+  vd number = kShift - shifted;
+  vl is_inside = (d >= w.least) & (number >= static_cast<double>(range.begin)) & (number < static_cast<double>(range.end));
+  vl bucket = (vl)wide(kShift) - (vl)shifted - range.begin;
+  bucket = is_inside ? bucket : vl{} + (range.end - range.begin);
   std::memcpy(buckets, &bucket, sizeof bucket);
   std::memcpy(shades, &y, sizeof y);
 }
 
 template <class T>
-static void fill_buckets(const T* x, int64_t n, const Weighing& w, uint16_t* buckets, double* sums) {
-  vd best = wide(w.best), sharpness = wide(w.sharpness), least = wide(w.least);
-  int64_t bucket[kBlock];
+static void add_shades(const T* x, const uint32_t* ids, int64_t n, const Weighing& w, BucketRange range, double* sums) {
+  int64_t buckets[kBlock];
   double shades[kBlock];
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
+  T gathered[kBlock];
+  for (int64_t begin = 0; begin < n; begin += kBlock, ids += kBlock) {
     int64_t size = n - begin < kBlock ? n - begin : kBlock;
-    const T* block = x + begin;
-    T rest[kBlock];
-    if (size < kBlock) {
-      for (int i = 0; i < kBlock; ++i) rest[i] = block[i < size ? i : 0];
-      block = rest;
+    const T* block = x + ids[0];
+    if (size < kBlock || ids[kBlock - 1] - ids[0] >= kBlock) {
+      for (int i = 0; i < kBlock; ++i) gathered[i] = x[ids[i < size ? i : 0]];
+      block = gathered;
     }
-    for (int i = 0; i < kBlock; i += kWide) divide(block + i, best, sharpness, least, bucket + i, shades + i);
-    for (int64_t i = 0; i < size; ++i) buckets[begin + i] = static_cast<uint16_t>(bucket[i]);
-    std::memset(shades + size, 0, static_cast<size_t>(kBlock - size) * sizeof(double));
-    for (int i = 0; i < kBlock; i += kSumLanes)
+    for (int i = 0; i < kBlock; i += kWide) divide(block + i, w, range, buckets + i, shades + i);
 #pragma GCC unroll 4
-      for (int lane = 0; lane < kSumLanes; ++lane) sums[bucket[i + lane] * kSumLanes + lane] += shades[i + lane];
+    for (int64_t i = 0; i < size; ++i) sums[buckets[i] * kSumLanes + ids[i] % kSumLanes] += shades[i];
   }
+}
+
+static inline uint32_t lanes_between(const float* x, double low, double high) {
+  vf y = load(x);
+  return lanes_at_least(y, set1(static_cast<float>(low))) & lanes_at_least(set1(static_cast<float>(high)), y);
+}
+
+static inline uint32_t lanes_between(const double* x, double low, double high) {
+  uint32_t found = 0;
+  for (int i = 0; i < kLanes; i += kWide) {
+    vd y = load_wide(x + i);
+    found |= (lanes_at_least(y, wide(low)) & lanes_at_least(wide(high), y)) << i;
+  }
+  return found;
+}
+
+template <class T>
+static int64_t select_ids(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids) {
+  const T* block = x + id;
+  T rest[kBlock];
+  if (n < kBlock) {
+    for (int i = 0; i < kBlock; ++i) rest[i] = i < n ? block[i] : std::numeric_limits<T>::quiet_NaN();
+    block = rest;
+  }
+  uint32_t found[kBlock / kLanes], any = 0;
+#pragma GCC unroll 16
+  for (int v = 0; v < kBlock / kLanes; ++v) any |= found[v] = lanes_between(block + v * kLanes, low, high);
+  if (any == 0) return 0;
+  uint32_t* end = ids;
+#pragma GCC unroll 16
+  for (uint32_t v = 0; v < kBlock / kLanes; ++v) end = store_numbers(end, id + v * kLanes, found[v]);
+  return end - ids;
 }
 
 template <class T, class V>

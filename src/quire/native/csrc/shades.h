@@ -11,6 +11,7 @@ namespace quire {
 
 constexpr int kBucketsPerOctave = 64;
 constexpr int64_t kNumBuckets = 4096;
+constexpr double kBucketsPerNat = 92.33248261689366;  // 64 / ln 2
 constexpr double kLeast = -44.0;  // lighter than e^-44 or 2^-63 of the best token: out of reach for 53 bits of noise, so left out
 constexpr int kSumLanes = 4;      // a bucket's sum has four lanes, lane l of ids l, l + 4, ..; then (0 + 1) + (2 + 3)
 constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52: added to a small number, its low bits hold the nearest integer
@@ -18,7 +19,7 @@ constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52: added to a small n
 // The number -k of d's bucket, plus kShift.
 template <class V>
 static inline __attribute__((always_inline)) V shifted_bucket(V d) {
-  return d * 92.33248261689366 + kShift;  // 64 / ln 2
+  return d * kBucketsPerNat + kShift;
 }
 
 // e^r by its Taylor series: r^6 / 6! is below 2^-54.

@@ -31,6 +31,14 @@ static inline vf dot_pairs(vf acc, vi a, vi b) {
 }
 #endif
 
+#if QUIRE_LANES != 16
+// Stores first + lane for every lane of the mask, and returns where the next number goes; writes up to kLanes numbers.
+static inline uint32_t* store_numbers(uint32_t* p, uint32_t first, uint32_t lanes) {
+  for (; lanes; lanes &= lanes - 1) *p++ = first + static_cast<uint32_t>(__builtin_ctz(lanes));
+  return p;
+}
+#endif
+
 #if QUIRE_LANES != 8
 // sum += a * b, a float in all lanes, and the halves of the pairs at `p`.
 static inline void add_product(vf& sum, vf a, vf b) { sum = fma(a, b, sum); }

@@ -28,6 +28,12 @@ static inline vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
 static inline vf if_less(vf a, vf b, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+static inline uint32_t lanes_at_least(vf x, vf bound) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GE_OQ)));
+}
+static inline uint32_t lanes_at_least(__m256d x, __m256d bound) {
+  return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(x, bound, _CMP_GE_OQ)));
+}
 static inline vf to_nearest(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf power_of_two(vf n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));

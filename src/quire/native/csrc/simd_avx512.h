@@ -26,6 +26,14 @@ static inline vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
 static inline vf if_less(vf a, vf b, vf yes, vf no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
+static inline uint32_t lanes_at_least(vf x, vf bound) { return _mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ); }
+static inline uint32_t lanes_at_least(__m512d x, __m512d bound) { return _mm512_cmp_pd_mask(x, bound, _CMP_GE_OQ); }
+static inline uint32_t* store_numbers(uint32_t* p, uint32_t first, uint32_t lanes) {
+  vi index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  vi numbers = _mm512_add_epi32(index, _mm512_set1_epi32(static_cast<int>(first)));
+  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(lanes), numbers));
+  return p + __builtin_popcount(lanes);
+}
 static inline vf to_nearest(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf power_of_two(vf n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));

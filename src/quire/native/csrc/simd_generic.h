@@ -31,6 +31,12 @@ static inline vf fma(vf a, vf b, vf c) { return a * b + c; }  // compiled with -
 static inline vf max(vf a, vf b) { return a > b ? a : b; }
 static inline vf min(vf a, vf b) { return a < b ? a : b; }
 static inline vf if_less(vf a, vf b, vf yes, vf no) { return a < b ? yes : no; }
+static inline uint32_t lanes_at_least(vf x, vf bound) {
+  vi lanes = (x >= bound) & vi{1, 2, 4, 8};
+  return static_cast<uint32_t>(lanes[0] | lanes[1] | lanes[2] | lanes[3]);
+}
+typedef double two_doubles __attribute__((vector_size(16)));
+static inline uint32_t lanes_at_least(two_doubles x, two_doubles bound) { return (x[0] >= bound[0] ? 1u : 0u) | (x[1] >= bound[1] ? 2u : 0u); }
 static inline vf to_nearest(vf x) {
   const vf magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits, for |x| < 2^22
   return (x + magic) - magic;

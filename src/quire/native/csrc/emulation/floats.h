@@ -74,6 +74,12 @@ static inline __mmask16 _mm512_cmple_ps_mask(const __m512& a, const __m512& b) {
 static inline __mmask16 _mm512_cmpneq_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
 static inline __mmask16 _mm512_cmpunord_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 
+// Doubles stay in the compiler's own vectors.
+static inline __mmask8 _mm512_cmp_pd_mask(const __m512d& a, const __m512d& b, int predicate) {
+  require(predicate == _CMP_GE_OQ, "doubles are only compared for >= here");
+  return where<double>(a, b, [](double x, double y) { return x >= y; });
+}
+
 static inline __m512 _mm512_mask_blend_ps(__mmask16 mask, const __m512& a, const __m512& b) { return select<float>(mask, b, a); }
 static inline __m512 _mm512_mask_mov_ps(const __m512& a, __mmask16 mask, const __m512& b) { return select<float>(mask, b, a); }
 static inline __m512 _mm512_maskz_mov_ps(__mmask16 mask, const __m512& a) { return select<float>(mask, a, __m512{}); }

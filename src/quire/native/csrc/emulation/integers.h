@@ -177,6 +177,14 @@ QUIRE_NARROW(_mm256, cvtsepi32_epi8, __m256i, int32_t, __m128i, int8_t, QUIRE_CL
 #undef QUIRE_CLAMPED
 #undef QUIRE_NARROW
 
+static inline __m512i _mm512_maskz_compress_epi32(__mmask16 mask, const __m512i& a) {
+  Lanes<int32_t, __m512i> in(a), out{};
+  int count = 0;
+  for (int i = 0; i < in.kCount; ++i)
+    if (mask >> i & 1) out.at[count++] = in.at[i];
+  return out.vector();
+}
+
 static inline int _mm512_reduce_add_epi32(const __m512i& a) {
   return static_cast<int>(reduce<uint32_t>(a, [](uint32_t x, uint32_t y) { return x + y; }));
 }
