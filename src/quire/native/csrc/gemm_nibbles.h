@@ -79,14 +79,15 @@ class GroupWidener {
 // written two ahead of the one that is multiplied, since tiles are loaded only after all stores to them.
 class StepRing {
  public:
-  static constexpr int64_t kSteps = 4, kAhead = 2, kPiecesPerStep = kTileBytes / kGroup * kVectorsOfPanel;
+  static constexpr int64_t kSteps = 4, kAhead = 2;
   static_assert(kSteps * kStepWords * 4 <= 2 * kWideGroup * kPanel, "gemm_scratch has room for it");
 
   StepRing() = default;
   StepRing(const Panels& weight, int64_t panel_begin, int64_t panel_end, uint32_t* room)
       : weight_(weight), panel_(panel_begin), panel_end_(panel_end), room_(room) {
     open_group();
-    for (int64_t i = 0; i < kAhead * kPiecesPerStep; ++i) widen_piece();
+    for (int64_t step = 0; step < kAhead; ++step)
+      for (int part = 0; part < 4; ++part) widen_part(part);
   }
 
   // Of a step, counted from the first one.
@@ -95,33 +96,39 @@ class StepRing {
     return room_ + step % kSteps * kStepWords;
   }
 
-  QUIRE_INLINE void widen_piece() {
-    if (next_ == end_ && !open_next_group()) return;
-    int64_t part = next_ / kVectorsOfPanel, column = next_ % kVectorsOfPanel * kLanes;
-    uint32_t* to = room_ + (first_step_ + part / 2) % kSteps * kStepWords + part % 2 * (kStepWords / 2) + column;
-    widen<true>(words_ + part * kNibbleWords * kPanel + column, multipliers_ + part * kPanel + column, to);
-    ++next_;
+  // Writes a quarter of the next step: 32 of its elements, 32 of the columns. The last quarter ends it.
+  QUIRE_INLINE void widen_part(int part) {
+    if (steps_left_ == 0) return;
+    int half = part / 2, column = part % 2 * 2 * kLanes;
+    uint32_t* to = room_ + step_ % kSteps * kStepWords + half * (kStepWords / 2) + column;
+    const uint32_t* words = words_ + half * kNibbleWords * kPanel + column;
+    const uint8_t* multipliers = multipliers_ + half * kPanel + column;
+    widen<true>(words, multipliers, to);
+    widen<true>(words + kLanes, multipliers + kLanes, to + kLanes);
+    if (part == 3) end_step();
   }
 
  private:
+  QUIRE_INLINE void end_step() {
+    ++step_;
+    words_ += 2 * kNibbleWords * kPanel;
+    multipliers_ += 2 * kPanel;
+    if (--steps_left_ == 0) open_next_group();
+  }
   void open_group() {
     multipliers_ = weight_.multipliers(panel_, group_, 0);
     words_ = weight_.word(panel_, group_, 0, 0);
-    next_ = 0;
-    end_ = weight_.elements_of(group_) / kGroup * kVectorsOfPanel;
+    steps_left_ = weight_.elements_of(group_) / kTileBytes;
     fetch_stream(reinterpret_cast<const char*>(weight_.scales(panel_, group_)), weight_.header_bytes());
   }
-  __attribute__((noinline)) bool open_next_group() {
-    if (panel_ == panel_end_) return false;
-    first_step_ += end_ / kPiecesPerStep;
+  __attribute__((noinline)) void open_next_group() {
     if (++group_ == weight_.num_groups()) group_ = 0, ++panel_;
-    if (panel_ == panel_end_) end_ = next_ = 0;
-    else open_group();
-    return panel_ < panel_end_;
+    if (panel_ < panel_end_) open_group();
   }
 
   Panels weight_{};
-  int64_t panel_ = 0, panel_end_ = 0, group_ = 0, first_step_ = 0, next_ = 0, end_ = 0;
+  int64_t panel_ = 0, panel_end_ = 0, group_ = 0;
+  int64_t step_ = 0, steps_left_ = 0;  // the one that is written next; of its group
   const uint8_t* multipliers_ = nullptr;
   const uint32_t* words_ = nullptr;
   uint32_t* room_ = nullptr;

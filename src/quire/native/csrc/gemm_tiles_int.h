@@ -19,37 +19,59 @@ constexpr int64_t kStripColumns = 2 * kTileColumns;  // columns of a block
 constexpr int64_t kStepBytes = 4 * kStepWords;       // of a panel
 constexpr int64_t kPartBytes = kStepBytes / 4;       // beside one of four products
 
-// Sums of a block for one group, on their way into y. A piece is 32 columns of a row, of which a flat block has two.
-template <int kHalves>
+// Sums of a block for one group, which wait to be added to y.
 struct GroupSums {
-  const int32_t* sums = nullptr;
-  int is_flat = 0;
-  int64_t next = 0, end = 0;  // pieces
-  bool is_first = false;      // group, whose sums meet none in y
-  const uint16_t* scales = nullptr;
-  const char* row_scales = nullptr;  // of the block's first row
-  int64_t row_stride = 0;
-  int64_t first_row = 0;  // of the block in y; rows without pieces may come before it
-  float* y = nullptr;
+  const int32_t* sums;
+  const uint16_t* scales;
+  const char* row_scales;
+  int64_t row_stride;
+  float* y;
+  int64_t begin, end;  // rows
+  bool is_first;       // group, whose sums meet none in y
+};
 
-  QUIRE_INLINE void add_piece() {
-    if (next == end) return;
-    int64_t row = next >> is_flat, column = (next & is_flat) * kStripColumns, stride = kStripColumns << is_flat;
-    const int32_t* from = sums + kHalves * row * stride + column;
-    float* to = y + (first_row + row) * kLdy + column;
-    vf of_row = set1(*reinterpret_cast<const float*>(row_scales + row * row_stride));
+// Adds them, some rows beside each of four products a step, kRows in four steps. What lies at the same place for all rows stays in
+// registers: beside a tile product every instruction counts.
+template <int kHalves, int kRows, int64_t kColumns>
+class SumAdder {
+ public:
+  explicit SumAdder(const GroupSums& from) : from_(from), keeps_(static_cast<__mmask16>(from.is_first ? 0 : 0xffff)) {
+    if (from_.begin == from_.end) return;
+    for (int v = 0; v < kVectors; ++v) scales_[v] = load_bf16(from_.scales + v * kLanes);
+  }
+
+  QUIRE_INLINE void add_part(int64_t step, int part) const {
 #pragma GCC unroll 2
-    for (int64_t c = 0; c < kStripColumns; c += kLanes) {
-      vi total = _mm512_load_si512(from + c);
-      if constexpr (kHalves == 2) total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(from + stride + c));
-      vf before = is_first ? set1(0.0f) : load(to + c);
-      store(to + c, fma(to_float(total), mul(load_bf16(scales + column + c), of_row), before));
+    for (int row = part * kRowsPerStep / 4; row < (part + 1) * kRowsPerStep / 4; ++row) {
+      int64_t r = step * kRowsPerStep + row;
+      if (from_.begin <= r && r < from_.end) add_row(r);
     }
-    ++next;
   }
-  void add_all() {
-    while (next < end) add_piece();
+
+  // The rows that so many steps have left.
+  void add_rest(int64_t steps) const {
+    for (int64_t row = std::max(from_.begin, steps * kRowsPerStep); row < from_.end; ++row) add_row(row);
   }
+
+ private:
+  static constexpr int kRowsPerStep = kRows * kTileBytes / kWideGroup;
+  static constexpr int kVectors = kColumns / kLanes;
+
+  QUIRE_INLINE void add_row(int64_t row) const {
+    const int32_t* sums = from_.sums + kHalves * row * kColumns;
+    float* to = from_.y + row * kLdy;
+    vf of_row = set1(*reinterpret_cast<const float*>(from_.row_scales + row * from_.row_stride));
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v, sums += kLanes, to += kLanes) {
+      vi total = _mm512_load_si512(sums);
+      if constexpr (kHalves == 2) total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(sums + kColumns));
+      store(to, fma(to_float(total), mul(scales_[v], of_row), _mm512_maskz_loadu_ps(keeps_, to)));
+    }
+  }
+
+  const GroupSums from_;
+  const __mmask16 keeps_;
+  vf scales_[kVectors];
 };
 
 // All rows of a product times some panels, one after the other. kHalves: 2 for int8, 1 for int4.
@@ -59,8 +81,8 @@ class IntProduct {
   static constexpr bool kIsInt4 = kHalves == 1;
   static constexpr int64_t kRows = kBlockRows / kHalves;     // of a block
   static constexpr int64_t kFlatRows = kTileRows / kHalves;  // that fit one tile
-  static constexpr int kPiecesBeside = 2 / kHalves;          // of sums, beside a tile product
-  using Sums = GroupSums<kHalves>;
+  using FlatAdder = SumAdder<kHalves, kFlatRows, kPanel>;
+  using SquareAdder = SumAdder<kHalves, kRows, kStripColumns>;
 
   IntProduct(const Gemm& g, int64_t panel_begin, int64_t panel_end)
       : g_(g), is_alone_(g.rows <= kTileRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
@@ -77,7 +99,9 @@ class IntProduct {
       if (rows <= kFlatRows && is_alone_) multiply_flat_group(group);
       else multiply_square_group(group, kIsInt4 ? widened(group, place) : g_.weight.word(panel, group, 0, 0));
     }
-    pending_.add_all();
+    if (rows <= kFlatRows && is_alone_) FlatAdder(pending_).add_rest(0);
+    else SquareAdder(pending_).add_rest(0);
+    pending_ = {};
   }
 
  private:
@@ -98,12 +122,11 @@ class IntProduct {
   }
   const char* rows_at(int64_t row, int64_t group) const { return g_.a.row(first_row_ + row) + group * kWideGroup; }
 
-  // From the products of a block to what is added up beside the next ones.
-  void leave_sums(Sums before, int64_t group, int64_t row, int64_t column, int is_flat, int64_t begin, int64_t end) {
-    before.add_all();
+  // What is added up beside the next products.
+  void leave_sums(int64_t group, int64_t row, int64_t column, int64_t begin, int64_t end) {
     const char* row_scales = reinterpret_cast<const char*>(g_.a.wide_scales(first_row_ + row) + group);
     const uint16_t* scales = g_.weight.scales(panel_, group) + column;
-    pending_ = {sums_, is_flat, begin << is_flat, end << is_flat, group == 0, scales, row_scales, g_.a.stride, row, y_ + column};
+    pending_ = {sums_, scales, row_scales, g_.a.stride, y_ + row * kLdy + column, begin, end, group == 0};
   }
 
   void fetch_scales(int64_t group) const {
@@ -111,13 +134,14 @@ class IntProduct {
   }
 
   void multiply_flat_group(int64_t group) {
-    Sums pending = pending_;
+    const FlatAdder adder(pending_);
     const TileWork work = work_of(group, 0, kPanel);
     if constexpr (kIsInt4) {
       StepRing ring = ring_;
       auto words_at = [&](int64_t step) { return reinterpret_cast<const char*>(ring.words(first_step_ + step)); };
-      multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t, int) __attribute__((always_inline)) {
-        for (int i = 0; i < kPiecesBeside; ++i) pending.add_piece(), ring.widen_piece();
+      multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
+        adder.add_part(step, part);
+        ring.widen_part(part);
       });
       ring_ = ring;
       first_step_ += work.end;
@@ -127,10 +151,11 @@ class IntProduct {
       fetch_scales(group);
       multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
         fetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
-        pending.add_piece();
+        adder.add_part(step, part);
       });
     }
-    leave_sums(pending, group, 0, 0, 1, 0, rows_);
+    adder.add_rest(work.end);
+    leave_sums(group, 0, 0, 0, rows_);
   }
 
   // Blocks of 16 rows, or 32 in int4; the last one may begin among the rows before it, also those of another chunk, whose sums are there already.
@@ -138,39 +163,41 @@ class IntProduct {
     for (int64_t column = 0; column < kPanel; column += kStripColumns)
       for (int64_t row = 0; row < rows_; row += kRows) {
         int64_t first = g_.rows <= kRows ? 0 : std::min(row, rows_ - kRows);
-        Sums pending = !kIsInt4 && is_alone_ ? multiply_lonely_block(group, words, column) : multiply_block(group, words + column, first);
-        leave_sums(pending, group, first, column, 0, row - first, std::min(kRows, rows_ - first));
+        if (!kIsInt4 && is_alone_) multiply_lonely_block(group, words, column);
+        else multiply_block(group, words + column, first);
+        leave_sums(group, first, column, row - first, std::min(kRows, rows_ - first));
       }
   }
 
   // Up to 16 rows of int8 that are all there are. Words come from memory: those of the next group, half of them beside each strip, into
   // the second-level cache, and from there those of the strip's next step.
-  Sums multiply_lonely_block(int64_t group, const uint32_t* words, int64_t column) {
+  void multiply_lonely_block(int64_t group, const uint32_t* words, int64_t column) {
     constexpr int64_t kPartWords = kTileBytes / 4 / 4;
     auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + column + step * kStepWords); };
     const int64_t bytes = g_.weight.elements_of(group) * kPanel;
     const char* far = reinterpret_cast<const char*>(words) + bytes + g_.weight.header_bytes() + (column > 0 ? bytes / 2 : 0);
     if (column == 0) fetch_far(far - 2 * kLineBytes), fetch_far(far - kLineBytes);
-    Sums pending = pending_;
-    multiply_square<TileElement::kByte>(work_of(group, 0, kStripColumns), words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
+    const SquareAdder adder(pending_);
+    const TileWork work = work_of(group, 0, kStripColumns);
+    multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
       for (int64_t line = 0; line < kPartBytes / 2; line += kLineBytes) fetch_far(far + line);
       far += kPartBytes / 2;
       const char* next = words_at(step + 1) + part * kPartWords * kWordStride;
       fetch_lines(next, kWordStride, kPartWords);
       fetch_lines(next + kLineBytes, kWordStride, kPartWords);
-      pending.add_piece();
+      adder.add_part(step, part);
     });
-    return pending;
+    adder.add_rest(work.end);
   }
 
   // One block of many. Rows are fetched for the next step or the next block, words by the first block for all.
-  Sums multiply_block(int64_t group, const uint32_t* words, int64_t row) {
+  void multiply_block(int64_t group, const uint32_t* words, int64_t row) {
     constexpr int64_t kPartRows = kBlockRows / 4, kPartWords = kTileBytes / 4 / 4;
     const TileWork work = work_of(group, row, kStripColumns);
     auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + step * kStepWords); };
     const char* next_rows = rows_at(row + 2 * kRows <= rows_ ? row + kRows : row, group);
     const bool is_first = row <= 0;
-    Sums pending = pending_;
+    const SquareAdder adder(pending_);
     GroupWidener widener = widener_;
     PanelFetcher fetcher = *fetcher_;
     multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
@@ -182,12 +209,12 @@ class IntProduct {
         fetch_lines(next + kLineBytes, kWordStride, kPartWords);
       }
       if (part == 0) fetcher.step();
-      for (int i = 0; i < kPiecesBeside; ++i) pending.add_piece();
+      adder.add_part(step, part);
       if constexpr (kIsInt4) widener.widen_piece();
     });
     widener_ = widener;
     *fetcher_ = fetcher;
-    return pending;
+    adder.add_rest(work.end);
   }
 
   const Gemm& g_;
@@ -197,7 +224,7 @@ class IntProduct {
   bool is_first_ = true;
   float* y_ = nullptr;
   PanelFetcher* fetcher_ = nullptr;
-  Sums pending_;
+  GroupSums pending_{};
   GroupWidener widener_;
   StepRing ring_;
   int64_t first_step_ = 0;  // of the group, among those of the ring
