@@ -66,16 +66,17 @@ template <int R>
 static inline void multiply_few_nibbles(const Panels& weight, int64_t panel, const FewRows& a, float* y) {
   for (int64_t group = 0; group < weight.num_groups(); ++group) {
     alignas(64) vi sums[kPanel / kLanes][R] = {};
-    int64_t parts = weight.elements_of(group) / kGroup, first_part = group * (kWideGroup / kGroup);
-    fetch_stream(reinterpret_cast<const char*>(weight.scales(panel, group)), weight.header_bytes());
-    for (int64_t part = 0; part < parts; ++part) {
-      const uint32_t* words = weight.word(panel, group, 0, part * (kGroup / 8));
-      const uint8_t* multipliers = weight.multipliers(panel, group, part);
+    const uint16_t* scales = weight.scales(panel, group);
+    const uint32_t* words = weight.word(panel, group, 0, 0);
+    const uint8_t* multipliers = weight.multipliers(panel, group, 0);
+    int64_t part = group * (kWideGroup / kGroup), end = part + weight.elements_of(group) / kGroup;
+    fetch_stream(reinterpret_cast<const char*>(scales), weight.header_bytes());
+    for (; part < end; ++part, words += kGroup / 8 * kPanel, multipliers += kPanel) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kPanel / kLanes; ++v) add_part<R>(words + v * kLanes, multipliers + v * kLanes, a, first_part + part, sums[v]);
+      for (int v = 0; v < kPanel / kLanes; ++v) add_part<R>(words + v * kLanes, multipliers + v * kLanes, a, part, sums[v]);
     }
     for (int v = 0; v < kPanel / kLanes; ++v) {
-      vf scale = load_bf16(weight.scales(panel, group) + v * kLanes);
+      vf scale = load_bf16(scales + v * kLanes);
       for (int r = 0; r < R; ++r) {
         float* to = y + r * kLdy + v * kLanes;
         store(to, fma(to_float(sums[v][r]), mul(scale, set1(a.scale(r, group))), load(to)));

@@ -32,7 +32,16 @@ inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1)
 enum class WeightFormat { kF32, kBF16, kInt8, kInt4, kInt8Tiles, kInt4Tiles };
 constexpr int kNumWeightFormats = 6;
 
-inline bool is_for_tiles(WeightFormat f) { return f == WeightFormat::kInt8Tiles || f == WeightFormat::kInt4Tiles; }
+constexpr bool is_for_tiles(WeightFormat f) { return f == WeightFormat::kInt8Tiles || f == WeightFormat::kInt4Tiles; }
+
+constexpr int64_t bits_of(WeightFormat f) {
+  switch (f) {
+    case WeightFormat::kF32: return 32;
+    case WeightFormat::kBF16: return 16;
+    case WeightFormat::kInt8: case WeightFormat::kInt8Tiles: return 8;
+    default: return 4;
+  }
+}
 
 // Products of vectors take the unsigned values as they are, and take offset * sum(a) off. Forms for tiles have no such offset.
 inline int32_t weight_offset(WeightFormat f) { return f == WeightFormat::kInt4 ? 8 : 128; }
@@ -52,22 +61,19 @@ struct Panels {
   int64_t k;
   int64_t num_panels;
 
+  // Without a division where the format is a variable: kernels ask in their inner loops.
   int64_t group_size() const { return is_for_tiles(format) ? kWideGroup : kGroup; }
-  int64_t num_groups() const { return (k + group_size() - 1) / group_size(); }
-  int64_t padded_k() const { return round_up(k, is_for_tiles(format) ? kTileBytes : kGroup); }
+  int64_t num_groups() const { return is_for_tiles(format) ? (k + kWideGroup - 1) / kWideGroup : (k + kGroup - 1) / kGroup; }
+  int64_t padded_k() const { return is_for_tiles(format) ? round_up(k, kTileBytes) : round_up(k, kGroup); }
   int64_t elements_of(int64_t group) const { return std::min(group_size(), padded_k() - group * group_size()); }
-  int64_t words() const {
-    constexpr int64_t kWords[kNumWeightFormats] = {kGroup, kGroup / 2, kGroup / 4, kGroup / 8, kWideGroup / 4, kWideGroup / 8};
-    return kWords[static_cast<int>(format)];
-  }
-  int64_t elements_per_word() const { return group_size() / words(); }
+  int64_t words() const { return group_size() * bits_of(format) / 32; }  // of a column in a group
+  int64_t bytes_of(int64_t elements) const { return elements * bits_of(format) * (kPanel / 8); }
   int64_t header_bytes() const {
-    constexpr int64_t kScales = 2 * kPanel, kMultipliers = kWideGroup / kGroup * kPanel;
-    constexpr int64_t kBytes[kNumWeightFormats] = {0, 0, kScales, kScales, kScales, kScales + kMultipliers};
-    return kBytes[static_cast<int>(format)];
+    if (bits_of(format) > 8) return 0;
+    return 2 * kPanel + (format == WeightFormat::kInt4Tiles ? kWideGroup / kGroup * kPanel : 0);
   }
-  int64_t bytes_per_group() const { return header_bytes() + words() * 4 * kPanel; }
-  int64_t bytes_per_panel() const { return num_groups() * header_bytes() + padded_k() / elements_per_word() * 4 * kPanel; }
+  int64_t bytes_per_group() const { return header_bytes() + bytes_of(group_size()); }
+  int64_t bytes_per_panel() const { return num_groups() * header_bytes() + bytes_of(padded_k()); }
   char* panel(int64_t p) const { return static_cast<char*>(const_cast<void*>(base)) + p * bytes_per_panel(); }
   // Word `word` of a panel's column within group `g`.
   uint32_t* word(int64_t p, int64_t g, int64_t column, int64_t word) const {

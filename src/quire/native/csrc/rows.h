@@ -81,29 +81,55 @@ static void norm(const Norm& a, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) norm_row(a, a.x + (a.rows ? a.rows[row] : row) * a.ldx, row);
 }
 
-// Element k of output column `n`, out of the packed panels.
-static inline float weight_at(const Panels& w, int64_t n, int64_t k) {
-  int64_t panel = n / kPanel, column = n % kPanel, group = k / w.group_size(), element = k % w.group_size();
-  uint32_t word = *w.word(panel, group, column, element / w.elements_per_word());
-  if (w.format == WeightFormat::kF32) return float_of(word);
-  if (w.format == WeightFormat::kBF16) return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
-  uint32_t byte = word >> (element % 4 * 8) & 0xff, nibble = word >> (element % 4 * 8 + element / 4 % 2 * 4) & 0xf;
-  float scale = from_bf16(w.scales(panel, group)[column]);
+// Weights of one column as they lie in a group: words a panel's width apart.
+struct ColumnOfGroup {
+  const uint32_t* words;
+  const uint8_t* multipliers;  // of int4 on tiles, for 32 elements each
+  float scale;                 // of integers
+
+  ColumnOfGroup(const Panels& w, int64_t column, int64_t group)
+      : words(w.word(column / kPanel, group, column % kPanel, 0)), multipliers(w.multipliers(column / kPanel, group, 0) + column % kPanel),
+        scale(w.header_bytes() ? from_bf16(w.scales(column / kPanel, group)[column % kPanel]) : 0.0f) {}
+
+  template <WeightFormat kFormat>
+  float weight(int64_t element) const {
+    constexpr int64_t kPerWord = 32 / bits_of(kFormat);
+    uint32_t word = words[element / kPerWord * kPanel];
+    if constexpr (kFormat == WeightFormat::kF32) return float_of(word);
+    if constexpr (kFormat == WeightFormat::kBF16) return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
+    uint32_t byte = word >> (element % 4 * 8) & 0xff, nibble = word >> (element % 4 * 8 + element / 4 % 2 * 4) & 0xf;
+    if constexpr (kFormat == WeightFormat::kInt8) return scale * static_cast<float>(static_cast<int32_t>(byte) - weight_offset(kFormat));
+    if constexpr (kFormat == WeightFormat::kInt4) return scale * static_cast<float>(static_cast<int32_t>(nibble) - weight_offset(kFormat));
+    if constexpr (kFormat == WeightFormat::kInt8Tiles) return scale * static_cast<float>(static_cast<int8_t>(byte));
+    Multiplier multiplier(multipliers[element / kGroup * kPanel]);
+    return scale * static_cast<float>((static_cast<int32_t>(nibble) - multiplier.offset) * multiplier.t);
+  }
+};
+
+// x [K] = the weights of an output column, times `factor`.
+template <WeightFormat kFormat>
+static inline void read_column(const Panels& w, int64_t column, float factor, float* x) {
+  for (int64_t group = 0, begin = 0; begin < w.k; ++group, begin += w.group_size()) {
+    ColumnOfGroup weights(w, column, group);
+    for (int64_t i = 0, end = std::min(w.group_size(), w.k - begin); i < end; ++i) x[begin + i] = weights.weight<kFormat>(i) * factor;
+  }
+}
+
+static inline void read_column(const Panels& w, int64_t column, float factor, float* x) {
   switch (w.format) {
-    case WeightFormat::kInt8: return scale * static_cast<float>(static_cast<int32_t>(byte) - weight_offset(w.format));
-    case WeightFormat::kInt4: return scale * static_cast<float>(static_cast<int32_t>(nibble) - weight_offset(w.format));
-    case WeightFormat::kInt8Tiles: return scale * static_cast<float>(static_cast<int8_t>(byte));
-    default: {
-      Multiplier multiplier(w.multipliers(panel, group, element / kGroup)[column]);
-      return scale * static_cast<float>((static_cast<int32_t>(nibble) - multiplier.offset) * multiplier.t);
-    }
+    case WeightFormat::kF32: return read_column<WeightFormat::kF32>(w, column, factor, x);
+    case WeightFormat::kBF16: return read_column<WeightFormat::kBF16>(w, column, factor, x);
+    case WeightFormat::kInt8: return read_column<WeightFormat::kInt8>(w, column, factor, x);
+    case WeightFormat::kInt4: return read_column<WeightFormat::kInt4>(w, column, factor, x);
+    case WeightFormat::kInt8Tiles: return read_column<WeightFormat::kInt8Tiles>(w, column, factor, x);
+    default: return read_column<WeightFormat::kInt4Tiles>(w, column, factor, x);
   }
 }
 
 static void embed(const Embed& a, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     float* x = a.x + row * a.ldx;
-    for (int64_t k = 0; k < a.table.k; ++k) x[k] = weight_at(a.table, a.token_ids[row], k) * a.scale;
+    read_column(a.table, a.token_ids[row], a.scale, x);
     if (!a.position_table) continue;
     const float* position = a.position_table + a.positions[row] * a.table.k;
     for (int64_t k = 0; k < a.table.k; ++k) x[k] += position[k];
