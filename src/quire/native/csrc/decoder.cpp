@@ -178,7 +178,8 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.slots = step.slots;
   r.q_out = queries_.get();
   r.pages = pages(index);
-  threads_.run(step.num_rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.rotate_append(r, begin, end); });
+  int64_t per_row = shape_.num_kv_heads / r.heads_per_unit();
+  threads_.run(step.num_rows * per_row, 1 + per_row / 2, [&](int64_t begin, int64_t end, int) { kernels_.rotate_append(r, begin, end); });
 }
 
 void Decoder::attend(const Step& step, int64_t index) {

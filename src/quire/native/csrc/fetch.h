@@ -16,11 +16,9 @@ constexpr int64_t kNearAhead = 4 << 10;
 #if defined(__x86_64__)
 static QUIRE_INLINE void fetch_near(const char* at) { asm volatile("prefetcht0 %0" : : "m"(*at)); }
 static QUIRE_INLINE void fetch_far(const char* at) { asm volatile("prefetcht1 %0" : : "m"(*at)); }
-static QUIRE_INLINE void fetch_to_write(const void* at) { asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(at))); }
 #else
 static QUIRE_INLINE void fetch_near(const char* at) { __builtin_prefetch(at, 0, 3); }
 static QUIRE_INLINE void fetch_far(const char* at) { __builtin_prefetch(at, 0, 2); }
-static QUIRE_INLINE void fetch_to_write(const void* at) { __builtin_prefetch(at, 1, 3); }
 #endif
 
 // For a reader that waits for memory and is at `at`, about to read so many bytes: far ahead into the second-level cache, which has

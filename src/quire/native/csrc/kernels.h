@@ -226,6 +226,9 @@ struct RotateAppend {
   const int32_t* slots;  // [T]
   void* q_out;           // [T, H, D] in the pages' element
   KVPages pages;
+
+  // Of K; a norm over all heads cannot be shared out.
+  int64_t heads_per_unit() const { return norms_whole ? pages.num_kv_heads : 1; }
 };
 
 // The query at `position` sees keys in (position - window, position].
@@ -314,7 +317,7 @@ struct Kernels {
   void (*gemm)(const Gemm&, int64_t unit_begin, int64_t unit_end);
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
-  void (*rotate_append)(const RotateAppend&, int64_t row_begin, int64_t row_end);
+  void (*rotate_append)(const RotateAppend&, int64_t unit_begin, int64_t unit_end);
   void (*attend)(const Attention&, const AttentionItem&, float* scratch);        // all splits, and writes the rows
   void (*attend_split)(const Attention&, const AttentionItem&, float* scratch);  // one split, and leaves its state
   void (*merge_splits)(const Attention&, int64_t row, int64_t head, float* scratch);  // merges the states and writes the row

@@ -163,9 +163,7 @@ static inline void rotate(const RotateAppend& a, float* x, int64_t row) {
 }
 
 template <class T>
-static inline void write_query(const RotateAppend& a, const float* q, int64_t row) {
-  int64_t size = a.num_heads * a.pages.head_dim;
-  T* out = static_cast<T*>(a.q_out) + row * size;
+static inline void write_query(const float* q, int64_t size, T* out) {
   for (int64_t i = 0; i < size; i += kLanes) {
     int n = lanes_left(i, size);
     store_as(out + i, load_n(q + i, n), n);
@@ -202,45 +200,51 @@ struct SlotTiles {
 // Every word of a key lies in a cache line of its own, which is far away unless the token before, whose word lies in the same line, was
 // just written.
 template <class T>
-static inline void fetch_slot(const RotateAppend& a, int64_t slot) {
+static inline void fetch_slot(const RotateAppend& a, const SlotTiles<T>& to, int64_t head) {
   constexpr int64_t kPerWord = 4 / sizeof(T);
-  SlotTiles<T> to(a.pages, slot);
-  for (int64_t h = 0; h < a.pages.num_kv_heads; ++h) {
-    const T* keys = to.keys(h) + to.offset * kPerWord;
-    const char* values = reinterpret_cast<const char*>(to.values(h) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
-    for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) fetch_to_write(keys + d * kTile);
-    for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) fetch_to_write(values + byte);
+  const T* keys = to.keys(head) + to.offset * kPerWord;
+  const char* values = reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
+  for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) fetch_near(reinterpret_cast<const char*>(keys + d * kTile));
+  for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) fetch_near(values + byte);
+}
+
+// Heads of K from `head` on, `count` of them, with V and with the heads of Q that meet them.
+template <class T>
+static inline void rotate_append_heads(const RotateAppend& a, int64_t row, int64_t head, int64_t count) {
+  int64_t size = a.pages.head_dim, group = a.num_heads / a.pages.num_kv_heads;
+  float* q = a.q + row * a.ldqkv + head * group * size;
+  float* k = a.k + row * a.ldqkv + head * size;
+  const float* v = a.v + row * a.ldqkv + head * size;
+  norm_heads(a, q, a.q_norm, count * group);
+  norm_heads(a, k, a.k_norm, count);
+  for (int64_t h = 0; a.cos && h < count * group; ++h) rotate(a, q + h * size, row);
+  for (int64_t h = 0; a.cos && h < count; ++h) rotate(a, k + h * size, row);
+  write_query(q, count * group * size, static_cast<T*>(a.q_out) + (row * a.num_heads + head * group) * size);
+  SlotTiles<T> to(a.pages, a.slots[row]);
+  for (int64_t h = 0; h < count; ++h) append_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
+}
+
+// A unit is a row's head of K, or all of them: see `heads_per_unit`. What is written is fetched some units before.
+template <class T>
+static inline void rotate_append_units(const RotateAppend& a, int64_t unit_begin, int64_t unit_end) {
+  constexpr int64_t kAhead = 8;
+  constexpr int32_t kLineSlots = kLineBytes / 4;
+  int64_t heads = a.heads_per_unit(), per_row = a.pages.num_kv_heads / heads;
+  auto fetch = [&](int64_t unit) {
+    int64_t row = unit / per_row;
+    bool is_near = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
+    for (int64_t h = 0; h < heads && !is_near; ++h) fetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
+  };
+  for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) fetch(unit);
+  for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
+    if (unit + kAhead < unit_end) fetch(unit + kAhead);
+    rotate_append_heads<T>(a, unit / per_row, unit % per_row * heads, heads);
   }
 }
 
-template <class T>
-static inline void append(const RotateAppend& a, const float* k, const float* v, int64_t slot) {
-  SlotTiles<T> to(a.pages, slot);
-  for (int64_t h = 0, size = a.pages.head_dim; h < a.pages.num_kv_heads; ++h)
-    append_head(to.keys(h), to.values(h), to.offset, k + h * size, v + h * size, size);
-}
-
-template <class T>
-static inline void rotate_append_row(const RotateAppend& a, int64_t row, bool is_near) {
-  float* q = a.q + row * a.ldqkv;
-  float* k = a.k + row * a.ldqkv;
-  const float* v = a.v + row * a.ldqkv;
-  if (!is_near) fetch_slot<T>(a, a.slots[row]);
-  norm_heads(a, q, a.q_norm, a.num_heads);
-  norm_heads(a, k, a.k_norm, a.pages.num_kv_heads);
-  for (int64_t h = 0; a.cos && h < a.num_heads; ++h) rotate(a, q + h * a.pages.head_dim, row);
-  for (int64_t h = 0; a.cos && h < a.pages.num_kv_heads; ++h) rotate(a, k + h * a.pages.head_dim, row);
-  write_query<T>(a, q, row);
-  append<T>(a, k, v, a.slots[row]);
-}
-
-static void rotate_append(const RotateAppend& a, int64_t row_begin, int64_t row_end) {
-  for (int64_t row = row_begin; row < row_end; ++row) {
-    constexpr int32_t kLineSlots = kLineBytes / 4;
-    bool is_near = row > row_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
-    if (a.pages.element == Element::kF32) rotate_append_row<float>(a, row, is_near);
-    else rotate_append_row<uint16_t>(a, row, is_near);
-  }
+static void rotate_append(const RotateAppend& a, int64_t unit_begin, int64_t unit_end) {
+  if (a.pages.element == Element::kF32) rotate_append_units<float>(a, unit_begin, unit_end);
+  else rotate_append_units<uint16_t>(a, unit_begin, unit_end);
 }
 
 }  // namespace quire::QUIRE_ISA
