@@ -39,7 +39,7 @@ class Buckets {
       : row_(row), weighing_{static_cast<double>(row.best()), sharpness, std::max(least, kLeast)} {}
 
   double total() {
-    fill(kNumBuckets);
+    if (!is_full()) fill(kNumBuckets);
     return cumulative_.back();
   }
 

@@ -85,7 +85,7 @@ class IntProduct {
   using SquareAdder = SumAdder<kHalves, kRows, kStripColumns>;
 
   IntProduct(const Gemm& g, int64_t panel_begin, int64_t panel_end)
-      : g_(g), is_alone_(g.rows <= kTileRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
+      : g_(g), is_alone_(g.rows <= kTileRows), is_flat_(g.rows <= kFlatRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
     configure_tiles(static_cast<int>(std::min(kHalves * g.rows, int64_t{kBlockRows})));
     if (kIsInt4 && is_alone_) ring_ = StepRing(g.weight, panel_begin, panel_end, scratch_);
   }
@@ -96,10 +96,10 @@ class IntProduct {
   void multiply(int64_t first_row, int64_t rows, bool is_first, int64_t panel, int64_t place, float* y, PanelFetcher& fetcher) {
     first_row_ = first_row, rows_ = rows, is_first_ = is_first, panel_ = panel, y_ = y, fetcher_ = &fetcher;
     for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
-      if (rows <= kFlatRows && is_alone_) multiply_flat_group(group);
+      if (is_flat_) multiply_flat_group(group);
       else multiply_square_group(group, kIsInt4 ? widened(group, place) : g_.weight.word(panel, group, 0, 0));
     }
-    if (rows <= kFlatRows && is_alone_) FlatAdder(pending_).add_rest(0);
+    if (is_flat_) FlatAdder(pending_).add_rest(0);
     else SquareAdder(pending_).add_rest(0);
     pending_ = {};
   }
@@ -219,6 +219,7 @@ class IntProduct {
 
   const Gemm& g_;
   const bool is_alone_;  // up to 16 rows: weights come from memory
+  const bool is_flat_;   // rows that fit one tile
   uint32_t* const scratch_;
   int64_t first_row_ = 0, rows_ = 0, panel_ = 0;
   bool is_first_ = true;
