@@ -1,4 +1,5 @@
 // The kernels, compiled once for each instruction set under the namespace QUIRE_ISA.
+#include "append.h"
 #include "attention.h"
 #include "gemm.h"
 #include "logits.h"

@@ -1,10 +1,8 @@
-// Row-wise kernels: embedding, normalisation, rotation and the append of K/V. Each row is worked on alone.
+// Row-wise kernels: embedding and normalisation. Each row is worked on alone.
 #pragma once
 
-#include "fetch.h"
 #include "kernels.h"
 #include "rows_format.h"
-#include "vecmath.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -15,7 +13,7 @@ static inline float mean_square(const float* x, int64_t size, float mean) {
   for (int64_t i = 0; i < size; i += kLanes) {
     int n = lanes_left(i, size);
     vf d = sub(load_n(x + i, n), set1(mean));
-    d = if_less(lane_index(), set1(static_cast<float>(n)), d, set1(0.0f));
+    if (n < kLanes) d = if_less(lane_index(), set1(static_cast<float>(n)), d, set1(0.0f));
     sum = fma(d, d, sum);
   }
   return sum_of(sum) / static_cast<float>(size);
@@ -134,117 +132,6 @@ static void embed(const Embed& a, int64_t row_begin, int64_t row_end) {
     const float* position = a.position_table + a.positions[row] * a.table.k;
     for (int64_t k = 0; k < a.table.k; ++k) x[k] += position[k];
   }
-}
-
-static inline void norm_in_place(float* x, const float* weight, int64_t size, float eps) {
-  Rows out{reinterpret_cast<char*>(x), 0, RowFormat::kF32, size, 0};
-  norm_row(Norm{NormKind::kRms, eps, weight, nullptr, x, size, nullptr, size, out, false}, x, 0);
-}
-
-static inline void norm_heads(const RotateAppend& a, float* x, const float* weight, int64_t heads) {
-  int64_t size = a.pages.head_dim;
-  if (!weight) return;
-  if (a.norms_whole) return norm_in_place(x, weight, heads * size, a.norm_eps);
-  for (int64_t h = 0; h < heads; ++h) norm_in_place(x + h * size, weight, size, a.norm_eps);
-}
-
-// Rotates the pairs (i, i + rotary_dim / 2) of one head.
-static inline void rotate(const RotateAppend& a, float* x, int64_t row) {
-  int64_t half = a.rotary_dim / 2;
-  const float* cos = a.cos + row * half;
-  const float* sin = a.sin + row * half;
-  for (int64_t i = 0; i < half; i += kLanes) {
-    int n = lanes_left(i, half);
-    vf low = load_n(x + i, n), high = load_n(x + half + i, n);
-    vf c = load_n(cos + i, n), s = load_n(sin + i, n);
-    store_n(x + i, sub(mul(low, c), mul(high, s)), n);
-    store_n(x + half + i, add(mul(high, c), mul(low, s)), n);
-  }
-}
-
-template <class T>
-static inline void write_query(const float* q, int64_t size, T* out) {
-  for (int64_t i = 0; i < size; i += kLanes) {
-    int n = lanes_left(i, size);
-    store_as(out + i, load_n(q + i, n), n);
-  }
-}
-
-static inline void append_head(float* keys, float* values, int64_t offset, const float* k, const float* v, int64_t size) {
-  for (int64_t d = 0; d < size; ++d) keys[d * kTile + offset] = k[d];
-  for (int64_t d = 0; d < size; ++d) values[offset * size + d] = v[d];
-}
-
-static inline void append_head(uint16_t* keys, uint16_t* values, int64_t offset, const float* k, const float* v, int64_t size) {
-  uint16_t bits[kLanes];
-  for (int64_t d = 0; d < size; d += kLanes) {
-    int n = lanes_left(d, size);
-    store_as(bits, load_n(k + d, n), n);
-    for (int i = 0; i < n; i += 2) std::memcpy(keys + ((d + i) / 2 * kTile + offset) * 2, bits + i, 2 * sizeof *bits);
-    store_as(bits, load_n(v + d, n), n);
-    for (int i = 0; i < n; ++i) values[(offset / 2 * size + d + i) * 2 + offset % 2] = bits[i];
-  }
-}
-
-template <class T>
-struct SlotTiles {
-  const KVPages& pages;
-  int64_t block, tile, offset;
-
-  SlotTiles(const KVPages& all, int64_t slot)
-      : pages(all), block(slot / (all.tiles_per_block * kTile)), tile(slot / kTile % all.tiles_per_block), offset(slot % kTile) {}
-  T* keys(int64_t head) const { return reinterpret_cast<T*>(pages.key_tile(block, head, tile)); }
-  T* values(int64_t head) const { return reinterpret_cast<T*>(pages.value_tile(block, head, tile)); }
-};
-
-// Every word of a key lies in a cache line of its own, which is far away unless the token before, whose word lies in the same line, was
-// just written.
-template <class T>
-static inline void fetch_slot(const RotateAppend& a, const SlotTiles<T>& to, int64_t head) {
-  constexpr int64_t kPerWord = 4 / sizeof(T);
-  const T* keys = to.keys(head) + to.offset * kPerWord;
-  const char* values = reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
-  for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) fetch_near(reinterpret_cast<const char*>(keys + d * kTile));
-  for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) fetch_near(values + byte);
-}
-
-// Heads of K from `head` on, `count` of them, with V and with the heads of Q that meet them.
-template <class T>
-static inline void rotate_append_heads(const RotateAppend& a, int64_t row, int64_t head, int64_t count) {
-  int64_t size = a.pages.head_dim, group = a.num_heads / a.pages.num_kv_heads;
-  float* q = a.q + row * a.ldqkv + head * group * size;
-  float* k = a.k + row * a.ldqkv + head * size;
-  const float* v = a.v + row * a.ldqkv + head * size;
-  norm_heads(a, q, a.q_norm, count * group);
-  norm_heads(a, k, a.k_norm, count);
-  for (int64_t h = 0; a.cos && h < count * group; ++h) rotate(a, q + h * size, row);
-  for (int64_t h = 0; a.cos && h < count; ++h) rotate(a, k + h * size, row);
-  write_query(q, count * group * size, static_cast<T*>(a.q_out) + (row * a.num_heads + head * group) * size);
-  SlotTiles<T> to(a.pages, a.slots[row]);
-  for (int64_t h = 0; h < count; ++h) append_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
-}
-
-// A unit is a row's head of K, or all of them: see `heads_per_unit`. What is written is fetched some units before.
-template <class T>
-static inline void rotate_append_units(const RotateAppend& a, int64_t unit_begin, int64_t unit_end) {
-  constexpr int64_t kAhead = 8;
-  constexpr int32_t kLineSlots = kLineBytes / 4;
-  int64_t heads = a.heads_per_unit(), per_row = a.pages.num_kv_heads / heads;
-  auto fetch = [&](int64_t unit) {
-    int64_t row = unit / per_row;
-    bool is_near = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
-    for (int64_t h = 0; h < heads && !is_near; ++h) fetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
-  };
-  for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) fetch(unit);
-  for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
-    if (unit + kAhead < unit_end) fetch(unit + kAhead);
-    rotate_append_heads<T>(a, unit / per_row, unit % per_row * heads, heads);
-  }
-}
-
-static void rotate_append(const RotateAppend& a, int64_t unit_begin, int64_t unit_end) {
-  if (a.pages.element == Element::kF32) rotate_append_units<float>(a, unit_begin, unit_end);
-  else rotate_append_units<uint16_t>(a, unit_begin, unit_end);
 }
 
 }  // namespace quire::QUIRE_ISA

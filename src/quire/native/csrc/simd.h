@@ -70,7 +70,16 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 }
 #endif
 
-static inline void store_as(float* p, vf x, int n) { n == kLanes ? store(p, x) : store_n(p, x, n); }
+#if QUIRE_LANES != 16
+// Into the even or the odd halves of pairs, and nowhere else.
+static inline void store_bf16_in_pairs(uint16_t* pairs, int half, vf x, int n) {
+  uint16_t bits[kLanes];
+  store_bf16_n(bits, x, kLanes);
+  for (int i = 0; i < n; ++i) pairs[2 * i + half] = bits[i];
+}
+#endif
+
+static inline void store_as(float* p, vf x, int n) { store_n(p, x, n); }
 static inline void store_as(uint16_t* p, vf x, int n) { store_bf16_n(p, x, n); }
 
 #if QUIRE_LANES == 4

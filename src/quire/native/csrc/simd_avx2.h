@@ -18,8 +18,8 @@ static inline void store(float* p, vf x) { _mm256_storeu_ps(p, x); }
 static inline vi first_lanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
-static inline vf load_n(const float* p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
-static inline void store_n(float* p, vf x, int n) { _mm256_maskstore_ps(p, first_lanes(n), x); }
+static inline vf load_n(const float* p, int n) { return n == kLanes ? load(p) : _mm256_maskload_ps(p, first_lanes(n)); }
+static inline void store_n(float* p, vf x, int n) { n == kLanes ? store(p, x) : _mm256_maskstore_ps(p, first_lanes(n), x); }
 static inline vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
 static inline vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }

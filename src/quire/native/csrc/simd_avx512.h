@@ -13,9 +13,10 @@ using vi = __m512i;  // also: kLanes pairs of bfloat16, the even element in the 
 
 static inline vf set1(float x) { return _mm512_set1_ps(x); }
 static inline vf load(const float* p) { return _mm512_loadu_ps(p); }
-static inline vf load_n(const float* p, int n) { return _mm512_maskz_loadu_ps((1u << n) - 1, p); }
+static inline vf load_n(const float* p, int n) { return n == kLanes ? load(p) : _mm512_maskz_loadu_ps((1u << n) - 1, p); }
 static inline void store(float* p, vf x) { _mm512_storeu_ps(p, x); }
-static inline void store_n(float* p, vf x, int n) { _mm512_mask_storeu_ps(p, (1u << n) - 1, x); }
+// Without a mask where it can: what a masked store writes is not handed on to loads before it reaches the cache.
+static inline void store_n(float* p, vf x, int n) { n == kLanes ? store(p, x) : _mm512_mask_storeu_ps(p, (1u << n) - 1, x); }
 static inline vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
@@ -115,14 +116,18 @@ static inline vi dot_pairs_of_ints(vi acc, vi a, vi b) {
   return acc;
 }
 #endif
-static inline void store_bf16_n(uint16_t* p, vf x, int n) {
-  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), (__m256i)_mm512_cvtneps_pbh(x));
-}
+static inline __m256i to_bf16(vf x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 #else
-static inline void store_bf16_n(uint16_t* p, vf x, int n) {
-  vi rounded = _mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(x)), 16);
-  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), _mm512_cvtepi32_epi16(rounded));
-}
+static inline __m256i to_bf16(vf x) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(x)), 16)); }
 #endif
+static inline void store_bf16_n(uint16_t* p, vf x, int n) {
+  if (n == kLanes) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(x));
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), to_bf16(x));
+}
+static inline void store_bf16_in_pairs(uint16_t* pairs, int half, vf x, int n) {
+  uint32_t lanes = static_cast<uint32_t>((1ull << 2 * n) - 1), halves = half ? 0xaaaaaaaau : 0x55555555u;
+  vi bits = _mm512_cvtepu16_epi32(to_bf16(x));
+  _mm512_mask_storeu_epi16(pairs, lanes & halves, half ? _mm512_slli_epi32(bits, 16) : bits);
+}
 
 }  // namespace quire::QUIRE_ISA
