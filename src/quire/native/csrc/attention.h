@@ -28,6 +28,7 @@ struct Attend {
   int64_t group;
   int64_t rows;
   int64_t size;  // head_dim
+  const S* queries = nullptr;  // of matrix tiles
 
   Attend(const Attention& attention, const AttentionItem& work, float* scratch)
       : a(attention),
@@ -38,7 +39,7 @@ struct Attend {
         size(attention.pages.head_dim) {
     for (int64_t r = 0; r < rows; ++r) state.sees(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
     if constexpr (kWidens<S>) widen_queries();
-    if (in_tiles()) gather_queries();
+    if (in_tiles()) queries = gather_queries();
   }
 
   bool in_tiles() const {
@@ -59,11 +60,13 @@ struct Attend {
       for (int64_t d = 0; d < size; ++d) state.queries[r * state.width + d] = from_bf16(query(r)[d]);
   }
 
-  // Side by side, with rows of zeros up to a whole block.
-  void gather_queries() {
+  // Side by side, where those of one token lie already; where one matrix tile does not hold them, with rows of zeros up to a whole block.
+  const S* gather_queries() {
+    if (rows <= kTile / 2 && item.row_end - item.row_begin == 1) return query(0);
     S* to = reinterpret_cast<S*>(state.queries);
     for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * size, query(r), static_cast<size_t>(size) * sizeof(S));
-    std::memset(to + rows * size, 0, static_cast<size_t>((round_up(rows, kTile) - rows) * size) * sizeof(S));
+    if (rows > kTile / 2) std::memset(to + rows * size, 0, static_cast<size_t>((round_up(rows, kTile) - rows) * size) * sizeof(S));
+    return to;
   }
 
   // The row as products read it: widened in scratch, or where it is.

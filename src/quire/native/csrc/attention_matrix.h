@@ -6,7 +6,7 @@
 //
 // Rows work in blocks of 32 that meet every tile of keys which one of them sees. What a row does not see has weight zero there, and
 // zero times a finite value adds nothing. Where such a value is not finite, every row of the block works alone, over tiles in which
-// all that it does not see is cleared: the same arithmetic, so the same bits.
+// all that it does not see is cleared: the same arithmetic, so the same bits. Of the last tile up to 16 rows read no more than is seen.
 //
 // Tiles wait for their operands, so everything else is done beside them, a little after each product: what comes next is fetched into
 // the first-level cache, keys and values further ahead into the second, and rows of a block that has its scores are weighed.
@@ -26,13 +26,14 @@ class SplitInTiles {
   SplitInTiles(const Item& item, int64_t split)
       : item_(item), state_(item.state), size_(item.size), start_(split * kSplitKeys), is_flat_(item.rows <= kTileRows) {
     KeyRange any = state_.seen_by_any(item.rows);
-    for (int64_t t = any.begin > start_ ? (any.begin - start_) / kTile : 0; t < kSplitTiles && start_ + t * kTile < any.end; ++t)
+    end_ = std::min(any.end - start_, kSplitKeys);
+    for (int64_t t = std::max<int64_t>(any.begin - start_, 0) / kTile; t <= last_tile(); ++t)
       keys_[t] = item.tile_base(split * kSplitTiles + t);
     for (int64_t block = 0; block < num_blocks(); ++block) find_tiles(block);
   }
 
   void walk() {
-    configure_tiles(is_flat_ ? static_cast<int>(item_.rows) : kBlockRows);
+    configure();
     score(0);
     for (int64_t block = 0; block < num_blocks(); ++block) {
       bool is_last = block + 1 == num_blocks();
@@ -46,19 +47,24 @@ class SplitInTiles {
   }
 
  private:
+  void configure() const {
+    if (is_flat_) configure_tiles(static_cast<int>(item_.rows), static_cast<int>(num_pairs(last_tile())));
+    else configure_tiles(kBlockRows);
+  }
+
   int64_t num_blocks() const { return (item_.rows + kBlockRows - 1) / kBlockRows; }
   int64_t first_row(int64_t block) const { return block * kBlockRows; }
   int64_t end_row(int64_t block) const { return std::min(item_.rows, (block + 1) * kBlockRows); }
   const char* values_of(int64_t tile) const { return keys_[tile] + item_.a.pages.tile_bytes(); }
   float* scores(int64_t row) const { return state_.scores + row * kScoreStride; }
-  const char* query(int64_t row) const { return reinterpret_cast<const char*>(state_.queries) + row * size_ * 2; }
+  const char* query(int64_t row) const { return reinterpret_cast<const char*>(item_.queries + row * size_); }
 
   // What a row sees of the split, as offsets.
   KeyRange seen(int64_t row) const {
     return {std::max<int64_t>(state_.first_key[row] - start_, 0), std::min<int64_t>(state_.end_key[row] - start_, kSplitKeys)};
   }
 
-  // The tiles that some row of a block sees, and those that all of its rows see whole.
+  // The tiles that some row of a block sees, and the keys that all of its rows see.
   void find_tiles(int64_t block) {
     KeyRange any{kSplitKeys, 0}, all{0, kSplitKeys};
     for (int64_t r = first_row(block); r < end_row(block); ++r) {
@@ -68,44 +74,54 @@ class SplitInTiles {
     }
     state_.begin[2 * block] = static_cast<int32_t>(any.begin / kTile);
     state_.end[2 * block] = static_cast<int32_t>((std::max(any.begin, any.end) + kTile - 1) / kTile);
-    state_.begin[2 * block + 1] = static_cast<int32_t>((all.begin + kTile - 1) / kTile);
-    state_.end[2 * block + 1] = static_cast<int32_t>(all.end / kTile);
+    state_.begin[2 * block + 1] = static_cast<int32_t>(all.begin);
+    state_.end[2 * block + 1] = static_cast<int32_t>(std::max(all.begin, all.end));
   }
   KeyRange tiles_of(int64_t block) const { return {state_.begin[2 * block], state_.end[2 * block]}; }
-  KeyRange whole_tiles_of(int64_t block) const { return {state_.begin[2 * block + 1], state_.end[2 * block + 1]}; }
+  KeyRange keys_of_all(int64_t block) const { return {state_.begin[2 * block + 1], state_.end[2 * block + 1]}; }
 
-  void score(int64_t block) { is_flat_ ? score_block<true>(block) : score_block<false>(block); }
-
-  template <bool kIsFlat>
-  void score_block(int64_t block) {
-    constexpr int64_t kRowBytes = kTile * 4, kStepBytes = kGroup / 2 * kRowBytes;
-    constexpr int kParts = kIsFlat ? 2 : 4;
+  void score(int64_t block) {
     KeyRange tiles = tiles_of(block);
-    int64_t row = first_row(block), steps = size_ / kGroup;
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-      const char* keys = keys_[tile];
-      const char* next = tile + 1 < tiles.end ? keys_[tile + 1] : keys;
-      TileWork work{query(row), size_ * 2, kRowBytes, 0, steps, scores(row) + tile * kTile, kScoreStride * 4};
-      auto words = [&](int64_t step) { return keys + step * kStepBytes; };
-      auto beside = [&](int64_t step, int part) {
-        const char* near = step + 1 < steps ? words(step + 1) : next;
-        if (block == 0) fetch_far<kParts>(tile + 1, 0, step, part);
-        if (block == 1 || num_blocks() == 1) fetch_far<kParts>(tile, item_.a.pages.tile_bytes(), step, part);
-        fetch_lines(near + part * (kStepBytes / kParts), kLineBytes, kStepBytes / kParts / kLineBytes);
-        if (!kIsFlat) weigh_some();
-      };
-      if constexpr (kIsFlat) multiply_flat<kTile>(work, words, beside);
-      else multiply_square(work, words, beside);
+      if (!is_flat_) score_tile<kTile, false>(block, tile);
+      else if (num_seen(tile) > kTileColumns) score_tile<kTile, true>(block, tile);
+      else score_tile<kTileColumns, true>(block, tile);
     }
   }
 
-  // A part of the K or the V of a tile, which lies at `offset`: K is read next, V when all keys have their scores.
-  template <int kParts>
-  QUIRE_INLINE void fetch_far(int64_t tile, int64_t offset, int64_t step, int part) const {
-    constexpr int64_t kBytes = 2 * kTile * kGroup / kParts;  // a step is a group of their dimensions
-    if (tile >= kSplitTiles || !keys_[tile]) return;
-    const char* first = keys_[tile] + offset + (step * kParts + part) * kBytes;
-    for (int64_t line = 0; line < kBytes; line += kLineBytes) __builtin_prefetch(first + line, 0, 2);
+  // Bytes from one line to be fetched of a tile's keys to the next: half of its columns may be all that is seen.
+  int64_t stride_of_keys(int64_t tile) const { return num_seen(tile) > kTileColumns ? kLineBytes : 2 * kLineBytes; }
+
+  // How many keys of a tile there are up to the last one that some row sees, and how many pairs of values.
+  int64_t num_seen(int64_t tile) const { return std::min<int64_t>(end_ - tile * kTile, kTile); }
+  int64_t num_pairs(int64_t tile) const { return (num_seen(tile) + 1) / 2; }
+  int64_t last_tile() const { return (end_ - 1) / kTile; }
+
+  // The first kColumns keys of a tile. Beside them the tile after it is fetched, and its own values, which are read when all keys have
+  // their scores.
+  template <int kColumns, bool kIsFlat>
+  void score_tile(int64_t block, int64_t tile) {
+    constexpr int64_t kRowBytes = kTile * 4, kRows = kGroup / 2;
+    constexpr int kParts = kIsFlat ? kColumns / kTileColumns : 4;
+    constexpr int64_t kPartBytes = kRows * kRowBytes / kParts, kStride = kColumns == kTile ? kLineBytes : kRowBytes;
+    const int64_t steps = size_ / kGroup, row = first_row(block);
+    const bool has_next = tile + 1 < tiles_of(block).end;
+    const char* keys = keys_[tile];
+    const char* next = has_next ? keys_[tile + 1] : keys;
+    const int64_t far_keys = block == 0 && has_next ? steps * kRows * kRowBytes : 0, far_stride = has_next ? stride_of_keys(tile + 1) : kStride;
+    const int64_t far_values = block == 1 || num_blocks() == 1 ? num_pairs(tile) * size_ * 4 : 0;
+    const TileWork work{query(row), size_ * 2, kRowBytes, 0, steps, scores(row) + tile * kTile, kScoreStride * 4};
+    auto words = [=](int64_t step) { return keys + step * kRows * kRowBytes; };
+    auto beside = [=](int64_t step, int part) __attribute__((always_inline)) {
+      const int64_t begin = (step * kParts + part) * kPartBytes, end = begin + kPartBytes;
+      for (int64_t at = begin; at < std::min(end, far_keys); at += far_stride) fetch_far(next + at);
+      for (int64_t at = begin; at < std::min(end, far_values); at += kLineBytes) fetch_far(values_of(tile) + at);
+      const char* near = step + 1 < steps ? words(step + 1) : next;
+      fetch_lines(near + part * kPartBytes, kStride, kPartBytes / kStride);
+      if (!kIsFlat) weigh_some();
+    };
+    if constexpr (kIsFlat) multiply_flat<kColumns>(work, words, beside);
+    else multiply_square(work, words, beside);
   }
 
   QUIRE_INLINE void weigh_some() {
@@ -125,55 +141,57 @@ class SplitInTiles {
   }
 
   void add_values(int64_t block) {
-    if (!adds_only_finite(block)) {
-      for (int64_t r = first_row(block); r < end_row(block); ++r) add_values_alone(r);
-      return configure_tiles(is_flat_ ? static_cast<int>(item_.rows) : kBlockRows);
-    }
-    multiply_values(first_row(block), tiles_of(block), is_flat_, [&](int64_t tile) { return values_of(tile); });
-    for (int64_t r = first_row(block); r < end_row(block); ++r) drop_sign_of_zero(r);
+    int64_t first = first_row(block), end = end_row(block);
+    if (adds_only_finite(block)) return multiply_values(first, end, tiles_of(block), is_flat_, [&](int64_t tile) { return values_of(tile); });
+    configure_tiles(1);
+    for (int64_t r = first; r < end; ++r) add_values_alone(r);
+    configure();
   }
 
-  // Whether all values are finite in tiles that some row of the block does not see whole.
+  // Whether all values are finite that are read and that some row of the block does not see.
   bool adds_only_finite(int64_t block) const {
-    KeyRange tiles = tiles_of(block), whole = whole_tiles_of(block);
-    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile)
-      if ((tile < whole.begin || tile >= whole.end) && !is_finite_tile(values_of(tile))) return false;
+    KeyRange tiles = tiles_of(block), all = keys_of_all(block);
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+      int64_t begin = all.begin - tile * kTile, end = all.end - tile * kTile, num_read = is_flat_ ? num_pairs(tile) : kTile / 2;
+      if (begin > 0 && !are_finite(tile, 0, std::min((begin + 1) / 2, num_read))) return false;
+      if (end < kTile && !are_finite(tile, std::max<int64_t>(end / 2, 0), num_read)) return false;
+    }
     return true;
   }
 
-  bool is_finite_tile(const char* values) const {
+  // Values of these pairs of keys.
+  bool are_finite(int64_t tile, int64_t pair_begin, int64_t pair_end) const {
     const __m512i exponent = _mm512_set1_epi16(0x7f80);
+    const char* values = values_of(tile);
     uint32_t any = 0;
-    for (int64_t i = 0; i < item_.a.pages.tile_bytes(); i += 64)
+    for (int64_t i = pair_begin * size_ * 4; i < pair_end * size_ * 4; i += kLineBytes)
       any |= _mm512_cmpeq_epi16_mask(_mm512_and_si512(_mm512_loadu_si512(values + i), exponent), exponent);
     return any == 0;
   }
 
-  // split[row ..] = weights * V over these tiles, a strip of columns after the other.
+  // split[rows] = weights * V over these tiles, a strip of columns after the other.
   template <class Values>
-  void multiply_values(int64_t row, KeyRange tiles, bool is_flat, const Values& values) {
-    TileWork work{reinterpret_cast<const char*>(scores(row)), kScoreStride * 4, size_ * 4, tiles.begin, tiles.end, nullptr, state_.width * 4};
-    for (int64_t c = 0, width; c < size_; c += width) {
-      width = is_flat && size_ - c >= kPanel ? kPanel : kTile;
-      work.sums = state_.split + row * state_.width + c;
-      if (!is_flat) multiply_strip<kTile, false>(work, c, values);
-      else if (width == kTile) multiply_strip<kTile, true>(work, c, values);
-      else multiply_strip<kPanel, true>(work, c, values);
+  void multiply_values(int64_t first, int64_t end, KeyRange tiles, bool is_flat, const Values& values) {
+    TileWork work{reinterpret_cast<const char*>(scores(first)), kScoreStride * 4, size_ * 4, tiles.begin, tiles.end, nullptr, state_.width * 4};
+    for (int64_t c = 0; c < size_; c += kTile) {
+      work.sums = state_.split + first * state_.width + c;
+      is_flat ? multiply_strip<true>(work, c, values) : multiply_strip<false>(work, c, values);
     }
+    for (int64_t r = first; r < end; ++r) drop_sign_of_zero(r);
   }
 
-  // Columns [c, c + kWidth).
-  template <int kWidth, bool kIsFlat, class Values>
+  // Columns [c, c + 32).
+  template <bool kIsFlat, class Values>
   void multiply_strip(const TileWork& work, int64_t c, const Values& values) {
-    constexpr int kParts = kIsFlat ? kWidth / kTileColumns : 4, kRows = kTile / 2 / kParts;
+    constexpr int kParts = kIsFlat ? kTile / kTileColumns : 4, kRows = kTile / 2 / kParts;
     auto words = [&](int64_t tile) { return values(tile) + c * 4; };
-    auto beside = [&](int64_t tile, int part) {
-      const char* near = tile + 1 < work.end ? words(tile + 1) : values(work.begin) + (c + kWidth) % size_ * 4;
+    auto beside = [&](int64_t tile, int part) __attribute__((always_inline)) {
+      const char* near = tile + 1 < work.end ? words(tile + 1) : values(work.begin) + (c + kTile) % size_ * 4;
       near += part * kRows * work.word_stride;
-      for (int64_t column = 0; column < kWidth * 4; column += kLineBytes) fetch_lines(near + column, work.word_stride, kRows);
+      for (int64_t column = 0; column < kTile * 4; column += kLineBytes) fetch_lines(near + column, work.word_stride, kRows);
       if (!kIsFlat) weigh_some();
     };
-    if constexpr (kIsFlat) multiply_flat<kWidth>(work, words, beside);
+    if constexpr (kIsFlat) multiply_flat<kTile, TileElement::kBF16, true>(work, words, beside);
     else multiply_square(work, words, beside);
   }
 
@@ -184,11 +202,9 @@ class SplitInTiles {
     char* cleared = reinterpret_cast<char*>(state_.wide);
     const char* first = clear_unseen(tiles.begin, keys, cleared);
     const char* last = clear_unseen(tiles.end - 1, keys, cleared + item_.a.pages.tile_bytes());
-    configure_tiles(1);
-    multiply_values(row, tiles, true, [&](int64_t tile) {
+    multiply_values(row, row + 1, tiles, true, [&](int64_t tile) {
       return tile == tiles.begin ? first : tile == tiles.end - 1 ? last : values_of(tile);
     });
-    drop_sign_of_zero(row);
   }
 
   // A copy of the tile's values without those of keys that are not seen.
@@ -213,6 +229,7 @@ class SplitInTiles {
   const RowStates& state_;
   int64_t size_;  // head_dim
   int64_t start_;  // the split's first key
+  int64_t end_;    // of the keys that some row sees, counted from there
   bool is_flat_;
   int64_t scored_rows_ = 0;  // that may be weighed
   int64_t weighed_rows_ = 0;

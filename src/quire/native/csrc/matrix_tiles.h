@@ -42,15 +42,18 @@ static inline void configure(const uint8_t (&rows)[8], const uint8_t (&bytes_per
   _tile_loadconfig(&config);
 }
 
-// For a block of up to 32 rows. Tiles 0 to 3 hold sums: side by side for up to 16 rows, with the rows in 4 and words in 5 to 7;
-// else two by two, with the rows in 4 and 5 and words in 6 and 7.
-static inline void configure_tiles(int rows) {
+// Every tile that was written holds a register, of which there are two to spare where all eight are in use and the core's other thread
+// uses tiles as well: few names give many loads and products under way at once. So an operand goes where the one before it was.
+//
+// Tiles 0 to 3 hold sums. Up to 16 rows have them side by side, with the rows in 4 and words in 5; the last step may have `last_groups`
+// pairs or quads of K only, with the rows in 6 and words in 7. Up to 32 rows have them two by two, with the rows in 4 and 5 and words in 6.
+static inline void configure_tiles(int rows, int last_groups = kTileRows) {
   uint8_t upper = static_cast<uint8_t>(rows < kTileRows ? rows : kTileRows), lower = static_cast<uint8_t>(rows - upper);
-  const uint8_t bytes[] = {64, 64, 64, 64, 64, 64, 64, 64};
+  uint8_t last = static_cast<uint8_t>(last_groups), last_bytes = static_cast<uint8_t>(4 * last_groups);
   if (lower)
-    configure({upper, upper, lower, lower, upper, lower, kTileRows, kTileRows}, bytes);
+    configure({upper, upper, lower, lower, upper, lower, kTileRows, kTileRows}, {64, 64, 64, 64, 64, 64, 64, 64});
   else
-    configure({upper, upper, upper, upper, upper, kTileRows, kTileRows, kTileRows}, bytes);
+    configure({upper, upper, upper, upper, upper, kTileRows, upper, last}, {64, 64, 64, 64, 64, 64, last_bytes, 64});
 }
 
 // Tile numbers are part of an instruction.
@@ -83,37 +86,48 @@ static QUIRE_INLINE void fetch_lines(const char* first, int64_t stride, int coun
 // counting them within the step. What else a step wants done is best spread over these places: tile loads wait for the second-level
 // cache behind one burst of fetches, and vectors idle behind a row of tile instructions.
 
-// Up to 16 rows by 32 or 64 columns: two or four parts a step.
-template <int kColumns, TileElement kElement = TileElement::kBF16, class Words, class Beside>
+#define QUIRE_FLAT_PART(rows, words, number)                               \
+  do {                                                                     \
+    if constexpr (number < kColumns / kTileColumns) {                      \
+      _tile_loadd(words, w + number * kTileColumns * 4, work.word_stride); \
+      QUIRE_TILE_PRODUCT(kElement, number, rows, words);                   \
+      beside(step, number);                                                \
+    }                                                                      \
+  } while (false)
+
+template <int kColumns, bool kIsLast, TileElement kElement, class Words, class Beside>
+static QUIRE_INLINE void multiply_flat_step(const TileWork& work, int64_t step, const Words& words, const Beside& beside) {
+  const char* w = words(step);
+  if constexpr (kIsLast) {
+    _tile_loadd(6, work.rows + 64 * step, work.row_stride);
+    QUIRE_FLAT_PART(6, 7, 0);
+    QUIRE_FLAT_PART(6, 7, 1);
+    QUIRE_FLAT_PART(6, 7, 2);
+    QUIRE_FLAT_PART(6, 7, 3);
+  } else {
+    _tile_loadd(4, work.rows + 64 * step, work.row_stride);
+    QUIRE_FLAT_PART(4, 5, 0);
+    QUIRE_FLAT_PART(4, 5, 1);
+    QUIRE_FLAT_PART(4, 5, 2);
+    QUIRE_FLAT_PART(4, 5, 3);
+  }
+}
+
+// Up to 16 rows by 16, 32 or 64 columns: a part a step for each 16. The last step may be as short as tiles were configured for.
+template <int kColumns, TileElement kElement = TileElement::kBF16, bool kIsLastShort = false, class Words, class Beside>
 static QUIRE_INLINE void multiply_flat(const TileWork& work, const Words& words, const Beside& beside) {
-  constexpr bool is_wide = kColumns == 4 * kTileColumns;
-  static_assert(is_wide || kColumns == 2 * kTileColumns);
   finish_writes();
   _tile_zero(0);
-  _tile_zero(1);
-  if constexpr (is_wide) _tile_zero(2);
-  if constexpr (is_wide) _tile_zero(3);
-  for (int64_t step = work.begin; step < work.end; ++step) {
-    const char* w = words(step);
-    _tile_loadd(4, work.rows + 64 * step, work.row_stride);
-    _tile_loadd(5, w, work.word_stride);
-    QUIRE_TILE_PRODUCT(kElement, 0, 4, 5);
-    beside(step, 0);
-    _tile_loadd(6, w + 64, work.word_stride);
-    QUIRE_TILE_PRODUCT(kElement, 1, 4, 6);
-    beside(step, 1);
-    if constexpr (!is_wide) continue;
-    _tile_loadd(7, w + 128, work.word_stride);
-    QUIRE_TILE_PRODUCT(kElement, 2, 4, 7);
-    beside(step, 2);
-    _tile_loadd(5, w + 192, work.word_stride);
-    QUIRE_TILE_PRODUCT(kElement, 3, 4, 5);
-    beside(step, 3);
-  }
+  if constexpr (kColumns > kTileColumns) _tile_zero(1);
+  if constexpr (kColumns > 2 * kTileColumns) _tile_zero(2);
+  if constexpr (kColumns > 3 * kTileColumns) _tile_zero(3);
+  const int64_t end = kIsLastShort ? work.end - 1 : work.end;
+  for (int64_t step = work.begin; step < end; ++step) multiply_flat_step<kColumns, false, kElement>(work, step, words, beside);
+  if constexpr (kIsLastShort) multiply_flat_step<kColumns, true, kElement>(work, end, words, beside);
   _tile_stored(0, work.sums, work.sum_stride);
-  _tile_stored(1, work.sums + kTileColumns, work.sum_stride);
-  if constexpr (is_wide) _tile_stored(2, work.sums + 2 * kTileColumns, work.sum_stride);
-  if constexpr (is_wide) _tile_stored(3, work.sums + 3 * kTileColumns, work.sum_stride);
+  if constexpr (kColumns > kTileColumns) _tile_stored(1, work.sums + kTileColumns, work.sum_stride);
+  if constexpr (kColumns > 2 * kTileColumns) _tile_stored(2, work.sums + 2 * kTileColumns, work.sum_stride);
+  if constexpr (kColumns > 3 * kTileColumns) _tile_stored(3, work.sums + 3 * kTileColumns, work.sum_stride);
   finish_writes();
 }
 
@@ -131,13 +145,13 @@ static QUIRE_INLINE void multiply_square(const TileWork& work, const Words& word
     _tile_loadd(4, work.rows + 64 * step, work.row_stride);
     QUIRE_TILE_PRODUCT(kElement, 0, 4, 6);
     beside(step, 0);
-    _tile_loadd(7, w + 64, work.word_stride);
-    QUIRE_TILE_PRODUCT(kElement, 1, 4, 7);
-    beside(step, 1);
     _tile_loadd(5, work.lower_rows() + 64 * step, work.row_stride);
     QUIRE_TILE_PRODUCT(kElement, 2, 5, 6);
+    beside(step, 1);
+    _tile_loadd(6, w + 64, work.word_stride);
+    QUIRE_TILE_PRODUCT(kElement, 1, 4, 6);
     beside(step, 2);
-    QUIRE_TILE_PRODUCT(kElement, 3, 5, 7);
+    QUIRE_TILE_PRODUCT(kElement, 3, 5, 6);
     beside(step, 3);
   }
   _tile_stored(0, work.sums, work.sum_stride);
