@@ -67,7 +67,7 @@ static inline void multiply_unit_tiles(const Gemm& g, int64_t first_row, int64_t
     int64_t block = std::min<int64_t>(kBlockRows, rows - row);
     if (row == 0 || block < kBlockRows) configure_tiles(static_cast<int>(block));
     for (int64_t p = 0; p < panels; ++p) {
-      TileWork work{g.a.row(first_row + row), g.a.stride, kWordStride, 0, g.weight.num_groups(), y[0] + p * kPanel, kLdy * 4};
+      TileWork work{g.a.row(first_row + row), g.a.stride, kWordStride, 0, g.weight.num_groups(), y[0] + p * kPanel, kLdy * 4, block / 2};
       const char* panel = g.weight.panel(unit * panels + p);
       if (block <= kTileRows) multiply_few(work, panel, g.weight.bytes_per_group(), g.rows <= kTileRows);
       else multiply_many(work, panel, g.weight.bytes_per_group(), fetcher);

@@ -86,7 +86,7 @@ class IntProduct {
 
   IntProduct(const Gemm& g, int64_t panel_begin, int64_t panel_end)
       : g_(g), is_alone_(g.rows <= kTileRows), is_flat_(g.rows <= kFlatRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
-    configure_tiles(static_cast<int>(std::min(kHalves * g.rows, int64_t{kBlockRows})));
+    configure_tiles(static_cast<int>(block_rows()));
     if (kIsInt4 && is_alone_) ring_ = StepRing(g.weight, panel_begin, panel_end, scratch_);
   }
   ~IntProduct() { _tile_release(); }
@@ -118,8 +118,9 @@ class IntProduct {
   TileWork work_of(int64_t group, int64_t row, int64_t columns) {
     sums_ = sums_ == rooms_[0] ? rooms_[1] : rooms_[0];
     int64_t steps = g_.weight.elements_of(group) / kTileBytes;
-    return {rows_at(row, group), g_.a.stride / kHalves, kWordStride, 0, steps, reinterpret_cast<float*>(sums_), columns * 4};
+    return {rows_at(row, group), g_.a.stride / kHalves, kWordStride, 0, steps, reinterpret_cast<float*>(sums_), columns * 4, block_rows() / 2};
   }
+  int64_t block_rows() const { return std::min(kHalves * g_.rows, int64_t{kBlockRows}); }
   const char* rows_at(int64_t row, int64_t group) const { return g_.a.row(first_row_ + row) + group * kWideGroup; }
 
   // What is added up beside the next products.

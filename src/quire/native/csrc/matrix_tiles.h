@@ -45,15 +45,13 @@ static inline void configure(const uint8_t (&rows)[8], const uint8_t (&bytes_per
 // Every tile that was written holds a register, of which there are two to spare where all eight are in use and the core's other thread
 // uses tiles as well: few names give many loads and products under way at once. So an operand goes where the one before it was.
 //
-// Tiles 0 to 3 hold sums. Up to 16 rows have them side by side, with the rows in 4 and words in 5; the last step may have `last_groups`
-// pairs or quads of K only, with the rows in 6 and words in 7. Up to 32 rows have them two by two, with the rows in 4 and 5 and words in 6.
+// Tiles 0 to 3 hold sums, 4 rows, 5 words. Up to 16 rows have their sums side by side, and a last step that may have `last_groups` pairs or
+// quads of K only, with its rows in 6 and words in 7. Up to 32 rows have them two by two: an upper and a lower half of as many rows, which
+// share one if they are odd.
 static inline void configure_tiles(int rows, int last_groups = kTileRows) {
-  uint8_t upper = static_cast<uint8_t>(rows < kTileRows ? rows : kTileRows), lower = static_cast<uint8_t>(rows - upper);
+  uint8_t height = static_cast<uint8_t>(rows <= kTileRows ? rows : (rows + 1) / 2);
   uint8_t last = static_cast<uint8_t>(last_groups), last_bytes = static_cast<uint8_t>(4 * last_groups);
-  if (lower)
-    configure({upper, upper, lower, lower, upper, lower, kTileRows, kTileRows}, {64, 64, 64, 64, 64, 64, 64, 64});
-  else
-    configure({upper, upper, upper, upper, upper, kTileRows, upper, last}, {64, 64, 64, 64, 64, 64, last_bytes, 64});
+  configure({height, height, height, height, height, kTileRows, height, last}, {64, 64, 64, 64, 64, 64, last_bytes, 64});
 }
 
 // Tile numbers are part of an instruction.
@@ -72,9 +70,10 @@ struct TileWork {
   int64_t end;
   float* sums;  // int32 where bytes are multiplied
   int64_t sum_stride;
+  int64_t lower = kTileRows;  // first row of the lower half
 
-  const char* lower_rows() const { return rows + kTileRows * row_stride; }
-  float* lower_sums() const { return reinterpret_cast<float*>(reinterpret_cast<char*>(sums) + kTileRows * sum_stride); }
+  const char* lower_rows() const { return rows + lower * row_stride; }
+  float* lower_sums() const { return reinterpret_cast<float*>(reinterpret_cast<char*>(sums) + lower * sum_stride); }
 };
 
 // Fetches lines of 64 bytes, `stride` bytes apart, into the first-level cache.
@@ -131,7 +130,7 @@ static QUIRE_INLINE void multiply_flat(const TileWork& work, const Words& words,
   finish_writes();
 }
 
-// 17 to 32 rows by 32 columns: four parts a step.
+// 17 to 32 rows by 32 columns: four parts a step. The first words are loaded twice rather than kept in a tile of their own.
 template <TileElement kElement = TileElement::kBF16, class Words, class Beside>
 static QUIRE_INLINE void multiply_square(const TileWork& work, const Words& words, const Beside& beside) {
   finish_writes();
@@ -141,17 +140,18 @@ static QUIRE_INLINE void multiply_square(const TileWork& work, const Words& word
   _tile_zero(3);
   for (int64_t step = work.begin; step < work.end; ++step) {
     const char* w = words(step);
-    _tile_loadd(6, w, work.word_stride);
     _tile_loadd(4, work.rows + 64 * step, work.row_stride);
-    QUIRE_TILE_PRODUCT(kElement, 0, 4, 6);
+    _tile_loadd(5, w, work.word_stride);
+    QUIRE_TILE_PRODUCT(kElement, 0, 4, 5);
     beside(step, 0);
-    _tile_loadd(5, work.lower_rows() + 64 * step, work.row_stride);
-    QUIRE_TILE_PRODUCT(kElement, 2, 5, 6);
+    _tile_loadd(5, w + 64, work.word_stride);
+    QUIRE_TILE_PRODUCT(kElement, 1, 4, 5);
     beside(step, 1);
-    _tile_loadd(6, w + 64, work.word_stride);
-    QUIRE_TILE_PRODUCT(kElement, 1, 4, 6);
+    _tile_loadd(4, work.lower_rows() + 64 * step, work.row_stride);
+    QUIRE_TILE_PRODUCT(kElement, 3, 4, 5);
     beside(step, 2);
-    QUIRE_TILE_PRODUCT(kElement, 3, 5, 6);
+    _tile_loadd(5, w, work.word_stride);
+    QUIRE_TILE_PRODUCT(kElement, 2, 4, 5);
     beside(step, 3);
   }
   _tile_stored(0, work.sums, work.sum_stride);
