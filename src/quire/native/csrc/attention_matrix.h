@@ -105,17 +105,18 @@ class SplitInTiles {
     constexpr int kParts = kIsFlat ? kColumns / kTileColumns : 4;
     constexpr int64_t kPartBytes = kRows * kRowBytes / kParts, kStride = kColumns == kTile ? kLineBytes : kRowBytes;
     const int64_t steps = size_ / kGroup, row = first_row(block);
-    const bool has_next = tile + 1 < tiles_of(block).end;
+    const bool has_next = tile + 1 < tiles_of(block).end, fetches_next = block == 0 && has_next;
     const char* keys = keys_[tile];
     const char* next = has_next ? keys_[tile + 1] : keys;
-    const int64_t far_keys = block == 0 && has_next ? steps * kRows * kRowBytes : 0, far_stride = has_next ? stride_of_keys(tile + 1) : kStride;
-    const int64_t far_values = block == 1 || num_blocks() == 1 ? num_pairs(tile) * size_ * 4 : 0;
+    const char* values = values_of(tile);
+    const int64_t next_stride = kIsFlat && has_next ? stride_of_keys(tile + 1) : kLineBytes;
+    const int64_t value_bytes = block == 1 || num_blocks() == 1 ? num_pairs(tile) * size_ * 4 : 0;
     const TileWork work{query(row), size_ * 2, kRowBytes, 0, steps, scores(row) + tile * kTile, kScoreStride * 4};
     auto words = [=](int64_t step) { return keys + step * kRows * kRowBytes; };
     auto beside = [=](int64_t step, int part) __attribute__((always_inline)) {
-      const int64_t begin = (step * kParts + part) * kPartBytes, end = begin + kPartBytes;
-      for (int64_t at = begin; at < std::min(end, far_keys); at += far_stride) fetch_far(next + at);
-      for (int64_t at = begin; at < std::min(end, far_values); at += kLineBytes) fetch_far(values_of(tile) + at);
+      const int64_t begin = (step * kParts + part) * kPartBytes;
+      for (int64_t line = 0; fetches_next && line < kPartBytes; line += next_stride) fetch_far(next + begin + line);
+      for (int64_t line = 0; begin < value_bytes && line < kPartBytes; line += kLineBytes) fetch_far(values + begin + line);
       const char* near = step + 1 < steps ? words(step + 1) : next;
       fetch_lines(near + part * kPartBytes, kStride, kPartBytes / kStride);
       if (!kIsFlat) weigh_some();
