@@ -186,9 +186,9 @@ def weights_with_a_token_that_is_not_a_number(spec: ModelSpec, token: int) -> We
 def test_keys_and_values_that_are_not_numbers_change_nothing_that_does_not_see_them(
     name: str, isa: str, kv: KVFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They lie in slots that were used before, and in later tokens of the same step."""
+    """They lie in slots that were used before, beyond many rows and beyond one, and in later tokens of the same step."""
     monkeypatch.setenv("QUIRE_ISA", isa)
-    spec, poison, length, spoiled = make_spec(name), 7, 150, 101
+    spec, poison, length, few, spoiled = make_spec(name), 7, 150, 124, 101
     tokens = np.random.default_rng(5).integers(poison + 1, spec.vocab_size, length).astype(np.int32)
     text = Text(token_ids=tokens, blocks=np.arange(length // BLOCK + 1, dtype=np.int32))
     executor = make_executor(spec, 1, kv, weights=weights_with_a_token_that_is_not_a_number(spec, poison))
@@ -196,8 +196,14 @@ def test_keys_and_values_that_are_not_numbers_change_nothing_that_does_not_see_t
     expected = executor.run(step([(text, 0, length)]))[:, seen]
     assert np.isfinite(expected).all()
 
-    executor.run(step([(replace(text, token_ids=np.full(length, poison, np.int32)), 0, length)]))
+    poisoned = replace(text, token_ids=np.full(length, poison, np.int32))
+    executor.run(step([(poisoned, 0, length)]))
     assert executor.run(step([(text, 0, length)]))[:, seen].tobytes() == expected.tobytes(), "stale slots"
+
+    executor.run(step([(poisoned, 0, length)]))
+    executor.run(step([(text, 0, few)]))
+    for i in range(few, length):
+        assert executor.run(step([(text, i, i + 1)]))[0, seen].tobytes() == expected[i].tobytes(), f"stale slots beyond row {i} alone"
 
     tokens = tokens.copy()
     tokens[spoiled] = poison

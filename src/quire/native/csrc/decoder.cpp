@@ -108,7 +108,7 @@ void Decoder::normalise(const std::vector<float>& weight, const std::vector<floa
   int64_t stride = stride_of(shape_.hidden_size);
   Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), residual_.as<float>(), stride, nullptr,
          shape_.hidden_size, rows_in(normed_, shape_.hidden_size, format_), false};
-  threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
 // residual += norm(product), where the block's output is normalised; elsewhere the product was added already.
@@ -117,7 +117,7 @@ void Decoder::add_normalised(const std::vector<float>& weight, const std::vector
   int64_t stride = stride_of(shape_.hidden_size);
   Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), product_.as<float>(), stride, nullptr,
          shape_.hidden_size, rows_in(residual_, shape_.hidden_size, WeightFormat::kF32), true};
-  threads_.run(rows, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
 void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const Rows& a, const Step& step) {
@@ -226,7 +226,7 @@ void Decoder::convert(const Buffer& from, int64_t rows, const Rows& to) {
   n.ldx = stride_of(to.k);
   n.size = to.k;
   n.out = to;
-  threads_.run(rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
 const AttentionPlan& Decoder::plan_of(int64_t window) const {

@@ -11,7 +11,7 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int kFewNibbleRows = 8;
+constexpr int kFewNibbleRows = 6;
 
 template <class T>
 static inline const char* bytes_of(const T* values) {
