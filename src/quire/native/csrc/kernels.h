@@ -209,7 +209,8 @@ struct KVPages {
   char* value_tile(int64_t block, int64_t head, int64_t tile) const { return key_tile(block, head, tile) + tile_bytes(); }
 };
 
-// Normalises and rotates queries and keys, writes queries for attention and K/V into their slots. A unit is a row.
+// Normalises and rotates queries and keys, writes queries for attention and K/V into their slots. A unit is a row's head of K with the heads of
+// Q that meet it, or a row: see `heads_per_unit`.
 struct RotateAppend {
   float* q;  // [T, ldqkv], changed in place
   float* k;

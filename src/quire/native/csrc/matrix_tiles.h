@@ -85,6 +85,7 @@ static QUIRE_INLINE void fetch_lines(const char* first, int64_t stride, int coun
 // counting them within the step. What else a step wants done is best spread over these places: tile loads wait for the second-level
 // cache behind one burst of fetches, and vectors idle behind a row of tile instructions.
 
+// The columns of sums `number` of a step, whose rows are loaded.
 #define QUIRE_FLAT_PART(rows, words, number)                               \
   do {                                                                     \
     if constexpr (number < kColumns / kTileColumns) {                      \
