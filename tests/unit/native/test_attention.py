@@ -203,7 +203,9 @@ def test_keys_and_values_that_are_not_numbers_change_nothing_that_does_not_see_t
     executor.run(step([(poisoned, 0, length)]))
     executor.run(step([(text, 0, few)]))
     for i in range(few, length):
-        assert executor.run(step([(text, i, i + 1)]))[0, seen].tobytes() == expected[i].tobytes(), f"stale slots beyond row {i} alone"
+        assert executor.run(step([(text, i, i + 1)]))[0, seen].tobytes() == expected[i].tobytes(), (
+            f"stale slots beyond row {i} alone"
+        )
 
     tokens = tokens.copy()
     tokens[spoiled] = poison
