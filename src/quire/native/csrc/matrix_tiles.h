@@ -42,8 +42,8 @@ static inline void configure(const uint8_t (&rows)[8], const uint8_t (&bytes_per
   _tile_loadconfig(&config);
 }
 
-// Every tile that was written holds a register, of which there are two to spare where all eight are in use and the core's other thread
-// uses tiles as well: few names give many loads and products under way at once. So an operand goes where the one before it was.
+// Every tile that was written seems to hold a register, of which two are to spare where all eight are in use and the core's other thread uses
+// tiles as well: few names give many loads and products under way at once. So an operand goes where the one before it was.
 //
 // Tiles 0 to 3 hold sums, 4 rows, 5 words. Up to 16 rows have their sums side by side, and a last step that may have `last_groups` pairs or
 // quads of K only, with its rows in 6 and words in 7. Up to 32 rows have them two by two: an upper and a lower half of as many rows, which
