@@ -29,7 +29,7 @@ void Decoder::reserve(const Step& step) {
     residual_ = Buffer(rows * hidden * sizeof(float));
     product_ = Buffer(rows * hidden * sizeof(float));
     normed_ = Buffer(rows * hidden * sizeof(float));
-    qkv_ = Buffer(rows * layers_[0].qkv.panels().num_panels * kPanel * sizeof(float));
+    qkv_ = Buffer(rows * qkv_stride() * sizeof(float));
     queries_ = Buffer(rows * query * sizeof(float));
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
@@ -151,7 +151,8 @@ void Decoder::project_qkv(const Step& step, const Layer& layer) {
   g.bias = pointer_or_null(layer.qkv_bias);
   g.epilogue = Epilogue::kStore;
   g.out = qkv_.as<float>();
-  g.ldo = g.num_columns = g.weight.num_panels * kPanel;
+  g.ldo = qkv_stride();
+  g.num_columns = g.weight.num_panels * kPanel;
   multiply(g);
 }
 
@@ -162,7 +163,7 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.q = qkv_.as<float>();
   r.k = r.q + query;
   r.v = r.k + kv;
-  r.ldqkv = layer.qkv.panels().num_panels * kPanel;
+  r.ldqkv = qkv_stride();
   r.num_heads = shape_.num_heads;
   r.q_norm = pointer_or_null(layer.q_norm);
   r.k_norm = pointer_or_null(layer.k_norm);

@@ -128,6 +128,7 @@ class Decoder {
   // Floats from one row of activations to the next: whole panels, which every format fits into, and a cache line more. Rows that
   // are a multiple of 4 KB apart would share their sets of the first-level cache.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
+  int64_t qkv_stride() const { return stride_of(layers_[0].qkv.panels().num_panels * kPanel); }
   int64_t widest_scratch() const { return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, shape_.ffn_size})); }
   char* gemm_scratch_of(int worker) const { return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr; }
   Rows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;

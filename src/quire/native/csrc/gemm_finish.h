@@ -1,6 +1,7 @@
 // What follows a product while it is still in cache: bias, residual, activation, gate, and the format of the next product.
 #pragma once
 
+#include "fetch.h"
 #include "rows_format.h"
 #include "vecmath.h"
 
@@ -35,6 +36,8 @@ static inline void finish_hidden(const Gemm& g, int64_t row, int64_t unit, const
   for (int c = 0; c < kPanel && first + c < end; c += kGroup) write_group(g.hidden, row, first + c, hidden + c, kGroup);
 }
 
+static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
+
 // y: the products of one row with the panels of a unit.
 static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float* y) {
   if (g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate)
@@ -43,6 +46,48 @@ static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float*
     finish_out(g, row, unit, y);
 }
 
-static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
+// Rows whose products with a unit are in y. They are finished one at a time, beside the tile products of what comes next: a row's lines in
+// memory, which are fetched some rows before, are waited for there too.
+class Finisher {
+ public:
+  explicit Finisher(const Gemm& g) : g_(g), is_hidden_(g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate) {}
+
+  void start(int64_t first_row, int64_t rows, int64_t unit, const float* y) {
+    finish_all();
+    row_ = first_row, end_ = first_row + rows, unit_ = unit, y_ = y;
+  }
+
+  QUIRE_INLINE void step() {
+    if (row_ < end_) finish_one();
+  }
+
+  void finish_some(int64_t rows) {
+    for (int64_t end = std::min(row_ + rows, end_); row_ < end;) finish_one();
+  }
+
+  void finish_all() {
+    while (row_ < end_) finish_one();
+  }
+
+ private:
+  static constexpr int64_t kAhead = 8;
+
+  [[gnu::noinline]] void finish_one() {
+    if (row_ + kAhead < g_.rows) fetch(row_ + kAhead);
+    finish(g_, row_++, unit_, y_);
+    y_ += kLdy;
+  }
+
+  void fetch(int64_t row) const {
+    const int64_t bytes = is_hidden_ && g_.hidden.format == RowFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
+    const char* first = is_hidden_ ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
+    for (int64_t line = 0; line < bytes; line += kLineBytes) fetch_near(first + unit_ * bytes + line);
+  }
+
+  const Gemm& g_;
+  const bool is_hidden_;
+  int64_t row_ = 0, end_ = 0, unit_ = 0;
+  const float* y_ = nullptr;
+};
 
 }  // namespace quire::QUIRE_ISA

@@ -14,6 +14,7 @@ constexpr int64_t kRowsBytes = 8 << 20;  // of activations that meet all panels 
 // Fetches the panels of the next unit evenly, while blocks of rows meet those of this one in so many steps.
 class PanelFetcher {
  public:
+  PanelFetcher() = default;
   PanelFetcher(const Gemm& g, int64_t unit, int64_t steps) : next_(g.weight.panel((unit + 1) * panels_of(g))) {
     int64_t bytes = panels_of(g) * g.weight.bytes_per_panel();
     end_ = next_ + bytes;
@@ -25,62 +26,80 @@ class PanelFetcher {
   }
 
  private:
-  const char* next_;
-  const char* end_;
-  int64_t step_bytes_;
+  const char* next_ = nullptr;
+  const char* end_ = nullptr;
+  int64_t step_bytes_ = 0;
 };
 
 constexpr int64_t kWordStride = 4 * kPanel;  // bytes from one row of words to the next
 
-// y [rows, 64] of up to 16 rows and one panel. If there are no other rows they wait for memory; else the panel is in the
-// second-level cache.
-static inline void multiply_few(const TileWork& work, const char* panel, int64_t step_bytes, bool from_memory) {
-  constexpr int64_t kPartBytes = kGroup / 2 / 4 * kWordStride;
-  auto words = [=](int64_t step) { return panel + step * step_bytes; };
-  multiply_flat<kPanel>(work, words, [=](int64_t step, int part) {
-    if (from_memory) fetch_stream(words(step) + part * kPartBytes, kPartBytes);
-  });
-}
+// Units, one after the other. The sums of a block of rows are finished beside the products of the next one, so there is room for two.
+class FloatProduct {
+ public:
+  explicit FloatProduct(const Gemm& g) : g_(g), finisher_(g) {}
+  ~FloatProduct() { _tile_release(); }
 
-// The same of 17 to 32 rows. What the next step reads is fetched from the second-level cache, and the next panels into it.
-static inline void multiply_many(TileWork work, const char* panel, int64_t step_bytes, PanelFetcher& fetcher) {
-  constexpr int64_t kPartRows = kBlockRows / 4, kPartWords = kGroup / 2 / 4;
-  const char* rows = work.rows;
-  const int64_t row_stride = work.row_stride;
-  for (const char* strip = panel; strip < panel + kWordStride; strip += 2 * kLineBytes, work.sums += 2 * kTileColumns) {
-    auto words = [=](int64_t step) { return strip + step * step_bytes; };
-    multiply_square(work, words, [=, &fetcher](int64_t step, int part) {
-      const char* next = words(step + 1) + part * kPartWords * kWordStride;
-      fetch_lines(rows + kLineBytes * (step + 1) + part * kPartRows * row_stride, row_stride, kPartRows);
-      fetch_lines(next, kWordStride, kPartWords);
-      fetch_lines(next + kLineBytes, kWordStride, kPartWords);
-      if (part == 0) fetcher.step();
+  void multiply(int64_t first_row, int64_t rows, int64_t unit) {
+    const int64_t panels = panels_of(g_), num_blocks = (rows + kBlockRows - 1) / kBlockRows;
+    PanelFetcher fetcher(g_, unit, num_blocks * panels * 2 * g_.weight.num_groups());
+    for (int64_t row = 0; row < rows; row += kBlockRows) {
+      int64_t block = std::min<int64_t>(kBlockRows, rows - row);
+      if (row == 0 || block < kBlockRows) configure_tiles(static_cast<int>(block));
+      y_ = y_ == rooms_[0] ? rooms_[1] : rooms_[0];
+      for (int64_t p = 0; p < panels; ++p) multiply_block(first_row + row, block, unit * panels + p, y_ + p * kPanel, fetcher);
+      finisher_.start(first_row + row, block, unit, y_);
+    }
+  }
+
+  void finish() { finisher_.finish_all(); }
+
+ private:
+  void multiply_block(int64_t row, int64_t block, int64_t panel, float* y, PanelFetcher& fetcher) {
+    const TileWork work{g_.a.row(row), g_.a.stride, kWordStride, 0, g_.weight.num_groups(), y, kLdy * 4, block / 2};
+    if (block <= kTileRows) multiply_few(work, g_.weight.panel(panel));
+    else multiply_many(work, g_.weight.panel(panel), fetcher);
+  }
+
+  // Up to 16 rows. If there are no others they wait for memory; else the panel is in the second-level cache.
+  void multiply_few(const TileWork& work, const char* panel) {
+    constexpr int64_t kPartBytes = kGroup / 2 / 4 * kWordStride;
+    const bool from_memory = g_.rows <= kTileRows;
+    auto words = [=, bytes = g_.weight.bytes_per_group()](int64_t step) { return panel + step * bytes; };
+    multiply_flat<kPanel>(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
+      if (from_memory) fetch_stream(words(step) + part * kPartBytes, kPartBytes);
+      if (part == 3) finisher_.step();
     });
   }
-}
 
-static inline void multiply_unit_tiles(const Gemm& g, int64_t first_row, int64_t rows, int64_t unit) {
-  alignas(64) float y[kBlockRows][kLdy];
-  int64_t panels = panels_of(g);
-  PanelFetcher fetcher(g, unit, (rows + kBlockRows - 1) / kBlockRows * panels * 2 * g.weight.num_groups());
-  for (int64_t row = 0; row < rows; row += kBlockRows) {
-    int64_t block = std::min<int64_t>(kBlockRows, rows - row);
-    if (row == 0 || block < kBlockRows) configure_tiles(static_cast<int>(block));
-    for (int64_t p = 0; p < panels; ++p) {
-      TileWork work{g.a.row(first_row + row), g.a.stride, kWordStride, 0, g.weight.num_groups(), y[0] + p * kPanel, kLdy * 4, block / 2};
-      const char* panel = g.weight.panel(unit * panels + p);
-      if (block <= kTileRows) multiply_few(work, panel, g.weight.bytes_per_group(), g.rows <= kTileRows);
-      else multiply_many(work, panel, g.weight.bytes_per_group(), fetcher);
+  // 17 to 32 rows, a strip of 32 columns after the other. What the next step reads is fetched from the second-level cache, and the
+  // next panels into it.
+  void multiply_many(TileWork work, const char* panel, PanelFetcher& fetcher) {
+    constexpr int64_t kPartRows = kBlockRows / 4, kPartWords = kGroup / 2 / 4;
+    for (const char* strip = panel; strip < panel + kWordStride; strip += 2 * kLineBytes, work.sums += 2 * kTileColumns) {
+      auto words = [=, bytes = g_.weight.bytes_per_group()](int64_t step) { return strip + step * bytes; };
+      multiply_square(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
+        const char* next = words(step + 1) + part * kPartWords * kWordStride;
+        fetch_lines(work.rows + kLineBytes * (step + 1) + part * kPartRows * work.row_stride, work.row_stride, kPartRows);
+        fetch_lines(next, kWordStride, kPartWords);
+        fetch_lines(next + kLineBytes, kWordStride, kPartWords);
+        if (part == 0) fetcher.step();
+        if (part == 2) finisher_.step();
+      });
     }
-    for (int64_t r = 0; r < block; ++r) finish(g, first_row + row + r, unit, y[r]);
   }
-}
+
+  const Gemm& g_;
+  Finisher finisher_;
+  alignas(64) float rooms_[2][kBlockRows * kLdy];
+  float* y_ = rooms_[0];
+};
 
 static inline void gemm_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
   int64_t most = std::max<int64_t>(1, kRowsBytes / (g.a.values_bytes() * kBlockRows)) * kBlockRows;
+  FloatProduct product(g);
   for (int64_t row = 0; row < g.rows; row += most)
-    for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit_tiles(g, row, std::min(most, g.rows - row), unit);
-  _tile_release();
+    for (int64_t unit = unit_begin; unit < unit_end; ++unit) product.multiply(row, std::min(most, g.rows - row), unit);
+  product.finish();
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -74,29 +74,45 @@ class SumAdder {
   vf scales_[kVectors];
 };
 
-// All rows of a product times some panels, one after the other. kHalves: 2 for int8, 1 for int4.
+// Units, one after the other, whose rows are finished beside the next one's products. kHalves: 2 for int8, 1 for int4.
 template <int kHalves>
 class IntProduct {
  public:
   static constexpr bool kIsInt4 = kHalves == 1;
   static constexpr int64_t kRows = kBlockRows / kHalves;     // of a block
   static constexpr int64_t kFlatRows = kTileRows / kHalves;  // that fit one tile
+  static constexpr int64_t kFinishedRows = kRows / 8;  // beside a block
   using FlatAdder = SumAdder<kHalves, kFlatRows, kPanel>;
   using SquareAdder = SumAdder<kHalves, kRows, kStripColumns>;
 
-  IntProduct(const Gemm& g, int64_t panel_begin, int64_t panel_end)
-      : g_(g), is_alone_(g.rows <= kTileRows), is_flat_(g.rows <= kFlatRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
+  IntProduct(const Gemm& g, int64_t unit_begin, int64_t unit_end)
+      : g_(g), finisher_(g), is_alone_(g.rows <= kTileRows), is_flat_(g.rows <= kFlatRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
     configure_tiles(static_cast<int>(block_rows()));
-    if (kIsInt4 && is_alone_) ring_ = StepRing(g.weight, panel_begin, panel_end, scratch_);
+    if (kIsInt4 && is_alone_) ring_ = StepRing(g.weight, unit_begin * panels_of(g), unit_end * panels_of(g), scratch_);
   }
   ~IntProduct() { _tile_release(); }
 
-  // y [rows, kLdy] = the products of a chunk of rows with a panel, whose bytes are `place` panels into the scratch; the first chunk that
+  // Rows [begin, end) times a unit.
+  void multiply(int64_t begin, int64_t end, int64_t unit) {
+    const int64_t panels = panels_of(g_), blocks = (kHalves * (end - begin) + kBlockRows - 1) / kBlockRows;
+    fetcher_ = PanelFetcher(g_, unit, blocks * panels * kPanel / kStripColumns * g_.weight.padded_k() / kTileBytes);
+    for (int64_t row = begin; row < end; row += kChunkOfRows) {
+      float* y = chunks_[num_chunks_++ % 2];
+      first_row_ = row, rows_ = std::min(kChunkOfRows, end - row), is_first_ = row == begin;
+      for (int64_t p = 0; p < panels; ++p) multiply_panel(unit * panels + p, p, y + p * kPanel);
+      finisher_.start(row, rows_, unit, y);
+    }
+  }
+
+  void finish() { finisher_.finish_all(); }
+
+ private:
+  // y [rows, kLdy] = the products of the chunk with a panel, whose bytes are `place` panels into the scratch; the first chunk that
   // meets it leaves them there.
-  void multiply(int64_t first_row, int64_t rows, bool is_first, int64_t panel, int64_t place, float* y, PanelFetcher& fetcher) {
-    first_row_ = first_row, rows_ = rows, is_first_ = is_first, panel_ = panel, y_ = y, fetcher_ = &fetcher;
+  void multiply_panel(int64_t panel, int64_t place, float* y) {
+    panel_ = panel, y_ = y;
     for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
-      if (is_flat_) multiply_flat_group(group);
+      if (is_flat_) multiply_flat_group(group), finisher_.finish_some(kFinishedRows);
       else multiply_square_group(group, kIsInt4 ? widened(group, place) : g_.weight.word(panel, group, 0, 0));
     }
     if (is_flat_) FlatAdder(pending_).add_rest(0);
@@ -104,7 +120,6 @@ class IntProduct {
     pending_ = {};
   }
 
- private:
   // The bytes of a group, and the next one begun.
   const uint32_t* widened(int64_t group, int64_t place) {
     uint32_t* words = scratch_ + place * g_.weight.padded_k() / 4 * kPanel + group * kWideGroupWords;
@@ -167,6 +182,7 @@ class IntProduct {
         if (!kIsInt4 && is_alone_) multiply_lonely_block(group, words, column);
         else multiply_block(group, words + column, first);
         leave_sums(group, first, column, row - first, std::min(kRows, rows_ - first));
+        finisher_.finish_some(kFinishedRows);
       }
   }
 
@@ -200,7 +216,7 @@ class IntProduct {
     const bool is_first = row <= 0;
     const SquareAdder adder(pending_);
     GroupWidener widener = widener_;
-    PanelFetcher fetcher = *fetcher_;
+    PanelFetcher fetcher = fetcher_;
     multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
       const char* rows = step + 1 < work.end ? work.rows + kLineBytes * (step + 1) : next_rows;
       fetch_lines(rows + part * kPartRows * work.row_stride, work.row_stride, kPartRows);
@@ -214,45 +230,36 @@ class IntProduct {
       if constexpr (kIsInt4) widener.widen_piece();
     });
     widener_ = widener;
-    *fetcher_ = fetcher;
+    fetcher_ = fetcher;
     adder.add_rest(work.end);
   }
 
   const Gemm& g_;
+  Finisher finisher_;
   const bool is_alone_;  // up to 16 rows: weights come from memory
   const bool is_flat_;   // rows that fit one tile
   uint32_t* const scratch_;
   int64_t first_row_ = 0, rows_ = 0, panel_ = 0;
   bool is_first_ = true;
   float* y_ = nullptr;
-  PanelFetcher* fetcher_ = nullptr;
+  PanelFetcher fetcher_;
   GroupSums pending_{};
   GroupWidener widener_;
   StepRing ring_;
   int64_t first_step_ = 0;  // of the group, among those of the ring
   alignas(64) int32_t rooms_[2][kBlockRows * kStripColumns];
   int32_t* sums_ = rooms_[0];
+  alignas(64) float chunks_[2][kChunkOfRows * kLdy];
+  int64_t num_chunks_ = 0;
 };
-
-// Rows [begin, end) times a unit.
-template <int kHalves>
-static inline void multiply_unit_int_tiles(IntProduct<kHalves>& product, const Gemm& g, int64_t begin, int64_t end, int64_t unit) {
-  alignas(64) float y[kChunkOfRows][kLdy];
-  int64_t panels = panels_of(g), blocks = (kHalves * (end - begin) + kBlockRows - 1) / kBlockRows, strips = panels * kPanel / kStripColumns;
-  PanelFetcher fetcher(g, unit, blocks * strips * g.weight.padded_k() / kTileBytes);
-  for (int64_t row = begin; row < end; row += kChunkOfRows) {
-    int64_t rows = std::min(kChunkOfRows, end - row);
-    for (int64_t p = 0; p < panels; ++p) product.multiply(row, rows, row == begin, unit * panels + p, p, y[0] + p * kPanel, fetcher);
-    for (int64_t r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
-  }
-}
 
 template <int kHalves>
 static inline void gemm_int_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
-  int64_t panels = panels_of(g), most = std::max<int64_t>(1, kRowsBytes / (g.a.stride * kChunkOfRows)) * kChunkOfRows;
-  IntProduct<kHalves> product(g, unit_begin * panels, unit_end * panels);
+  int64_t most = std::max<int64_t>(1, kRowsBytes / (g.a.stride * kChunkOfRows)) * kChunkOfRows;
+  IntProduct<kHalves> product(g, unit_begin, unit_end);
   for (int64_t row = 0; row < g.rows; row += most)
-    for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit_int_tiles(product, g, row, std::min(row + most, g.rows), unit);
+    for (int64_t unit = unit_begin; unit < unit_end; ++unit) product.multiply(row, std::min(row + most, g.rows), unit);
+  product.finish();
 }
 
 }  // namespace quire::QUIRE_ISA
