@@ -214,6 +214,36 @@ def test_keys_and_values_that_are_not_numbers_change_nothing_that_does_not_see_t
     assert np.isnan(found[spoiled]).all()
 
 
+@pytest.mark.parametrize("kv", list(KVFormat), ids=lambda kv: kv.value)
+@pytest.mark.parametrize("spoiled", [20, 33], ids=["even", "odd"])
+@pytest.mark.parametrize("isa", available_isas())
+def test_keys_and_values_that_are_not_numbers_behind_the_window_change_nothing(
+    spoiled: int, isa: str, kv: KVFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first row that does not see them shares their tile with them, and if they are even their pair of values."""
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    window, poison, length = 40, 7, 100
+    spec = spec_of(
+        "mistral", sliding_window=window, num_hidden_layers=1, head_dim=64, num_attention_heads=4, num_key_value_heads=2
+    )
+    tokens = np.random.default_rng(6).integers(poison + 1, spec.vocab_size, length).astype(np.int32)
+    text = Text(token_ids=tokens, blocks=np.arange(length // BLOCK + 1, dtype=np.int32))
+    executor = make_executor(spec, 1, kv, weights=weights_with_a_token_that_is_not_a_number(spec, poison))
+    seen = np.arange(spec.vocab_size) != poison
+    clean = spoiled + window
+    expected = executor.run(step([(text, 0, length)]))[clean:, seen]
+    assert np.isfinite(expected).all()
+
+    tokens = tokens.copy()
+    tokens[spoiled] = poison
+    text = replace(text, token_ids=tokens)
+    found = executor.run(step([(text, 0, length)]))[:, seen]
+    assert np.isnan(found[spoiled:clean]).all()
+    assert found[clean:].tobytes() == expected.tobytes(), "whole"
+    for i in range(clean, length):
+        assert executor.run(step([(text, i, i + 1)]))[0, seen].tobytes() == expected[i - clean].tobytes(), f"row {i} alone"
+
+
 def test_requests_that_part_ways_early_share_what_they_have_in_common() -> None:
     """Two of three tables differ after the first split: the second split is shared by two, the first by all."""
     spec = make_spec("group-2")

@@ -6,6 +6,7 @@
 
 namespace quire::QUIRE_ISA {
 
+// The bits of `norm_row`, without its formats.
 static inline void norm_in_place(float* x, const float* weight, int64_t size, float eps) {
   vf factor = inverse_sqrt(mean_square(x, size, 0.0f) + eps);
   for (int64_t i = 0; i < size; i += kLanes) {

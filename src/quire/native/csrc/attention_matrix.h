@@ -6,7 +6,7 @@
 //
 // Rows work in blocks of 32 that meet every tile of keys which one of them sees. What a row does not see has weight zero there, and
 // zero times a finite value adds nothing. Where such a value is not finite, every row of the block works alone, over tiles in which
-// all that it does not see is cleared: the same arithmetic, so the same bits. Of the last tile up to 16 rows read no more than is seen.
+// all that it does not see is cleared: the same arithmetic, so the same bits. Of the last tile up to 16 rows load no more than is seen.
 //
 // Tiles wait for their operands, so everything else is done beside them, a little after each product: what comes next is fetched into
 // the first-level cache, keys and values further ahead into the second, and rows of a block that has its scores are weighed.
@@ -16,6 +16,8 @@
 #include "matrix_tiles.h"
 
 namespace quire::QUIRE_ISA {
+
+static_assert(kTileRows == kTile / 2 && kBlockRows == kTile, "where attention.h leaves queries as they are, and where it adds rows of zeros");
 
 // Head dimensions that fill matrix tiles.
 static inline bool fills_tiles(int64_t head_dim) { return head_dim % kGroup == 0; }
@@ -47,6 +49,7 @@ class SplitInTiles {
   }
 
  private:
+  // The last tile of up to 16 rows has a shape of its own: their positions follow one another, so every item of them sees a key of it.
   void configure() const {
     if (is_flat_) configure_tiles(static_cast<int>(item_.rows), static_cast<int>(num_pairs(last_tile())));
     else configure_tiles(kBlockRows);

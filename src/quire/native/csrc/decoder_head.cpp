@@ -15,7 +15,7 @@ Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
   }
   Norm n{shape_.norm, shape_.norm_eps, final_norm_.data(), pointer_or_null(final_norm_bias_), residual_.as<float>(), stride,
          rows, shape_.hidden_size, rows_in(sampled_, shape_.hidden_size, format_), false};
-  threads_.run(count, 4, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  threads_.run(count, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
   Gemm g{};
   g.weight = shape_.is_head_tied ? embed_.panels() : head_.panels();
   g.a = n.out;

@@ -57,17 +57,11 @@ class Finisher {
     row_ = first_row, end_ = first_row + rows, unit_ = unit, y_ = y;
   }
 
-  QUIRE_INLINE void step() {
-    if (row_ < end_) finish_one();
+  QUIRE_INLINE void finish_some(int64_t rows) {
+    for (; rows > 0 && row_ < end_; --rows) finish_one();
   }
 
-  void finish_some(int64_t rows) {
-    for (int64_t end = std::min(row_ + rows, end_); row_ < end;) finish_one();
-  }
-
-  void finish_all() {
-    while (row_ < end_) finish_one();
-  }
+  void finish_all() { finish_some(end_ - row_); }
 
  private:
   static constexpr int64_t kAhead = 8;

@@ -67,7 +67,7 @@ class FloatProduct {
     auto words = [=, bytes = g_.weight.bytes_per_group()](int64_t step) { return panel + step * bytes; };
     multiply_flat<kPanel>(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
       if (from_memory) fetch_stream(words(step) + part * kPartBytes, kPartBytes);
-      if (part == 3) finisher_.step();
+      if (part == 3) finisher_.finish_some(1);
     });
   }
 
@@ -83,7 +83,7 @@ class FloatProduct {
         fetch_lines(next, kWordStride, kPartWords);
         fetch_lines(next + kLineBytes, kWordStride, kPartWords);
         if (part == 0) fetcher.step();
-        if (part == 2) finisher_.step();
+        if (part == 2) finisher_.finish_some(1);
       });
     }
   }

@@ -18,11 +18,15 @@ static inline vf load(const float* p) {
 }
 static inline void store(float* p, vf x) { std::memcpy(p, &x, sizeof x); }
 static inline vf load_n(const float* p, int n) {
+  if (n == kLanes) return load(p);
   vf x = set1(0);
   std::memcpy(&x, p, static_cast<size_t>(n) * sizeof(float));
   return x;
 }
-static inline void store_n(float* p, vf x, int n) { std::memcpy(p, &x, static_cast<size_t>(n) * sizeof(float)); }
+static inline void store_n(float* p, vf x, int n) {
+  if (n == kLanes) return store(p, x);
+  std::memcpy(p, &x, static_cast<size_t>(n) * sizeof(float));
+}
 static inline vf add(vf a, vf b) { return a + b; }
 static inline vf sub(vf a, vf b) { return a - b; }
 static inline vf mul(vf a, vf b) { return a * b; }
