@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "attention_state.h"
+#include "fetch.h"
 #include "row_tiles.h"
 
 namespace quire::QUIRE_ISA {
@@ -48,6 +49,7 @@ class RowWeigher {
 
   QUIRE_INLINE void step() {
     const float* s = scores_ + next_;
+    fetch_lines(reinterpret_cast<const char*>(s + kScoreStride), kLineBytes, kKeys / kLanes);  // of the next row
     uint16_t* weights = reinterpret_cast<uint16_t*>(scores_) + next_;
     vf w[kKeys / kLanes];
 #pragma GCC unroll 4

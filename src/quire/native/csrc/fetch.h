@@ -21,6 +21,11 @@ static QUIRE_INLINE void fetch_near(const char* at) { __builtin_prefetch(at, 0, 
 static QUIRE_INLINE void fetch_far(const char* at) { __builtin_prefetch(at, 0, 2); }
 #endif
 
+// Lines that are `stride` bytes apart, into the first-level cache.
+static QUIRE_INLINE void fetch_lines(const char* first, int64_t stride, int count) {
+  for (int i = 0; i < count; ++i) fetch_near(first + i * stride);
+}
+
 // For a reader that waits for memory and is at `at`, about to read so many bytes: far ahead into the second-level cache, which has
 // more line buffers than the first, and from there near ahead into the first.
 static QUIRE_INLINE void fetch_stream(const char* at, int64_t bytes) {

@@ -75,7 +75,7 @@ class Finisher {
   void fetch(int64_t row) const {
     const int64_t bytes = is_hidden_ && g_.hidden.format == RowFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
     const char* first = is_hidden_ ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
-    for (int64_t line = 0; line < bytes; line += kLineBytes) fetch_near(first + unit_ * bytes + line);
+    fetch_lines(first + unit_ * bytes, kLineBytes, static_cast<int>(bytes / kLineBytes));
   }
 
   const Gemm& g_;

@@ -76,11 +76,6 @@ struct TileWork {
   float* lower_sums() const { return reinterpret_cast<float*>(reinterpret_cast<char*>(sums) + lower * sum_stride); }
 };
 
-// Fetches lines of 64 bytes, `stride` bytes apart, into the first-level cache.
-static QUIRE_INLINE void fetch_lines(const char* first, int64_t stride, int count) {
-  for (int i = 0; i < count; ++i) fetch_near(first + i * stride);
-}
-
 // Both products below read the words of a step at words(step), and call beside(step, part) after each instruction that multiplies, part
 // counting them within the step. What else a step wants done is best spread over these places: tile loads wait for the second-level
 // cache behind one burst of fetches, and vectors idle behind a row of tile instructions.
