@@ -37,10 +37,11 @@ static inline void finish_hidden(const Gemm& g, int64_t row, int64_t unit, const
 }
 
 static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
+static inline bool goes_to_hidden(const Gemm& g) { return g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate; }
 
 // y: the products of one row with the panels of a unit.
 static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float* y) {
-  if (g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate)
+  if (goes_to_hidden(g))
     finish_hidden(g, row, unit, y);
   else
     finish_out(g, row, unit, y);
@@ -50,7 +51,7 @@ static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float*
 // memory, which are fetched some rows before, are waited for there too.
 class Finisher {
  public:
-  explicit Finisher(const Gemm& g) : g_(g), is_hidden_(g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate) {}
+  explicit Finisher(const Gemm& g) : g_(g) {}
 
   void start(int64_t first_row, int64_t rows, int64_t unit, const float* y) {
     finish_all();
@@ -73,13 +74,12 @@ class Finisher {
   }
 
   void fetch(int64_t row) const {
-    const int64_t bytes = is_hidden_ && g_.hidden.format == RowFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
-    const char* first = is_hidden_ ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
+    const int64_t bytes = goes_to_hidden(g_) && g_.hidden.format == RowFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
+    const char* first = goes_to_hidden(g_) ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
     fetch_lines(first + unit_ * bytes, kLineBytes, static_cast<int>(bytes / kLineBytes));
   }
 
   const Gemm& g_;
-  const bool is_hidden_;
   int64_t row_ = 0, end_ = 0, unit_ = 0;
   const float* y_ = nullptr;
 };

@@ -81,7 +81,7 @@ class IntProduct {
   static constexpr bool kIsInt4 = kHalves == 1;
   static constexpr int64_t kRows = kBlockRows / kHalves;     // of a block
   static constexpr int64_t kFlatRows = kTileRows / kHalves;  // that fit one tile
-  static constexpr int64_t kFinishedRows = kRows / 8;  // beside a block
+  static constexpr int64_t kFinishedRows = kRows / 8;       // after each block
   using FlatAdder = SumAdder<kHalves, kFlatRows, kPanel>;
   using SquareAdder = SumAdder<kHalves, kRows, kStripColumns>;
 
@@ -97,10 +97,10 @@ class IntProduct {
     const int64_t panels = panels_of(g_), blocks = (kHalves * (end - begin) + kBlockRows - 1) / kBlockRows;
     fetcher_ = PanelFetcher(g_, unit, blocks * panels * kPanel / kStripColumns * g_.weight.padded_k() / kTileBytes);
     for (int64_t row = begin; row < end; row += kChunkOfRows) {
-      float* y = chunks_[num_chunks_++ % 2];
+      sums_of_chunk_ = sums_of_chunk_ == chunks_[0] ? chunks_[1] : chunks_[0];
       first_row_ = row, rows_ = std::min(kChunkOfRows, end - row), is_first_ = row == begin;
-      for (int64_t p = 0; p < panels; ++p) multiply_panel(unit * panels + p, p, y + p * kPanel);
-      finisher_.start(row, rows_, unit, y);
+      for (int64_t p = 0; p < panels; ++p) multiply_panel(unit * panels + p, p, sums_of_chunk_ + p * kPanel);
+      finisher_.start(row, rows_, unit, sums_of_chunk_);
     }
   }
 
@@ -112,7 +112,7 @@ class IntProduct {
   void multiply_panel(int64_t panel, int64_t place, float* y) {
     panel_ = panel, y_ = y;
     for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
-      if (is_flat_) multiply_flat_group(group), finisher_.finish_some(kFinishedRows);
+      if (is_flat_) multiply_flat_group(group);
       else multiply_square_group(group, kIsInt4 ? widened(group, place) : g_.weight.word(panel, group, 0, 0));
     }
     if (is_flat_) FlatAdder(pending_).add_rest(0);
@@ -172,6 +172,7 @@ class IntProduct {
     }
     adder.add_rest(work.end);
     leave_sums(group, 0, 0, 0, rows_);
+    finisher_.finish_some(kFinishedRows);
   }
 
   // Blocks of 16 rows, or 32 in int4; the last one may begin among the rows before it, also those of another chunk, whose sums are there already.
@@ -250,7 +251,7 @@ class IntProduct {
   alignas(64) int32_t rooms_[2][kBlockRows * kStripColumns];
   int32_t* sums_ = rooms_[0];
   alignas(64) float chunks_[2][kChunkOfRows * kLdy];
-  int64_t num_chunks_ = 0;
+  float* sums_of_chunk_ = chunks_[0];
 };
 
 template <int kHalves>
