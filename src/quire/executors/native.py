@@ -19,7 +19,7 @@ from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
-NUMERICS_VERSION = 6
+NUMERICS_VERSION = 7
 """Raised whenever a kernel change could change a bit; part of every cache key."""
 
 _UNBOUNDED_WINDOW = 2**31 - 1

@@ -86,7 +86,7 @@ struct Attend {
     for (int64_t r = 0; r < rows; ++r) state.begin_total(r);
     for (int64_t split = a.first_split(token(0)); split <= a.last_split(token(rows - 1)); ++split) {
       walk_split(split);
-      for (int64_t r = 0; r < rows; ++r) state.merge_split(r, size);
+      state.merge_split(rows, size);
     }
     for (int64_t r = 0; r < rows; ++r)
       write_attended(a, token(r), head(r), state.total + r * state.width, state.total_l[r]);

@@ -27,13 +27,18 @@ struct Total {
   float& l;
 };
 
+// total = total * of_total + split * of_split. A sum of products with zero may be -0 or 0: it counts as 0.
+static QUIRE_INLINE void add_scaled(float* total, float of_total, const float* split, float of_split, int64_t size) {
+  for (int64_t c = 0; c < size; c += kLanes)
+    store(total + c, fma(add(load(split + c), set1(0.0f)), set1(of_split), mul(load(total + c), set1(of_total))));
+}
+
 // Adds a split to those before it. One that saw no key has no sum and counts for nothing.
 static inline void fold(Total total, const float* split, float split_m, float split_l, int64_t size) {
   if (split_l == 0.0f) return;
   float m = total.m > split_m ? total.m : split_m;
   float of_total = exp(total.m - m), of_split = exp(split_m - m);
-  for (int64_t c = 0; c < size; c += kLanes)
-    store(total.values + c, fma(load(split + c), set1(of_split), mul(load(total.values + c), set1(of_total))));
+  add_scaled(total.values, of_total, split, of_split, size);
   total.l = total.l * of_total + split_l * of_split;
   total.m = m;
 }
@@ -127,8 +132,23 @@ struct RowStates {
     std::memset(total + r * width, 0, static_cast<size_t>(width) * sizeof(float));
   }
 
-  void merge_split(int64_t r, int64_t head_dim) {
-    fold({total + r * width, total_m[r], total_l[r]}, split + r * width, m[r], l[r], head_dim);
+  // `fold` for all rows.
+  void merge_split(int64_t rows, int64_t head_dim) const {
+    float highest[kLanes], of_total[kLanes], of_split[kLanes];
+    for (int64_t r = 0; r < rows; ++r) {
+      int64_t lane = r % kLanes;
+      if (lane == 0) {
+        int n = lanes_left(r, rows);
+        vf before = load_n(total_m + r, n), added = load_n(m + r, n), both = max(before, added);
+        store(highest, both);
+        store(of_total, exp(sub(before, both)));
+        store(of_split, exp(sub(added, both)));
+      }
+      if (l[r] == 0.0f) continue;
+      add_scaled(total + r * width, of_total[lane], split + r * width, of_split[lane], head_dim);
+      total_l[r] = total_l[r] * of_total[lane] + l[r] * of_split[lane];
+      total_m[r] = highest[lane];
+    }
   }
 
   // The state of one split, for `fold`: values, maximum, sum.

@@ -45,7 +45,7 @@ std::vector<const Kernels*> available_kernels() {
     if (QUIRE_EMULATE || (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni"))) {
       found.push_back(&avx512_bf16::kernels);
 #if defined(QUIRE_AMX_BUILT)
-      if (QUIRE_EMULATE || has_amx()) found.push_back(&amx_bf16::kernels);
+      if (QUIRE_EMULATE || (has_amx() && __builtin_cpu_supports("avx512vbmi"))) found.push_back(&amx_bf16::kernels);
 #endif
     }
   }

@@ -1,4 +1,4 @@
-// AMX with bfloat16 and int8 products, over tiles of this thread.
+// AMX with bfloat16 and int8 products, over tiles of this thread, and what AVX-512 VBMI adds for bytes.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS,
 // TDPBSSD and its kin. What raises #UD or #GP there ends the process here.
@@ -17,6 +17,11 @@
 #undef _tile_dpbuud
 
 namespace quire::QUIRE_ISA {
+
+static inline __m512i _mm512_permutex2var_epi8(const __m512i& a, const __m512i& index, const __m512i& b) {
+  return permute<int8_t, uint8_t>(index, a, b);
+}
+QUIRE_MASKED(_mm512, __m512i, int8_t, permutex2var_epi8)
 
 constexpr int kTiles = 8, kMaxRows = 16, kMaxRowBytes = 64;
 

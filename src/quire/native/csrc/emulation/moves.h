@@ -109,6 +109,8 @@ static inline __m512i _mm512_inserti32x8(const __m512i& a, __m256i b, int part) 
 }
 static inline __m512i _mm512_inserti64x4(const __m512i& a, __m256i b, int part) { return _mm512_inserti32x8(a, b, part); }
 
+static inline __m512i _mm512_maskz_mov_epi16(__mmask32 mask, const __m512i& a) { return select<int16_t>(mask, a, __m512i{}); }
+
 // Lane i of the result is the lane of `a` that lane i of `index` names; of `a` and `b` in a row for permutex2var.
 template <class T, class I, class V>
 static inline V permute(const __m512i& index, const V& a, const V& b) {
