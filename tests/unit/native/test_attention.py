@@ -244,6 +244,74 @@ def test_keys_and_values_that_are_not_numbers_behind_the_window_change_nothing(
         assert executor.run(step([(text, i, i + 1)]))[0, seen].tobytes() == expected[i - clean].tobytes(), f"row {i} alone"
 
 
+LOUD, LOUDER = 7, 8
+
+
+def loud_spec() -> ModelSpec:
+    shape = {"num_hidden_layers": 1, "hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return spec_of("qwen2", rope_theta=1e12, **shape)
+
+
+def loud_weights(spec: ModelSpec, loud: float, louder: float) -> Weights:
+    """Returns weights with which every query scores the tokens LOUD and LOUDER by so many nats, and others by a few.
+
+    The last element of a head hardly turns with its position. In queries it is 16; in keys it is what the first two elements of
+    a normalised embedding say: 8 of the first is LOUD, 8 of the second is LOUDER, other tokens have zeros.
+    """
+    weights = dict(random_weights(spec))
+
+    def change(name: str, where: object, value: float | list[float]) -> None:
+        values = weights[name].to_float32().copy()
+        values[where] = value
+        weights[name] = replace(weights[name], bits=values)
+
+    last_of_q, last_of_k = np.s_[63::64], np.s_[63::64, :]
+    change("embed.weight", np.s_[:, :2], 0.0)
+    change("embed.weight", np.s_[[LOUD, LOUDER]], 0.0)
+    change("embed.weight", np.s_[[LOUD, LOUDER], [0, 1]], 1.0)
+    change("layers.0.attn_norm.weight", np.s_[:2], 1.0)
+    change("layers.0.attn.q.weight", last_of_k, 0.0)
+    change("layers.0.attn.q.bias", last_of_q, 16.0)
+    change("layers.0.attn.k.weight", last_of_k, [loud / 16, louder / 16] + [0.0] * 62)
+    change("layers.0.attn.k.bias", last_of_q, 0.0)
+    return Weights(weights, bytes(32))
+
+
+def loud_text(spec: ModelSpec, length: int, loud_at: int, louder_at: int) -> Text:
+    tokens = np.random.default_rng(7).integers(LOUDER + 1, spec.vocab_size, length).astype(np.int32)
+    tokens[loud_at], tokens[louder_at] = LOUD, LOUDER
+    return Text(token_ids=tokens, blocks=np.arange(length // BLOCK + 1, dtype=np.int32))
+
+
+@pytest.mark.parametrize("loud", [20.0, 80.0, 400.0])
+@pytest.mark.parametrize("isa", available_isas())
+def test_keys_that_score_far_above_the_first_ones_get_their_share(isa: str, loud: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of them, a nat apart: what refers to a score before them must neither overflow nor take both for the same."""
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    spec, length, loud_at, louder_at = loud_spec(), 130, 70, 100
+    text, weights = loud_text(spec, length, loud_at, louder_at), loud_weights(spec, loud, loud + 1)
+    layout = kv_layout(spec, BLOCK, KVFormat.BFLOAT16)
+    reference = ReferenceExecutor(spec, weights, layout=layout, num_blocks=length // BLOCK + 1, dtype=DType.FLOAT32)
+    expected = reference.run(step([(text, 0, length)]))
+    executor = make_executor(spec, 1, weights=weights)
+    found = executor.run(step([(text, 0, length)]))
+    assert np.abs(found - expected).max() < 2**-7 * np.abs(expected).max()
+    for i in range(loud_at - 1, length):
+        assert executor.run(step([(text, i, i + 1)])).tobytes() == found[i].tobytes(), f"row {i} alone"
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_keys_that_overflow_reach_every_row_that_sees_them(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their values are finite, so only the softmax can tell."""
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    spec, length, loud_at = loud_spec(), 130, 70
+    text = loud_text(spec, length, loud_at, length - 1)
+    executor = make_executor(spec, 1, weights=loud_weights(spec, 3e39, 0.0))
+    found = executor.run(step([(text, 0, length)]))
+    assert np.isfinite(found[:loud_at]).all()
+    assert np.isnan(found[loud_at:]).all()
+
+
 def test_requests_that_part_ways_early_share_what_they_have_in_common() -> None:
     """Two of three tables differ after the first split: the second split is shared by two, the first by all."""
     spec = make_spec("group-2")

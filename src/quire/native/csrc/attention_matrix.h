@@ -13,6 +13,8 @@
 // in the first-level cache.
 #pragma once
 
+#include <limits>
+
 #include "attention_weigh.h"
 #include "matrix_tiles.h"
 
@@ -209,10 +211,10 @@ class SplitInTiles {
     int64_t at = row % kBlockRows;
     if (!softmax_.is_in_range(at)) weigh_again(row);
     state_.m[row] = softmax_.reference(at);
-    state_.l[row] = softmax_.sum(at);
+    state_.l[row] = softmax_.is_in_range(at) ? softmax_.sum(at) : std::numeric_limits<float>::quiet_NaN();
   }
 
-  // With the highest of all scores for a reference, which are computed once more.
+  // With the highest of all scores for a reference, which are computed once more. Only what is no number stays out of range.
   void weigh_again(int64_t row) {
     const KeyRange keys = seen(row), tiles{keys.begin / kTile, (keys.end + kTile - 1) / kTile};
     const WeightOf weight_of = softmax_.weight_of();

@@ -78,7 +78,7 @@ class WeightOf {
     vi powers = _mm512_packus_epi32(power_of(load(scores), one), power_of(load(scores + kLanes), one));
     powers = _mm512_permutexvar_epi64(order_, powers);
     vi shortfalls = _mm512_maskz_permutex2var_epi8(low_bytes_, low_shortfalls_, _mm512_srli_epi16(powers, 2), high_shortfalls_);
-    return _mm512_srli_epi16(_mm512_sub_epi16(powers, shortfalls), 2);
+    return _mm512_srli_epi16(_mm512_subs_epu16(powers, shortfalls), 2);
   }
 
  private:
