@@ -112,8 +112,8 @@ class SplitInTiles {
     const char* values = view_.values(tile);
     const char* next = has_next ? view_.keys[tile + 1] : view_.keys[tile];
     const float* scores_before = scores_[(tile + 1) % 2];
-    const float* ones = softmax_.ones();
-    uint16_t* weights = softmax_.weights(0, tile - 1);
+    const float* origins = softmax_.origins();
+    uint16_t* weights = softmax_.weights(0, std::max<int64_t>(tile - 1, 0));
     int64_t row = 0;
     const TileWork work{view_.query(view_.first_row(block)), view_.size * 2, kKeyRowBytes, 0, steps(), scores_[tile % 2], kTile * 4};
     auto words = [=, keys = view_.keys[tile]](int64_t step) { return keys + step * kStepBytes; };
@@ -127,7 +127,7 @@ class SplitInTiles {
       fetch_lines(near + part * kPartBytes, kLineBytes, kPartBytes / kLineBytes);
       if (row == rows_before) return;
       for (int r = 0; r < kRows; ++r, ++row)
-        _mm512_storeu_si512(weights + row * kWeightStride, weight_of(scores_before + row * kTile, set1(ones[row])));
+        _mm512_storeu_si512(weights + row * kWeightStride, weight_of(scores_before + row * kTile, set1(origins[row])));
     });
   }
 
@@ -162,7 +162,7 @@ class SplitInTiles {
   void end_weighing(int64_t row) {
     int64_t at = row % kBlockRows;
     if (!softmax_.is_in_range(at)) weigh_again(row);
-    state_.m[row] = softmax_.reference(at);
+    state_.m[row] = softmax_.score_of_one(at);
     state_.l[row] = softmax_.is_in_range(at) ? softmax_.sum(at) : std::numeric_limits<float>::quiet_NaN();
   }
 

@@ -29,7 +29,7 @@ static inline float highest_of(const float* scores, TileKeys keys) {
   return max_of(max(low, high));
 }
 
-// See WeightOf: what to subtract from i, i + 1, i + 2 and i + 3 for the smallest squared error of all four.
+// Of WeightOf: what to subtract from i, i + 1, i + 2 and i + 3, of which 2 are for rounding, for the least squared error of all four.
 constexpr int shortfall_at(int i) {
   constexpr double kStep = 1.0013547198921082;  // 2^(1 / 512)
   double power = 1.0 / kStep / kStep, powers[4] = {}, least = 1.0;
@@ -54,28 +54,27 @@ constexpr std::array<uint8_t, 128> make_shortfalls() {
   return found;
 }
 
-// Powers of two in bfloat16. The bits of a float are nearly its logarithm (Schraudolph 1999): those of 2^x are 512 times x, less a shortfall
-// by the fraction of x, without the last two. The error is 0.17 % (root mean square) and at most 0.44 %, where rounding the exact power
-// leaves 0.17 % and 0.39 %.
+// Powers of two in bfloat16. The bits of a float are nearly the logarithm of its value (Schraudolph 1999): 512 times x, less a shortfall that
+// the fraction of x tells, is what 2^x looks like with two bits more. The error is 0.17 % (root mean square) and at most 0.44 %, where
+// the exact power, rounded, has 0.17 % and 0.39 %.
 class WeightOf {
  public:
-  // 512 times x counts ones from 2^23 on, so that it is what the lowest bits of a float are; 2 are for rounding. There a weight is zero.
-  static constexpr float kUnit = 512.0f, kZero = 8388608.0f, kOne = kZero + 127 * kUnit + 2.0f;
-  // Half of all powers lie above that of a reference.
-  static constexpr float kReference = kOne - 63 * kUnit;
+  // From 2^23 on the last place of a float counts ones, so its low bits hold 512 times x. They stand for a weight of zero at kZero, of one at
+  // kOne, where 2 are for rounding, and of 2^-63 at kReference: as many powers of two are left above a reference as below it.
+  static constexpr float kUnit = 512.0f, kZero = 8388608.0f, kOne = kZero + 127 * kUnit + 2.0f, kReference = kOne - 63 * kUnit;
 
   // `unit` of a score is a 512th power of two.
   explicit WeightOf(float unit) : unit_(set1(unit)), low_shortfalls_(load_bytes(0)), high_shortfalls_(load_bytes(64)) {
 #if !defined(QUIRE_EMULATED)
-    // Kept in registers: GCC would make these again and again.
+    // GCC would make these again and again instead of keeping them.
     asm("" : "+v"(unit_), "+v"(zero_), "+v"(magnitude_), "+v"(order_), "+v"(low_shortfalls_), "+v"(high_shortfalls_), "+k"(low_bytes_));
 #endif
   }
 
-  // Weights of a tile's keys, in pairs. `one` is what has to be added to scores, in units, for a weight of one to be kOne. Weights from
-  // two on, and those of what is no number, are a little less than two.
-  QUIRE_INLINE vi operator()(const float* scores, vf one) const {
-    vi powers = _mm512_packus_epi32(power_of(load(scores), one), power_of(load(scores + kLanes), one));
+  // Weights of a tile's keys, in pairs. `origin` is where a score of zero stands. Weights from two on, and those of what is no number,
+  // become a little less than two.
+  QUIRE_INLINE vi operator()(const float* scores, vf origin) const {
+    vi powers = _mm512_packus_epi32(power_of(load(scores), origin), power_of(load(scores + kLanes), origin));
     powers = _mm512_permutexvar_epi64(order_, powers);
     vi shortfalls = _mm512_maskz_permutex2var_epi8(low_bytes_, low_shortfalls_, _mm512_srli_epi16(powers, 2), high_shortfalls_);
     return _mm512_srli_epi16(_mm512_subs_epu16(powers, shortfalls), 2);
@@ -85,9 +84,9 @@ class WeightOf {
   static constexpr std::array<uint8_t, 128> kShortfalls = make_shortfalls();
   static vi load_bytes(int first) { return _mm512_loadu_si512(kShortfalls.data() + first); }
 
-  QUIRE_INLINE vi power_of(vf scores, vf one) const {
+  QUIRE_INLINE vi power_of(vf scores, vf origin) const {
     constexpr int kMagnitudeLessZero = 0x6a;  // (a & b) ^ c
-    vf counted = _mm512_max_ps(zero_, fma(scores, unit_, one));  // in this order a NaN stays
+    vf counted = _mm512_max_ps(zero_, fma(scores, unit_, origin));  // in this order a NaN stays
     return _mm512_ternarylogic_epi32(_mm512_castps_si512(counted), magnitude_, _mm512_castps_si512(zero_), kMagnitudeLessZero);
   }
 
@@ -106,8 +105,8 @@ constexpr std::array<uint16_t, kTileRows * kGroup> make_ones() {
   return found;
 }
 
-// The weight of a key is e^(score - reference). The reference of a row is its highest score in the first tile that it sees: floats are as
-// exact far above one as far below. Only where weights come near the end of their range a row has to refer to its highest score of all.
+// The softmax of up to a block's rows. A row refers to its highest score in the first tile that it sees: floats are as exact far above that
+// as far below. Only where weights come to the end of their range a row has to refer to its highest score of all.
 class BlockSoftmax {
  public:
   // Weights of a row lie `stride` apart from those of the next one, from the split's first key on.
@@ -115,13 +114,13 @@ class BlockSoftmax {
 
   // Of rows that see nothing.
   void begin() {
-    std::fill(ones_, ones_ + kBlockRows, WeightOf::kOne);
-    std::fill(references_, references_ + kBlockRows, kLowest);
+    std::fill(origins_, origins_ + kBlockRows, WeightOf::kZero);
+    std::fill(scores_of_one_, scores_of_one_ + kBlockRows, kLowest);
   }
 
   int64_t stride() const { return stride_; }
   uint16_t* weights(int64_t row, int64_t tile) const { return weights_ + row * stride_ + tile * kTile; }
-  const float* ones() const { return ones_; }
+  const float* origins() const { return origins_; }
   WeightOf weight_of() const { return WeightOf(unit()); }
 
   bool caps() const { return cap_ > 0.0f; }
@@ -129,14 +128,14 @@ class BlockSoftmax {
     for (int v = 0; v < kTile; v += kLanes) store(scores + v, softcap(mul(load(scores + v), set1(scale_)), cap_));
   }
 
-  // The reference is rounded as the weight of one is.
+  // To this score, rounded as weights are.
   void refer(int64_t row, float highest) {
-    ones_[row] = __builtin_fmaf(-highest, unit(), WeightOf::kReference);
-    references_[row] = (WeightOf::kOne - ones_[row]) * (0.69314718f / WeightOf::kUnit);
+    origins_[row] = __builtin_fmaf(-highest, unit(), WeightOf::kReference);
+    scores_of_one_[row] = (WeightOf::kOne - origins_[row]) * (0.69314718f / WeightOf::kUnit);
   }
 
   QUIRE_INLINE void weigh(int64_t row, int64_t tile, const float* scores, TileKeys seen, const WeightOf& weight_of) const {
-    _mm512_storeu_si512(weights(row, tile), _mm512_maskz_mov_epi16(seen, weight_of(scores, set1(ones_[row]))));
+    _mm512_storeu_si512(weights(row, tile), _mm512_maskz_mov_epi16(seen, weight_of(scores, set1(origins_[row]))));
   }
 
   // Adds up the weights of up to 16 rows from `row` on, or of both halves of a block, as tiles are configured. Every second tile has a
@@ -167,7 +166,8 @@ class BlockSoftmax {
     finish_writes();
   }
 
-  float reference(int64_t row) const { return references_[row]; }
+  // The score that would have a weight of one: what sum and values of the split are relative to.
+  float score_of_one(int64_t row) const { return scores_of_one_[row]; }
   float sum(int64_t row) const { return even_sums_[row * kTileColumns] + odd_sums_[row * kTileColumns]; }
   bool is_in_range(int64_t row) const { return sum(row) < 1.0f; }
 
@@ -180,8 +180,8 @@ class BlockSoftmax {
   int64_t stride_;
   float scale_;
   float cap_;
-  float ones_[kBlockRows];        // see WeightOf
-  float references_[kBlockRows];
+  float origins_[kBlockRows];
+  float scores_of_one_[kBlockRows];
   alignas(64) float even_sums_[kBlockRows * kTileColumns];  // a tile's columns are all alike
   alignas(64) float odd_sums_[kBlockRows * kTileColumns];
 };
