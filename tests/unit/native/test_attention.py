@@ -33,6 +33,8 @@ MODELS = {
     "group-4": {"num_key_value_heads": 2, "head_dim": 80},
     "group-8": {"num_key_value_heads": 1, "head_dim": 64},
     "group-8-of-16": {"num_attention_heads": 16, "num_key_value_heads": 2, "head_dim": 24},
+    "narrow": {"num_key_value_heads": 4, "head_dim": 32},
+    "wide": {"num_key_value_heads": 4, "head_dim": 256},
 }
 
 
@@ -247,9 +249,9 @@ def test_keys_and_values_that_are_not_numbers_behind_the_window_change_nothing(
 LOUD, LOUDER = 7, 8
 
 
-def loud_spec() -> ModelSpec:
+def loud_spec(length: int) -> ModelSpec:
     shape = {"num_hidden_layers": 1, "hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return spec_of("qwen2", rope_theta=1e12, **shape)
+    return spec_of("qwen2", rope_theta=1e12, max_position_embeddings=length, **shape)
 
 
 def loud_weights(spec: ModelSpec, loud: float, louder: float) -> Weights:
@@ -283,12 +285,17 @@ def loud_text(spec: ModelSpec, length: int, loud_at: int, louder_at: int) -> Tex
     return Text(token_ids=tokens, blocks=np.arange(length // BLOCK + 1, dtype=np.int32))
 
 
-@pytest.mark.parametrize("loud", [20.0, 80.0, 400.0])
+@pytest.mark.parametrize("cap", [None, 60.0])
+@pytest.mark.parametrize("first", [0, 520], ids=["first split", "second split"])
+@pytest.mark.parametrize("loud", [20.0, 80.0, 400.0, 1e11])
 @pytest.mark.parametrize("isa", available_isas())
-def test_keys_that_score_far_above_the_first_ones_get_their_share(isa: str, loud: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_score_far_above_the_first_ones_get_their_share(
+    isa: str, loud: float, first: int, cap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two of them, a nat apart: what refers to a score before them must neither overflow nor take both for the same."""
     monkeypatch.setenv("QUIRE_ISA", isa)
-    spec, length, loud_at, louder_at = loud_spec(), 130, 70, 100
+    length, loud_at, louder_at = first + 130, first + 70, first + 100
+    spec = replace(loud_spec(length), attention_softcap=cap)
     text, weights = loud_text(spec, length, loud_at, louder_at), loud_weights(spec, loud, loud + 1)
     layout = kv_layout(spec, BLOCK, KVFormat.BFLOAT16)
     reference = ReferenceExecutor(spec, weights, layout=layout, num_blocks=length // BLOCK + 1, dtype=DType.FLOAT32)
@@ -296,7 +303,7 @@ def test_keys_that_score_far_above_the_first_ones_get_their_share(isa: str, loud
     executor = make_executor(spec, 1, weights=weights)
     found = executor.run(step([(text, 0, length)]))
     assert np.abs(found - expected).max() < 2**-7 * np.abs(expected).max()
-    for i in range(loud_at - 1, length):
+    for i in range(loud_at - 1, length, 3):
         assert executor.run(step([(text, i, i + 1)])).tobytes() == found[i].tobytes(), f"row {i} alone"
 
 
@@ -304,7 +311,8 @@ def test_keys_that_score_far_above_the_first_ones_get_their_share(isa: str, loud
 def test_keys_that_overflow_reach_every_row_that_sees_them(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their values are finite, so only the softmax can tell."""
     monkeypatch.setenv("QUIRE_ISA", isa)
-    spec, length, loud_at = loud_spec(), 130, 70
+    length, loud_at = 130, 70
+    spec = loud_spec(length)
     text = loud_text(spec, length, loud_at, length - 1)
     executor = make_executor(spec, 1, weights=loud_weights(spec, 3e39, 0.0))
     found = executor.run(step([(text, 0, length)]))

@@ -6,8 +6,8 @@
 //
 // Rows work in blocks of 32 that meet every tile of keys which one of them sees. Of the last tile up to 16 rows load no more than is seen.
 //
-// Tiles wait for their operands, so everything else is done beside them, a little after each product: what comes next is fetched into
-// the first-level cache, and the scores of one tile become weights while the next tile has its products, so that scores stay in that cache.
+// Tiles wait for their operands, so other work is done beside them, a little after each product: what comes next is fetched into the
+// first-level cache, and the scores of one tile become weights while the next tile has its products, so that scores stay in that cache.
 #pragma once
 
 #include <limits>
@@ -53,7 +53,7 @@ class SplitInTiles {
     const WeightOf weight_of = softmax_.weight_of();
     for (int64_t r = 0; r < view_.item.rows; ++r)
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) weigh_row(r, tile, view_.seen(r), flat_scores(r, tile), weight_of);
-    softmax_.template add_up<false>(0, tiles);
+    softmax_.add_up(0, tiles);
   }
 
   // The first kColumns keys of a tile. Beside them the tile after it is fetched, and its own values, which are read when all keys have
@@ -86,7 +86,8 @@ class SplitInTiles {
     else if (steps() >= 4) weigh_block<2>(block);
     else if (steps() >= 2) weigh_block<4>(block);
     else weigh_block<8>(block);
-    softmax_.template add_up<true>(0, view_.tiles_of(block));
+    softmax_.add_up(0, view_.tiles_of(block));
+    softmax_.add_up(kTileRows, view_.tiles_of(block));
   }
 
   // kRows of them beside each product are enough.
@@ -96,25 +97,25 @@ class SplitInTiles {
     const WeightOf weight_of = softmax_.weight_of();
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
       const bool was_begun = tile > tiles.begin, weighs = was_begun && is_plain(block, tile - 1);
-      score_tile<kRows>(block, tile, weighs ? kBlockRows : 0, weight_of);
+      score_tile<kRows>(block, tile, weighs, weight_of);
       if (was_begun && !weighs) weigh_tile(block, tile - 1, weight_of);
       if (!was_begun && is_plain(block, tile)) refer_all(tile);
     }
     if (tiles.begin < tiles.end) weigh_tile(block, tiles.end - 1, weight_of);
   }
 
-  // Scores of a tile, and weights of so many rows of the tile before it. Keys and values are fetched from afar where there are not enough
-  // blocks to wait for them but once.
+  // Scores of a tile, and perhaps weights of the tile before it. The first of at most two blocks fetches keys and values from afar: of more
+  // blocks the others have them near, which is worth more.
   template <int kRows>
-  QUIRE_INLINE void score_tile(int64_t block, int64_t tile, int64_t rows_before, const WeightOf& weight_of) {
+  QUIRE_INLINE void score_tile(int64_t block, int64_t tile, bool weighs, const WeightOf& weight_of) {
     constexpr int64_t kPartBytes = kStepBytes / 4;
-    const bool has_next = tile + 1 < view_.tiles_of(block).end, fetches = block == 0 && view_.num_blocks() <= 2 && has_next;
+    const bool fetches = block == 0 && view_.num_blocks() <= 2;
     const char* values = view_.values(tile);
-    const char* next = has_next ? view_.keys[tile + 1] : view_.keys[tile];
+    const char* next = view_.keys[tile + 1 < view_.tiles_of(block).end ? tile + 1 : tile];
     const float* scores_before = scores_[(tile + 1) % 2];
     const float* origins = softmax_.origins();
     uint16_t* weights = softmax_.weights(0, std::max<int64_t>(tile - 1, 0));
-    int64_t row = 0;
+    int64_t row = weighs ? 0 : kBlockRows;
     const TileWork work{view_.query(view_.first_row(block)), view_.size * 2, kKeyRowBytes, 0, steps(), scores_[tile % 2], kTile * 4};
     auto words = [=, keys = view_.keys[tile]](int64_t step) { return keys + step * kStepBytes; };
     multiply_square(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
@@ -125,7 +126,7 @@ class SplitInTiles {
       }
       const char* near = step + 1 < work.end ? words(step + 1) : next;
       fetch_lines(near + part * kPartBytes, kLineBytes, kPartBytes / kLineBytes);
-      if (row == rows_before) return;
+      if (row == kBlockRows) return;
       for (int r = 0; r < kRows; ++r, ++row)
         _mm512_storeu_si512(weights + row * kWeightStride, weight_of(scores_before + row * kTile, set1(origins[row])));
     });
@@ -161,14 +162,17 @@ class SplitInTiles {
 
   void end_weighing(int64_t row) {
     int64_t at = row % kBlockRows;
-    if (!softmax_.is_in_range(at)) weigh_again(row);
+    KeyRange keys = view_.seen(row);
+    bool sees_some = keys.begin < keys.end;
+    if (sees_some && !softmax_.is_in_range(at)) weigh_again(row, keys);
     state_.m[row] = softmax_.score_of_one(at);
-    state_.l[row] = softmax_.is_in_range(at) ? softmax_.sum(at) : std::numeric_limits<float>::quiet_NaN();
+    state_.l[row] = !sees_some ? 0.0f : softmax_.is_in_range(at) ? softmax_.sum(at) : std::numeric_limits<float>::quiet_NaN();
   }
 
   // With the highest of all scores for a reference, which are computed once more. Only what is no number stays out of range.
-  void weigh_again(int64_t row) {
-    const KeyRange keys = view_.seen(row), tiles{keys.begin / kTile, (keys.end + kTile - 1) / kTile};
+  void weigh_again(int64_t row, KeyRange keys) {
+    const int64_t at = row % kBlockRows;
+    const KeyRange tiles{keys.begin / kTile, (keys.end + kTile - 1) / kTile};
     const WeightOf weight_of = softmax_.weight_of();
     float *scores = state_.wide, highest = kLowest;
     configure_tiles(1);
@@ -178,11 +182,13 @@ class SplitInTiles {
       if (softmax_.caps()) softmax_.cap(scores);
       highest = std::max(highest, highest_of(scores, keys_in_tile(keys, tile)));
     }
-    softmax_.refer(row % kBlockRows, highest);
+    softmax_.refer_to_zero(at, highest);
     scores = state_.wide;
-    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, scores += kTile)
-      softmax_.weigh(row % kBlockRows, tile, scores, keys_in_tile(keys, tile), weight_of);
-    softmax_.template add_up<false>(row % kBlockRows, tiles);
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, scores += kTile) {
+      for (int v = 0; v < kTile; v += kLanes) store(scores + v, sub(load(scores + v), set1(highest)));
+      softmax_.weigh(at, tile, scores, keys_in_tile(keys, tile), weight_of);
+    }
+    softmax_.add_up(at, tiles);
     view_.configure();
   }
 

@@ -29,7 +29,7 @@ static inline float highest_of(const float* scores, TileKeys keys) {
   return max_of(max(low, high));
 }
 
-// Of WeightOf: what to subtract from i, i + 1, i + 2 and i + 3, of which 2 are for rounding, for the least squared error of all four.
+// Of WeightOf, where a fraction counts from 2 on: what to subtract from i, i + 1, i + 2 and i + 3 for the least squared error of all four.
 constexpr int shortfall_at(int i) {
   constexpr double kStep = 1.0013547198921082;  // 2^(1 / 512)
   double power = 1.0 / kStep / kStep, powers[4] = {}, least = 1.0;
@@ -63,7 +63,7 @@ class WeightOf {
   // kOne, where 2 are for rounding, and of 2^-63 at kReference: as many powers of two are left above a reference as below it.
   static constexpr float kUnit = 512.0f, kZero = 8388608.0f, kOne = kZero + 127 * kUnit + 2.0f, kReference = kOne - 63 * kUnit;
 
-  // `unit` of a score is a 512th power of two.
+  // A score of one is `unit` 512ths of a power of two.
   explicit WeightOf(float unit) : unit_(set1(unit)), low_shortfalls_(load_bytes(0)), high_shortfalls_(load_bytes(64)) {
 #if !defined(QUIRE_EMULATED)
     // GCC would make these again and again instead of keeping them.
@@ -131,50 +131,49 @@ class BlockSoftmax {
   // To this score, rounded as weights are.
   void refer(int64_t row, float highest) {
     origins_[row] = __builtin_fmaf(-highest, unit(), WeightOf::kReference);
-    scores_of_one_[row] = (WeightOf::kOne - origins_[row]) * (0.69314718f / WeightOf::kUnit);
+    scores_of_one_[row] = (WeightOf::kOne - origins_[row]) * kNatsOfUnit;
+  }
+
+  // To this score, which has been subtracted from all others.
+  void refer_to_zero(int64_t row, float subtracted) {
+    origins_[row] = WeightOf::kReference;
+    scores_of_one_[row] = subtracted * scale() + (WeightOf::kOne - WeightOf::kReference) * kNatsOfUnit;
   }
 
   QUIRE_INLINE void weigh(int64_t row, int64_t tile, const float* scores, TileKeys seen, const WeightOf& weight_of) const {
     _mm512_storeu_si512(weights(row, tile), _mm512_maskz_mov_epi16(seen, weight_of(scores, set1(origins_[row]))));
   }
 
-  // Adds up the weights of up to 16 rows from `row` on, or of both halves of a block, as tiles are configured. Every second tile has a
-  // sum of its own: each product would wait for the one before it.
-  template <bool kBothHalves>
+  // Adds up the weights of up to 16 rows from `row` on, as tiles are configured. Every second tile has a sum of its own: each product
+  // would wait for the one before it.
   void add_up(int64_t row, KeyRange tiles) {
     finish_writes();
     _tile_zero(0);
     _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
     _tile_loadd(5, kOnes.data(), kTileBytes);
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
       _tile_loadd(4, weights(row, tile), stride_ * 2);
       if (tile % 2 == 0) _tile_dpbf16ps(0, 4, 5);
       else _tile_dpbf16ps(1, 4, 5);
-      if constexpr (!kBothHalves) continue;
-      _tile_loadd(4, weights(kTileRows, tile), stride_ * 2);
-      if (tile % 2 == 0) _tile_dpbf16ps(2, 4, 5);
-      else _tile_dpbf16ps(3, 4, 5);
     }
     _tile_stored(0, even_sums_ + row * kTileColumns, kTileBytes);
     _tile_stored(1, odd_sums_ + row * kTileColumns, kTileBytes);
-    if constexpr (kBothHalves) {
-      _tile_stored(2, even_sums_ + kTileRows * kTileColumns, kTileBytes);
-      _tile_stored(3, odd_sums_ + kTileRows * kTileColumns, kTileBytes);
-    }
     finish_writes();
   }
 
   // The score that would have a weight of one: what sum and values of the split are relative to.
   float score_of_one(int64_t row) const { return scores_of_one_[row]; }
   float sum(int64_t row) const { return even_sums_[row * kTileColumns] + odd_sums_[row * kTileColumns]; }
-  bool is_in_range(int64_t row) const { return sum(row) < 1.0f; }
+  // Whether some key has a weight, and none one that does not fit.
+  bool is_in_range(int64_t row) const { return 0.0f < sum(row) && sum(row) < 1.0f; }
 
  private:
   alignas(64) static constexpr std::array<uint16_t, kTileRows * kGroup> kOnes = make_ones();
 
-  float unit() const { return (caps() ? 1.0f : scale_) * (WeightOf::kUnit * 1.44269504f); }
+  static constexpr float kNatsOfUnit = 0.69314718f / WeightOf::kUnit;
+
+  float scale() const { return caps() ? 1.0f : scale_; }
+  float unit() const { return scale() * (WeightOf::kUnit * 1.44269504f); }
 
   uint16_t* weights_;
   int64_t stride_;

@@ -18,10 +18,9 @@
 
 namespace quire::QUIRE_ISA {
 
-static inline __m512i _mm512_permutex2var_epi8(const __m512i& a, const __m512i& index, const __m512i& b) {
-  return permute<int8_t, uint8_t>(index, a, b);
+static inline __m512i _mm512_maskz_permutex2var_epi8(__mmask64 mask, const __m512i& a, const __m512i& index, const __m512i& b) {
+  return select<int8_t>(mask, permute<int8_t, uint8_t>(index, a, b), __m512i{});
 }
-QUIRE_MASKED(_mm512, __m512i, int8_t, permutex2var_epi8)
 
 constexpr int kTiles = 8, kMaxRows = 16, kMaxRowBytes = 64;
 

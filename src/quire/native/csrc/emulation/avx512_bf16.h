@@ -53,9 +53,6 @@ static inline uint16_t nearest_bf16(uint32_t bits) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 static inline __m256bh _mm512_cvtneps_pbh(const __m512& x) { return convert<uint16_t, __m256bh, uint32_t>(x, nearest_bf16); }
-static inline __m512bh _mm512_cvtne2ps_pbh(const __m512& high, const __m512& low) {
-  return {(__m256i)_mm512_cvtneps_pbh(low), (__m256i)_mm512_cvtneps_pbh(high)};
-}
 static inline __m512 _mm512_cvtpbh_ps(__m256bh x) {
   return static_cast<__m512>(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16));
 }

@@ -99,22 +99,6 @@ static inline __m256i _mm512_cvtps_ph(const __m512& a, int control) {
   return _mm256_set_m128i(_mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT), _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
 }
 
-// x less its floor, which is 0 for an infinite x.
-static inline __m512 _mm512_reduce_ps(const __m512& a, int control) {
-  require(control == (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), "fractions are taken from the floor here");
-  return convert<float, __m512, float>(a, [](float x) { return std::isinf(x) ? 0.0f : x - std::floor(x); });
-}
-
-// a times two to the floor of b, rounded once.
-static inline __m512 _mm512_scalef_ps(const __m512& a, const __m512& b) {
-  Lanes<float, __m512> out(a), power(b);
-  for (int i = 0; i < out.kCount; ++i) {
-    double n = std::fmin(std::fmax(std::floor(power.at[i]), -500.0), 500.0);
-    out.at[i] = std::isnan(power.at[i]) ? power.at[i] : static_cast<float>(std::ldexp(static_cast<double>(out.at[i]), static_cast<int>(n)));
-  }
-  return out.vector();
-}
-
 // The compilers' order: halves, halves of those, and so on.
 template <class T, class V, class Op>
 static inline T reduce(const V& a, Op op) {
