@@ -302,7 +302,7 @@ def test_keys_that_score_far_above_the_first_ones_get_their_share(
     expected = reference.run(step([(text, 0, length)]))
     executor = make_executor(spec, 1, weights=weights)
     found = executor.run(step([(text, 0, length)]))
-    assert np.abs(found - expected).max() < 2**-7 * np.abs(expected).max()
+    assert np.abs(found - expected).max() < 2**-8 * np.abs(expected).max()
     for i in range(loud_at - 1, length, 3):
         assert executor.run(step([(text, i, i + 1)])).tobytes() == found[i].tobytes(), f"row {i} alone"
 

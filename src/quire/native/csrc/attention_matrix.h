@@ -49,7 +49,10 @@ class SplitInTiles {
   // Up to 16 rows: scores of all keys, which become weights in their place.
   void weigh_flat() {
     const KeyRange tiles = view_.tiles_of(0);
-    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) view_.num_seen(tile) > kTileColumns ? score_flat<kTile>(tile) : score_flat<kTileColumns>(tile);
+    for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
+      if (view_.num_seen(tile) > kTileColumns) score_flat<kTile>(tile);
+      else score_flat<kTileColumns>(tile);
+    }
     const WeightOf weight_of = softmax_.weight_of();
     for (int64_t r = 0; r < view_.item.rows; ++r)
       for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) weigh_row(r, tile, view_.seen(r), flat_scores(r, tile), weight_of);
@@ -172,7 +175,7 @@ class SplitInTiles {
   // With the highest of all scores for a reference, which are computed once more. Only what is no number stays out of range.
   void weigh_again(int64_t row, KeyRange keys) {
     const int64_t at = row % kBlockRows;
-    const KeyRange tiles{keys.begin / kTile, (keys.end + kTile - 1) / kTile};
+    const KeyRange tiles = view_.tiles_over(keys);
     const WeightOf weight_of = softmax_.weight_of();
     float *scores = state_.wide, highest = kLowest;
     configure_tiles(1);

@@ -43,6 +43,8 @@ struct SplitView {
     return {std::max<int64_t>(state.first_key[row] - start, 0), std::min<int64_t>(state.end_key[row] - start, kSplitKeys)};
   }
 
+  static KeyRange tiles_over(KeyRange seen_keys) { return {seen_keys.begin / kTile, (seen_keys.end + kTile - 1) / kTile}; }
+
   // The tiles that some row of a block sees, and the keys that all of its rows see.
   void find_tiles(int64_t block) {
     int32_t first = INT32_MAX, last_first = 0, first_end = INT32_MAX, end = 0;

@@ -75,7 +75,7 @@ class ValuesInTiles {
   void add_alone(int64_t row) const {
     KeyRange keys = view_.seen(row);
     if (keys.begin >= keys.end) return;
-    KeyRange tiles{keys.begin / kTile, (keys.end + kTile - 1) / kTile};
+    KeyRange tiles = view_.tiles_over(keys);
     char* cleared = reinterpret_cast<char*>(state_.wide);
     const char* first = clear_unseen(tiles.begin, keys, cleared);
     const char* last = clear_unseen(tiles.end - 1, keys, cleared + view_.item.a.pages.tile_bytes());
