@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from quire.request import CompletionOutput, FinishReason, Logprob, Request, SamplingParams, TokenLogprobs
 from quire.sample.sampler import SampledToken, SampleRow, TokenCounts
+from quire.text.automaton import Automaton
+from quire.text.banned_words import BannedTokens, BannedWords
 from quire.text.detokenizer import IncrementalDetokenizer
 from quire.text.stop import StopMatcher
 from quire.text.tokenizer import Tokenizer
@@ -23,27 +25,42 @@ class Progress:
     logprobs: TokenLogprobs | None
     cumulative_logprob: float | None
     finish_reason: FinishReason | None
+    stop_reason: int | str | None
+
+
+class OutputWords:
+    """What the completions of one submission look for in their text: stop strings and banned words. Built once, shared."""
+
+    def __init__(self, params: SamplingParams, tokenizer: Tokenizer) -> None:
+        hidden_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset[int]()
+        self.stops = Automaton[str](params.stop)
+        self.banned = BannedWords(params.bad_words, tokenizer.vocabulary, hidden_ids) if params.bad_words else None
 
 
 class CompletionState:
-    """Follows one scheduler request on behalf of its reader.
+    """Follows one scheduler request on behalf of its reader, and decides with each token whether the completion ends with it.
 
-    STOP is decided here: an end-of-sequence or stop id, or a stop string, once there are more than `min_tokens` tokens.
-    LENGTH is decided by the scheduler, which knows the limits. A stop id stays in `token_ids` and is left out of the text;
-    a stop string is cut from the text; `include_stop_str_in_output` keeps either.
+    STOP and the stop reason are decided here, once there are more than `min_tokens` tokens. In this order:
+
+        a stop id          reason: the id        the token stays in `token_ids` and is left out of the text
+        a stop string      reason: the string    cut from the text, also where special tokens that are not shown belong to it
+        end of sequence    reason: None          as a stop id
+
+    `include_stop_str_in_output` keeps what is left out. LENGTH is decided by the scheduler, which knows the limits; a stop
+    that is complete with the last token goes before it. Only STOP has a stop reason.
     """
 
-    def __init__(self, request: Request, index: int, tokenizer: Tokenizer) -> None:
+    def __init__(self, request: Request, index: int, tokenizer: Tokenizer, words: OutputWords) -> None:
         params = request.sampling
         self.request = request
         self.index = index
-        self.row = _sample_row(request, tokenizer)
+        self.row = _sample_row(request, tokenizer, words)
         self._tokenizer = tokenizer
         self._ending_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eos_token_ids)
         self._detokenizer = IncrementalDetokenizer(
             tokenizer, skip_special=params.skip_special_tokens, after=request.prompt_token_ids
         )
-        self._matcher = StopMatcher(params.stop, keeps_stop=params.include_stop_str_in_output)
+        self._matcher = StopMatcher(words.stops, keeps_stop=params.include_stop_str_in_output)
         self._stop_reason: int | str | None = None
         self._error: str | None = None
         self._text: list[str] = []
@@ -56,29 +73,22 @@ class CompletionState:
         token_id, logprobs = sampled
         params = self.request.sampling
         is_past_minimum = len(self.request.output_token_ids) >= params.min_tokens
-        is_stop_id = is_past_minimum and token_id in self._ending_ids
-        if is_stop_id and token_id in params.stop_token_ids:
+        is_ending_id = is_past_minimum and token_id in self._ending_ids
+        if is_ending_id and token_id in params.stop_token_ids:
             self._stop_reason = token_id
-        text = ""
-        if not is_stop_id or params.include_stop_str_in_output:
-            text = self._detokenizer.push(token_id)
-        if params.stop and text and is_past_minimum:
-            text = self._match(text)
         self._num_told = len(self._text)
-        self._text.append(text)
+        self._read(token_id, is_ending_id=is_ending_id, heeds_stops=is_past_minimum and self._stop_reason is None)
         if logprobs is not None:
             self._note_logprobs(logprobs, token_id)
-        return FinishReason.STOP if is_stop_id or self._stop_reason is not None else None
+        return FinishReason.STOP if is_ending_id or self._stop_reason is not None else None
 
     def end(self, error: str | None = None) -> None:
         """Releases the text still held back, unless an error ended it; called once, after the scheduler finished the request."""
         self._error = error
-        if error is not None or isinstance(self._stop_reason, str):
-            return
-        rest = self._match(self._detokenizer.finish())
-        if not isinstance(self._stop_reason, str):
-            rest += self._matcher.finish()
-        self._text.append(rest)
+        if error is None:
+            self._release(heeds_stops=False)
+        else:
+            self._stop_reason = None
 
     def progress(self, request_id: str) -> Progress:
         """Returns what the last token added, with what its end released."""
@@ -91,6 +101,7 @@ class CompletionState:
             logprobs=self._logprobs[-1] if self._logprobs else None,
             cumulative_logprob=self._cumulative_logprob,
             finish_reason=request.finish_reason,
+            stop_reason=self._stop_reason,
         )
 
     def output(self) -> CompletionOutput:
@@ -112,11 +123,25 @@ class CompletionState:
         self._logprobs.append(name_tokens(candidates, self._tokenizer))
         self._cumulative_logprob = (self._cumulative_logprob or 0.0) + candidates[token_id].logprob
 
-    def _match(self, text: str) -> str:
-        result = self._matcher.push(text)
+    def _read(self, token_id: int, *, is_ending_id: bool, heeds_stops: bool) -> None:
+        hides = is_ending_id and not self.request.sampling.include_stop_str_in_output
+        if self.request.sampling.stop:
+            hidden, text = (self._detokenizer.text_behind(token_id), "") if hides else self._detokenizer.push_all(token_id)
+            self._show(text, hidden, heeds_stops=heeds_stops)
+        else:
+            self._text.append("" if hides else self._detokenizer.push(token_id))
+        if is_ending_id or self.request.draws_last_token:
+            self._release(heeds_stops=heeds_stops)
+
+    def _show(self, text: str, hidden: str = "", *, heeds_stops: bool) -> None:
+        result = self._matcher.push(text, hidden=hidden, heeds=heeds_stops)
+        self._text.append(result.emit)
         if result.matched is not None:
             self._stop_reason = result.matched
-        return result.emit
+
+    def _release(self, *, heeds_stops: bool) -> None:
+        self._show(self._detokenizer.finish(), heeds_stops=heeds_stops)
+        self._text.append(self._matcher.finish())
 
 
 def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer) -> Mapping[int, Logprob]:
@@ -126,7 +151,7 @@ def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer) -> Mapping[int,
     }
 
 
-def _sample_row(request: Request, tokenizer: Tokenizer) -> SampleRow:
+def _sample_row(request: Request, tokenizer: Tokenizer, words: OutputWords) -> SampleRow:
     params = request.sampling
     return SampleRow(
         params=params,
@@ -134,7 +159,7 @@ def _sample_row(request: Request, tokenizer: Tokenizer) -> SampleRow:
         prompt_token_ids=request.prompt_token_ids,
         output_token_ids=request.output_token_ids,
         eos_token_ids=tokenizer.eos_token_ids,
-        bad_word_ids=tokenizer.bad_word_ids(params.bad_words) if params.bad_words else (),
+        ban=None if words.banned is None else BannedTokens(words.banned),
         counts=TokenCounts(request.prompt_token_ids) if _has_penalties(params) else None,
     )
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from quire.engine.completion import CompletionState, Progress, name_tokens
+from quire.engine.completion import CompletionState, OutputWords, Progress, name_tokens
 from quire.request import MAX_SEED, CompletionOutput, Request, RequestMetrics, RequestOutput, SamplingParams, TokenLogprobs
 from quire.sched.plan import ScheduledChunk
 from quire.text.tokenizer import Tokenizer
@@ -48,7 +48,8 @@ class RequestGroup:
     def __init__(self, submission: Submission, tokenizer: Tokenizer, now: float) -> None:
         self.submission = submission
         self.request_id = submission.request_id
-        self.states = [CompletionState(request, index, tokenizer) for index, request in enumerate(_children(submission))]
+        words = OutputWords(submission.sampling, tokenizer)
+        self.states = [CompletionState(each, index, tokenizer, words) for index, each in enumerate(_children(submission))]
         has_scores = submission.sampling.prompt_logprobs is not None
         self.scores = PromptScores([None] * max(1, submission.num_given_tokens)) if has_scores else None
         self.num_open = len(self.states)
@@ -93,7 +94,7 @@ class RequestGroup:
             text=progress.text,
             token_ids=(progress.token_id,),
             finish_reason=progress.finish_reason,
-            stop_reason=None,
+            stop_reason=progress.stop_reason,
             seed=self.states[progress.index].request.seed,
             logprobs=None if progress.logprobs is None else (progress.logprobs,),
             cumulative_logprob=progress.cumulative_logprob,

@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from quire.request import SamplingParams
-from quire.sample.arrays import Float64Array, IdArray, RowArray
+from quire.sample.arrays import Float64Array, IdArray, RowArray, TokenIds
 
 
 class TokenCounts:
@@ -50,12 +51,19 @@ class TokenCounts:
         return ids, np.fromiter(self._output.values(), dtype=np.intp, count=len(self._output))
 
 
+class TokenBan(Protocol):
+    """Tokens that may not come next, as a function of the output so far alone."""
+
+    def after(self, output_token_ids: Sequence[int]) -> TokenIds:
+        """Returns their ids, ascending; some may be beyond the vocabulary."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
     """Whose logits a row holds: everything besides the logits that decides the next token.
 
-    `bad_word_ids` are token sequences that must not be completed (`Tokenizer.bad_word_ids`); `counts` saves recounting the
-    context when penalties are used.
+    `ban` names the tokens that may not come next; `counts` saves recounting the context when penalties are used.
     """
 
     params: SamplingParams
@@ -63,13 +71,13 @@ class SampleRow:
     prompt_token_ids: Sequence[int]
     output_token_ids: Sequence[int]
     eos_token_ids: frozenset[int]
-    bad_word_ids: tuple[tuple[int, ...], ...] = ()
+    ban: TokenBan | None = None
     counts: TokenCounts | None = None
     _is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
         params = self.params
-        changes = (params.logit_bias, self.bad_word_ids, _has_penalties(params), params.logprobs is not None)
+        changes = (params.logit_bias, self.ban is not None, _has_penalties(params), params.logprobs is not None)
         object.__setattr__(self, "_is_plain", params.temperature == 0 and not any(changes))
 
     @property
@@ -86,11 +94,12 @@ class SampleRow:
 def adjusted(logits: RowArray, row: SampleRow) -> RowArray:
     """Returns the logits [V] that a choice is made from: a float64 copy, or `logits` itself where nothing changes."""
     params = row.params
-    banned = [token_id for token_id in _banned_ids(row) if token_id < logits.size]
-    if not banned and not params.logit_bias and not _has_penalties(params):
+    banned = [ids[: np.searchsorted(ids, logits.size)] for ids in _banned_ids(row)]
+    if not any(ids.size for ids in banned) and not params.logit_bias and not _has_penalties(params):
         return logits
     changed = logits.astype(np.float64)
-    changed[banned] = -np.inf
+    for ids in banned:
+        changed[ids] = -np.inf
     for token_id, bias in params.logit_bias.items():
         changed[token_id] += bias
     if _has_penalties(params):
@@ -98,14 +107,11 @@ def adjusted(logits: RowArray, row: SampleRow) -> RowArray:
     return changed
 
 
-def _banned_ids(row: SampleRow) -> Iterable[int]:
-    output = row.output_token_ids
-    if len(output) < row.params.min_tokens:
-        yield from row.eos_token_ids
-        yield from row.params.stop_token_ids
-    for *start, last in row.bad_word_ids:
-        if len(start) <= len(output) and start == list(output[len(output) - len(start) :]):
-            yield last
+def _banned_ids(row: SampleRow) -> Iterable[TokenIds]:
+    if len(row.output_token_ids) < row.params.min_tokens:
+        yield np.array(sorted({*row.eos_token_ids, *row.params.stop_token_ids}), dtype=np.int64)
+    if row.ban is not None:
+        yield row.ban.after(row.output_token_ids)
 
 
 def _has_penalties(params: SamplingParams) -> bool:

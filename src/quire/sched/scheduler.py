@@ -159,9 +159,9 @@ class Scheduler:
             self._advance(request, chunk)
             if chunk.samples:
                 token_id, reason = sampled[request.request_id]
-                request.output_token_ids.append(token_id)
-                if reason is None and chunk.start + chunk.num_tokens + 1 >= request.max_num_tokens:
+                if reason is None and request.draws_last_token:
                     reason = FinishReason.LENGTH
+                request.output_token_ids.append(token_id)
                 if reason is not None:
                     self._finish(request, reason)
                     finished.append(request)

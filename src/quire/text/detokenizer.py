@@ -41,18 +41,28 @@ class IncrementalDetokenizer:
         """Returns the text that this token completes, empty while it ends inside a character."""
         if token_id in self._skipped:
             return ""
-        content = self._tokenizer.bytes_of(token_id)
-        if content is None:
-            return self._push_in_context(token_id)
-        content = self._unread + content
-        text, num_read = utf_8_decode(content, "replace", False)
-        self._unread = content[num_read:]
+        text = self._take(token_id)
         return self._without_leading_spaces(text) if self._num_spaces else text
+
+    def push_all(self, token_id: int) -> tuple[str, str]:
+        """Returns what this token adds in two parts: text that is hidden (a special token, a dropped space), then what `push` does."""
+        if token_id in self._skipped:
+            return self.text_behind(token_id), ""
+        text = self._take(token_id)
+        shown = self._without_leading_spaces(text) if self._num_spaces else text
+        return text[: len(text) - len(shown)], shown
+
+    def text_behind(self, token_id: int) -> str:
+        """Returns the text that a token would add on its own behind all pushed ones, which stay as they are."""
+        content = self._tokenizer.bytes_of(token_id)
+        return self._text_in_context([token_id]) if content is None else content.decode(errors="replace")
 
     def finish(self) -> str:
         """Returns what is left of a character that never became whole: U+FFFD, or nothing."""
         if self._pending:
-            return self._release(self._tokenizer.decode([*self._released, *self._pending], skip_special=False))
+            text = self._text_in_context(self._pending)
+            self._released, self._pending = self._pending, []
+            return text
         text, _ = utf_8_decode(self._unread, "replace", True)
         self._unread = b""
         return self._without_leading_spaces(text)
@@ -62,15 +72,24 @@ class IncrementalDetokenizer:
         self._num_spaces = self._num_spaces - num_dropped if num_dropped == len(text) else 0
         return text[num_dropped:]
 
-    def _push_in_context(self, token_id: int) -> str:
+    def _take(self, token_id: int) -> str:
+        content = self._tokenizer.bytes_of(token_id)
+        if content is None:
+            return self._take_in_context(token_id)
+        content = self._unread + content
+        text, num_read = utf_8_decode(content, "replace", False)
+        self._unread = content[num_read:]
+        return text
+
+    def _take_in_context(self, token_id: int) -> str:
         """For decoders that look at neighbours: the text of the last released tokens and this one, beyond that of the former."""
         self._pending.append(token_id)
-        text = self._tokenizer.decode([*self._released, *self._pending], skip_special=False)
+        text = self._text_in_context(self._pending)
         if text.endswith(_REPLACEMENT) and len(self._pending) < _MAX_TOKENS_OF_A_CHARACTER:
             return ""
-        return self._release(text)
-
-    def _release(self, text: str) -> str:
-        before = self._tokenizer.decode(self._released, skip_special=False)
         self._released, self._pending = self._pending, []
-        return text[len(before) :]
+        return text
+
+    def _text_in_context(self, token_ids: list[int]) -> str:
+        before = self._tokenizer.decode(self._released, skip_special=False)
+        return self._tokenizer.decode([*self._released, *token_ids], skip_special=False)[len(before) :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import takewhile
 from pathlib import Path
@@ -13,8 +13,10 @@ import tokenizers
 from quire.errors import RequestError
 from quire.text.token_bytes import TokenBytes, token_bytes_of
 from quire.text.tokenizer_files import MAX_TOKENIZER_BYTES, TokenizerFiles, damaged, read_bytes, read_tokenizer_files
+from quire.text.vocabulary import Vocabulary
 
 _ANCHORS = ("\n", "a", ".")
+_CONTEXT = "word"
 
 
 class AddSpecial(Enum):
@@ -30,7 +32,16 @@ class Tokenizer:
     Truncation and padding that a tokenizer.json may carry are switched off: a prompt is never shortened silently.
     """
 
-    __slots__ = ("_backend", "_special_ids", "_token_bytes", "chat_template", "eos_token_ids", "named_tokens", "vocab_size")
+    __slots__ = (
+        "_backend",
+        "_special_ids",
+        "_token_bytes",
+        "_vocabulary",
+        "chat_template",
+        "eos_token_ids",
+        "named_tokens",
+        "vocab_size",
+    )
 
     def __init__(self, backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
         backend.no_truncation()
@@ -43,6 +54,7 @@ class Tokenizer:
         self.eos_token_ids: frozenset[int] = files.eos_ids | (frozenset() if eos_id is None else {eos_id})
         self.named_tokens: Mapping[str, str] = MappingProxyType(dict(files.named_tokens))
         self.chat_template: str | None = files.chat_template
+        self._vocabulary: Vocabulary | None = None
 
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:
@@ -114,17 +126,23 @@ class Tokenizer:
         token = self._backend.id_to_token(token_id)
         return b"" if token is None else self._token_bytes.piece(token)
 
-    def bad_word_ids(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-        """Returns the token sequences of every word, at the start of a text and after a space, without repetition.
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of all tokens, to search; made at the first use, a quarter of a second for 150,000 tokens.
 
-        A word that has a second form of another length is banned in both, where vLLM bans the first only.
+        Where a token's bytes depend on its neighbors, they are those that it adds behind an ordinary word.
         """
-        forms: dict[tuple[int, ...], None] = {}
-        for word in words:
-            for text in (word.lstrip(), " " + word.lstrip()):
-                forms[tuple(self.encode(text, special=AddSpecial.NO))] = None
-        forms.pop((), None)
-        return tuple(forms)
+        if self._vocabulary is None:
+            context = self.encode(_CONTEXT, special=AddSpecial.NO)
+            self._vocabulary = Vocabulary([self._bytes_behind(context, token_id) for token_id in range(self.vocab_size)])
+        return self._vocabulary
+
+    def _bytes_behind(self, context: Sequence[int], token_id: int) -> bytes:
+        content = self.bytes_of(token_id)
+        if content is not None:
+            return content
+        before = self.decode(context, skip_special=False)
+        return self.decode([*context, token_id], skip_special=False).removeprefix(before).encode()
 
     def _begins(self, token_ids: Sequence[int], text: str) -> bool:
         """Tells whether the tokens up to the first special one are how `text` begins, with nothing before it."""
