@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -52,13 +54,23 @@ def naive_draw(logits: list[float], method: Draw, noise: float) -> int:
     return kept[-1]
 
 
+@dataclass(frozen=True)
+class Banned:
+    """Bans some tokens, and one that depends on the output."""
+
+    ids: set[int]
+
+    def after(self, output_token_ids: Sequence[int]) -> npt.NDArray[np.int32]:
+        return np.array(sorted({*self.ids, len(output_token_ids)}), dtype=np.int32)
+
+
 def naive_adjusted(logits: list[float], row: SampleRow) -> list[float]:
     params, prompt, output = row.params, list(row.prompt_token_ids), list(row.output_token_ids)
     values = list(logits)
     for token_id in range(len(values)):
         ends_early = len(output) < params.min_tokens and token_id in row.eos_token_ids | set(params.stop_token_ids)
-        completes = any(([*output, token_id])[-len(word) :] == list(word) for word in row.bad_word_ids)
-        values[token_id] = -math.inf if ends_early or completes else values[token_id] + params.logit_bias.get(token_id, 0.0)
+        is_banned = row.ban is not None and token_id in row.ban.after(output)
+        values[token_id] = -math.inf if ends_early or is_banned else values[token_id] + params.logit_bias.get(token_id, 0.0)
         if token_id in prompt + output:
             penalty = params.repetition_penalty
             values[token_id] *= 1 / penalty if values[token_id] > 0 else penalty
@@ -95,14 +107,13 @@ def rows(draw_value: st.DrawFn) -> SampleRow:
         min_tokens=draw_value(st.integers(0, 8)),
         logprobs=draw_value(st.one_of(st.none(), st.integers(0, 5))),
     )
-    words = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3).map(tuple)
     return SampleRow(
         params=params,
         seed=draw_value(st.integers(0, 2**63 - 1)),
         prompt_token_ids=draw_value(TOKENS),
         output_token_ids=draw_value(TOKENS),
         eos_token_ids=frozenset(draw_value(st.lists(st.integers(0, VOCAB - 1), max_size=2))),
-        bad_word_ids=tuple(draw_value(st.lists(words, max_size=3))),
+        ban=draw_value(st.one_of(st.none(), st.builds(Banned, st.sets(st.integers(0, VOCAB + 1), max_size=3)))),
     )
 
 

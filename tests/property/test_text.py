@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from quire.text.automaton import Automaton
 from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
 from quire.text.detokenizer import IncrementalDetokenizer
@@ -107,7 +108,7 @@ STOPS = st.lists(st.text("ab\u00e9", min_size=1, max_size=5), max_size=5).map(tu
 @given(pieces=st.lists(st.text("ab\u00e9", max_size=6), max_size=8), stops=STOPS, keeps_stop=st.booleans())
 @settings(max_examples=500, deadline=None)
 def test_stops_are_found_wherever_the_text_is_cut(pieces: list[str], stops: tuple[str, ...], keeps_stop: bool) -> None:
-    matcher = StopMatcher(stops, keeps_stop=keeps_stop)
+    matcher = StopMatcher(Automaton[str](stops), keeps_stop=keeps_stop)
     shown, matched = "", None
     for piece in pieces:
         result = matcher.push(piece)
@@ -119,7 +120,7 @@ def test_stops_are_found_wherever_the_text_is_cut(pieces: list[str], stops: tupl
 @given(text=st.text("ab\u00e9", max_size=30), stops=STOPS)
 @settings(max_examples=300, deadline=None)
 def test_only_text_that_can_still_become_a_stop_is_held_back(text: str, stops: tuple[str, ...]) -> None:
-    matcher = StopMatcher(stops, keeps_stop=False)
+    matcher = StopMatcher(Automaton[str](stops), keeps_stop=False)
     shown = ""
     for end, character in enumerate(text, start=1):
         result = matcher.push(character)

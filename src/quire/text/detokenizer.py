@@ -45,7 +45,7 @@ class IncrementalDetokenizer:
         return self._without_leading_spaces(text) if self._num_spaces else text
 
     def push_all(self, token_id: int) -> tuple[str, str]:
-        """Returns what this token adds in two parts: text that is hidden (a special token, a dropped space), then what `push` does."""
+        """Returns two parts of what this token adds: hidden text (a special token, a dropped space), then what `push` returns."""
         if token_id in self._skipped:
             return self.text_behind(token_id), ""
         text = self._take(token_id)

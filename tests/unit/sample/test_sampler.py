@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -83,15 +85,39 @@ def test_min_tokens_bans_eos_and_stop_ids_until_it_is_reached() -> None:
     assert [sample(logits, [row_of(params, output=output)])[0].token_id for output in [(), (2,), (2, 2)]] == [2, 2, 0]
 
 
-def test_a_bad_word_is_banned_only_where_it_would_be_completed() -> None:
-    words = {"bad_word_ids": ((2, 3), (1,))}
-    logits = logits_of(0, 8, 5, 6)
-    assert sample(logits, [row_of(GREEDY, **words)])[0].token_id == 3
-    assert sample(logits, [row_of(GREEDY, output=(2,), **words)])[0].token_id == 2
+class Banned:
+    """Bans some tokens behind each output of a length."""
+
+    def __init__(self, *by_length: tuple[int, ...]) -> None:
+        self._by_length = by_length
+
+    def after(self, output_token_ids: Sequence[int]) -> npt.NDArray[np.int32]:
+        return np.array(self._by_length[len(output_token_ids)], dtype=np.int32)
 
 
-def test_bad_words_outside_the_models_vocabulary_ban_nothing() -> None:
-    assert sample(logits_of(1, 2), [row_of(GREEDY, bad_word_ids=((77,),))])[0].token_id == 1
+@pytest.mark.parametrize(
+    "params", [GREEDY, SamplingParams(temperature=1e-3), SamplingParams(temperature=0, logit_bias={3: 100.0})]
+)
+def test_a_banned_token_is_not_chosen_whatever_else_speaks_for_it(params: SamplingParams) -> None:
+    ban = Banned((), (3,), (1, 3))
+    rows = [row_of(params, output=output, ban=ban) for output in [(), (2,), (2, 1)]]
+    assert [token.token_id for token in sample(np.repeat(logits_of(0, 8, 5, 9), 3, axis=0), rows)] == [3, 1, 2]
+
+
+def test_a_row_that_bans_tokens_never_takes_the_best_unseen() -> None:
+    assert row_of(GREEDY).takes_best
+    assert not row_of(GREEDY, ban=Banned(())).takes_best
+
+
+def test_banned_tokens_keep_their_logprobs() -> None:
+    params = SamplingParams(temperature=0, logprobs=1)
+    token = sample(logits_of(1, 2), [row_of(params, ban=Banned((1,)))])[0]
+    assert token.logprobs is not None
+    assert [(token_id, entry.rank) for token_id, entry in token.logprobs.items()] == [(0, 2), (1, 1)]
+
+
+def test_banned_tokens_outside_the_models_vocabulary_change_nothing() -> None:
+    assert sample(logits_of(1, 2), [row_of(GREEDY, ban=Banned((77,)))])[0].token_id == 1
 
 
 def test_counts_kept_between_steps_change_no_token() -> None:
@@ -130,7 +156,7 @@ def test_a_row_that_is_not_finite_names_itself(value: float) -> None:
 
 def test_a_request_that_bans_every_token_names_its_row() -> None:
     with pytest.raises(SampleRowError, match="banned") as caught:
-        sample(np.zeros((2, 2), dtype=np.float32), [row_of(GREEDY), row_of(GREEDY, bad_word_ids=((0,), (1,)))])
+        sample(np.zeros((2, 2), dtype=np.float32), [row_of(GREEDY), row_of(GREEDY, ban=Banned((0, 1)))])
     assert caught.value.row_idx == 1
 
 

@@ -120,13 +120,6 @@ def test_token_text_keeps_the_space_of_a_word() -> None:
         assert tokenizer.token_text(tokenizer.vocab_size + 9) == ""
 
 
-def test_bad_words_are_banned_with_and_without_a_space_before_them() -> None:
-    tokenizer = tiny.byte_level()
-    forms = tokenizer.bad_word_ids(["Paris", " Paris"])
-    assert {tokenizer.decode(form) for form in forms} == {"Paris", " Paris"}
-    assert len(forms) == 2
-
-
 @pytest.mark.parametrize("make", [tiny.byte_level, tiny.sentencepiece])
 def test_a_character_of_many_tokens_appears_with_its_last(make: object) -> None:
     tokenizer = make()  # type: ignore[operator]
