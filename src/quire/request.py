@@ -144,13 +144,16 @@ class RequestMetrics:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionOutput:
-    """One of the `n` continuations of a prompt. `cumulative_logprob` is the sum over its tokens, None without `logprobs`."""
+    """One of the `n` continuations of a prompt. `cumulative_logprob` is the sum over its tokens, None without `logprobs`.
+
+    `stop_reason` is the stop id or stop string that ended it; None at an end of sequence, and for every other finish reason.
+    """
 
     index: int
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
-    stop_reason: int | str | None  # the stop id or stop string that ended it
+    stop_reason: int | str | None
     seed: int
     logprobs: tuple[TokenLogprobs, ...] | None = None
     cumulative_logprob: float | None = None

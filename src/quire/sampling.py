@@ -59,6 +59,15 @@ class SamplingParams:
     `temperature` 0 is greedy. `top_k` 0 keeps all. `max_tokens` None means until the context is full. `logprobs` k
     returns the sampled token's log-probability and the k best. `seed` None lets the engine choose one and report it.
     None in place of a list or of `logit_bias` means an empty one; one text in place of a list, a list of one.
+
+    `stop` ends an output with the token that completes one of its strings, if more than `min_tokens` tokens are there then;
+    where the string began does not matter. It is looked for in the text with special tokens, also where
+    `skip_special_tokens` hides them, and cut off unless `include_stop_str_in_output`.
+
+    `bad_words` are texts that the output never holds, also inside a longer word ("cat" forbids "concatenate"): a token
+    that would complete one, however its bytes are spread over tokens, is not chosen. Spaces before a word do not count,
+    a special token is its text, and a word that begins in the prompt is not looked for. Where a tokenizer's decoder
+    writes a token by its neighbors (WordPiece), a token counts as it is written behind another word.
     """
 
     n: int = 1

@@ -128,7 +128,7 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The bytes of all tokens, to search; made at the first use, a quarter of a second for 150,000 tokens.
+        """The bytes of all tokens, to search; made at the first use, in half a second for 150,000 tokens.
 
         Where a token's bytes depend on its neighbors, they are those that it adds behind an ordinary word.
         """
