@@ -157,6 +157,10 @@ class SamplingParams:
                     limit=f"{MAX_STOPS} entries of {MAX_STOP_CHARS} characters",
                     next_step="Shorten the list.",
                 )
+            if not _is_unicode("".join(values)):
+                raise SamplingError(
+                    f"{name} is not valid Unicode", given="a lone surrogate", next_step="Pass text that can be written as UTF-8."
+                )
 
     def _check_combinations(self) -> None:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -190,6 +194,14 @@ def _as_mapping(name: str, value: object) -> Mapping[Any, Any]:
             f"{name} must map token ids to numbers", given=_shown(value), next_step=f"Pass {name} as a dictionary."
         )
     return _FrozenDict({} if value is None else value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require_bool(name: str, value: object) -> None:

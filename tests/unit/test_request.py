@@ -191,6 +191,14 @@ def test_stops_and_bad_words_must_be_texts(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["stop", "bad_words"])
+def test_stops_and_bad_words_must_be_unicode(name: str) -> None:
+    """Half a surrogate pair is in no text, so neither could ever have an effect."""
+    with pytest.raises(SamplingError, match="surrogate"):
+        SamplingParams(**{name: ["a", "b\ud83d"]})  # type: ignore[arg-type]
+    SamplingParams(**{name: ["\N{GRINNING FACE}"]})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
 def test_stops_and_bad_words_are_bounded(name: str) -> None:
     _refusal(**{name: ["a"] * (MAX_STOPS + 1)})
     _refusal(**{name: ["a" * (MAX_STOP_CHARS + 1)]})

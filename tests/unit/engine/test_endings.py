@@ -194,6 +194,17 @@ def test_an_ending_says_what_happened(name: str) -> None:
     assert [delta.stop_reason for delta in deltas] == [None] * (len(deltas) - 1) + [output.stop_reason]
 
 
+@pytest.mark.parametrize(
+    ("stop", "text"), [(X, "hello"), ("o " + X, "hell"), (X + " world", "hello"), ("lo world", "hello worlds")]
+)
+def test_special_tokens_are_found_where_a_decoder_looks_at_neighbors(stop: str, text: str) -> None:
+    tokenizer = tiny.word_piece()
+    script = tokenizer.encode(f"hello {X} worlds", special=AddSpecial.NO)
+    output, deltas = answer(tokenizer, script, script[0], stop=stop)
+    assert output.text == "".join(delta.text for delta in deltas) == (" " + text)
+    assert output.stop_reason == (stop if text != "hello worlds" else None)
+
+
 def aborted_after(num_steps: int, pieces: tuple[str, ...], **params: object) -> CompletionOutput:
     tokenizer = tiny.byte_level()
     core = make_core(ScriptedExecutor(tokens_of(pieces), tokenizer.vocab_size), tokenizer)
