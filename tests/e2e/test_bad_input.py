@@ -81,7 +81,12 @@ DAMAGE: list[tuple[Spoil, type[QuireError], str]] = [
     (lambda directory: edit_config(directory, hidden_size=-48), UnsupportedConfigError, "hidden_size"),
     (lambda directory: edit_config(directory, num_attention_heads=True), UnsupportedConfigError, "num_attention_heads"),
     (lambda directory: edit_config(directory, num_hidden_layers=10**9), UnsupportedConfigError, "num_hidden_layers"),
-    (lambda directory: edit_config(directory, auto_map={"AutoModel": "x.Y"}), UnsupportedConfigError, "auto_map"),
+    (
+        lambda directory: edit_config(directory, auto_map={"AutoModel": "x.Y"}, architectures=["YForCausalLM"]),
+        UnsupportedConfigError,
+        "auto_map",
+    ),
+    (lambda directory: edit_config(directory, eos_token_id=10**6), UnsupportedConfigError, "eos_token_id"),
     (lambda directory: edit_config(directory, surprise=1), UnsupportedConfigError, "surprise"),
     (lambda directory: edit_config(directory, architectures=["MambaForCausalLM"]), UnknownArchitectureError, "LlamaForCausalLM"),
 ]
@@ -205,6 +210,16 @@ def test_the_way_out_of_a_full_context_exists(tiny_model: Path, options: dict[st
         with pytest.raises(PromptTooLongError) as caught:
             llm.generate([[1] * 600])
         assert caught.value.next_step == advice
+
+
+def test_a_full_context_is_that_of_the_scaling(tiny_model: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_model, directory)
+    edit_config(directory, rope_parameters={"rope_type": "yarn", "factor": 2.0}, rope_scaling=None)
+    with LLM(directory, executor="reference", kv_memory="4MiB") as llm:
+        assert len(llm.generate([[1] * 600], SamplingParams(temperature=0, max_tokens=1))) == 1
+        with pytest.raises(PromptTooLongError, match=r"limit: a context of 1024 tokens\)\. Shorten the prompt\.$"):
+            llm.generate([[1] * 1100])
 
 
 def test_a_failing_request_leaves_its_neighbours_untouched(llm: LLM) -> None:

@@ -55,6 +55,30 @@ KINDS: dict[str, dict[str, Any]] = {
         "original_max_position_embeddings": 32_768,
         "attention_factor": 1.25,
     },
+    "yarn whose factor is null": {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": None,
+        "original_max_position_embeddings": 32_768,
+    },
+    "yarn with fields of other engines": {
+        "rope_type": "yarn",
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 32_768,
+        "attn_factor": 0.5,
+        "extrapolation_factor": 1.0,
+        "finetuned": True,
+    },
+    "dynamic up to the context of the file": {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 4.0},
+    "longrope within its original context": {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0 + 0.01 * i for i in range(64)],
+        "long_factor": [1.0 + 0.1 * i for i in range(64)],
+        "factor": 4.0,
+        "original_max_position_embeddings": 131_072,
+    },
 }
 
 

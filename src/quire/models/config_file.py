@@ -1,66 +1,30 @@
-"""Reads `config.json` through an allow-list: every field is honoured, known to be harmless, or refused by its name.
+"""Reads `config.json` through an allow-list: every field is honored, known to be harmless, or refused by its name.
 
 A family asks a `Config` for typed values; the config remembers what was asked. `refuse_unread()` then raises for any
-field that nobody read and that is not on the harmless list, because ignoring it could silently change the model.
-A field whose value is null counts as absent.
+field that was not read and is not known to be inert, because ignoring it could silently change the model.
+
+Absent is not null. A field that the file leaves out has the value of the family's table of defaults; one that is null is
+refused, unless it is read as optional, where null is None. Null in a field that is not read says nothing.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedConfigError
+from quire.models.config_fields import HARMLESS_FIELDS, INERT_VALUES, REFUSED_FIELDS
 from quire.models.strict_json import parse_json, shorten
 from quire.units import MIB
 
 MAX_CONFIG_BYTES = MIB
 MAX_LIST_ITEMS = 4096
 
-_CODE_FIELDS = MappingProxyType(
-    {
-        "auto_map": "Quire never runs code from a model directory; use a checkpoint without custom code.",
-        "quantization_config": "Use the unquantised checkpoint of this model; Quire does its own quantising.",
-    }
-)
-
-_HARMLESS_BY_REASON = MappingProxyType(
-    {
-        "where the file came from, and what libraries wrote down about themselves": """
-        _name_or_path name_or_path transformers_version transformers.js_config torch_dtype dtype use_bfloat16 torchscript
-        unsloth_fixed unsloth_version unsloth_tracked_at is_llama_config tokenizer_class prefix""",
-        "how to compute the same numbers, or what else to return": """
-        _attn_implementation _attn_implementation_internal _attn_implementation_autoset attn_implementation use_flash_attn
-        use_flash_attention cache_implementation use_cache chunk_size_feed_forward gradient_checkpointing
-        reorder_and_upcast_attn output_attentions output_hidden_states output_scores return_dict return_dict_in_generate""",
-        "training only": """
-        initializer_range initializer_factor attention_dropout attn_dropout hidden_dropout residual_dropout embedding_dropout
-        resid_dropout embd_dropout attn_pdrop resid_pdrop embd_pdrop z_loss_coefficient label_smoothing""",
-        "heads for other tasks": """
-        id2label label2id num_labels problem_type finetuning_task task_specific_params tf_legacy_loss summary_activation
-        summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""",
-        "token ids and generation defaults: the tokenizer, generation_config.json and the request decide these": """
-        bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id decoder_start_token_id
-        forced_bos_token_id forced_eos_token_id max_length min_length do_sample early_stopping num_beams num_beam_groups
-        num_return_sequences diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty
-        no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids remove_invalid_values suppress_tokens
-        begin_suppress_tokens exponential_decay_length_penalty""",
-    }
-)
-HARMLESS_FIELDS = frozenset(name for names in _HARMLESS_BY_REASON.values() for name in names.split())
-_ALWAYS_FALSE = (
-    "is_encoder_decoder",
-    "add_cross_attention",
-    "tie_encoder_decoder",
-    "is_decoder",
-    "use_mrope",
-    "rope_interleaved",
-    "lm_head_bias",
-)
+_log = logging.getLogger("quire")
 
 Value = TypeVar("Value")
 
@@ -68,43 +32,51 @@ Value = TypeVar("Value")
 class Config:
     """One JSON object of a model's configuration, with typed access and a record of which fields were read."""
 
-    __slots__ = ("_fields", "_path", "_read", "_sections")
+    __slots__ = ("_defaults", "_fields", "_path", "_read", "_sections", "_warned")
 
     def __init__(self, fields: Mapping[str, Any], path: str = "") -> None:
-        self._fields = {name: value for name, value in fields.items() if value is not None}
+        self._fields = dict(fields)
+        self._defaults: Mapping[str, Any] = {}
         self._path = path
         self._read: set[str] = set()
         self._sections: dict[str, Config] = {}
+        self._warned: set[str] = set()
 
-    def has(self, name: str) -> bool:
-        """Whether the field is present and not null."""
+    def assume(self, defaults: Mapping[str, Any]) -> None:
+        """Sets what the fields mean that the file leaves out."""
+        self._defaults = defaults
+
+    def is_given(self, name: str) -> bool:
+        """Whether the file holds the field, be it null."""
         return name in self._fields
 
-    def size(self, name: str, *, limit: int, default: int | None = None, low: int = 1) -> int:
-        """Returns an integer in [low, limit]; without a default the field must be there."""
+    def has(self, name: str) -> bool:
+        """Whether the file holds the field with a value."""
+        return self._fields.get(name) is not None
+
+    def size(self, name: str, *, limit: int, low: int = 1, default: int | None = None) -> int:
+        """Returns an integer in [low, limit]."""
         value = self._take(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= limit:
+        if not is_whole(value) or not low <= value <= limit:
             self.refuse(name, "must be a whole number", f"{low} to {limit}")
-        return value
+        return int(value)
 
     def optional_size(self, name: str, *, limit: int) -> int | None:
-        """Returns an integer in [1, limit], or None where the field is absent or null."""
-        self._read.add(name)
-        return self.size(name, limit=limit) if self.has(name) else None
+        """Returns an integer in [1, limit], or None for null."""
+        return None if self._is_null(name) else self.size(name, limit=limit)
 
     def number(self, name: str, default: float | None = None) -> float:
-        """Returns a finite number above 0; without a default the field must be there."""
+        """Returns a finite number above 0."""
         value = self._take(name, default)
         if not _is_positive_number(value):
             self.refuse(name, "must be a positive finite number")
         return float(value)
 
     def optional_number(self, name: str) -> float | None:
-        """Returns a finite number above 0, or None where the field is absent or null."""
-        self._read.add(name)
-        return self.number(name) if self.has(name) else None
+        """Returns a finite number above 0, or None for null."""
+        return None if self._is_null(name) else self.number(name)
 
-    def flag(self, name: str, *, default: bool) -> bool:
+    def flag(self, name: str, *, default: bool | None = None) -> bool:
         """Returns true or false."""
         value = self._take(name, default)
         if not isinstance(value, bool):
@@ -115,8 +87,23 @@ class Config:
         """Returns what `table` maps the field's text to; any other text is refused."""
         value = self._take(name, default)
         if not isinstance(value, str) or value not in table:
-            self.refuse(name, "has a value that Quire does not honour", ", ".join(sorted(table)))
+            self.refuse(name, "has a value that Quire does not honor", ", ".join(sorted(table)))
         return table[value]
+
+    def text(self, name: str) -> str | None:
+        """Returns a string, or None where the field is absent or null."""
+        self._read.add(name)
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, str):
+            self.refuse(name, "must be a string")
+        return value
+
+    def architecture(self) -> str:
+        """Returns the one architecture the file names."""
+        names = self.texts("architectures")
+        if names is None or len(names) != 1:
+            self.refuse("architectures", "must name exactly one architecture")
+        return names[0]
 
     def texts(self, name: str) -> tuple[str, ...] | None:
         """Returns a list of strings, or None where the field is absent or null."""
@@ -135,36 +122,45 @@ class Config:
     def section(self, name: str) -> Config | None:
         """Returns a nested object, or None where the field is absent or null; its fields are accounted for too."""
         self._read.add(name)
-        if name in self._fields and name not in self._sections:
+        if self.has(name) and name not in self._sections:
             if not isinstance(self._fields[name], dict):
                 self.refuse(name, "must be a JSON object")
             self._sections[name] = Config(self._fields[name], f"{self._path}{name}.")
         return self._sections.get(name)
 
-    def require(self, name: str, only: object) -> None:
-        """Accepts the field if it is absent or has the one value that Quire honours."""
-        value = self._take(name, only)
-        if value != only or isinstance(value, bool) != isinstance(only, bool):
-            self.refuse(name, "has a value that Quire does not honour", json.dumps(only))
+    def require(self, name: str, *only: object) -> None:
+        """Accepts the field if it is absent, null, or has one of the values that Quire honors."""
+        self._read.add(name)
+        value = self._fields.get(name)
+        if value is not None and not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in only):
+            self.refuse(name, "has a value that Quire does not honor", ", ".join(map(json.dumps, only)))
 
-    def architecture(self) -> str:
-        """Returns the one architecture the file names."""
-        names = self.texts("architectures")
-        if names is None or len(names) != 1:
-            self.refuse("architectures", "must name exactly one architecture")
-        return names[0]
+    def token_ids(self, name: str, vocab_size: int) -> None:
+        """Accepts the field if it is absent, null, or holds ids below `vocab_size`: one, or a list of them."""
+        self._read.add(name)
+        value = self._fields.get(name)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        if not all(is_whole(each) and 0 <= each < vocab_size for each in ids):
+            self.refuse(name, "is not a token of this model", f"0 to {vocab_size - 1}, for a vocab_size of {vocab_size}")
 
-    def refuse_code(self) -> None:
-        """Raises where the file asks to run code from the model directory or to undo another library's quantising."""
-        for name, next_step in _CODE_FIELDS.items():
+    def warn(self, name: str, problem: str) -> None:
+        """Accepts a field, and logs once what is made of it."""
+        self._read.add(name)
+        if name not in self._warned:
+            self._warned.add(name)
+            _log.warning("config.json: %s%s %s.", self._path, name, problem)
+
+    def refuse_foreign(self) -> None:
+        """Raises where the file asks to undo another library's quantizing."""
+        for name, next_step in REFUSED_FIELDS.items():
             if self.has(name):
-                raise UnsupportedConfigError(f"config.json holds {name}, which Quire does not honour", next_step=next_step)
+                raise UnsupportedConfigError(f"config.json holds {name}, which Quire does not honor", next_step=next_step)
 
     def refuse_unread(self) -> None:
-        """Raises UnsupportedConfigError for the fields that were neither read nor harmless."""
-        for name in _ALWAYS_FALSE:
-            self.require(name, False)
-        unread = sorted(self._fields.keys() - self._read - HARMLESS_FIELDS)
+        """Raises UnsupportedConfigError for the fields that were neither read nor inert."""
+        for name in INERT_VALUES.keys() - self._read:
+            self.require(name, *INERT_VALUES[name])
+        unread = sorted(name for name in self._fields.keys() - self._read - HARMLESS_FIELDS if self.has(name))
         if unread:
             raise UnsupportedConfigError(
                 "config.json holds fields that Quire does not know for this architecture",
@@ -178,16 +174,20 @@ class Config:
         """Raises UnsupportedConfigError about one field."""
         raise UnsupportedConfigError(
             f"config.json: {self._path}{name} {problem}",
-            given=shorten(repr(self._fields[name])) if name in self._fields else "nothing",
+            given=shorten(json.dumps(self._fields[name])) if name in self._fields else "nothing",
             limit=limit,
             next_step="Check that config.json is complete and belongs to a supported model.",
         )
 
+    def _is_null(self, name: str) -> bool:
+        self._read.add(name)
+        return self._fields.get(name, self._defaults.get(name)) is None
+
     def _take(self, name: str, default: object) -> Any:
         self._read.add(name)
-        value = self._fields.get(name, default)
+        value = self._fields.get(name, self._defaults.get(name, default))
         if value is None:
-            self.refuse(name, "is missing")
+            self.refuse(name, "must not be null" if self.is_given(name) else "is missing")
         return value
 
     def _list(self, name: str) -> tuple[Any, ...] | None:
@@ -232,6 +232,11 @@ def parse_config(content: bytes) -> Config:
     if not isinstance(fields, dict):
         raise ModelError("config.json is not a JSON object", given=type(fields).__name__, next_step="Restore the original file.")
     return Config(fields)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value of JSON is an integer."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_positive_number(value: object) -> bool:

@@ -10,8 +10,8 @@ Every step is rounded to float32 in the order in which `transformers` does it, b
 unit in the last place of a frequency is already visible. Powers are taken in float64 and rounded once, so the values do not
 depend on the machine's vector library.
 
-Dynamic NTK scaling is absent on purpose: its frequencies change with the length of the request, so keys that were cached
-at one length would be wrong at the next.
+Dynamic NTK scaling is absent on purpose: beyond the context of the file its frequencies change with the length of the
+request, so keys that were cached at one length would be wrong at the next. Up to that context they are those of default.
 """
 
 from __future__ import annotations

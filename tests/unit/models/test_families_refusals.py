@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ def test_absurd_gpt2_sizes_are_refused_by_name(field: str, value: Any) -> None:
         spec_of("gpt2", **{field: value})
 
 
-@pytest.mark.parametrize("field", [*LLAMA_SIZES, "rms_norm_eps", "max_position_embeddings"])
-def test_missing_fields_are_named(field: str) -> None:
-    with pytest.raises(UnsupportedConfigError, match=f"{field} is missing"):
+@pytest.mark.parametrize("field", [*LLAMA_SIZES, "rms_norm_eps", "max_position_embeddings", "rope_theta", "hidden_act"])
+def test_null_is_refused_where_it_means_nothing(field: str) -> None:
+    with pytest.raises(UnsupportedConfigError, match=f"{field} must not be null"):
         spec_of("llama", **{field: None})
 
 
@@ -59,11 +60,17 @@ def test_missing_fields_are_named(field: str) -> None:
         ("llama", {"rms_norm_eps": 0}, "rms_norm_eps"),
         ("llama", {"rms_norm_eps": -1e-6}, "rms_norm_eps"),
         ("llama", {"attention_bias": 1}, "attention_bias"),
-        ("llama", {"pretraining_tp": 2}, "pretraining_tp"),
         ("llama", {"is_encoder_decoder": True}, "is_encoder_decoder"),
         ("llama", {"model_type": "mistral"}, "model_type"),
-        ("llama", {"auto_map": {"AutoModel": "evil.Model"}}, "auto_map"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
+        ("llama", {"quantization": {"bits": 4, "group_size": 64}}, "quantization"),
+        ("llama", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ("llama", {"parallel_attn": True}, "parallel_attn"),
+        ("llama", {"alibi": True}, "alibi"),
+        ("llama", {"activation": "geglu"}, "activation"),
+        ("llama", {"use_sliding_window": True}, "use_sliding_window"),
+        ("gpt2", {"n_special": 40}, "n_special"),
+        ("gpt2", {"scale_attn_weights": None}, "scale_attn_weights must not be null"),
         ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ("llama", {"sliding_window": 64}, "sliding_window"),
         ("mistral", {"attention_bias": True}, "attention_bias"),
@@ -77,7 +84,9 @@ def test_missing_fields_are_named(field: str) -> None:
         ("phi3", {"partial_rotary_factor": 1.5, "rope_scaling": None}, "partial_rotary_factor"),
         ("phi3", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 12}}, "long_factor"),
         ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 11, "long_factor": [1.0] * 11}}, "per rotated pair"),
-        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type"),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type"),
+        ("phi3", {"rope_scaling": None, "partial_rotary_factor": None}, "partial_rotary_factor must not be null"),
+        ("gemma3_text", {"sliding_window_pattern": None}, "sliding_window_pattern"),
         ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("gemma3_text", {"sliding_window": None}, "sliding_window"),
@@ -92,8 +101,17 @@ def test_what_we_cannot_honour_is_refused(family: str, changes: dict[str, Any], 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "change with the length"),
-        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "rope_type"),
+        ({"rope_scaling": {"type": "dynamic"}}, "rope_scaling.factor is missing"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling.factor is missing"),
+        ({"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 128}}, "rope_scaling.factor is missing"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": 3}}, "rope_scaling.finetuned"),
+        ({"rope_scaling": {"type": "llama3", "low_freq_factor": 1, "high_freq_factor": 4}}, "rope_scaling.factor is missing"),
+        ({"rope_scaling": {"type": "llama3", "factor": 8, "high_freq_factor": 4}}, "low_freq_factor is missing"),
+        ({"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 1}}, "high_freq_factor is missing"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "per rotated pair"),
+        ({"rope_scaling": {"type": "longrope", "long_factor": [1.0, 1.0]}}, "short_factor"),
+        ({"rope_scaling": {"factor": 2.0}}, "rope_scaling.factor"),
+        ({"rope_scaling": {"type": "linear", "factor": None}}, "rope_scaling.factor must not be null"),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [16]}}, "rope_scaling.type"),
         ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": -2}}, "rope_scaling.factor"),
@@ -112,6 +130,39 @@ def test_what_we_cannot_honour_is_refused(family: str, changes: dict[str, Any], 
 def test_rope_settings_we_cannot_honour_are_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(UnsupportedConfigError, match=problem):
         spec_of("llama", **changes)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("field", ["bos_token_id", "eos_token_id"])
+@pytest.mark.parametrize("value", [251, -1, [3, 251], "</s>", True, [2.0]])
+def test_ids_beyond_the_vocabulary_are_refused_with_the_numbers(family: str, field: str, value: Any) -> None:
+    with pytest.raises(UnsupportedConfigError, match=rf"{field} is not a token .*limit: 0 to 250, for a vocab_size of 251"):
+        spec_of(family, **{field: value})
+
+
+@pytest.mark.parametrize("value", [None, 0, 250, [3, 250], []])
+def test_ids_within_the_vocabulary_are_accepted(value: Any) -> None:
+    assert spec_of("llama", eos_token_id=value, bos_token_id=value, pad_token_id=-1) == spec_of("llama")
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_code_of_a_known_architecture_is_ignored_aloud(family: str, caplog: pytest.LogCaptureFixture) -> None:
+    code = {"AutoConfig": "configuration_x.XConfig", "AutoModelForCausalLM": "modeling_x.XForCausalLM"}
+    with caplog.at_level(logging.WARNING, "quire"):
+        assert spec_of(family, auto_map=code) == spec_of(family)
+    (record,) = caplog.records
+    assert "auto_map is ignored" in record.getMessage()
+    assert "never runs code" in record.getMessage()
+
+
+def test_an_unknown_architecture_with_code_is_refused_for_its_code() -> None:
+    with pytest.raises(UnsupportedConfigError, match="never runs"):
+        family_for(Config({"architectures": ["EvilForCausalLM"], "auto_map": {"AutoModel": "evil.Model"}}))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_file_without_architectures_means_that_of_its_model_type(family: str) -> None:
+    assert spec_of(family, architectures=None) == spec_of(family)
 
 
 def test_an_unknown_architecture_lists_the_known_ones() -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from quire.errors import UnknownArchitectureError, UnsupportedConfigError
 from quire.models.config_file import Config
+from quire.models.families.defaults import DEFAULTS
 from quire.models.families.gemma3 import Gemma3
 from quire.models.families.gpt2 import Gpt2
 from quire.models.families.llama import Llama
@@ -46,7 +47,7 @@ class Family(Protocol):
         ...
 
     def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a surplus tensor, named as in the file, repeats what is known anyway."""
+        """Whether a surplus tensor, named as in the file, repeats what the config says."""
         ...
 
 
@@ -54,7 +55,15 @@ FAMILIES: tuple[Family, ...] = (Gpt2(), Llama(), Mistral(), Qwen2(), Qwen3(), Ph
 
 
 def family_for(config: Config) -> Family:
-    """Returns the family that reads this config's architecture; raises UnknownArchitectureError with the known ones."""
+    """Returns the family of a config's architecture, or of its `model_type` where it names no architecture.
+
+    Raises UnknownArchitectureError with the known ones.
+    """
+    known = {name: family for family in FAMILIES for name in family.architectures}
+    by_type = {family.name: family for family in FAMILIES}
+    model_type = config.text("model_type")
+    if model_type in by_type and not config.has("architectures"):
+        return by_type[model_type]
     architecture = config.architecture()
     if architecture == "Gemma3ForConditionalGeneration":
         raise UnsupportedConfigError(
@@ -62,25 +71,36 @@ def family_for(config: Config) -> Family:
             given=architecture,
             next_step="Use a text-only checkpoint (Gemma3ForCausalLM), for example the 270M or the 1B model.",
         )
-    for family in FAMILIES:
-        if architecture in family.architectures:
-            return family
+    if architecture in known:
+        return known[architecture]
+    if config.has("auto_map"):
+        raise UnsupportedConfigError(
+            "The model needs code from its directory (auto_map), which Quire never runs",
+            given=architecture[:120],
+            limit=", ".join(known),
+            next_step="Use a checkpoint of one of the architectures above.",
+        )
     raise UnknownArchitectureError(
         "No family maps this architecture",
         given=architecture[:120],
-        limit=", ".join(known for family in FAMILIES for known in family.architectures),
+        limit=", ".join(known),
         next_step="Use a checkpoint of one of the architectures above.",
     )
 
 
 def build_spec(config: Config, max_context: int | None = None) -> ModelSpec:
-    """Returns the spec of a config whose every field is honoured or known to be harmless.
+    """Returns the spec of a config whose every field is honored or known to be inert.
 
     `max_context` shortens the served context; a longer one than the model's raises ConfigError.
     """
-    config.refuse_code()
+    config.refuse_foreign()
     family = family_for(config)
     config.require("model_type", family.name)
+    config.assume(DEFAULTS[family.name])
+    if config.has("auto_map"):
+        config.warn("auto_map", "is ignored, for Quire never runs code from a model directory and reads this architecture itself")
     spec = family.build_spec(config, max_context)
+    for name in ("bos_token_id", "eos_token_id"):
+        config.token_ids(name, spec.vocab_size)
     config.refuse_unread()
     return spec

@@ -41,7 +41,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 _QKV_PARTS = ("q", "k", "v")
-_IGNORED = re.compile(r"(?:.*\.)?h\.\d+\.attn\.(?:bias|masked_bias)|lm_head\.weight")  # causal masks; a tied head
+_IGNORED = re.compile(r"(?:.*\.)?h\.\d+\.attn\.(?:bias|masked_bias)")  # causal masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ class Gpt2:
         model_context = config.size("n_positions", limit=MAX_CONTEXT)
         choose_context(model_context, max_context)
         config.require("n_ctx", model_context)
-        config.require("scale_attn_by_inverse_layer_idx", False)
+        if config.flag("scale_attn_by_inverse_layer_idx"):
+            config.refuse("scale_attn_by_inverse_layer_idx", "has a value that Quire does not honor", "false")
         return ModelSpec(
             family=self.name,
             hidden_size=hidden,
@@ -76,13 +77,13 @@ class Gpt2:
             norm_placement=NormPlacement.PRE,
             qk_norm=QKNorm.NONE,
             ffn=FfnKind.PLAIN,
-            activation=config.choice("activation_function", ACTIVATIONS, "gelu_new"),
+            activation=config.choice("activation_function", ACTIVATIONS),
             has_qkv_bias=True,
             has_attention_out_bias=True,
             has_ffn_bias=True,
-            is_head_tied=config.flag("tie_word_embeddings", default=True),
+            is_head_tied=config.flag("tie_word_embeddings"),
             has_learned_positions=True,
-            attention_scale=head_dim**-0.5 if config.flag("scale_attn_weights", default=True) else 1.0,
+            attention_scale=head_dim**-0.5 if config.flag("scale_attn_weights") else 1.0,
         )
 
     def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
@@ -90,7 +91,7 @@ class Gpt2:
         return {name: _place(name, source, spec.hidden_size) for name, source in mapped_sources(spec, _NAMES, "h").items()}
 
     def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a tensor of the file is a causal mask or a copy of the embedding."""
+        """Whether a tensor of the file is a causal mask."""
         return _IGNORED.fullmatch(tensor_name) is not None
 
 

@@ -16,17 +16,16 @@ class Llama(LlamaNames):
     """Touvron et al. 2023; Grattafiori et al. 2024 (llama3 rope scaling)."""
 
     name: str = "llama"
-    architectures: tuple[str, ...] = ("LlamaForCausalLM",)
+    architectures: tuple[str, ...] = ("LlamaForCausalLM", "LLaMAForCausalLM")  # the second: before transformers had it
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec; `attention_bias` covers q, k, v and the output, `mlp_bias` the feed-forward."""
         sizes = read_sizes(config)
-        config.require("pretraining_tp", 1)
-        has_attention_bias = config.flag("attention_bias", default=False)
-        layers = same_layers(sizes.num_layers, read_rope(config, sizes))
+        has_attention_bias = config.flag("attention_bias")
+        rotation = read_rope(config, sizes, max_context)
         return replace(
-            decoder_spec(config, self.name, sizes, layers, max_context),
+            decoder_spec(config, self.name, sizes, same_layers(sizes.num_layers, rotation.rope), rotation.context),
             has_qkv_bias=has_attention_bias,
             has_attention_out_bias=has_attention_bias,
-            has_ffn_bias=config.flag("mlp_bias", default=False),
+            has_ffn_bias=config.flag("mlp_bias"),
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from quire.models.config_file import Config
-from quire.models.families.sizes import ACTIVATIONS, MAX_CONTEXT, Sizes, choose_context
+from quire.models.families.sizes import ACTIVATIONS, MAX_CONTEXT, Sizes
 from quire.models.source import TensorSource
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm, RopeSpec
 
@@ -32,13 +32,13 @@ NAMES: Mapping[str, str] = MappingProxyType(
 )
 
 _LAYER_TYPES: Mapping[str, bool] = MappingProxyType({"full_attention": False, "sliding_attention": True})
-_DERIVED = re.compile(r"(?:.*\.)?rotary_emb\.(?:inv_freq|cos_cached|sin_cached)|lm_head\.weight")
+_DERIVED = re.compile(r"(?:.*\.)?rotary_emb\.(?:inv_freq|cos_cached|sin_cached)")
 
 
-def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerSpec, ...], max_context: int | None) -> ModelSpec:
+def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerSpec, ...], context: int) -> ModelSpec:
     """Returns the plain descendant of llama: RMS norms before each part, a gated feed-forward, no biases.
 
-    Families `dataclasses.replace` what they do differently.
+    `context` is the one to serve. Families `dataclasses.replace` what they do differently.
     """
     return ModelSpec(
         family=family,
@@ -48,7 +48,7 @@ def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerS
         head_dim=sizes.head_dim,
         ffn_size=sizes.ffn_size,
         vocab_size=sizes.vocab_size,
-        max_context=choose_context(sizes.model_context, max_context),
+        max_context=context,
         layers=layers,
         norm=NormKind.RMS,
         norm_eps=config.number("rms_norm_eps"),
@@ -59,7 +59,7 @@ def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerS
         has_qkv_bias=False,
         has_attention_out_bias=False,
         has_ffn_bias=False,
-        is_head_tied=config.flag("tie_word_embeddings", default=False),
+        is_head_tied=config.flag("tie_word_embeddings"),
         has_learned_positions=False,
         attention_scale=sizes.head_dim**-0.5,
     )
@@ -76,7 +76,7 @@ class LlamaNames:
         return mapped_sources(spec, NAMES)
 
     def is_ignored(self, tensor_name: str) -> bool:
-        """Whether a tensor repeats what the config or another tensor says: rotary tables of old files, a tied head."""
+        """Whether a tensor repeats what the config says: rotary tables of old files."""
         return _DERIVED.fullmatch(tensor_name) is not None
 
 

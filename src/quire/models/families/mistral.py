@@ -33,5 +33,6 @@ class Mistral(LlamaNames):
         all_alike = (window is not None,) * sizes.num_layers
         if read_sliding(config, sizes.num_layers, all_alike) != all_alike:
             config.refuse("layer_types", "contradicts sliding_window", "the same attention in all layers")
-        layers = same_layers(sizes.num_layers, read_rope(config, sizes), window)
-        return decoder_spec(config, self.name, sizes, layers, max_context)
+        rotation = read_rope(config, sizes, max_context)
+        layers = same_layers(sizes.num_layers, rotation.rope, window)
+        return decoder_spec(config, self.name, sizes, layers, rotation.context)

@@ -25,10 +25,10 @@ class Olmo2(LlamaNames):
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec."""
         sizes = read_sizes(config)
-        has_bias = config.flag("attention_bias", default=False)
-        layers = same_layers(sizes.num_layers, read_rope(config, sizes))
+        has_bias = config.flag("attention_bias")
+        rotation = read_rope(config, sizes, max_context)
         return replace(
-            decoder_spec(config, self.name, sizes, layers, max_context),
+            decoder_spec(config, self.name, sizes, same_layers(sizes.num_layers, rotation.rope), rotation.context),
             norm_placement=NormPlacement.POST,
             qk_norm=QKNorm.WHOLE,
             has_qkv_bias=has_bias,

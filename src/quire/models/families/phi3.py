@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from quire.models.config_file import Config
 from quire.models.families.llama_like import NAMES, LlamaNames, decoder_spec, mapped_sources, read_window, same_layers
-from quire.models.families.rope_fields import read_rope_fields
-from quire.models.families.sizes import MAX_CONTEXT, Sizes, choose_context, read_sizes
-from quire.models.rope import LongRopeScaling, NoScaling, build_rope
+from quire.models.families.rope_fields import read_rope_fields, rotate
+from quire.models.families.sizes import MAX_CONTEXT, read_sizes
 from quire.models.source import TensorSource
-from quire.models.spec import ModelSpec, RopeSpec
+from quire.models.spec import ModelSpec
 
 _FUSED: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("attn.q", "attn.k", "attn.v"), "self_attn.qkv_proj")
     | dict.fromkeys(("ffn.gate", "ffn.up"), "mlp.gate_up_proj")
 )
-_ORIGINAL_CONTEXT = 4096  # of the first Phi-3; files that leave it out mean this one
-_LONGROPE_NAMES = ("longrope", "su", "yarn")  # early Phi-3 files call longrope "su" or "yarn"
+_KINDS: Mapping[str, str] = MappingProxyType(
+    {"default": "default"} | dict.fromkeys(("longrope", "su", "yarn"), "longrope")  # early files say "su" or "yarn"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +34,11 @@ class Phi3(LlamaNames):
         sizes = read_sizes(config)
         for name, only in (("attention_bias", False), ("mlp_bias", False), ("full_attn_mod", 1), ("interpolate_factor", 1)):
             config.require(name, only)
-        rope = _read_rope(config, sizes, choose_context(sizes.model_context, max_context))
-        layers = same_layers(sizes.num_layers, rope, read_window(config))
-        return decoder_spec(config, self.name, sizes, layers, max_context)
+        original = config.size("original_max_position_embeddings", limit=MAX_CONTEXT)
+        fields = replace(read_rope_fields(config, _KINDS), original_context=original)
+        rotation = rotate(fields, _read_rotary_dim(config, fields.scaling, sizes.head_dim), sizes.max_positions, max_context)
+        layers = same_layers(sizes.num_layers, rotation.rope, read_window(config))
+        return decoder_spec(config, self.name, sizes, layers, rotation.context)
 
     def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
         """Returns where each tensor lies: q, k and v are rows of one matrix, gate and up of another."""
@@ -57,37 +58,10 @@ class Phi3(LlamaNames):
         return sources
 
 
-def _read_rope(config: Config, sizes: Sizes, max_context: int) -> RopeSpec:
-    fields = read_rope_fields(config)
-    original = config.size("original_max_position_embeddings", limit=MAX_CONTEXT, default=_ORIGINAL_CONTEXT)
-    rotary_dim = _read_rotary_dim(config, fields.scaling, sizes.head_dim)
-    if fields.scaling is None or fields.kind == "default":
-        return build_rope(rotary_dim, fields.theta, NoScaling())
-    if fields.kind not in _LONGROPE_NAMES:
-        fields.scaling.refuse("rope_type", "is not honoured for this architecture", "default, longrope")
-    scaling = _read_longrope(fields.scaling, sizes.model_context, original, max_context)
-    if len(scaling.divisors) != rotary_dim // 2:
-        fields.scaling.refuse("long_factor", "and short_factor must hold one number per rotated pair", rotary_dim // 2)
-    return build_rope(rotary_dim, fields.theta, scaling)
-
-
 def _read_rotary_dim(config: Config, scaling: Config | None, head_dim: int) -> int:
-    sources = [source for source in (scaling, config) if source is not None and source.has("partial_rotary_factor")]
+    sources = [source for source in (scaling, config) if source is not None and source.is_given("partial_rotary_factor")]
     shares = {source.number("partial_rotary_factor") for source in sources} or {1.0}
     rotary_dim = int(head_dim * min(shares))
     if len(shares) > 1 or max(shares) > 1 or rotary_dim < 2 or rotary_dim % 2:
         config.refuse("partial_rotary_factor", "must rotate an even, positive part of each head", f"head_dim {head_dim}")
     return rotary_dim
-
-
-def _read_longrope(scaling: Config, model_context: int, original: int, max_context: int) -> LongRopeScaling:
-    scaling.require("original_max_position_embeddings", original)
-    factor = scaling.number("factor", model_context / original)
-    warmth = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(max(original, 2)))
-    short, long = scaling.numbers("short_factor"), scaling.numbers("long_factor")
-    if len(short) != len(long):
-        scaling.refuse("long_factor", "and short_factor must be equally long", len(short))
-    return LongRopeScaling(
-        divisors=long if max_context > original else short,
-        attention_factor=scaling.number("attention_factor", warmth),
-    )

@@ -12,8 +12,8 @@ from quire.models.families.llama_like import (
     read_window,
 )
 from quire.models.families.rope_fields import read_rope
-from quire.models.families.sizes import MAX_LAYERS, Sizes, read_sizes
-from quire.models.spec import LayerSpec, ModelSpec
+from quire.models.families.sizes import MAX_LAYERS, read_sizes
+from quire.models.spec import LayerSpec, ModelSpec, RopeSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +26,18 @@ class Qwen2(LlamaNames):
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
         """Returns the spec."""
         sizes = read_sizes(config)
-        spec = decoder_spec(config, self.name, sizes, read_qwen_layers(config, sizes), max_context)
-        return replace(spec, has_qkv_bias=True)
+        rotation = read_rope(config, sizes, max_context)
+        layers = read_qwen_layers(config, sizes.num_layers, rotation.rope)
+        return replace(decoder_spec(config, self.name, sizes, layers, rotation.context), has_qkv_bias=True)
 
 
-def read_qwen_layers(config: Config, sizes: Sizes) -> tuple[LayerSpec, ...]:
+def read_qwen_layers(config: Config, num_layers: int, rope: RopeSpec) -> tuple[LayerSpec, ...]:
     """Returns the layers: with `use_sliding_window`, those from `max_window_layers` on (or in `layer_types`) see a window."""
-    rope = read_rope(config, sizes)
     window = read_window(config)
-    first_sliding = config.size("max_window_layers", limit=MAX_LAYERS, default=sizes.num_layers, low=0)
-    if not config.flag("use_sliding_window", default=False):
-        window, first_sliding = None, sizes.num_layers
-    is_sliding = read_sliding(
-        config, sizes.num_layers, [window is not None and i >= first_sliding for i in range(sizes.num_layers)]
-    )
+    first_sliding = config.size("max_window_layers", limit=MAX_LAYERS, low=0)
+    if not config.flag("use_sliding_window"):
+        window = None
+    is_sliding = read_sliding(config, num_layers, [window is not None and i >= first_sliding for i in range(num_layers)])
     if window is None and any(is_sliding):
         config.refuse("layer_types", "names sliding layers, but use_sliding_window and sliding_window give them no window")
     return tuple(LayerSpec(rope=rope, sliding_window=window if sliding else None) for sliding in is_sliding)

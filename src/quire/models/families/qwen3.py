@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from quire.models.config_file import Config
 from quire.models.families.llama_like import LlamaNames, decoder_spec
 from quire.models.families.qwen2 import read_qwen_layers
+from quire.models.families.rope_fields import read_rope
 from quire.models.families.sizes import read_sizes
 from quire.models.spec import ModelSpec, QKNorm
 
@@ -19,11 +20,13 @@ class Qwen3(LlamaNames):
     architectures: tuple[str, ...] = ("Qwen3ForCausalLM",)
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:
-        """Returns the spec; heads have 128 elements unless the file says otherwise."""
-        sizes = read_sizes(config, default_head_dim=128)
-        has_bias = config.flag("attention_bias", default=False)
+        """Returns the spec."""
+        sizes = read_sizes(config)
+        has_bias = config.flag("attention_bias")
+        rotation = read_rope(config, sizes, max_context)
+        layers = read_qwen_layers(config, sizes.num_layers, rotation.rope)
         return replace(
-            decoder_spec(config, self.name, sizes, read_qwen_layers(config, sizes), max_context),
+            decoder_spec(config, self.name, sizes, layers, rotation.context),
             qk_norm=QKNorm.PER_HEAD,
             has_qkv_bias=has_bias,
             has_attention_out_bias=has_bias,

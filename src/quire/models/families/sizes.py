@@ -33,7 +33,7 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """Sizes of a decoder; `model_context` is the longest context the model itself was made for."""
+    """Sizes of a decoder; `max_positions` is what config.json calls max_position_embeddings, before any rope scaling."""
 
     hidden_size: int
     num_layers: int
@@ -42,17 +42,17 @@ class Sizes:
     head_dim: int
     ffn_size: int
     vocab_size: int
-    model_context: int
+    max_positions: int
 
 
-def read_sizes(config: Config, *, default_head_dim: int | None = None) -> Sizes:
+def read_sizes(config: Config) -> Sizes:
     """Returns the sizes under the names that llama and its descendants use.
 
-    Without `head_dim` in the file it is `default_head_dim`, or else the hidden size divided by the heads.
+    `num_key_value_heads` null means a kv head for every query head, `head_dim` null the hidden size divided by the heads.
     """
     hidden = config.size("hidden_size", limit=MAX_HIDDEN)
     heads = config.size("num_attention_heads", limit=MAX_HEADS)
-    head_dim = config.optional_size("head_dim", limit=MAX_HEAD_DIM) or default_head_dim
+    head_dim = config.optional_size("head_dim", limit=MAX_HEAD_DIM)
     kv_heads = config.optional_size("num_key_value_heads", limit=MAX_HEADS) or heads
     check_groups(heads, kv_heads)
     return Sizes(
@@ -63,7 +63,7 @@ def read_sizes(config: Config, *, default_head_dim: int | None = None) -> Sizes:
         head_dim=check_head_dim(head_dim or divide_heads(hidden, heads)),
         ffn_size=config.size("intermediate_size", limit=MAX_FFN),
         vocab_size=config.size("vocab_size", limit=MAX_VOCAB),
-        model_context=config.size("max_position_embeddings", limit=MAX_CONTEXT),
+        max_positions=config.size("max_position_embeddings", limit=MAX_CONTEXT),
     )
 
 
@@ -100,13 +100,16 @@ def check_head_dim(head_dim: int) -> int:
     return head_dim
 
 
-def choose_context(model_context: int, max_context: int | None) -> int:
-    """Returns the context to serve: the model's own, or a shorter one on request; positions are never extrapolated."""
+def choose_context(model_context: int, max_context: int | None, bound: str | None = None) -> int:
+    """Returns the context to serve: the model's own, or a shorter one on request; positions are never extrapolated.
+
+    `bound` says in an error why the model's context is no longer, where config.json itself gives a longer one.
+    """
     if max_context is None:
         return model_context
     if max_context < 1 or max_context > model_context:
         raise ConfigError(
-            "The requested context does not fit the model",
+            "The requested context does not fit the model" + ("" if bound is None else f": {bound}"),
             given=max_context,
             limit=f"1 to {model_context} tokens",
             next_step="Ask for a shorter max_context, or leave it out to use the model's own.",
