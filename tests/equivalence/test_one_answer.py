@@ -138,7 +138,7 @@ def test_contexts_of_several_attention_splits_keep_the_promise(name: str, tmp_pa
 def make_long_checkpoint(name: str, directory: Path) -> Checkpoint:
     family, window = ("llama", {}) if name == "long-llama" else ("gemma3_text", {"sliding_window": 700})
     spec = spec_of(family, max_position_embeddings=2048, **window)
-    return Checkpoint(directory=directory, spec=spec, weights=random_weights(spec))
+    return Checkpoint(directory=directory, spec=spec, weights=random_weights(spec), model_context=spec.max_context)
 
 
 def test_the_floating_point_mode_of_the_caller_changes_no_bit(checkpoint: Checkpoint) -> None:

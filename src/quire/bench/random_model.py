@@ -27,7 +27,8 @@ def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> C
         text = config_file.read_bytes()
     except OSError as error:
         raise ConfigError("the config file cannot be read", given=config_file.name, next_step="Name a config.json.") from error
-    spec = build_spec(parse_config(text), max_context)
+    config = parse_config(text)
+    spec = build_spec(config, max_context)
     num_values = min(_POOL_ELEMENTS, max(prod(shape) for shape in spec.tensor_shapes().values()))
     pool = np.random.default_rng(0).standard_normal(num_values, dtype=np.float32) * np.float32(_SCALE)
     plain, around_one = round_to_bfloat16(pool), round_to_bfloat16(np.float32(1) + pool[: 1 << 18])
@@ -35,7 +36,12 @@ def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> C
         name: _tensor(around_one if name.endswith("norm.weight") else plain, shape)
         for name, shape in spec.tensor_shapes().items()
     }
-    return Checkpoint(directory=config_file.parent, spec=spec, weights=Weights(tensors, sha256(text).digest()))
+    return Checkpoint(
+        directory=config_file.parent,
+        spec=spec,
+        weights=Weights(tensors, sha256(text).digest()),
+        model_context=build_spec(config).max_context,
+    )
 
 
 def _tensor(pool: BitsArray, shape: tuple[int, ...]) -> SourceTensor:

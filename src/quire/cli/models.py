@@ -59,14 +59,13 @@ def models(directory: Path | None, as_json: bool) -> None:
 
 
 def describe(directory: Path) -> Description:
-    """Reads a model directory's config; raises ModelError or one of its kinds where it cannot be used."""
+    """Reads a model directory's config, and which weights it has; raises ModelError or one of its kinds."""
     from math import prod
 
     from quire.executors.protocol import kv_layout
-    from quire.models.config_file import read_config
-    from quire.models.families import build_spec
+    from quire.models.checkpoint import read_spec
 
-    spec = build_spec(read_config(directory))
+    spec = read_spec(directory)
     sizes = [file.stat().st_size for file in directory.glob("*.safetensors")]
     return Description(
         directory=directory,

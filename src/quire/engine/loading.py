@@ -18,8 +18,6 @@ from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.models.bundled import directory as bundled_directory
 from quire.models.checkpoint import Checkpoint, load_checkpoint
-from quire.models.config_file import read_config
-from quire.models.families import build_spec
 from quire.models.hub import find_model
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
@@ -34,9 +32,8 @@ class Origin:
 
 
 def origin_of(checkpoint: Checkpoint) -> Origin:
-    """Returns the origin; the spec cannot tell `model_context`, it is built for the context that was asked for."""
-    model_context = build_spec(read_config(checkpoint.directory)).max_context
-    return Origin(weights_fingerprint=checkpoint.weights.fingerprint, model_context=model_context)
+    """Returns the origin of an opened checkpoint."""
+    return Origin(weights_fingerprint=checkpoint.weights.fingerprint, model_context=checkpoint.model_context)
 
 
 def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Checkpoint, EngineConfig]:

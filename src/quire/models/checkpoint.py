@@ -6,8 +6,9 @@ executor's packing is what pages them in.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,10 +19,11 @@ from quire.errors import CheckpointError
 from quire.models.config_file import read_config
 from quire.models.families import Family, build_spec, family_for
 from quire.models.safetensors_file import SafetensorsFile
-from quire.models.shards import Shards, open_shards
+from quire.models.shards import Shards, has_weights, open_shards
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
 from quire.models.strict_json import shorten
+from quire.models.tied_head import find_name, read_head
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
 FINGERPRINT_VERSION = 1
@@ -29,15 +31,21 @@ _WINDOWS_PER_TENSOR = 4
 _WINDOW_BYTES = 4096
 _MAX_NAMES_SHOWN = 8
 _HEAD = "lm_head."
+_HEAD_NAME = "lm_head.weight"
+_log = logging.getLogger("quire")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model directory, understood: what the model is, and its tensors by canonical name."""
+    """A model directory, understood: what the model is, and its tensors by canonical name.
+
+    `model_context` is the longest context that can be asked for; `spec` is built for the one that was.
+    """
 
     directory: Path
     spec: ModelSpec
     weights: Weights
+    model_context: int
 
 
 def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Checkpoint:
@@ -47,25 +55,39 @@ def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Check
     ConfigError for a `max_context` beyond the model's.
     """
     config = read_config(directory)
-    spec = build_spec(config, max_context)
+    described = build_spec(config, max_context)
+    model_context = described.max_context if max_context is None else build_spec(config).max_context
     family = family_for(config)
     shards = open_shards(directory)
-    sources = family.sources(spec)
-    names = _find_names(family, sources.values(), shards)
-    _check_tensors(family, _expected_shapes(spec, sources), names, shards)
-    tensors = {canonical: _read(source, names[source.name], shards) for canonical, source in sources.items()}
-    return Checkpoint(directory=directory, spec=spec, weights=Weights(tensors, fingerprint(spec, shards.files)))
+    head = read_head(family, described, shards)
+    names = _find_names(family, head.sources.values(), shards)
+    known = {*names.values()} if head.unread_copy is None else {*names.values(), head.unread_copy}
+    _check_tensors(_expected_shapes(head.spec, head.sources), names, shards, _surplus(family, known, shards))
+    if head.spec.is_head_tied is not described.is_head_tied:
+        _log.warning("The weight files hold a head that differs from the embedding: it is used, against tie_word_embeddings.")
+    tensors = {canonical: _read(source, names[source.name], shards) for canonical, source in head.sources.items()}
+    weights = Weights(tensors, fingerprint(head.spec, shards.files))
+    return Checkpoint(directory=directory, spec=head.spec, weights=weights, model_context=model_context)
+
+
+def read_spec(directory: Path) -> ModelSpec:
+    """Returns what `load_checkpoint` would find the model to be; without weight files, what config.json says."""
+    config = read_config(directory)
+    spec = build_spec(config)
+    if not has_weights(directory):
+        return spec
+    return read_head(family_for(config), spec, open_shards(directory)).spec
 
 
 def _find_names(family: Family, sources: Iterable[TensorSource], shards: Shards) -> dict[str, str]:
     """Returns source name -> name in the file, for the first of the family's prefixes that exists."""
-    names = {}
-    for source in sources:
-        candidates = (prefix + source.name for prefix in family.prefixes)
-        found = next((name for name in candidates if name in shards.placement), None)
-        if found is not None:
-            names[source.name] = found
-    return names
+    found = {source.name: find_name(family, source, shards) for source in sources}
+    return {source: name for source, name in found.items() if name is not None}
+
+
+def _surplus(family: Family, known: Set[str], shards: Shards) -> list[str]:
+    """Returns the names in the files that are neither known nor derived from what is known."""
+    return sorted(name for name in {*shards.strays, *shards.placement} - known if not family.is_ignored(name))
 
 
 def _expected_shapes(spec: ModelSpec, sources: Mapping[str, TensorSource]) -> dict[str, tuple[int, ...]]:
@@ -81,16 +103,15 @@ def _expected_shapes(spec: ModelSpec, sources: Mapping[str, TensorSource]) -> di
     return shapes
 
 
-def _check_tensors(family: Family, expected: Mapping[str, tuple[int, ...]], names: Mapping[str, str], shards: Shards) -> None:
+def _check_tensors(expected: Mapping[str, tuple[int, ...]], names: Mapping[str, str], shards: Shards, surplus: list[str]) -> None:
     """Raises one CheckpointError that names everything missing, surplus, wrongly shaped or in an unusable dtype."""
     entries = {source: shards.placement[name].entries[name] for source, name in names.items()}
-    surplus = {*shards.strays, *shards.placement} - set(names.values())
     findings = {
         "missing": [
             *(_name_in_file(source, names) for source in expected if source not in names),
             *(f"{name} (indexed)" for name in shards.absent),
         ],
-        "surplus": sorted(name for name in surplus if not family.is_ignored(name)),
+        "surplus": surplus,
         "wrongly shaped": [
             f"{entry.name} is {list(entry.shape)} instead of {list(expected[source])}"
             for source, entry in entries.items()
@@ -103,8 +124,16 @@ def _check_tensors(family: Family, expected: Mapping[str, tuple[int, ...]], name
             "The weight files and config.json do not belong together: "
             + "; ".join(f"{kind}: {_enumerate(found)}" for kind, found in findings.items() if found),
             limit=f"dtypes {', '.join(dtype.value for dtype in SourceDType)}" if findings["in an unusable dtype"] else None,
-            next_step="Download the checkpoint again, complete and from one revision.",
+            next_step=_advice([name for found in findings.values() for name in found]),
         )
+
+
+def _advice(findings: list[str]) -> str:
+    if findings == [_HEAD_NAME]:
+        return (
+            "Set tie_word_embeddings to true in config.json if the embedding is the head too; else download the checkpoint again."
+        )
+    return "Download the checkpoint again, complete and from one revision."
 
 
 def _name_in_file(missing: str, names: Mapping[str, str]) -> str:

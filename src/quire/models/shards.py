@@ -39,6 +39,11 @@ class Shards:
     strays: tuple[str, ...] = ()
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether weight files lie in the directory that `open_shards` would open."""
+    return any((directory / name).exists() for name in (SINGLE_FILE, INDEX_FILE))
+
+
 def open_shards(directory: Path) -> Shards:
     """Returns `model.safetensors`, or else the files that the index names; raises CheckpointError."""
     if (directory / SINGLE_FILE).exists():

@@ -12,32 +12,11 @@ import pytest
 
 from quire.errors import CheckpointError, ConfigError, ModelError, ModelNotFoundError
 from quire.models.checkpoint import load_checkpoint
-from quire.models.families import FAMILIES
 from quire.models.safetensors_file import open_safetensors
 from quire.models.weights import SourceDType
-from support.configs import CONFIGS, spec_of
+from support.configs import CONFIGS
 from support.safetensors_writer import safetensors_bytes, write_sharded
-
-Tensors = dict[str, np.ndarray]
-
-
-def _stored_tensors(family_name: str) -> Tensors:
-    """Returns distinct numbers under the names and in the shapes that a checkpoint of this family has on disk."""
-    family = next(family for family in FAMILIES if family.name == family_name)
-    spec = spec_of(family_name)
-    sources = family.sources(spec)
-    rows: dict[str, int] = {}
-    for canonical, shape in spec.tensor_shapes().items():
-        source = sources[canonical]
-        rows[source.name] = max(rows.get(source.name, 0), source.rows[1] if source.rows else shape[0])
-    tensors: Tensors = {}
-    for canonical, shape in spec.tensor_shapes().items():
-        source = sources[canonical]
-        ours = (rows[source.name], *shape[1:])
-        stored = ours[::-1] if source.is_transposed else ours
-        size = int(np.prod(stored))
-        tensors[source.name] = (np.arange(size, dtype=np.float32) / 7 + len(tensors)).reshape(stored)
-    return tensors
+from support.stored import Tensors, stored_tensors
 
 
 def _write(directory: Path, tensors: Mapping[str, np.ndarray], family: str = "llama") -> Path:
@@ -57,13 +36,13 @@ def _refusal(directory: Path) -> str:
 
 @pytest.fixture(scope="module")
 def llama() -> Tensors:
-    return _stored_tensors("llama")
+    return stored_tensors("llama")
 
 
 @pytest.mark.parametrize("family", CONFIGS)
 @pytest.mark.parametrize("num_shards", [None, 1, 3])
 def test_every_family_gets_exactly_the_tensors_of_its_spec(tmp_path: Path, family: str, num_shards: int | None) -> None:
-    tensors = _stored_tensors(family)
+    tensors = stored_tensors(family)
     _write(tmp_path, tensors, family)
     if num_shards is not None:
         (tmp_path / "model.safetensors").unlink()
@@ -74,7 +53,7 @@ def test_every_family_gets_exactly_the_tensors_of_its_spec(tmp_path: Path, famil
 
 
 def test_fused_and_transposed_parts_are_cut_from_the_right_place(tmp_path: Path) -> None:
-    tensors = _stored_tensors("gpt2")
+    tensors = stored_tensors("gpt2")
     weights = load_checkpoint(_write(tmp_path, tensors, "gpt2")).weights
     hidden = CONFIGS["gpt2"]["n_embd"]
     fused = tensors["h.1.attn.c_attn.weight"]
@@ -87,7 +66,7 @@ def test_fused_and_transposed_parts_are_cut_from_the_right_place(tmp_path: Path)
 
 
 def test_offset_is_added_in_float32(tmp_path: Path) -> None:
-    tensors = _stored_tensors("gemma3_text")
+    tensors = stored_tensors("gemma3_text")
     stored = np.linspace(-1, 1, tensors["norm.weight"].size, dtype=np.float32)
     bits = (stored.view(np.uint32) >> 16).astype(np.uint16)
     weights = load_checkpoint(_write(tmp_path, {**tensors, "norm.weight": bits}, "gemma3_text")).weights
@@ -137,7 +116,7 @@ def test_long_lists_of_tensors_are_cut_and_counted(tmp_path: Path, llama: Tensor
 
 
 def test_fused_matrix_with_too_many_rows_is_wrongly_shaped(tmp_path: Path) -> None:
-    tensors = _stored_tensors("phi3")
+    tensors = stored_tensors("phi3")
     name = "layers.0.self_attn.qkv_proj.weight"
     tensors[name] = np.concatenate((tensors[name], tensors[name][:1]))
     assert f"{name} is {list(tensors[name].shape)} instead of" in _refusal(_write(tmp_path, tensors, "phi3"))

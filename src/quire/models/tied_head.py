@@ -1,0 +1,74 @@
+"""Whether a checkpoint has a head of its own: what is stored decides, `tie_word_embeddings` only where it can be true.
+
+config says   stored                  the model
+tied          embedding               one matrix
+tied          head                    one matrix: the head serves as the embedding too
+tied          both, the same bits     one matrix
+tied          both, different         two matrices, and a warning
+untied        both                    two matrices
+untied        embedding               refused: the head is missing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.models.families import Family
+from quire.models.shards import Shards
+from quire.models.source import TensorSource
+from quire.models.spec import ModelSpec
+from quire.models.weights import SourceTensor
+
+EMBEDDING, HEAD = "embed.weight", "head.weight"
+_COMPARED_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadReading:
+    """The spec as the files have it, where its tensors lie, and the stored copy that is left unread, if there is one."""
+
+    spec: ModelSpec
+    sources: Mapping[str, TensorSource]
+    unread_copy: str | None = None
+
+
+def find_name(family: Family, source: TensorSource, shards: Shards) -> str | None:
+    """Returns a source's name in the files, with the first of the family's prefixes that exists there."""
+    candidates = (prefix + source.name for prefix in family.prefixes)
+    return next((name for name in candidates if name in shards.placement), None)
+
+
+def read_head(family: Family, spec: ModelSpec, shards: Shards) -> HeadReading:
+    """Returns what the files make of the `spec` of config.json."""
+    untied = replace(spec, is_head_tied=False)
+    sources = dict(family.sources(untied))
+    embedding, head = (find_name(family, sources[name], shards) for name in (EMBEDDING, HEAD))
+    if not spec.is_head_tied:
+        return HeadReading(spec=spec, sources=sources)
+    if embedding is not None and head is not None and not _is_same(embedding, head, shards):
+        return HeadReading(spec=untied, sources=sources)
+    stored_head = sources.pop(HEAD)
+    if embedding is None and head is not None:
+        sources[EMBEDDING] = stored_head
+    return HeadReading(spec=spec, sources=sources, unread_copy=None if embedding is None else head)
+
+
+def _is_same(first: str, second: str, shards: Shards) -> bool:
+    """Whether two tensors of the files hold the same bits in the same format; stops at the first difference."""
+    entries = [shards.placement[name].entries[name] for name in (first, second)]
+    if entries[0].shape != entries[1].shape or entries[0].dtype != entries[1].dtype or not entries[0].is_usable:
+        return False
+    bits = [_flat_bits(shards.placement[name].read(name)) for name in (first, second)]
+    step = _COMPARED_BYTES // bits[0].itemsize
+    return all(
+        np.array_equal(bits[0][start : start + step], bits[1][start : start + step]) for start in range(0, bits[0].size, step)
+    )
+
+
+def _flat_bits(tensor: SourceTensor) -> npt.NDArray[np.unsignedinteger]:
+    flat = tensor.bits.reshape(-1)
+    return flat.view(np.dtype(f"u{flat.itemsize}"))
