@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from quire.config import DType
 from quire.errors import CheckpointError, ConfigError, ExecutorError, ExecutorUnavailableError, ModelNotFoundError, TokenizerError
@@ -99,6 +100,34 @@ def test_a_fresh_model_has_the_tokens_of_its_tokenizer_and_the_user_is_told(worl
     fields = world.prepare(Job(data=world.job.data, tokenizer=world.tokenizer(), config=world.config(vocab_size=9000)))
     assert fields["vocab_size"] < 9000
     assert any("not the 9000" in notice for notice in world.notices)
+
+
+def test_a_shape_that_leaves_its_context_out_has_that_of_its_family(world: World) -> None:
+    shape = {name: value for name, value in CONFIG.items() if name != "max_position_embeddings"}
+    (world.directory / "shape.json").write_text(json.dumps(shape))
+    fields = world.prepare(replace(world.job, config=str(world.directory / "shape.json"), max_context=40))
+    assert fields["max_position_embeddings"] == spec_of(world.directory / "prepared").max_context == 40
+
+
+def test_token_ids_of_the_tokenizer_of_a_shape_are_left_behind(world: World) -> None:
+    fields = world.prepare(replace(world.job, config=world.config(eos_token_id=151_645, bos_token_id=151_643)))
+    assert "eos_token_id" not in fields
+    assert spec_of(world.directory / "prepared").vocab_size < 151_643
+
+
+def test_going_on_from_a_tied_model_with_a_head_of_its_own_keeps_both(world: World) -> None:
+    model = world.finish()
+    fields = json.loads((model / "config.json").read_text())
+    tensors = load_file(model / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    save_file(tensors | {"lm_head.weight": tensors[name].flip(0).contiguous()}, model / "model.safetensors")
+    (model / "config.json").write_text(json.dumps(fields | {"tie_word_embeddings": True, "auto_map": {"AutoModel": "x.Y"}}))
+    job = Job(data=world.job.data, model=str(model))
+    written = world.prepare(job)
+    assert written["tie_word_embeddings"] is False
+    assert "auto_map" not in written
+    decoder = new_decoder(job, spec_of(world.directory / "prepared"), Recipe())
+    assert torch.equal(decoder.head.weight, decoder.embed.weight.flip(0))
 
 
 def test_a_learned_position_table_gets_the_rows_that_were_asked_for(world: World) -> None:

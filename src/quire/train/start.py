@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,9 +21,10 @@ import torch
 
 from quire.errors import ConfigError, ExecutorUnavailableError
 from quire.executors.torch_decoder import Decoder
-from quire.models.checkpoint import load_checkpoint
+from quire.models.checkpoint import load_checkpoint, read_spec
 from quire.models.config_file import Config
-from quire.models.families import build_spec
+from quire.models.families import build_spec, family_for
+from quire.models.families.defaults import DEFAULTS
 from quire.models.spec import ModelSpec
 from quire.text.tokenizer import Tokenizer
 from quire.train.checkpoint import write_safely
@@ -53,6 +55,7 @@ DEFAULT_CONFIG: Mapping[str, Any] = MappingProxyType(
 
 _DEVICES = ("cpu", "cuda")
 _COMPILERS = ("g++", "clang++", "c++")
+_TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of the shape's own tokenizer; export_model sets them
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 Notice = Callable[[str], None]
@@ -95,6 +98,8 @@ def prepare(job: Job, directory: Path, notice: Notice) -> None:
         if given not in (None, num_tokens):
             notice(f"The model has the {num_tokens} tokens of its tokenizer, not the {given} of {job.config}")
         fields["vocab_size"] = num_tokens
+        for name in _TOKEN_FIELDS:
+            fields.pop(name, None)
     write_safely(directory / CONFIG, json.dumps(fields, indent=2, sort_keys=True).encode())
 
 
@@ -116,7 +121,7 @@ def new_decoder(job: Job, spec: ModelSpec, recipe: Recipe) -> Decoder:
     """Returns the decoder of a run's first step, on its device."""
     if job.model is not None:
         checkpoint = load_checkpoint(Path(job.model), max_context=job.max_context)
-        if checkpoint.spec != spec:
+        if replace(checkpoint.spec, max_context=spec.max_context) != spec:
             raise ConfigError(
                 "the context of this model cannot be shortened: its rotations depend on it",
                 given=job.max_context,
@@ -131,14 +136,26 @@ def new_decoder(job: Job, spec: ModelSpec, recipe: Recipe) -> Decoder:
 
 def _config_fields(job: Job) -> dict[str, Any]:
     """Returns the fields of config.json. A context that was asked for becomes the model's own, except that a table of learned
-    positions that are there already keeps its rows.
+    positions that are there already keeps its rows. Where the weight files hold a head of their own, the fields say so;
+    code of the model's directory is left behind.
     """
     path = job.config if job.model is None else str(Path(job.model) / CONFIG)
-    fields = dict(DEFAULT_CONFIG) if path is None else _read_fields(path)
+    fields = _with_context(dict(DEFAULT_CONFIG) if path is None else _read_fields(path))
+    if job.model is not None:
+        is_head_tied = read_spec(Path(job.model)).is_head_tied
+        if is_head_tied is not build_spec(Config(fields)).is_head_tied:
+            fields["tie_word_embeddings"] = is_head_tied
+        fields.pop("auto_map", None)
     has_learned_rows = job.model is not None and "n_positions" in fields
     if job.max_context is not None and not has_learned_rows:
         fields |= dict.fromkeys((name for name in _CONTEXT_FIELDS if name in fields), job.max_context)
     return fields
+
+
+def _with_context(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields with the context of their family, where they leave it out."""
+    defaults = DEFAULTS[family_for(Config(fields)).name]
+    return {name: defaults[name] for name in _CONTEXT_FIELDS if name in defaults} | fields
 
 
 def _context_of(fields: Mapping[str, Any]) -> int:
