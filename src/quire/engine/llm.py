@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Self, Unpack
 
 from quire.config import EngineConfig
-from quire.engine.chats import Messages, split_conversations, template_of
+from quire.engine.chats import Messages, require_known_inputs, split_conversations, template_of
 from quire.engine.core import EngineCore, StepEvent
 from quire.engine.group import Submission, last_delta
 from quire.engine.interrupt import interrupts_deferred
@@ -37,6 +37,7 @@ from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
+from quire.text.template_inputs import TemplateInputs
 from quire.text.tokenizer import AddSpecial, Tokenizer
 
 
@@ -71,11 +72,11 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continues every prompt and returns one output a prompt, in their order.
 
-        A prompt is a text, token ids (integers or an array of them), or a dictionary with "prompt" or "prompt_token_ids" and
-        perhaps "cache_salt", which keeps its cached prefix apart. `sampling_params` and `priority` (less is served earlier)
-        are one for all or one each. Without `sampling_params` it is `SamplingParams()`: 16 tokens at temperature 1, whatever
-        the model's generation_config.json says. Raises RequestError before anything runs if any prompt can never be
-        answered. A failure while running ends only its request, with FinishReason.ERROR. Ctrl-C ends all of them.
+        A prompt is a text, token ids (integers or an array of them), or a dictionary with either "prompt" or
+        "prompt_token_ids" and perhaps "cache_salt", which keeps its cached prefix apart. `sampling_params` and `priority`
+        (less is served earlier) are one for all or one each. Without `sampling_params` it is `SamplingParams()`: 16 tokens at
+        temperature 1, whatever the model's generation_config.json says. Raises RequestError before anything runs if any prompt
+        can never be answered. A failure while running ends only its request, with FinishReason.ERROR. Ctrl-C ends all of them.
         """
         return self._run(self._submissions(split_prompts(prompts), sampling_params, priority))
 
@@ -85,31 +86,33 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         priority: int | Sequence[int] = 0,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        variables: Mapping[str, Any] | None = None,
+        **inputs: Unpack[TemplateInputs],
     ) -> list[RequestOutput]:
         """Answers one conversation or many through the model's chat template, otherwise as `generate`.
 
-        A message is {"role": ..., "content": ...}, the content a text or OpenAI's list of text parts; `variables` (such as
-        enable_thinking) go to the template. Without `sampling_params` it is `SamplingParams(max_tokens=None)`: temperature 1,
-        and an answer may fill the context. Raises TemplateError where the model has no template or the template fails.
+        A message is {"role": ..., "content": ...}, the content a text or OpenAI's list of text parts, which goes to the
+        template as parts where it reads them and joined by spaces elsewhere. `inputs` are those of `TemplateInputs`: `tools`,
+        `documents`, `variables` (such as enable_thinking) and the name of a `chat_template` of the model's. Without
+        `sampling_params` it is `SamplingParams(max_tokens=None)`: temperature 1, and an answer may fill the context. Raises
+        TemplateError where the model has no template, or its template fails or would ignore an input.
         """
+        require_known_inputs(inputs)
         template, now = self._chat_template, datetime.now().astimezone()
-        rendered = [
-            template.render(conversation, tools=tools, now=now, variables=variables)
-            for conversation in split_conversations(messages)
-        ]
+        rendered = [template.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
         encoded = [tuple(self.tokenizer.encode(text, special=AddSpecial.NO)) for text in rendered]
         prompts = [GivenPrompt(text=text, token_ids=ids) for text, ids in zip(rendered, encoded, strict=True)]
         each = SamplingParams(max_tokens=None) if sampling_params is None else sampling_params
         return self._run(self._submissions(prompts, each, priority))
 
-    def conversation(self, *, variables: Mapping[str, Any] | None = None) -> Conversation:
+    def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, so that each turn finds the last in the cache.
 
         Add messages, pass its `prompt_token_ids()` to `generate` or `stream`, and give the answer's tokens back to it.
+        `inputs` are those of `chat`, the same in every turn; raises TemplateError for one that the template would ignore.
         """
-        return Conversation(self._chat_template, self.tokenizer, now=datetime.now().astimezone(), variables=variables)
+        require_known_inputs(inputs)
+        self._chat_template.check(**inputs)
+        return Conversation(self._chat_template, self.tokenizer, now=datetime.now().astimezone(), inputs=inputs)
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, priority: int = 0

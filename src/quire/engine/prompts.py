@@ -20,7 +20,7 @@ _KEYS = ("prompt", "prompt_token_ids", "cache_salt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenPrompt:
-    """One prompt in one form. At least one of `text` and `token_ids` is there; token ids win, and the text is what they say."""
+    """One prompt. At least one of `text` and `token_ids` is there; where both are, the ids are those of the text."""
 
     text: str | None = None
     token_ids: tuple[int, ...] | None = None
@@ -94,6 +94,12 @@ def _read_dictionary(prompt: Mapping[object, object]) -> GivenPrompt:
             next_step=f"Use {', '.join(_KEYS)}.",
         )
     text, token_ids, salt = (prompt.get(key) for key in _KEYS)
+    if text is not None and token_ids is not None:
+        raise RequestError(
+            "a prompt is given as a text and as token ids, of which one would be ignored",
+            given='"prompt" and "prompt_token_ids"',
+            next_step="Pass one of them.",
+        )
     if not (text is None or isinstance(text, str)) or (text is None and token_ids is None):
         raise _not_a_prompt(text)
     if salt is not None and (not isinstance(salt, str) or not _is_unicode(salt)):

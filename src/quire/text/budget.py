@@ -31,8 +31,8 @@ class Budget:
         self._left -= amount
         if self._left < 0:
             raise TemplateError(
-                "the chat template works too long for its input: an endless loop or a text that keeps growing",
-                limit=f"{self._limit} units of work",
+                "the chat template exceeds its work budget: an endless loop, or a text that keeps growing",
+                limit=f"{self._limit} units of work, each about a character or a step of a loop, for messages of this size",
                 next_step="Shorten the loops of the template, or use the model's own template.",
             )
 
@@ -50,14 +50,28 @@ class Budget:
 
     def pay_for_text(self, value: object) -> None:
         """Pays for everything inside a value, as often as it would be written; shared parts count again each time."""
-        pending = [value]
-        while pending:
-            item = pending.pop()
+        if isinstance(value, str):
+            return self.spend(1 + len(value))
+        for item, _ in self._parts(value):
             self.pay_for_value(item)
+        return None
+
+    def pay_for_nested_text(self, value: object) -> None:
+        """Pays for everything inside a value once for each level that it is nested in, as pretty-printing writes it."""
+        for item, depth in self._parts(value):
+            self.pay_for_value(item)
+            self.spend(depth * (len(item) if isinstance(item, str) else 1))
+
+    def _parts(self, value: object) -> Iterator[tuple[object, int]]:
+        """Yields a value and everything inside it with its depth; what a text cannot hold is refused."""
+        pending = [(value, 0)]
+        while pending:
+            item, depth = pending.pop()
+            yield item, depth
             if isinstance(item, Mapping):
-                pending.extend(chain(item.keys(), item.values()))
+                pending.extend((each, depth + 1) for each in chain(item.keys(), item.values()))
             elif isinstance(item, (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)):
-                pending.extend(item)
+                pending.extend((each, depth + 1) for each in item)
             elif not isinstance(item, (str, int, float, range, Undefined, type(None))):
                 raise refused(f"a value of type {type(item).__name__} as text")
 

@@ -2,141 +2,160 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, Unpack
 
-from jinja2 import Template, TemplateSyntaxError, UndefinedError
-from jinja2.exceptions import SecurityError
+from jinja2 import UndefinedError
 
 from quire.errors import TemplateError
-from quire.text.budget import Budget
-from quire.text.metering import compile_template
-from quire.text.sandbox import PayingEnvironment
+from quire.text.content_form import PROBED_ROLES, Message, as_parts, drops_text, fit_parts
+from quire.text.metering import CompiledTemplate, compile_template
+from quire.text.plain_values import plain_copy
+from quire.text.rendering import Rendering
+from quire.text.template_errors import template_error
+from quire.text.template_inputs import (
+    DEFAULT,
+    PlainInputs,
+    TemplateInputs,
+    choose_template,
+    read_inputs,
+    require_all_read,
+    require_variables_read,
+)
 from quire.units import KIB, format_bytes
 
 MAX_TEMPLATE_BYTES = 256 * KIB
-MAX_OUTPUT_CHARS = 16_000_000
-MAX_INPUT_DEPTH = 64
-_BASE_WORK = 2_000_000
-_WORK_PER_CHARACTER = 64
-_TIME_FORMAT = re.compile(r"(?:[^%]|%-?[A-Za-z%]){0,64}")
-
-
-class _RaisedByTemplateError(Exception):
-    """The template called raise_exception."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
-    """A compiled chat template. Rendering is a pure function of its arguments, bounded in work and output.
+    """A model's chat template, or its several named ones. Rendering depends on its arguments only, bounded in work and output.
 
-    `special_tokens` maps names such as `bos_token` to their text (`Tokenizer.named_tokens`). Templates see Hugging Face's
-    variables and functions: messages, tools, add_generation_prompt, raise_exception, strftime_now, tojson, break and continue.
+    `source` is one template or a mapping of names (`default`, `tool_use`, `rag` ...) to templates, of which only those in use
+    are compiled. `special_tokens` maps names such as `bos_token` to their text (`Tokenizer.named_tokens`). Templates see what
+    transformers gives them: messages, tools, documents, add_generation_prompt, variables, raise_exception, strftime_now.
     """
 
-    __slots__ = ("_code", "_special_tokens")
+    __slots__ = ("_compiled", "_drops_text", "_sources", "_special_tokens")
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str]) -> None:
-        num_bytes = len(source.encode(errors="replace"))
-        if num_bytes > MAX_TEMPLATE_BYTES:
-            raise TemplateError(
-                "the chat template is too large",
-                given=format_bytes(num_bytes),
-                limit=format_bytes(MAX_TEMPLATE_BYTES),
-                next_step="Use the model's own template.",
-            )
+    def __init__(self, source: str | Mapping[str, str], *, special_tokens: Mapping[str, str]) -> None:
+        self._sources: Mapping[str, str] = {DEFAULT: source} if isinstance(source, str) else dict(source)
         self._special_tokens = dict(special_tokens)
-        try:
-            self._code = compile_template(source)
-        except Exception as error:
-            raise _template_error(error) from error
+        self._compiled: dict[str, CompiledTemplate] = {}
+        self._drops_text: dict[tuple[str, str], bool] = {}
+        if DEFAULT in self._sources:
+            self._named(DEFAULT)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the templates, in the model's order."""
+        return tuple(self._sources)
+
+    def check(self, **inputs: Unpack[TemplateInputs]) -> None:
+        """Raises TemplateError for inputs that the template chosen for them would ignore."""
+        self._choose(read_inputs(inputs))
 
     def render(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         add_generation_prompt: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
         now: datetime | None = None,
-        variables: Mapping[str, Any] | None = None,
+        **inputs: Unpack[TemplateInputs],
     ) -> str:
         """Returns the prompt's text.
 
-        `messages`, `tools` and `variables` (such as enable_thinking) hold JSON values. `now` is the time strftime_now formats;
-        without it the function is undefined and templates use their fixed date. Raises TemplateError if the template raises,
-        fails, works too long for its input or writes too much.
+        `messages` and `inputs` hold JSON values. `now` is the time strftime_now formats; without it the function is undefined
+        and templates use their fixed date. Raises TemplateError if the template raises, fails, exceeds its work or output
+        budget, or would ignore an input, and PromptTooLongError for more text than any prompt may hold.
         """
-        values = _plain({"messages": list(messages), "tools": tools and list(tools), **(variables or {})}, MAX_INPUT_DEPTH)
-        environment = PayingEnvironment(Budget(_BASE_WORK + _WORK_PER_CHARACTER * len(repr(values))))
-        if now is not None:
-            environment.globals["strftime_now"] = _clock(now)
-        environment.globals["raise_exception"] = _raise_exception
-        names = self._special_tokens | values | {"add_generation_prompt": add_generation_prompt}
+        read = read_inputs(inputs)
+        name = self._choose(read)
+        names = self._special_tokens | read.by_name() | {"add_generation_prompt": add_generation_prompt}
+        plain: list[Message] = plain_copy(list(messages))
+        rendering = Rendering(self._named(name), names, now, plain)
+        first, *others = _null_forms(plain)
         try:
-            return _written(Template.from_code(environment, self._code, dict(environment.globals)), names)
+            return self._write(name, rendering, first)
+        except TemplateError as error:
+            if not isinstance(error.__cause__, (UndefinedError, TypeError)):
+                raise
+            return self._write_other(name, rendering, others, error)
+
+    def _write_other(self, name: str, rendering: Rendering, forms: Sequence[Sequence[Message]], error: TemplateError) -> str:
+        """Returns the text of the first form that the template can write; raises `error` if there is none."""
+        for messages in forms:
+            try:
+                return self._write(name, rendering, messages)
+            except TemplateError:
+                continue
+        raise error
+
+    def _write(self, name: str, rendering: Rendering, messages: Sequence[Message]) -> str:
+        """Renders messages whose nulls are as they should be, each content in the form that the template reads."""
+        read = [self._with_shown_content(name, _with_reasoning(message)) for message in messages]
+        return rendering.write(fit_parts(read, rendering.write))
+
+    def _with_shown_content(self, name: str, message: Message) -> Message:
+        """Returns a message with its text as a part where the template would leave the text out."""
+        role, content = message.get("role"), message.get("content")
+        if role not in PROBED_ROLES or not isinstance(content, str):
+            return message
+        if (name, role) not in self._drops_text:
+            names = self._special_tokens | {"tools": None, "documents": None, "add_generation_prompt": False}
+            probe = Rendering(self._named(name), names, None, [])
+            self._drops_text[name, role] = drops_text(role, probe.write)
+        return {**message, "content": as_parts(content)} if self._drops_text[name, role] else message
+
+    def _choose(self, inputs: PlainInputs) -> str:
+        name = choose_template(inputs, self._sources, self._names_read)
+        names_read = self._named(name).names_read
+        require_all_read(inputs, name, self._names_read, self._sources)
+        require_variables_read(inputs.variables, names_read, self._special_tokens)
+        return name
+
+    def _names_read(self, name: str) -> frozenset[str]:
+        """Returns the variables that a template reads, none for one that cannot be compiled."""
+        try:
+            return self._named(name).names_read
         except TemplateError:
-            raise
-        except Exception as error:
-            raise _template_error(error) from error
+            return frozenset()
+
+    def _named(self, name: str) -> CompiledTemplate:
+        if name not in self._compiled:
+            self._compiled[name] = _compiled(self._sources[name])
+        return self._compiled[name]
 
 
-def _written(template: Template, names: Mapping[str, Any]) -> str:
-    pieces: list[str] = []
-    num_characters = 0
-    for piece in template.root_render_func(template.new_context(dict(names))):
-        num_characters += len(piece)
-        if num_characters > MAX_OUTPUT_CHARS:
-            raise TemplateError(
-                "the chat template writes too much", limit=f"{MAX_OUTPUT_CHARS} characters", next_step="Send shorter messages."
-            )
-        pieces.append(piece)
-    return "".join(pieces)
-
-
-def _plain(value: Any, depth: int) -> Any:
-    """Returns a copy made of plain dicts, lists and scalars only, so that a template meets no object with behaviour."""
-    if depth == 0:
-        raise TemplateError("messages or tools are nested too deeply", limit=MAX_INPUT_DEPTH, next_step="Flatten them.")
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, depth - 1) for item in value]
-    raise TemplateError(
-        "messages and tools must hold JSON values", given=type(value).__name__, next_step="Convert them to dicts, lists and text."
-    )
-
-
-def _clock(now: datetime) -> Any:
-    def strftime_now(form: str) -> str:
-        if not _TIME_FORMAT.fullmatch(form):
-            raise TemplateError("the chat template uses an odd time format", next_step="Use plain codes such as %d %b %Y.")
-        return now.strftime(form)
-
-    return strftime_now
-
-
-def _raise_exception(message: object = "") -> NoReturn:
-    raise _RaisedByTemplateError(str(message)[:500])
-
-
-def _template_error(error: Exception) -> TemplateError:
-    """Returns the error to show: what the template said itself, or what kind of failure it met, never the messages."""
-    if isinstance(error, TemplateError):
-        return error
-    if isinstance(error, _RaisedByTemplateError):
-        said = str(error).rstrip(". \n")
-        return TemplateError(f"the chat template refuses these messages: {said}", next_step="Change the messages accordingly.")
-    if isinstance(error, TemplateSyntaxError):
-        return TemplateError(
-            "the chat template has a syntax error",
-            given=f"line {error.lineno}: {error.message}"[:200],
-            next_step="Mend the template.",
+def _compiled(source: str) -> CompiledTemplate:
+    num_bytes = len(source.encode(errors="replace"))
+    if num_bytes > MAX_TEMPLATE_BYTES:
+        raise TemplateError(
+            "the chat template is too large",
+            given=format_bytes(num_bytes),
+            limit=format_bytes(MAX_TEMPLATE_BYTES),
+            next_step="Use the model's own template.",
         )
-    kind, detail = "fails", type(error).__name__
-    if isinstance(error, (SecurityError, UndefinedError)):
-        kind = "does something forbidden" if isinstance(error, SecurityError) else "uses something undefined"
-        detail = str(error)[:200]
-    return TemplateError(f"the chat template {kind}", given=detail, next_step="Check the messages' fields, or mend the template.")
+    try:
+        return compile_template(source)
+    except Exception as error:
+        raise template_error(error, None, source.split("\n")) from error
+
+
+def _null_forms(messages: Sequence[Message]) -> list[list[Message]]:
+    """Returns the messages without their nulls, as transformers passes them, and other forms where a content is null.
+
+    Some templates ask whether the content of a tool call is null, and some read it as a text.
+    """
+    absent = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    if all("content" in message for message in absent):
+        return [absent]
+    null, empty = ([{"content": content, **message} for message in absent] for content in (None, ""))
+    return [absent, null, empty]
+
+
+def _with_reasoning(message: Message) -> Message:
+    """Returns a message with its reasoning under each name that templates read it by, as transformers passes it."""
+    reasoning = next((message[key] for key in _REASONING if message.get(key) is not None), None)
+    return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}

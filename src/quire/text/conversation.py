@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
 
 from quire.errors import RequestError
 from quire.text.chat import ChatTemplate
 from quire.text.detokenizer import IncrementalDetokenizer
+from quire.text.template_inputs import TemplateInputs
 from quire.text.tokenizer import AddSpecial, Tokenizer
 
 
@@ -57,12 +57,12 @@ class _State:
 
 @dataclass(slots=True)
 class Conversation:
-    """Messages and their tokens. `now` and `variables` go to the template in every turn, so that they cannot change old ones."""
+    """Messages and their tokens. `now` and `inputs` go to the template in every turn, so that they cannot change old ones."""
 
     template: ChatTemplate
     tokenizer: Tokenizer
     now: datetime | None = field(default=None, kw_only=True)
-    variables: Mapping[str, Any] | None = field(default=None, kw_only=True)
+    inputs: TemplateInputs = field(default_factory=TemplateInputs, kw_only=True)
     _state: _State = field(default_factory=_State, init=False)
     _before_turns: tuple[_State, ...] = field(default=(), init=False)
 
@@ -109,7 +109,7 @@ class Conversation:
 
     def fork(self) -> Conversation:
         """Returns an independent conversation that continues from here."""
-        twin = Conversation(self.template, self.tokenizer, now=self.now, variables=self.variables)
+        twin = Conversation(self.template, self.tokenizer, now=self.now, inputs=self.inputs)
         twin._state, twin._before_turns = self._state, self._before_turns
         return twin
 
@@ -128,9 +128,7 @@ class Conversation:
         return self.tokenizer.encode(text, special=AddSpecial.NO)
 
     def _render(self, state: _State, *, add_generation_prompt: bool) -> str:
-        return self.template.render(
-            state.messages, add_generation_prompt=add_generation_prompt, now=self.now, variables=self.variables
-        )
+        return self.template.render(state.messages, add_generation_prompt=add_generation_prompt, now=self.now, **self.inputs)
 
     def _without_eos(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         end = len(token_ids)

@@ -6,15 +6,26 @@ The source is parsed, and every loop, comparison, concatenation, slice and piece
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from types import CodeType
 
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.visitor import NodeTransformer
 
-from quire.text.budget import Budget
+from quire.text.budget import Budget, refused
 from quire.text.sandbox import PayingEnvironment
 
 _COMPILE_WORK = 2_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompiledTemplate:
+    """A template's code, its source by lines for error messages, and the variables that it reads anywhere."""
+
+    code: CodeType
+    lines: tuple[str, ...]
+    names_read: frozenset[str]
 
 
 class _Metering(NodeTransformer):
@@ -43,14 +54,21 @@ class _Metering(NodeTransformer):
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:  # noqa: N802  # named after Jinja's nodes
         return _filtered("paid", nodes.Const(node.data, lineno=node.lineno))
 
+    def visit_ScopedEvalContextModifier(self, node: nodes.Node) -> nodes.Node:  # noqa: N802, ARG002  # named after Jinja's nodes
+        raise refused("{% autoescape %}, which writes HTML")
+
 
 def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
-def compile_template(source: str) -> CodeType:
+def compile_template(source: str) -> CompiledTemplate:
     """Returns code that `Template.from_code` binds to a fresh PayingEnvironment; raises Jinja's own errors."""
     environment = PayingEnvironment(Budget(_COMPILE_WORK))
     tree = _Metering().visit(environment.parse(source))
     tree.set_environment(environment)
-    return environment.compile(tree)
+    return CompiledTemplate(
+        code=environment.compile(tree),
+        lines=tuple(re.split(r"\r\n|\r|\n", source)),
+        names_read=frozenset(meta.find_undeclared_variables(tree)),
+    )

@@ -53,7 +53,7 @@ class Tokenizer:
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.eos_token_ids: frozenset[int] = files.eos_ids | (frozenset() if eos_id is None else {eos_id})
         self.named_tokens: Mapping[str, str] = MappingProxyType(dict(files.named_tokens))
-        self.chat_template: str | None = files.chat_template
+        self.chat_template: str | Mapping[str, str] | None = files.chat_template
         self._vocabulary: Vocabulary | None = None
 
     @classmethod

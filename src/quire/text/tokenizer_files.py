@@ -23,7 +23,7 @@ class TokenizerFiles:
 
     named_tokens: Mapping[str, str]
     eos_ids: frozenset[int]
-    chat_template: str | None
+    chat_template: str | Mapping[str, str] | None
 
 
 def read_tokenizer_files(directory: Path) -> TokenizerFiles:
@@ -95,18 +95,38 @@ def _eos_ids(settings: Mapping[str, Any]) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | None:
-    """The template of its own file wins; of a list of named templates, the one called default."""
-    path = directory / "chat_template.jinja"
-    if path.exists():
-        try:
-            return read_bytes(path, MAX_JSON_BYTES).decode()
-        except UnicodeDecodeError as error:
-            raise damaged(path.name, "not UTF-8") from error
-    value = settings.get("chat_template")
-    if isinstance(value, list):
-        named = {item.get("name"): item.get("template") for item in value if isinstance(item, Mapping)}
-        value = named.get("default")
-    if value is not None and not isinstance(value, str):
-        raise damaged("chat_template", "not a text")
-    return value
+def _chat_template(directory: Path, settings: Mapping[str, Any]) -> str | Mapping[str, str] | None:
+    """Returns one template, or several by name where there are more than the default one.
+
+    Files of their own (chat_template.jinja, additional_chat_templates/NAME.jinja) win over tokenizer_config.json, and that over
+    the chat_template.json of processors.
+    """
+    names = {path.stem: path for path in sorted(directory.glob("additional_chat_templates/*.jinja"))}
+    if (directory / "chat_template.jinja").exists():
+        names = {"default": directory / "chat_template.jinja"} | names
+    templates = _configured_templates(settings.get("chat_template")) or _configured_templates(
+        _read_json(directory / "chat_template.json").get("chat_template")
+    )
+    if "default" in names:
+        templates = {}
+    templates |= {name: _read_text(path) for name, path in names.items()}
+    return templates["default"] if templates.keys() == {"default"} else MappingProxyType(templates) if templates else None
+
+
+def _configured_templates(value: object) -> dict[str, str]:
+    """Returns the templates that a JSON file holds: none, a text, or a list of named ones."""
+    named = value if isinstance(value, list) else [] if value is None else [{"name": "default", "template": value}]
+    templates: dict[str, str] = {}
+    for item in named:
+        name, template = (item.get("name"), item.get("template")) if isinstance(item, Mapping) else (None, None)
+        if not isinstance(name, str) or not isinstance(template, str):
+            raise damaged("chat_template", "not a text, nor a list of names and templates")
+        templates[name] = template
+    return templates
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return read_bytes(path, MAX_JSON_BYTES).decode()
+    except UnicodeDecodeError as error:
+        raise damaged(path.name, "not UTF-8") from error
