@@ -50,30 +50,32 @@ class Budget:
 
     def pay_for_text(self, value: object) -> None:
         """Pays for everything inside a value, as often as it would be written; shared parts count again each time."""
-        if isinstance(value, str):
-            return self.spend(1 + len(value))
-        for item, _ in self._parts(value):
+        pending = [value]
+        while pending:
+            item = pending.pop()
             self.pay_for_value(item)
-        return None
+            pending.extend(_parts_of(item))
 
     def pay_for_nested_text(self, value: object) -> None:
         """Pays for everything inside a value once for each level that it is nested in, as pretty-printing writes it."""
-        for item, depth in self._parts(value):
-            self.pay_for_value(item)
-            self.spend(depth * (len(item) if isinstance(item, str) else 1))
-
-    def _parts(self, value: object) -> Iterator[tuple[object, int]]:
-        """Yields a value and everything inside it with its depth; what a text cannot hold is refused."""
-        pending = [(value, 0)]
+        pending = [(value, 1)]
         while pending:
             item, depth = pending.pop()
-            yield item, depth
-            if isinstance(item, Mapping):
-                pending.extend((each, depth + 1) for each in chain(item.keys(), item.values()))
-            elif isinstance(item, (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)):
-                pending.extend((each, depth + 1) for each in item)
-            elif not isinstance(item, (str, int, float, range, Undefined, type(None))):
-                raise refused(f"a value of type {type(item).__name__} as text")
+            self.spend(depth * (1 + (len(item) if isinstance(item, (str, Collection)) else 0)))
+            pending.extend((part, depth + 1) for part in _parts_of(item))
+
+
+def _parts_of(value: object) -> Iterable[object]:
+    """Returns what a text of a value would be made of; raises TemplateError for what no text can hold."""
+    if isinstance(value, (str, int, float)):
+        return ()
+    if isinstance(value, Mapping):
+        return chain(value.keys(), value.values())
+    if isinstance(value, (list, tuple, set, frozenset, KeysView, ValuesView, ItemsView)):
+        return value
+    if isinstance(value, (range, Undefined, type(None))):
+        return ()
+    raise refused(f"a value of type {type(value).__name__} as text")
 
 
 def refused(what: str) -> TemplateError:

@@ -12,7 +12,7 @@ from quire.errors import TemplateError
 from quire.text.content_form import PROBED_ROLES, Message, as_parts, drops_text, fit_parts
 from quire.text.metering import CompiledTemplate, compile_template
 from quire.text.plain_values import plain_copy
-from quire.text.rendering import Rendering
+from quire.text.rendering import PROBE_WORK, Rendering
 from quire.text.template_errors import template_error
 from quire.text.template_inputs import (
     DEFAULT,
@@ -74,7 +74,7 @@ class ChatTemplate:
         name = self._choose(read)
         names = self._special_tokens | read.by_name() | {"add_generation_prompt": add_generation_prompt}
         plain: list[Message] = plain_copy(list(messages))
-        rendering = Rendering(self._named(name), names, now, plain)
+        rendering = Rendering(self._named(name), names, now=now, messages=plain)
         first, *others = _null_forms(plain)
         try:
             return self._write(name, rendering, first)
@@ -104,7 +104,7 @@ class ChatTemplate:
             return message
         if (name, role) not in self._drops_text:
             names = self._special_tokens | {"tools": None, "documents": None, "add_generation_prompt": False}
-            probe = Rendering(self._named(name), names, None, [])
+            probe = Rendering(self._named(name), names, base_work=PROBE_WORK)
             self._drops_text[name, role] = drops_text(role, probe.write)
         return {**message, "content": as_parts(content)} if self._drops_text[name, role] else message
 

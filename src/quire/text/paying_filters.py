@@ -8,6 +8,7 @@ from functools import cache, partial
 from inspect import Signature, signature
 from io import StringIO
 from pprint import PrettyPrinter
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jinja2.filters import FILTERS, make_attrgetter
@@ -51,17 +52,19 @@ def refuse(what: str, reason: str, *_args: Any, **_kwargs: Any) -> NoReturn:
 
 
 def _shallow(name: str, function: Callable[..., Any], budget: Budget, settle: Settle) -> Callable[..., Any]:
+    num_passed = _num_passed(function)
+
     def paying(*args: Any, **kwargs: Any) -> Any:
         budget.spend(CALL_WORK + len(args))
-        if name == "batch":
-            _pay_for_batch(budget, *args, **kwargs)
+        if name in _PAYMENTS:
+            _PAYMENTS[name](budget, *args[num_passed:], **kwargs)
         return settle(function(*args, **kwargs))
 
     return _passed_as(function, paying)
 
 
 def _deep(name: str, function: Callable[..., Any], budget: Budget, settle: Settle) -> Callable[..., Any]:
-    num_passed = 1 if hasattr(function, "jinja_pass_arg") else 0
+    num_passed = _num_passed(function)
     parameters = _signature_of(function) if name in _PREPAID else None
 
     def paying(*args: Any, **kwargs: Any) -> Any:
@@ -110,6 +113,15 @@ def _pay_for_batch(budget: Budget, _values: Any, linecount: Any, fill_with: Any 
         budget.spend(max(linecount, 0))
 
 
+def _pay_for_slice(budget: Budget, _values: Any, slices: Any, fill_with: Any = None) -> None:  # noqa: ARG001  # as in Jinja
+    if isinstance(slices, int):
+        budget.spend(max(slices, 0))
+
+
+_PAYMENTS: Mapping[str, Callable[..., None]] = MappingProxyType({"batch": _pay_for_batch, "slice": _pay_for_slice})
+"""What filters that do not look inside their items pay before they run."""
+
+
 def _comparing(function: Callable[..., Any], budget: Budget) -> Callable[..., Any]:
     def paying(*args: Any) -> Any:
         for value in args:
@@ -117,6 +129,11 @@ def _comparing(function: Callable[..., Any], budget: Budget) -> Callable[..., An
         return function(*args)
 
     return paying
+
+
+def _num_passed(function: Callable[..., Any]) -> int:
+    """Returns how many arguments Jinja puts before those of the template: a context or an environment, or nothing."""
+    return 1 if hasattr(function, "jinja_pass_arg") else 0
 
 
 def _passed_as(function: Callable[..., Any], paying: Callable[..., Any]) -> Callable[..., Any]:

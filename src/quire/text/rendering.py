@@ -18,7 +18,8 @@ from quire.text.template_errors import RaisedByTemplateError, template_error
 
 MAX_PROMPT_CHARS = 16_000_000
 MAX_OUTPUT_CHARS = MAX_PROMPT_CHARS
-_BASE_WORK = 2_000_000
+BASE_WORK = 2_000_000
+PROBE_WORK = 500_000
 _WORK_PER_CHARACTER = 64
 _TIME_FORMAT = re.compile(r"(?:[^%]|%[-_0^#]?[EO]?[A-Za-z%]){0,256}")
 
@@ -29,7 +30,13 @@ class Rendering:
     __slots__ = ("_compiled", "_names", "_now", "_num_characters", "_work")
 
     def __init__(
-        self, compiled: CompiledTemplate, names: Mapping[str, Any], now: datetime | None, messages: Sequence[Mapping[str, Any]]
+        self,
+        compiled: CompiledTemplate,
+        names: Mapping[str, Any],
+        *,
+        now: datetime | None = None,
+        messages: Sequence[Mapping[str, Any]] = (),
+        base_work: int = BASE_WORK,
     ) -> None:
         """Raises PromptTooLongError where `messages` and `names` hold more text than any prompt may."""
         self._num_characters = num_characters(messages) + num_characters(names)
@@ -41,7 +48,7 @@ class Rendering:
                 next_step="Shorten the messages.",
             )
         self._compiled, self._names, self._now = compiled, names, now
-        self._work = _BASE_WORK + _WORK_PER_CHARACTER * (len(repr(messages)) + len(repr(names)))
+        self._work = base_work + _WORK_PER_CHARACTER * (len(repr(messages)) + len(repr(names)))
 
     def write(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Returns the text; raises TemplateError, with the template's line, where the template fails."""
