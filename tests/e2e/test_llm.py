@@ -138,7 +138,7 @@ def test_prompts_of_vllm_mean_the_same(llm: LLM) -> None:
     forms = [
         {"prompt": PROMPTS[0]},
         {"prompt_token_ids": ids},
-        {"prompt": "not read", "prompt_token_ids": np.array(ids)},
+        {"prompt": None, "prompt_token_ids": np.array(ids)},
         np.array(ids),
         [np.int64(token) for token in ids],
         tuple(ids),
@@ -156,7 +156,7 @@ def test_prompts_of_vllm_mean_the_same(llm: LLM) -> None:
     [
         b"bytes", [b"bytes"], bytearray(b"x"), None, 7, [None], [1, "a"], [1.5], [True], np.array([1.5]), np.array(3),
         {"prompt": b"x"}, {"text": "x"}, {}, {"prompt": "x", "multi_modal_data": {}}, {"prompt": "x", "cache_salt": 5},
-        {"prompt": "x", "cache_salt": "\ud800"},
+        {"prompt": "x", "cache_salt": "\ud800"}, {"prompt": "x", "prompt_token_ids": [1]}, {"prompt": "", "prompt_token_ids": []},
     ],
     ids=repr,
 )  # fmt: skip
@@ -284,7 +284,7 @@ def test_chat_renders_the_template(llm: LLM) -> None:
     assert output.outputs[0].token_ids == llm.generate("u hello a ", GREEDY)[0].outputs[0].token_ids
     assert len(llm.chat([conversation, conversation], GREEDY)) == 2
     parts = [{"role": "user", "content": [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]}]
-    assert llm.chat(parts, GREEDY)[0].prompt == "u hel\nlo a "
+    assert llm.chat(parts, GREEDY)[0].prompt == "u hel lo a "
     for part in ({"type": "image_url", "image_url": {"url": "x"}}, {"type": "text"}, "hello", None):
         with pytest.raises(RequestError, match="not text"):
             llm.chat([{"role": "user", "content": [part]}], GREEDY)

@@ -71,10 +71,17 @@ MESSAGES = [
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"a": None, "b": True, "c": 1.5}}}]
 
 
-@pytest.mark.parametrize("source", [TOOL_USE, FILTERS])
+@pytest.mark.parametrize(
+    ("source", "tools", "variables"),
+    [
+        (FILTERS, None, {}),
+        (TOOL_USE, None, {}),
+        (TOOL_USE, TOOLS, {}),
+        (TOOL_USE, None, {"enable_thinking": False}),
+        (TOOL_USE, TOOLS, {"enable_thinking": False}),
+    ],
+)
 @pytest.mark.parametrize("num_messages", [2, 4, 7])
-@pytest.mark.parametrize("tools", [None, TOOLS])
-@pytest.mark.parametrize("variables", [{}, {"enable_thinking": False}])
 def test_templates_render_as_in_transformers(
     source: str, num_messages: int, tools: list[dict[str, object]] | None, variables: dict[str, object]
 ) -> None:

@@ -63,17 +63,46 @@ def test_ids_that_end_an_answer_come_from_every_file_that_names_them(directory: 
 
 
 @pytest.mark.parametrize(
-    "value", ["{{ x }}", [{"name": "tool_use", "template": "other"}, {"name": "default", "template": "{{ x }}"}]]
+    ("value", "expected"),
+    [
+        ("{{ x }}", "{{ x }}"),
+        ([{"name": "default", "template": "{{ x }}"}], "{{ x }}"),
+        (
+            [{"name": "tool_use", "template": "other"}, {"name": "default", "template": "{{ x }}"}],
+            {"tool_use": "other", "default": "{{ x }}"},
+        ),
+        ([{"name": "rag", "template": "r"}], {"rag": "r"}),
+        ([], None),
+        (None, None),
+    ],
 )
-def test_the_chat_template_may_be_a_text_or_one_of_several(directory: Path, value: object) -> None:
+def test_the_chat_template_may_be_a_text_or_several_by_name(directory: Path, value: object, expected: object) -> None:
     write(directory / "tokenizer_config.json", {"chat_template": value})
-    assert Tokenizer.from_directory(directory).chat_template == "{{ x }}"
+    assert Tokenizer.from_directory(directory).chat_template == expected
 
 
 def test_a_chat_template_of_its_own_file_wins(directory: Path) -> None:
-    write(directory / "tokenizer_config.json", {"chat_template": "old"})
+    write(directory / "tokenizer_config.json", {"chat_template": [{"name": "default", "template": "old"}]})
+    write(directory / "chat_template.json", {"chat_template": "older"})
     (directory / "chat_template.jinja").write_text("new")
     assert Tokenizer.from_directory(directory).chat_template == "new"
+
+
+def test_further_chat_templates_have_files_of_their_own(directory: Path) -> None:
+    write(directory / "tokenizer_config.json", {"chat_template": "old"})
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "tool_use.jinja").write_text("t")
+    (directory / "additional_chat_templates" / "notes.txt").write_text("not one")
+    assert Tokenizer.from_directory(directory).chat_template == {"default": "old", "tool_use": "t"}
+    (directory / "chat_template.jinja").write_text("new")
+    assert Tokenizer.from_directory(directory).chat_template == {"default": "new", "tool_use": "t"}
+
+
+def test_a_processors_chat_template_is_the_last_choice(directory: Path) -> None:
+    write(directory / "chat_template.json", {"chat_template": "{{ x }}"})
+    assert Tokenizer.from_directory(directory).chat_template == "{{ x }}"
+    write(directory / "tokenizer_config.json", {"chat_template": "better"})
+    assert Tokenizer.from_directory(directory).chat_template == "better"
 
 
 @pytest.mark.parametrize(
@@ -83,6 +112,10 @@ def test_a_chat_template_of_its_own_file_wins(directory: Path) -> None:
         ("tokenizer.json", b"\xff\xfe"),
         ("tokenizer_config.json", b"[1]"),
         ("tokenizer_config.json", b'{"chat_template": 7}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": 1, "template": "x"}]}'),
+        ("tokenizer_config.json", b'{"chat_template": ["x"]}'),
+        ("chat_template.json", b'{"chat_template": 7}'),
         ("special_tokens_map.json", b"[" * 100_000),
         ("generation_config.json", b'{"eos_token_id": "2"}'),
         ("generation_config.json", b'{"eos_token_id": [true]}'),
