@@ -16,7 +16,8 @@ from quire.environment import read_environment
 from quire.errors import CheckpointError, ModelNotFoundError, QuireError
 
 WANTED_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt")
-UNWANTED_FILES = ("*/*", "consolidated*", "adapter_*")  # other formats' folders, a second copy of the weights, adapters
+UNWANTED_FILES = ("*/*.safetensors", "*/*.json", "*/*/*", "consolidated*", "adapter_*")
+"""Other formats' folders, a second copy of the weights, adapters; further chat templates lie in a folder of their own."""
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB_ID = re.compile(rf"(?P<repo>{_PART}(?:/{_PART})?)(?:@(?P<revision>[A-Za-z0-9_][A-Za-z0-9_./-]{{0,120}}))?")

@@ -100,10 +100,11 @@ def test_only_data_is_asked_for(hub: FakeHub) -> None:
     wanted = [
         "config.json", "generation_config.json", "model.safetensors", "model-00001-of-00002.safetensors",
         "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
-        "merges.txt", "vocab.txt",
+        "merges.txt", "vocab.txt", "chat_template.json", "additional_chat_templates/tool_use.jinja",
     ]  # fmt: skip
     unwanted = [
         "pytorch_model.bin", "modeling_x.py", "model.gguf", "onnx/model.onnx", "onnx/config.json", "original/model.safetensors",
+        "original/vocab.txt", "a/b/c.jinja",
         "consolidated.safetensors", "README.md", "tf_model.h5", "adapter_model.safetensors", "training_args.pt", "tokenizer.pkl",
     ]  # fmt: skip
     chosen = filter_repo_objects(
