@@ -161,7 +161,7 @@ def test_prompts_of_vllm_mean_the_same(llm: LLM) -> None:
     ids=repr,
 )  # fmt: skip
 def test_what_is_no_prompt_is_refused_by_type(llm: LLM, bad: Any) -> None:
-    what = "a prompt is a text|a prompt's dictionary has|cache_salt is a text"
+    what = "a prompt is a text|a prompt is given as a text and as token ids|a prompt's dictionary has|cache_salt is a text"
     with pytest.raises(RequestError, match=what) as caught:
         llm.generate(bad, GREEDY)
     assert caught.value.next_step
@@ -290,6 +290,20 @@ def test_chat_renders_the_template(llm: LLM) -> None:
             llm.chat([{"role": "user", "content": [part]}], GREEDY)
     with pytest.raises(RequestError, match="list of messages"):
         llm.chat("hello", GREEDY)  # type: ignore[arg-type]
+
+
+def test_what_the_template_would_ignore_is_refused_before_anything_runs(llm: LLM) -> None:
+    asked = [{"role": "user", "content": "hello"}]
+    ignored: list[dict[str, Any]] = [
+        {"tools": [{"name": "f"}]}, {"documents": [{"text": "a"}]}, {"variables": {"enable_thinking": False}},
+        {"variables": {"messages": []}}, {"chat_template": "tool_use"}, {"chat_template_kwargs": {}},
+    ]  # fmt: skip
+    for inputs in ignored:
+        with pytest.raises(RequestError):
+            llm.chat(asked, GREEDY, **inputs)
+        with pytest.raises(RequestError):
+            llm.conversation(**inputs)
+    assert not llm.core.has_work
 
 
 def test_turns_of_a_conversation_find_each_other_in_the_cache(llm: LLM) -> None:

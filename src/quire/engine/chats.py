@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from quire.errors import RequestError, TemplateError
@@ -18,7 +19,8 @@ _SPEAKERS = ("system", "developer", "user", "assistant")
 """Roles that speak: their content is text. What another role brings, such as a tool's result, is left to the template."""
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
-_OTHER_NAMES: Mapping[str, str] = {"chat_template_kwargs": "variables", "template_kwargs": "variables"}
+_OTHER_NAMES = MappingProxyType({"chat_template_kwargs": "variables", "template_kwargs": "variables"})
+"""Names of other engines, and ours."""
 
 
 def template_of(tokenizer: Tokenizer) -> ChatTemplate:

@@ -47,11 +47,6 @@ class ChatTemplate:
         if DEFAULT in self._sources:
             self._named(DEFAULT)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the templates, in the model's order."""
-        return tuple(self._sources)
-
     def check(self, **inputs: Unpack[TemplateInputs]) -> None:
         """Raises TemplateError for inputs that the template chosen for them would ignore."""
         self._choose(read_inputs(inputs))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from quire.errors import ConfigError, TemplateError
+from quire.errors import ConfigError, RequestError
 from quire.text.chat import ChatTemplate
 from quire.train.documents import ASSISTANT, Document
 
@@ -33,7 +33,7 @@ def find_answers(template: ChatTemplate, document: Document) -> tuple[str, list[
     try:
         pieces = re.split(f"{border}(\\d+){border}", template.render(marked, add_generation_prompt=False))
         rendered = template.render(messages, add_generation_prompt=False)
-    except TemplateError as error:
+    except RequestError as error:
         problem = f"{error.problem} in the training data"
         raise ConfigError(problem, given=document.where, next_step="Change the messages, or leave them out.") from error
     text, spans = pieces[0], []
