@@ -146,8 +146,11 @@ def _null_forms(messages: Sequence[Message]) -> list[list[Message]]:
     absent = [{key: value for key, value in message.items() if value is not None} for message in messages]
     if all("content" in message for message in absent):
         return [absent]
-    null, empty = ([{"content": content, **message} for message in absent] for content in (None, ""))
-    return [absent, null, empty]
+    return [absent, *([_with_content(message, content) for message in absent] for content in (None, ""))]
+
+
+def _with_content(message: Message, content: str | None) -> Message:
+    return message if "content" in message else {**message, "content": content}
 
 
 def _with_reasoning(message: Message) -> Message:
