@@ -17,11 +17,14 @@ weights equal the core's bit by bit, and rows do up to ties.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from quire.config import IntegerForm, Quantize
 from quire.models.weights import round_to_bfloat16
+from quire.units import cdiv
 
 GROUP = 32
 WIDE_GROUP = 256
@@ -116,10 +119,13 @@ def _rounded(values: Float32Array) -> Float32Array:
 
 
 def _grouped(values: Float32Array, size: int) -> Float32Array:
-    """Returns [.., K / size, size], filled up with zeros."""
-    num_missing = -values.shape[1] % size
-    return np.pad(values, ((0, 0), (0, num_missing))).reshape(len(values), -1, size)
+    """Returns [R, K / size, size], filled up with zeros; R may be 0."""
+    num_rows, num_columns = values.shape
+    num_groups = cdiv(num_columns, size)
+    return np.pad(values, ((0, 0), (0, num_groups * size - num_columns))).reshape(num_rows, num_groups, size)
 
 
 def _ungrouped(groups: Float32Array, size: int) -> Float32Array:
-    return np.ascontiguousarray(groups.reshape(len(groups), -1)[:, :size], dtype=np.float32)
+    """Returns [R, K] of groups [R, ...]; R may be 0."""
+    flat = groups.reshape(len(groups), math.prod(groups.shape[1:]))
+    return np.ascontiguousarray(flat[:, :size], dtype=np.float32)

@@ -172,3 +172,16 @@ def test_a_step_out_of_range_is_refused_before_anything_is_written(change: dict[
         executor.run(batch)
     keys, _ = executor.read_kv(0, np.arange(NUM_BLOCKS * BLOCK_SIZE, dtype=np.int32))
     assert not keys.any()
+
+
+@pytest.mark.parametrize("form", IntegerForm)
+@pytest.mark.parametrize("quantize", Quantize)
+def test_a_step_that_wants_no_logits_has_them_all_later(quantize: Quantize, form: IntegerForm) -> None:
+    executor = make_executor(spec_of("llama"), quantize=quantize, integer_form=form)
+    batch = step((PROMPT, 0, [0, 1, 2]))
+    expected = executor.run(batch)
+    nothing = executor.run(batch.without_samples())
+    assert nothing.shape == (0, executor.spec.vocab_size)
+    assert_close(executor.head(batch.sample_rows), expected)
+    assert executor.best(batch.sample_rows).token_ids.tolist() == expected.argmax(axis=1).tolist()
+    assert executor.best(batch.sample_rows[:0]).token_ids.shape == (0,)
