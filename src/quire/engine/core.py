@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from quire.engine.batch import PaddedTables
 from quire.engine.completion import CompletionState, Progress
@@ -20,6 +21,7 @@ from quire.engine.group import RequestGroup, Submission
 from quire.engine.isolate import run_chunks
 from quire.errors import DuplicateRequestError, IntegrityError, RequestError
 from quire.executors.protocol import Executor
+from quire.kv.block import defect
 from quire.request import FinishReason, Request, RequestOutput
 from quire.sample.sampler import require_known_tokens
 from quire.sched.plan import Sampled, StepPlan
@@ -28,6 +30,9 @@ from quire.text.tokenizer import Tokenizer
 
 StepEvent = Progress | RequestOutput
 """A token of one completion, or the final output of a request."""
+
+IDLE_CHECK_BLOCKS = 1024
+"""Blocks that one idle check looks at, well below a millisecond; a larger pool is walked in as many turns as it takes."""
 
 _log = logging.getLogger("quire")
 
@@ -59,6 +64,7 @@ class EngineCore:
         self._groups: dict[str, RequestGroup] = {}
         self._members: dict[str, _Member] = {}
         self._tables = PaddedTables()
+        self._next_checked = 0  # the block where the next idle check begins
 
     @property
     def scheduler(self) -> Scheduler:
@@ -113,6 +119,12 @@ class EngineCore:
                 self._close(state.request)
         self._check_when_idle()
         return group.output()
+
+    def close(self) -> None:
+        """Ends every request and checks the books from end to end: what is wrong is reported in `integrity_errors`."""
+        for request_id in self.request_ids:
+            self.abort(request_id)
+        self._repair_unless(self._scheduler.manager.check)
 
     def step(self) -> list[StepEvent]:
         """Computes one step and returns what it brought; an empty list also when there is nothing to do.
@@ -194,19 +206,24 @@ class EngineCore:
         return group.output()
 
     def _check_when_idle(self) -> None:
-        """Without requests every block must be free. If the books are wrong, they are reported and begun anew."""
+        """Without requests every block must be free. An answer waits for this, so it looks at some blocks at a time, in turn."""
         if self._groups:
             return
-        pool = self._scheduler.manager.pool
+        first = self._next_checked
+        stop = min(first + IDLE_CHECK_BLOCKS, self._scheduler.manager.pool.num_blocks)
+        self._next_checked = 0 if stop == self._scheduler.manager.pool.num_blocks else stop
+        self._repair_unless(partial(self._check_idle, range(first, stop)))
+
+    def _check_idle(self, blocks: range) -> None:
+        self._scheduler.manager.check_idle(blocks)
+        if self._scheduler.has_work:
+            raise defect("the scheduler has requests left over while nothing runs")
+
+    def _repair_unless(self, check: Callable[[], None]) -> None:
+        """Runs a check; if the books are wrong, reports it and starts new ones, which is safe while nothing runs."""
         try:
-            self._scheduler.manager.check()
-            if pool.num_free != pool.num_blocks or self._scheduler.has_work:
-                raise IntegrityError(
-                    "blocks or requests are left over while nothing runs",
-                    given=f"{pool.num_blocks - pool.num_free} blocks held",
-                    next_step="Report this as a defect with the steps that led to it.",
-                )
+            check()
         except IntegrityError as error:
-            _log.error("KV cache bookkeeping was repaired by starting it anew, cached prefixes are lost: %s", error)
+            _log.error("The KV cache's bookkeeping was inconsistent and was reset; cached prefixes are lost: %s", error)
             self.integrity_errors.append(error)
             self._scheduler = self._make_scheduler()

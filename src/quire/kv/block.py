@@ -9,7 +9,7 @@ Blocks without findable content are always used before a cached one is evicted.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from quire.errors import IntegrityError
 
@@ -83,9 +83,18 @@ class FreeQueue:
         block.prev_free = block.next_free = None
         self._length -= 1
 
+    def has(self, block: Block) -> bool:
+        """Returns whether a block is queued; raises IntegrityError where its neighbors do not link back to it."""
+        before, after = block.prev_free, block.next_free
+        if before is None and after is None:
+            return False
+        if before is None or after is None or before.next_free is not block or after.prev_free is not block:
+            raise defect(f"block {block.id} is linked into the free queue on one side only")
+        return True
+
     def check(self) -> None:
         """Raises IntegrityError unless links agree in both directions and with the count."""
-        blocks = [self._first, *self, self._last]
+        blocks = [self._first, *islice(self, self._length + 1), self._last]  # links in a circle must not hang the check
         if len(blocks) != self._length + 2:
             raise defect(f"the free queue links {len(blocks) - 2} blocks and counts {self._length}")
         for before, after in pairwise(blocks):

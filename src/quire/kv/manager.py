@@ -204,6 +204,12 @@ class KVCacheManager:
         if announced != self._announced:
             raise defect("announced blocks differ from those being computed")
 
+    def check_idle(self, blocks: range) -> None:
+        """Raises IntegrityError unless no request holds anything; of the pool it looks at its counts and the given blocks."""
+        if self._tables or self._announced:
+            raise defect(f"{len(self._tables)} tables and {len(self._announced)} announced blocks are left over")
+        self.pool.check_idle(blocks)
+
     # -- inside --------------------------------------------------------------------
 
     def _record(self, request: Request, num_reused: int, reason: MissReason, diverged_at: int | None) -> None:

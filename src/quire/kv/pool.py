@@ -116,29 +116,36 @@ class BlockPool:
         return len(cached)
 
     def check(self) -> None:
-        """Raises IntegrityError unless the pool's structures agree with each other."""
+        """Raises IntegrityError unless the pool's structures agree with each other; walks every block."""
         self._free.check()
-        free_ids = set(self.free_block_ids())
-        num_cached = 0
-        has_seen_cached = False
-        for block in self._free:
-            has_seen_cached |= block.hash is not None
-            num_cached += block.hash is not None
-            if block.hash is None and has_seen_cached:
-                raise defect(f"empty block {block.id} waits behind cached ones")
+        for block in self._blocks:
+            self._check_block(block)
+        num_cached = sum(block.hash is not None for block in self._free)
         if num_cached != self.num_cached:
             raise defect(f"{num_cached} free blocks are cached but {self.num_cached} are counted")
-        for block in self._blocks:
-            self._check_block(block, block.id in free_ids)
         num_hashed = sum(block.hash is not None for block in self._blocks)
         num_children = sum(len(children) for children in self._children.values())
         if not num_hashed == len(self._by_key) == num_children:
             raise defect(f"{num_hashed} blocks are committed, {len(self._by_key)} can be found, {num_children} have a parent")
 
-    def _check_block(self, block: Block, is_free: bool) -> None:
+    def check_idle(self, blocks: range) -> None:
+        """Raises IntegrityError unless nothing is held: the counts say so, and so do the given blocks, one by one."""
+        if self.num_free != self.num_blocks:
+            raise defect(f"{self.num_blocks - self.num_free} blocks are held while nothing runs")
+        if self.num_cached != len(self._by_key):
+            raise defect(f"{self.num_cached} free blocks are cached but {len(self._by_key)} can be found")
+        for block in self._blocks[blocks.start : blocks.stop]:
+            self._check_block(block)
+            if block.ref_count:
+                raise defect(f"block {block.id} has ref_count {block.ref_count} while nothing runs")
+
+    def _check_block(self, block: Block) -> None:
+        is_free = self._free.has(block)
         if block.ref_count < 0 or is_free != (block.ref_count == 0):
             raise defect(f"block {block.id} has ref_count {block.ref_count} but free is {is_free}")
         if block.hash is None:
+            if is_free and block.prev_free is not None and block.prev_free.hash is not None:
+                raise defect(f"empty block {block.id} waits behind cached ones")
             return
         if self._by_key.get(block.hash) is not block or len(block.token_ids) != self.block_size:
             raise defect(f"block {block.id} has a key but is not full or not the one that is found")

@@ -248,14 +248,3 @@ def test_request_id_in_use_is_refused(tokenizer: Tokenizer) -> None:
     assert core.request_ids == ("a/1",)
     assert list(run_all(core)) == ["a/1"]
     assert _free(core)
-
-
-def test_leaked_block_is_reported_and_repaired_when_idle(tokenizer: Tokenizer) -> None:
-    core = make_core(FakeExecutor(), tokenizer)
-    expected = run_all(core, submission("a", PROMPT))["a"].outputs[0].token_ids
-    core.scheduler.manager.pool.allocate(2, "nobody")
-    assert run_all(core, submission("b", PROMPT))["b"].outputs[0].token_ids == expected
-    assert len(core.integrity_errors) == 1
-    pool = core.scheduler.manager.pool
-    assert pool.num_free == pool.num_blocks
-    assert run_all(core, submission("c", PROMPT))["c"].outputs[0].token_ids == expected
