@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
 from quire.config import EngineConfig
 from quire.engine.chats import Messages, require_known_inputs, split_conversations, template_of
-from quire.engine.core import EngineCore, StepEvent
-from quire.engine.group import Submission, last_delta
-from quire.engine.interrupt import interrupts_deferred
+from quire.engine.core import EngineCore
+from quire.engine.group import Submission
 from quire.engine.loading import build_core, build_executor, open_checkpoint, origin_of
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.prompts import (
@@ -31,7 +29,7 @@ from quire.engine.prompts import (
     split_prompts,
 )
 from quire.engine.scores import Score, read_scored_text, score_of
-from quire.errors import IntegrityError, RequestError
+from quire.engine.shared_core import SharedCore
 from quire.kv.ledger import CacheExplanation
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
@@ -42,7 +40,10 @@ from quire.text.tokenizer import AddSpecial, Tokenizer
 
 
 class LLM:
-    """A model in memory with its KV cache. Not thread-safe; use it as a context manager or call `close()`.
+    """A model in memory with its KV cache. Use it as a context manager or call `close()`.
+
+    Threads may share it: their calls take turns step by step, and what they ask is computed together. A conversation, or one
+    stream, belongs to one thread at a time.
 
     `model` is a directory, a Hugging Face id, or None for the bundled model; options are those of `EngineOptions`.
     Raises ModelNotFoundError, ModelError, ConfigError or ExecutorUnavailableError. Nothing is printed.
@@ -54,12 +55,8 @@ class LLM:
         self.spec: ModelSpec = checkpoint.spec
         self.tokenizer = Tokenizer.from_directory(checkpoint.directory)
         executor = build_executor(checkpoint, config, options.get("on_progress"))
-        self._core: EngineCore | None = build_core(executor, self.tokenizer, config, origin_of(checkpoint))
-        self._num_requests = 0
-        self._streams: dict[str, deque[StepEvent]] = {}
-        self._outputs: dict[str, RequestOutput] = {}
-        self._is_busy = False
-        self._late_aborts: list[str] = []
+        self._shared = SharedCore(build_core(executor, self.tokenizer, config, origin_of(checkpoint)))
+        self._request_numbers = count(1)
 
     # -- asking ----------------------------------------------------------------------
 
@@ -78,7 +75,7 @@ class LLM:
         temperature 1, whatever the model's generation_config.json says. Raises RequestError before anything runs if any prompt
         can never be answered. A failure while running ends only its request, with FinishReason.ERROR. Ctrl-C ends all of them.
         """
-        return self._run(self._submissions(split_prompts(prompts), sampling_params, priority))
+        return self._shared.run(self._submissions(split_prompts(prompts), sampling_params, priority))
 
     def chat(
         self,
@@ -102,7 +99,7 @@ class LLM:
         encoded = [tuple(self.tokenizer.encode(text, special=AddSpecial.NO)) for text in rendered]
         prompts = [GivenPrompt(text=text, token_ids=ids) for text, ids in zip(rendered, encoded, strict=True)]
         each = SamplingParams(max_tokens=None) if sampling_params is None else sampling_params
-        return self._run(self._submissions(prompts, each, priority))
+        return self._shared.run(self._submissions(prompts, each, priority))
 
     def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, so that each turn finds the last in the cache.
@@ -123,8 +120,8 @@ class LLM:
         the iterator early ends the request, frees its blocks and keeps the computed prefix.
         """
         submission = self._submission(read_prompt(prompt), read_params(sampling_params), read_priority(priority))
-        self._open_core.check(submission)
-        return self._follow(submission)
+        self._shared.core.check(submission)
+        return self._shared.follow(submission)
 
     def score(self, prompt: Prompt, *, given: GivenContext | None = None, num_candidates: int = 0) -> Score:
         """Returns the teacher-forced log-probability of every token of a text or of token ids, computed chunk by chunk.
@@ -140,12 +137,12 @@ class LLM:
         """
         scored = read_scored_text(prompt, given, self.tokenizer)
         submission = scored.submission(self._next_request_id(), num_candidates=num_candidates)
-        return score_of(self._run([submission])[0], scored.num_given_tokens)
+        return score_of(self._shared.run([submission])[0], scored.num_given_tokens)
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
         request_ids = (output.request_id, f"{output.request_id}/0")
-        found = (self._open_core.scheduler.manager.explain(request_id) for request_id in request_ids)
+        found = (self._shared.core.scheduler.manager.explain(request_id) for request_id in request_ids)
         return next((explanation for explanation in found if explanation is not None), None)
 
     # -- life ------------------------------------------------------------------------
@@ -153,13 +150,11 @@ class LLM:
     @property
     def core(self) -> EngineCore:
         """The engine underneath: scheduler, KV cache manager and executor, to look at."""
-        return self._open_core
+        return self._shared.core
 
     def close(self) -> None:
-        """Ends everything that runs and lets go of the model's memory; a second call does nothing."""
-        if self._core is not None:
-            self._abort(self._core.request_ids)
-            self._core = None
+        """Ends everything that runs, in other threads too, and lets go of the model's memory; a second call does nothing."""
+        self._shared.close()
 
     def __enter__(self) -> Self:
         return self
@@ -168,12 +163,6 @@ class LLM:
         self.close()
 
     # -- inside ----------------------------------------------------------------------
-
-    @property
-    def _open_core(self) -> EngineCore:
-        if self._core is None:
-            raise RequestError("this LLM is closed", next_step="Create another one.")
-        return self._core
 
     @cached_property
     def _chat_template(self) -> ChatTemplate:
@@ -198,76 +187,4 @@ class LLM:
         )
 
     def _next_request_id(self) -> str:
-        self._num_requests += 1
-        return f"request-{self._num_requests}"
-
-    def _run(self, submissions: Sequence[Submission]) -> list[RequestOutput]:
-        pending = {submission.request_id for submission in submissions}
-        try:
-            with self._undisturbed() as core:
-                for submission in submissions:
-                    core.submit(submission)
-            while pending:
-                pending.difference_update(self._step())
-            return [self._outputs[submission.request_id] for submission in submissions]
-        except BaseException:
-            self._abort(pending)
-            raise
-        finally:
-            for submission in submissions:
-                self._outputs.pop(submission.request_id, None)
-
-    def _follow(self, submission: Submission) -> Iterator[RequestOutput]:
-        request_id = submission.request_id
-        events = self._streams.setdefault(request_id, deque())
-        try:
-            with self._undisturbed() as core:
-                group = core.submit(submission)
-            while True:
-                while not events:
-                    self._step()
-                event = events.popleft()
-                if isinstance(event, RequestOutput):
-                    yield last_delta(event)
-                    return
-                yield group.delta(event)
-        finally:
-            del self._streams[request_id]
-            self._abort([request_id])
-
-    def _step(self) -> list[str]:
-        """Runs one step, puts each event where its reader looks, and returns the ids of the requests that ended."""
-        ended: list[str] = []
-        with self._undisturbed() as core:
-            if not core.has_work:
-                raise IntegrityError(
-                    "an answer is awaited but nothing runs", next_step="Do not end requests behind the LLM's back."
-                )
-            for event in core.step():
-                if event.request_id in self._streams:
-                    self._streams[event.request_id].append(event)
-                elif isinstance(event, RequestOutput):
-                    self._outputs[event.request_id] = event
-                    ended.append(event.request_id)
-        return ended
-
-    def _abort(self, request_ids: Iterable[str]) -> None:
-        if self._is_busy:
-            self._late_aborts.extend(request_ids)
-        elif self._core is not None:
-            with self._undisturbed() as core:
-                for request_id in request_ids:
-                    core.abort(request_id)
-
-    @contextmanager
-    def _undisturbed(self) -> Iterator[EngineCore]:
-        """Lets the core finish what it does: Ctrl-C waits, and so does the end of a stream that is garbage-collected now."""
-        core = self._open_core
-        with interrupts_deferred():
-            self._is_busy = True
-            try:
-                yield core
-            finally:
-                while self._late_aborts:
-                    core.abort(self._late_aborts.pop())
-                self._is_busy = False
+        return f"request-{next(self._request_numbers)}"

@@ -54,7 +54,7 @@ class _NewTokens:
 
 
 class CausalModel:
-    """A decoder-only model over a paged KV cache. Not thread-safe."""
+    """A decoder-only model over a paged KV cache. Threads may share it: one call computes at a time, the others wait."""
 
     def __init__(
         self, store: PastStore, max_context: int, directory: Path, context_bound: ContextBound = ContextBound.MODEL
@@ -81,11 +81,13 @@ class CausalModel:
     @property
     def num_free_blocks(self) -> int:
         """Blocks of KV memory that no living `past_kvs` holds."""
-        return self._store.num_free_blocks
+        with self._store.lock:
+            return self._store.num_free_blocks
 
     def check(self) -> None:
         """Raises IntegrityError unless every block is accounted for."""
-        self._store.check()
+        with self._store.lock:
+            self._store.check()
 
     def __call__(
         self, input_ids: npt.ArrayLike, past_kvs: PastKVs | None = None, use_cache: bool = True
@@ -96,6 +98,12 @@ class CausalModel:
         continued several times. Raises RequestError for tokens that do not fit and CapacityError when KV memory is out.
         """
         tokens = self._checked(input_ids, past_kvs)
+        with self._store.lock:
+            return self._computed(tokens, past_kvs, use_cache)
+
+    def _computed(
+        self, tokens: npt.NDArray[np.int64], past_kvs: PastKVs | None, use_cache: bool
+    ) -> tuple[Float32Array, PastKVs | None]:
         num_past = past_kvs.num_tokens if past_kvs is not None else 0
         tables = self._store.extend(past_kvs, len(tokens), tokens.shape[1])
         try:

@@ -7,9 +7,11 @@ b = model(y, past)   ->  [ 4 | 9 ]      block 7 has grown since, so the second c
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 
@@ -36,12 +38,16 @@ class PastKVs:
     """K/V of the first `num_tokens` tokens of B rows. It never changes; its blocks are released when it is dropped.
 
     `past_kvs[layer]` is (K, V), each [B, K, num_tokens, D] float32, after rotation and rounding; `len()` counts layers.
+    `lock` is held while the executor reads.
     """
 
-    __slots__ = ("__weakref__", "_executor", "num_tokens", "tables")
+    __slots__ = ("__weakref__", "_executor", "_lock", "num_tokens", "tables")
 
-    def __init__(self, executor: Executor, tables: tuple[BlockTable, ...], num_tokens: int) -> None:
+    def __init__(
+        self, executor: Executor, lock: AbstractContextManager[object], tables: tuple[BlockTable, ...], num_tokens: int
+    ) -> None:
         self._executor = executor
+        self._lock = lock
         self.tables = tables
         self.num_tokens = num_tokens
 
@@ -58,7 +64,8 @@ class PastKVs:
 
     def __getitem__(self, layer: int) -> tuple[Float32Array, Float32Array]:
         index = range(len(self))[layer]
-        rows = [self._executor.read_kv(index, self._slots(table)) for table in self.tables]
+        with self._lock:
+            rows = [self._executor.read_kv(index, self._slots(table)) for table in self.tables]
         keys, values = (np.stack([row[part].transpose(1, 0, 2) for row in rows]) for part in (0, 1))
         return keys, values
 
@@ -81,9 +88,13 @@ class _Growth:
 
 
 class PastStore:
-    """Owns the blocks behind all handles of one model. Dropped handles are released before the next extension."""
+    """Owns the blocks behind all handles of one model. Dropped handles are released before the next extension.
+
+    Callers hold `lock` around everything they do with the store and its executor.
+    """
 
     def __init__(self, executor: Executor, bound: PoolBound = PoolBound.KV_MEMORY) -> None:
+        self.lock = threading.RLock()
         self._executor = executor
         self._bound = bound
         self._pool = BlockPool(executor.num_blocks, executor.layout.block_size)
@@ -119,7 +130,7 @@ class PastStore:
         block_size = self._pool.block_size
         for block in (table[-1] for table in tables):
             self._num_written[block.id] = num_tokens - (num_tokens - 1) // block_size * block_size
-        past = PastKVs(self._executor, tables, num_tokens)
+        past = PastKVs(self._executor, self.lock, tables, num_tokens)
         for table in tables:
             weakref.finalize(past, self._dropped.append, table).atexit = False
         return past

@@ -1,0 +1,51 @@
+"""Turns: one lock for threads that take it again and again, such as for every step of an answer.
+
+gate   held while waiting    [B]         A has just finished a step and wants another: it queues at the gate
+turn   held while working    [A] -> [B]  B, at the gate before it, goes first
+
+A plain lock lets the thread that has just released it take it again before a waiting one wakes up, so a long answer would starve
+every other caller.
+"""
+
+from __future__ import annotations
+
+import threading
+
+
+class Turns:
+    """A lock whose last holder waits behind the threads that wait already. Not reentrant; `is_mine` tells."""
+
+    __slots__ = ("_gate", "_owner", "_turn")
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._turn = threading.Lock()
+        self._owner: int | None = None
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the calling thread has the turn."""
+        return self._owner == threading.get_ident()
+
+    def take(self, timeout_s: float) -> bool:
+        """Waits for the turn; False when that takes longer than `timeout_s` at the gate, or as long again behind it."""
+        if not self._gate.acquire(timeout=timeout_s):
+            return False
+        try:
+            return self._taken(self._turn.acquire(timeout=timeout_s))
+        finally:
+            self._gate.release()
+
+    def take_if_free(self) -> bool:
+        """Takes the turn where no thread has it, without waiting; False also where the calling thread has it already."""
+        return self._taken(self._turn.acquire(blocking=False))
+
+    def give(self) -> None:
+        """Ends the turn."""
+        self._owner = None
+        self._turn.release()
+
+    def _taken(self, is_taken: bool) -> bool:
+        if is_taken:
+            self._owner = threading.get_ident()
+        return is_taken
