@@ -11,10 +11,16 @@ from pathlib import Path
 
 from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
-from quire.units import GIB
+from quire.units import GIB, MAX_BYTES
 
 KERNEL_TILE_TOKENS = 32
 """Tokens of one K/V kernel tile; a block holds a whole number of tiles, so block size cannot change a bit."""
+
+DEFAULT_KV_MEMORY_BYTES = 2 * GIB
+"""What `kv_memory` is where it is left out, unless the machine has less to give."""
+
+MAX_COUNT = 2**31 - 1
+"""The largest number of tokens or requests: the arrays of a step count in int32."""
 
 
 class DType(Enum):
@@ -97,9 +103,12 @@ class PackedCache(Enum):
     OFF = "off"
 
 
-def _require_positive(name: str, value: object) -> None:
+def _require_positive(name: str, value: object, limit: int = MAX_COUNT) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name} must be a positive integer", given=value, next_step=f"Pass {name} >= 1 or leave it out.")
+    if value > limit:
+        given = value if value.bit_length() < 256 else f"an integer of {value.bit_length()} bits"
+        raise ConfigError(f"{name} is too large", given=given, limit=limit, next_step=f"Pass {name} <= {limit} or leave it out.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,12 +118,13 @@ class CacheConfig:
     mode: KVCacheMode = KVCacheMode.PAGED
     prefix_cache: PrefixCache = PrefixCache.ON
     block_size: int = KERNEL_TILE_TOKENS
-    memory_bytes: int = 2 * GIB
+    memory_bytes: int | None = None  # auto: DEFAULT_KV_MEMORY_BYTES, or what the machine has left beside the weights
     format: KVFormat | None = None  # auto: the weights' format
 
     def __post_init__(self) -> None:
         _require_positive("block_size", self.block_size)
-        _require_positive("memory_bytes", self.memory_bytes)
+        if self.memory_bytes is not None:
+            _require_positive("memory_bytes", self.memory_bytes, MAX_BYTES)
         if self.block_size % KERNEL_TILE_TOKENS:
             raise ConfigError(
                 "block_size must be a multiple of the kernel tile",

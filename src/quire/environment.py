@@ -1,4 +1,4 @@
-"""The environment variables Quire obeys, all of them, read here and nowhere else.
+"""What surrounds the process: the environment variables Quire obeys, all of them, and the machine's memory. Read here only.
 
     QUIRE_ISA        use this instruction set instead of the fastest one (`quire info` lists the names)
     QUIRE_THREADS    worker threads, where the configuration leaves the number open
@@ -14,7 +14,7 @@ An option given in code or on the command line wins over a variable. An empty va
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +25,9 @@ MAX_THREADS = 1024
 _SWITCH_VALUES: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off", ""), False)
 )
+_CGROUP_V2 = ("memory.max", "memory.current", "")
+_CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")  # the prefix of sums over child groups
+_RECLAIMABLE = ("inactive_file", "active_file", "slab_reclaimable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,23 @@ class Environment:
     state_home: Path | None = None
     packed_cache: str | None = None
     cache_home: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The machine's memory, or what a control group leaves of it to this process, in bytes.
+
+    `available_bytes` is free now or can be made free by dropping caches; `swap_bytes` is free swap space.
+    """
+
+    total_bytes: int
+    available_bytes: int
+    swap_bytes: int = 0
+
+    @property
+    def reachable_bytes(self) -> int:
+        """What can be had now without ending another program, however slowly."""
+        return self.available_bytes + self.swap_bytes
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -75,3 +95,60 @@ def _read_switch(name: str, source: Mapping[str, str]) -> bool:
     if text not in _SWITCH_VALUES:
         raise ConfigError(f"{name} must be on or off", given=text[:40], limit="1 or 0", next_step=f"Correct or unset {name}.")
     return _SWITCH_VALUES[text]
+
+
+def read_memory(root: Path = Path("/")) -> Memory | None:
+    """Returns the memory this process may use; None where the operating system does not tell. `root` holds proc and sys."""
+    fields = _numbers(_read(root / "proc/meminfo"), factor=1024)
+    total = fields.get("MemTotal", _physical_bytes())
+    if total is None:
+        return None
+    available = fields.get("MemAvailable", total)
+    for directory, files in _memory_groups(root):
+        limit, used, reclaimable = _usage(directory, files)
+        if limit is not None:
+            total, available = min(total, limit), min(available, max(0, limit - used + reclaimable))
+    return Memory(total_bytes=total, available_bytes=min(available, total), swap_bytes=fields.get("SwapFree", 0))
+
+
+def _memory_groups(root: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
+    """Yields the control groups around this process, its own and all above it, with the names of their files."""
+    for line in ("0::/", "0:memory:/", *_read(root / "proc/self/cgroup").splitlines()):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        is_v2 = number == "0" and not controllers
+        if not is_v2 and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" if is_v2 else root / "sys/fs/cgroup/memory"
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            yield top.joinpath(*parts[:depth]), _CGROUP_V2 if is_v2 else _CGROUP_V1
+
+
+def _usage(directory: Path, files: tuple[str, str, str]) -> tuple[int | None, int, int]:
+    """Returns a group's limit (None: none), the bytes it uses, and those of them that the kernel would give back."""
+    limit, used = (_read(directory / name).strip() for name in files[:2])
+    if not limit.isdigit() or not used.isdigit():
+        return (int(limit) if limit.isdigit() else None), 0, 0
+    statistics = _numbers(_read(directory / "memory.stat"), factor=1)
+    return int(limit), int(used), sum(statistics.get(files[2] + name, 0) for name in _RECLAIMABLE)
+
+
+def _numbers(text: str, factor: int) -> dict[str, int]:
+    """Returns the numbers in lines such as `MemTotal:  100 kB` or `active_file 4096`."""
+    words = (line.replace(":", " ").split() for line in text.splitlines())
+    return {each[0]: int(each[1]) * factor for each in words if len(each) > 1 and each[1].isdigit()}
+
+
+def _physical_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

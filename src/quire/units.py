@@ -8,6 +8,8 @@ from types import MappingProxyType
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+MAX_BYTES = 2**60
+"""The largest size that is read: more than any machine has."""
 
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<suffix>[a-z]*)")
 _SUFFIXES = MappingProxyType(
@@ -38,4 +40,7 @@ def parse_bytes(text: str) -> int:
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None or match["suffix"] not in _SUFFIXES:
         raise ValueError(f"{text!r} is not a size; write a number with B, KiB, MiB or GiB, for example 2GiB")
-    return int(float(match["number"]) * _SUFFIXES[match["suffix"]])
+    size = float(match["number"]) * _SUFFIXES[match["suffix"]]
+    if size > MAX_BYTES:
+        raise ValueError(f"{text.strip()[:20]!r} is not a size that a machine has; write one such as 2GiB")
+    return int(size)

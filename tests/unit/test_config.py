@@ -17,12 +17,11 @@ CONFIGS = (CacheConfig, SchedulerConfig, EngineConfig)
 NOT_POSITIVE = [0, -1, -(2**70), 1.5, 32.0, float("nan"), float("inf"), True, False, "32", [32], (), b"1", object()]
 REQUIRED = [
     (CacheConfig, "block_size"),
-    (CacheConfig, "memory_bytes"),
     (SchedulerConfig, "max_num_batched_tokens"),
     (SchedulerConfig, "max_num_seqs"),
     (SchedulerConfig, "max_queued_requests"),
 ]
-AUTOMATIC = [(EngineConfig, "max_context"), (EngineConfig, "threads")]
+AUTOMATIC = [(CacheConfig, "memory_bytes"), (EngineConfig, "max_context"), (EngineConfig, "threads")]
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -40,6 +39,13 @@ def test_counts_must_be_positive_integers(kind: type[Any], name: str, value: obj
         kind(**{name: value})
     assert caught.value.given is value
     assert name in caught.value.next_step
+
+
+@pytest.mark.parametrize(("kind", "name"), REQUIRED + AUTOMATIC)
+@pytest.mark.parametrize("value", [2**61, 10**6000], ids=["large", "huge"])
+def test_counts_beyond_any_machine_are_refused(kind: type[Any], name: str, value: int) -> None:
+    with pytest.raises(ConfigError, match=rf"{name} is too large \(given: .*; limit: \d+\)\. Pass {name} <= \d+"):
+        kind(**{name: value})
 
 
 @pytest.mark.parametrize(("kind", "name"), AUTOMATIC)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 import quire
-from quire.environment import Environment, read_environment
+from quire.environment import Environment, Memory, read_environment, read_memory
 from quire.errors import ConfigError
 
 SWITCHES = ["QUIRE_OFFLINE", "HF_HUB_OFFLINE"]
@@ -66,3 +68,81 @@ def test_environment_is_read_in_one_file() -> None:
         if any(word in path.read_text() for word in ("os.environ", "getenv", "import environ"))
     ]
     assert readers == ["environment.py"]
+
+
+GIB = 1 << 30
+MEMINFO = "MemTotal: 16777216 kB\nMemFree: 1048576 kB\nMemAvailable: 8388608 kB\nSwapTotal: 4 kB\nSwapFree: 2097152 kB\n"
+MACHINE = Memory(total_bytes=16 * GIB, available_bytes=8 * GIB, swap_bytes=2 * GIB)
+
+
+def _machine(root: Path, files: Mapping[str, str]) -> Memory | None:
+    for name, text in ({"proc/meminfo": MEMINFO} | files).items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return read_memory(root)
+
+
+def test_memory_of_the_machine_counts_what_caches_give_back(tmp_path: Path) -> None:
+    assert _machine(tmp_path, {}) == MACHINE
+    assert MACHINE.reachable_bytes == 10 * GIB
+
+
+V2, V1 = "sys/fs/cgroup", "sys/fs/cgroup/memory"
+GROUPS = {
+    "a container": {f"{V2}/memory.max": f"{4 * GIB}\n", f"{V2}/memory.current": f"{3 * GIB}\n"},
+    "a container's own path": {
+        "proc/self/cgroup": "0::/user/unit\n",
+        f"{V2}/user/unit/memory.max": f"{4 * GIB}\n",
+        f"{V2}/user/unit/memory.current": f"{3 * GIB}\n",
+    },
+    "a group above it": {
+        "proc/self/cgroup": "0::/user/unit\n",
+        f"{V2}/user/unit/memory.max": "max\n",
+        f"{V2}/user/memory.max": f"{4 * GIB}\n",
+        f"{V2}/user/memory.current": f"{3 * GIB}\n",
+    },
+    "the first version": {
+        "proc/self/cgroup": "3:cpu:/\n2:memory,misc:/box\n",
+        f"{V1}/box/memory.limit_in_bytes": f"{4 * GIB}\n",
+        f"{V1}/box/memory.usage_in_bytes": f"{3 * GIB}\n",
+    },
+    "a path that is not mounted": {
+        "proc/self/cgroup": "2:memory:/docker/1\n",
+        f"{V1}/memory.limit_in_bytes": f"{4 * GIB}\n",
+        f"{V1}/memory.usage_in_bytes": f"{3 * GIB}\n",
+    },
+}
+
+
+@pytest.mark.parametrize("files", GROUPS.values(), ids=GROUPS)
+def test_memory_is_what_control_groups_leave(tmp_path: Path, files: dict[str, str]) -> None:
+    assert _machine(tmp_path, files) == Memory(total_bytes=4 * GIB, available_bytes=GIB, swap_bytes=2 * GIB)
+
+
+@pytest.mark.parametrize(("top", "prefix"), [(V2, ""), (V1, "total_")])
+def test_a_groups_page_cache_is_available(tmp_path: Path, top: str, prefix: str) -> None:
+    is_v2 = top == V2
+    files = {
+        f"{top}/{'memory.max' if is_v2 else 'memory.limit_in_bytes'}": str(4 * GIB),
+        f"{top}/{'memory.current' if is_v2 else 'memory.usage_in_bytes'}": str(4 * GIB),
+        f"{top}/memory.stat": f"anon 5\n{prefix}inactive_file {GIB}\n{prefix}active_file {GIB}\n",
+    }
+    memory = _machine(tmp_path, files)
+    assert memory is not None
+    assert memory.available_bytes == 2 * GIB
+
+
+@pytest.mark.parametrize("limit", ["max", "9223372036854771712", "nonsense", ""])
+def test_a_group_without_a_limit_changes_nothing(tmp_path: Path, limit: str) -> None:
+    assert _machine(tmp_path, {f"{V2}/memory.max": limit, f"{V2}/memory.current": "4096"}) == MACHINE
+
+
+def test_without_proc_all_of_the_memory_counts_as_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 1000, "SC_PAGE_SIZE": 4096}.__getitem__)
+    assert read_memory(tmp_path) == Memory(total_bytes=4_096_000, available_bytes=4_096_000)
+
+
+def test_memory_is_unknown_where_nothing_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sysconf")
+    assert read_memory(tmp_path) is None

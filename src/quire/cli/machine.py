@@ -7,8 +7,9 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from quire.environment import read_memory
+
 _CPU_NAME_FIELDS = ("model name", "Model", "Hardware")
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +27,15 @@ class Machine:
 
 def this_machine(num_usable_cores: int) -> Machine:
     """Reads the facts."""
+    memory = read_memory()
     return Machine(
         cpu=cpu_name(_read("/proc/cpuinfo")) or platform.processor() or "unknown",
         architecture=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         num_cores=os.cpu_count() or 1,
         num_usable_cores=num_usable_cores,
-        memory_bytes=memory_limit(_physical_bytes(), [_read(path) for path in _CGROUP_LIMITS]),
-        available_bytes=available_bytes(_read("/proc/meminfo")),
+        memory_bytes=None if memory is None else memory.total_bytes,
+        available_bytes=None if memory is None else memory.available_bytes,
     )
 
 
@@ -41,26 +43,6 @@ def cpu_name(cpuinfo: str) -> str | None:
     """Returns the processor's name in the text of /proc/cpuinfo."""
     fields = dict(_split(line) for line in reversed(cpuinfo.splitlines()) if ":" in line)
     return next((fields[name] for name in _CPU_NAME_FIELDS if fields.get(name)), None)
-
-
-def available_bytes(meminfo: str) -> int | None:
-    """Returns what can be allocated without swapping, from the text of /proc/meminfo."""
-    fields = dict(_split(line) for line in meminfo.splitlines() if ":" in line)
-    amount = fields.get("MemAvailable", "").removesuffix(" kB")
-    return int(amount) * 1024 if amount.isdigit() else None
-
-
-def memory_limit(physical: int | None, cgroup_limits: list[str]) -> int | None:
-    """Returns the smallest of the physical memory and the limits that control groups set ("max" sets none)."""
-    limits = [int(text) for text in (limit.strip() for limit in cgroup_limits) if text.isdigit()]
-    return min([*limits, *([] if physical is None else [physical])], default=None)
-
-
-def _physical_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _split(line: str) -> tuple[str, str]:

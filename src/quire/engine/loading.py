@@ -12,6 +12,7 @@ from quire.config import EngineConfig, ExecutorKind, IntegerForm, KVCacheMode, P
 from quire.engine.core import EngineCore
 from quire.engine.options import LoadProgress
 from quire.engine.resolve import context_bound, is_native_built, layout_of, pool_blocks, resolve, settled
+from quire.environment import read_memory
 from quire.errors import ExecutorUnavailableError
 from quire.executors.protocol import Executor
 from quire.kv.manager import KVCacheManager
@@ -37,10 +38,13 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
 
 
 def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Checkpoint, EngineConfig]:
-    """Opens a directory, hub id, or (None) the bundled model, and resolves the configuration for it; reads no weights yet."""
+    """Opens a directory, hub id, or (None) the bundled model, and resolves the configuration for it and this machine.
+
+    Reads no weights yet. Raises ConfigError, before anything is allocated, for what does not fit into memory.
+    """
     directory = bundled_directory() if model is None else find_model(str(model))
     checkpoint = load_checkpoint(directory, max_context=config.max_context)
-    return checkpoint, resolve(config, checkpoint.spec, checkpoint.weights)
+    return checkpoint, resolve(config, checkpoint.spec, checkpoint.weights, read_memory())
 
 
 def load_executor(

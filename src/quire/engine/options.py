@@ -23,7 +23,7 @@ from quire.config import (
 )
 from quire.environment import read_environment
 from quire.errors import ConfigError
-from quire.units import parse_bytes
+from quire.units import MAX_BYTES, parse_bytes
 
 LoadProgress = Callable[[int, int], None]
 """Called while weights load with (tensors packed, tensors in all)."""
@@ -38,13 +38,13 @@ _Choice = TypeVar("_Choice", bound=Enum)
 class ModelOptions(TypedDict, total=False):
     """Keyword options of `load_model`: memory and threads. Every one may be left out.
 
-    kv_format auto|float32|bfloat16; kv_memory a size such as "2GiB" or a number of bytes, never more than `max_num_seqs`
-    full contexts need; packed_cache off|on or a directory where packed weights are kept; `on_progress(done, total)` is called
-    while weights load.
+    kv_format auto|float32|bfloat16; kv_memory a size such as "2GiB" or a number of bytes, of which no more is taken than
+    `max_num_seqs` full contexts need (None: 2 GiB, or what memory is left if that is less); packed_cache off|on or a
+    directory where packed weights are kept; `on_progress(done, total)` is called while weights load.
     """
 
     kv_format: str
-    kv_memory: str | int
+    kv_memory: str | int | None
     block_size: int
     max_num_seqs: int
     max_context: int | None
@@ -111,7 +111,7 @@ def _cache_config(options: EngineOptions) -> CacheConfig:
         mode=_choose("kv_cache", options.get("kv_cache", "paged"), KVCacheMode),
         prefix_cache=_choose("prefix_cache", options.get("prefix_cache", "on"), PrefixCache),
         block_size=options.get("block_size", KERNEL_TILE_TOKENS),
-        memory_bytes=_memory_bytes(options.get("kv_memory", CacheConfig().memory_bytes)),
+        memory_bytes=_memory_bytes(options.get("kv_memory")),
         format=_choose_or_auto("kv_format", options.get("kv_format", AUTO), KVFormat),
     )
 
@@ -155,13 +155,17 @@ def _check_count(name: str, value: object, low: int) -> None:
         )
 
 
-def _memory_bytes(value: str | int) -> int:
+def _memory_bytes(value: str | int | None) -> int | None:
+    if value is None:
+        return None
     try:
         num_bytes = value if isinstance(value, int) and not isinstance(value, bool) else parse_bytes(value)  # type: ignore[arg-type]
     except (ValueError, AttributeError, TypeError) as error:
         raise _not_a_size(value) from error
     if num_bytes < 1:
         raise _not_a_size(value)
+    if num_bytes > MAX_BYTES:
+        raise _not_a_size(f"an integer of {num_bytes.bit_length()} bits")
     return num_bytes
 
 

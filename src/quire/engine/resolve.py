@@ -1,18 +1,32 @@
 """From what the user asked for to what the engine will do: every "auto" becomes a value, every limit is checked.
 
-Memory is decided by one formula, `KVLayout`: planning, admission and the pool all use the numbers computed here.
+Memory is decided by one formula: blocks by `KVLayout`, the whole by `Capacity`. Planning, admission and the pool all use the
+numbers computed here, and they are compared with the machine before anything is allocated.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TypeVar
 
-from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, Quantize
+from quire.config import (
+    DEFAULT_KV_MEMORY_BYTES,
+    DType,
+    EngineConfig,
+    ExecutorKind,
+    IntegerForm,
+    KVCacheMode,
+    KVFormat,
+    PrefixCache,
+    Quantize,
+    WeightFormat,
+)
+from quire.engine.capacity import Capacity, default_kv_memory, require_fit, require_possible
 from quire.engine.past import PoolBound
-from quire.environment import read_environment
+from quire.environment import Memory, read_environment
 from quire.errors import ConfigError
 from quire.executors.protocol import kv_layout
 from quire.kv.layout import KVLayout
@@ -24,24 +38,67 @@ from quire.units import format_bytes
 NATIVE_CORE = "quire.native._core"
 
 _Value = TypeVar("_Value")
+_log = logging.getLogger("quire")
 
 
-def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights) -> EngineConfig:
-    """Returns `config` with nothing left to choose. Raises ConfigError for a context that model or memory cannot hold."""
+def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights, memory: Memory | None = None) -> EngineConfig:
+    """Returns `config` with nothing left to choose. Raises ConfigError for a context that model or memory cannot hold.
+
+    `memory` is the machine's; None where it is unknown, and then nothing is compared with it.
+    """
     dtype = config.dtype or _exact_dtype(weights.dtype)
     kv_format = config.cache.format or KVFormat(dtype.value)
     executor = config.executor or (ExecutorKind.NATIVE if is_native_built() else ExecutorKind.REFERENCE)
     _require_quantizer(config.quantize, executor)
     prefix_cache = PrefixCache.OFF if config.cache.mode is KVCacheMode.OFF else config.cache.prefix_cache
     cache = replace(config.cache, format=kv_format, prefix_cache=prefix_cache)
-    return replace(
-        config,
-        cache=cache,
-        dtype=dtype,
+    chosen = replace(config, cache=cache, dtype=dtype, executor=executor, threads=config.threads or default_threads())
+    return _sized(chosen, spec, memory)
+
+
+def _sized(config: EngineConfig, spec: ModelSpec, memory: Memory | None) -> EngineConfig:
+    """Returns the configuration with its KV memory and context; raises ConfigError where the machine cannot hold them."""
+    capacity = capacity_of(config, spec)
+    if memory is not None:
+        require_possible(capacity, config.cache, config.scheduler, memory)
+    memory_bytes = config.cache.memory_bytes or default_kv_memory(capacity, config.max_context or 1, memory)
+    max_context = _max_context(config.max_context, spec, capacity.layout, memory_bytes)
+    resolved = replace(config, cache=replace(config.cache, memory_bytes=memory_bytes), max_context=max_context)
+    if memory is not None:
+        require_fit(capacity, pool_blocks(resolved, spec), step_rows(resolved, spec), memory)
+    if config.cache.memory_bytes is None and memory_bytes < DEFAULT_KV_MEMORY_BYTES:
+        _note_small_cache(resolved, spec)
+    return resolved
+
+
+def _note_small_cache(config: EngineConfig, spec: ModelSpec) -> None:
+    """Warns of a KV cache that is smaller than usual because memory is short, unless no request would ever use more."""
+    if pool_bound(config, spec) is PoolBound.KV_MEMORY:
+        given, usual = (format_bytes(size) for size in (settled(config.cache.memory_bytes, "kv_memory"), DEFAULT_KV_MEMORY_BYTES))
+        _log.warning("The KV cache gets %s instead of %s because memory is short; kv_memory chooses its size.", given, usual)
+
+
+def capacity_of(config: EngineConfig, spec: ModelSpec) -> Capacity:
+    """Returns the capacity formula of a configuration whose formats and executor are chosen."""
+    executor = settled(config.executor, "executor")
+    form = IntegerForm.VECTORS
+    if executor is ExecutorKind.NATIVE and config.quantize is not Quantize.NONE:
+        from quire.executors.native import integer_form
+
+        form = integer_form()
+    return Capacity(
+        spec=spec,
+        layout=layout_of(config, spec),
         executor=executor,
-        max_context=_max_context(config.max_context, spec, kv_layout(spec, cache.block_size, kv_format), cache.memory_bytes),
-        threads=config.threads or default_threads(),
+        weight_format=WeightFormat.of(settled(config.dtype, "dtype"), config.quantize),
+        integer_form=form,
     )
+
+
+def step_rows(config: EngineConfig, spec: ModelSpec) -> int:
+    """Returns the most tokens that a step of a resolved configuration computes: its budget, or all that the pool holds."""
+    all_tokens = pool_blocks(config, spec) * config.cache.block_size
+    return min(config.scheduler.max_num_batched_tokens, all_tokens)
 
 
 def layout_of(config: EngineConfig, spec: ModelSpec) -> KVLayout:
@@ -54,7 +111,7 @@ def pool_blocks(config: EngineConfig, spec: ModelSpec) -> int:
     layout = layout_of(config, spec)
     per_request = layout.blocks_for_tokens(settled(config.max_context, "max_context"))
     num_requests = 1 if config.cache.mode is KVCacheMode.OFF else config.scheduler.max_num_seqs
-    return min(layout.blocks_in_bytes(config.cache.memory_bytes), num_requests * per_request)
+    return min(_blocks_in_memory(config, spec), num_requests * per_request)
 
 
 def context_bound(config: EngineConfig, spec: ModelSpec, model_context: int) -> ContextBound:
@@ -62,15 +119,18 @@ def context_bound(config: EngineConfig, spec: ModelSpec, model_context: int) -> 
     max_context = settled(config.max_context, "max_context")
     if max_context >= model_context:
         return ContextBound.MODEL
-    layout = layout_of(config, spec)
-    pool_tokens = layout.blocks_in_bytes(config.cache.memory_bytes) * layout.block_size
+    pool_tokens = _blocks_in_memory(config, spec) * config.cache.block_size
     return ContextBound.KV_MEMORY if max_context >= pool_tokens else ContextBound.MAX_CONTEXT
 
 
 def pool_bound(config: EngineConfig, spec: ModelSpec) -> PoolBound:
     """Returns which option keeps the pool of a resolved configuration from being larger."""
-    is_all_memory = pool_blocks(config, spec) == layout_of(config, spec).blocks_in_bytes(config.cache.memory_bytes)
+    is_all_memory = pool_blocks(config, spec) == _blocks_in_memory(config, spec)
     return PoolBound.KV_MEMORY if is_all_memory else PoolBound.MAX_NUM_SEQS
+
+
+def _blocks_in_memory(config: EngineConfig, spec: ModelSpec) -> int:
+    return layout_of(config, spec).blocks_in_bytes(settled(config.cache.memory_bytes, "kv_memory"))
 
 
 def settled(value: _Value | None, name: str) -> _Value:
@@ -119,7 +179,7 @@ def _max_context(asked: int | None, spec: ModelSpec, layout: KVLayout, memory_by
             "the KV memory does not hold one block of this model",
             given=format_bytes(memory_bytes),
             limit=f"at least {format_bytes(layout.bytes_per_block)} for {layout.block_size} tokens",
-            next_step="Raise kv_memory or choose a smaller kv_format.",
+            next_step="Raise kv_memory, or choose a smaller block_size or kv_format.",
         )
     if asked is None:
         return min(spec.max_context, pool_tokens)

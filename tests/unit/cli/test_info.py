@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from quire.cli.info import gather_info, info
-from quire.cli.machine import available_bytes, cpu_name, memory_limit
+from quire.cli.machine import cpu_name
 from quire.cli.main import cli
 from quire.executors import native
 
@@ -83,15 +83,3 @@ def test_cpu_name_is_found_whatever_the_architecture() -> None:
     assert cpu_name(CPUINFO) == "Fast CPU 9"
     assert cpu_name("processor\t: 0\nModel\t: Small Board 4\n") == "Small Board 4"
     assert cpu_name("") is None
-
-
-def test_memory_is_what_a_container_may_use() -> None:
-    assert memory_limit(8000, ["max\n", ""]) == 8000
-    assert memory_limit(8000, ["4000\n", ""]) == 4000
-    assert memory_limit(8000, ["9223372036854771712\n"]) == 8000
-    assert memory_limit(None, ["", ""]) is None
-
-
-def test_available_memory_is_read_in_bytes() -> None:
-    assert available_bytes("MemTotal:  100 kB\nMemAvailable:   50 kB\n") == 50 * 1024
-    assert available_bytes("MemTotal:  100 kB\n") is None

@@ -1,0 +1,195 @@
+"""What an engine will take of the machine's memory: one formula, applied before anything is allocated.
+
+    weights    every matrix in its format, packed where the native executor packs it
+    KV cache   blocks * KVLayout.bytes_per_block
+    books      what the pool remembers of each block: its keys and tokens
+    step       activations of the largest step that the limits allow, and one slice of logits
+
+Weights that are mapped from files are not counted: the operating system drops such pages when it needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from types import MappingProxyType
+
+from quire.config import (
+    DEFAULT_KV_MEMORY_BYTES,
+    CacheConfig,
+    ExecutorKind,
+    IntegerForm,
+    SchedulerConfig,
+    WeightFormat,
+)
+from quire.engine.logits import rows_per_slice
+from quire.environment import Memory
+from quire.errors import ConfigError
+from quire.kv.layout import KVLayout
+from quire.models.spec import ModelSpec
+from quire.units import KIB, MIB, cdiv, format_bytes
+
+_FLOAT_BYTES = 4
+_PANEL_ROWS = 64
+_BITS: Mapping[WeightFormat, int] = MappingProxyType(dict(zip(WeightFormat, (32, 16, 8, 4), strict=True)))
+_WORD_AND_GROUP: Mapping[IntegerForm, tuple[int, int]] = MappingProxyType(
+    {IntegerForm.VECTORS: (32, 32), IntegerForm.TILES: (64, 256)}
+)
+"""Columns to which a matrix is padded, and columns that share a scale."""
+_BOOK_BYTES, _BOOK_BYTES_PER_TOKEN = 640, 8
+"""Of one block of the pool in Python, once its content is findable."""
+
+_PERCENT_OF_DEFAULT = 80
+"""Of the memory that is left, what a KV cache takes at most where its size was not chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """Bytes that an engine takes."""
+
+    weights: int
+    kv_cache: int
+    books: int
+    step: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_cache + self.books + self.step
+
+    def __str__(self) -> str:
+        parts = {"weights": self.weights, "KV cache": self.kv_cache, "its books": self.books, "a step": self.step}
+        return f"{format_bytes(self.total)}: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The formula for one model on one executor."""
+
+    spec: ModelSpec
+    layout: KVLayout
+    executor: ExecutorKind
+    weight_format: WeightFormat
+    integer_form: IntegerForm = IntegerForm.VECTORS
+
+    @property
+    def bytes_per_block(self) -> int:
+        """Of a block with its books."""
+        return self.layout.bytes_per_block + self._book_bytes
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Activations of one token of a step: residual, queries, keys and values, and the feed-forward, with their copies."""
+        spec = self.spec
+        query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+        return _FLOAT_BYTES * (3 * spec.hidden_size + 4 * query + 2 * kv + spec.ffn_size)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the executor holds of the weights: panels of the format, or float32 where it does not pack."""
+        return sum(self._tensor_bytes(name, shape) for name, shape in self.spec.tensor_shapes().items())
+
+    def needs(self, num_blocks: int, num_rows: int) -> Needs:
+        """Returns what a pool of blocks and steps of up to `num_rows` tokens take beside the weights."""
+        logits = min(num_rows, rows_per_slice(self.spec.vocab_size)) * self.spec.vocab_size * _FLOAT_BYTES
+        return Needs(
+            weights=self.weight_bytes,
+            kv_cache=num_blocks * self.layout.bytes_per_block,
+            books=num_blocks * self._book_bytes,
+            step=num_rows * self.bytes_per_row + logits,
+        )
+
+    @property
+    def _book_bytes(self) -> int:
+        return _BOOK_BYTES + _BOOK_BYTES_PER_TOKEN * self.layout.block_size
+
+    def _tensor_bytes(self, name: str, shape: tuple[int, ...]) -> int:
+        if self.executor is not ExecutorKind.NATIVE or len(shape) == 1 or name == "position.weight":
+            return _FLOAT_BYTES * prod(shape)
+        rows, columns = shape
+        return cdiv(rows, _PANEL_ROWS) * self._panel_bytes(columns)
+
+    def _panel_bytes(self, columns: int) -> int:
+        """Of 64 rows of a matrix: whole words of elements, and the scales of each group of columns."""
+        word, group = _WORD_AND_GROUP[self.integer_form]
+        bits, all_bits = _BITS[self.weight_format], self.weight_format.bits_per_weight(self.integer_form)
+        scale_bytes = int((all_bits - bits) * group) * _PANEL_ROWS // 8
+        return cdiv(columns, word) * word * bits * _PANEL_ROWS // 8 + cdiv(columns, group) * scale_bytes
+
+
+def default_kv_memory(capacity: Capacity, min_tokens: int, memory: Memory | None) -> int:
+    """Returns `DEFAULT_KV_MEMORY_BYTES`, or where the machine has less left beside weights and a step, most of that.
+
+    Never less than holds `min_tokens` tokens: whether even that fits is for `require_fit` to say.
+    """
+    if memory is None:
+        return DEFAULT_KV_MEMORY_BYTES
+    left = max(0, memory.available_bytes - capacity.needs(0, SchedulerConfig().max_num_batched_tokens).total)
+    num_blocks = left * _PERCENT_OF_DEFAULT // 100 // capacity.bytes_per_block
+    num_blocks = max(num_blocks, capacity.layout.blocks_for_tokens(min_tokens))
+    return min(DEFAULT_KV_MEMORY_BYTES, num_blocks * capacity.layout.bytes_per_block)
+
+
+def require_possible(capacity: Capacity, cache: CacheConfig, scheduler: SchedulerConfig, memory: Memory) -> None:
+    """Raises ConfigError for an option that asks for more than the whole machine could give, whatever is used of it.
+
+    Values up to the defaults always pass: they are limits that no request need reach.
+    """
+    steps, most = SchedulerConfig(), memory.total_bytes + memory.swap_bytes
+    left = max(0, memory.reachable_bytes - capacity.needs(0, steps.max_num_batched_tokens).total)
+    if (asked := cache.memory_bytes) is not None and asked > max(most, DEFAULT_KV_MEMORY_BYTES):
+        fitting = _size_option(left // capacity.bytes_per_block * capacity.layout.bytes_per_block)
+        raise _impossible("kv_memory", format_bytes(asked), most, fitting)
+    for name, size in (("max_num_seqs", capacity.bytes_per_block), ("max_num_batched_tokens", capacity.bytes_per_row)):
+        count = getattr(scheduler, name)
+        if count > getattr(steps, name) and count * size > most:
+            fitting = str(max(left // size, getattr(steps, name)))
+            raise _impossible(name, f"{count}, which takes at least {format_bytes(count * size)}", most, fitting)
+
+
+def _impossible(name: str, given: str, most: int, fitting: str) -> ConfigError:
+    return ConfigError(
+        f"{name} asks for more memory than this machine has",
+        given=given,
+        limit=format_bytes(most),
+        next_step=f"Pass {name}={fitting} or less, or leave it out.",
+    )
+
+
+def require_fit(capacity: Capacity, num_blocks: int, num_rows: int, memory: Memory) -> None:
+    """Raises ConfigError, with the numbers and what would fit, if the engine needs more memory than is available."""
+    needs = capacity.needs(num_blocks, num_rows)
+    if needs.total <= memory.reachable_bytes:
+        return
+    swap = f" and {format_bytes(memory.swap_bytes)} of swap" if memory.swap_bytes else ""
+    raise ConfigError(
+        "the model and its KV cache need more memory than there is",
+        given=needs,
+        limit=f"{format_bytes(memory.available_bytes)} available{swap}",
+        next_step=_what_fits(capacity, num_blocks, num_rows, memory.reachable_bytes),
+    )
+
+
+def _what_fits(capacity: Capacity, num_blocks: int, num_rows: int, room: int) -> str:
+    """Returns the advice that changes least: less KV memory, smaller steps, smaller weights, a smaller model."""
+    left = room - capacity.needs(0, num_rows).total
+    if left >= capacity.bytes_per_block:
+        return f"Pass kv_memory={_size_option(left // capacity.bytes_per_block * capacity.layout.bytes_per_block)} or less."
+    num_fitting_rows = (room - capacity.needs(min(1, num_blocks), 0).total) // capacity.bytes_per_row
+    if num_fitting_rows > 0:
+        return f"Pass max_num_batched_tokens={num_fitting_rows} or less, and a smaller kv_memory."
+    for weight_format in (WeightFormat.BFLOAT16, WeightFormat.INT8, WeightFormat.INT4):
+        smaller = replace(capacity, executor=ExecutorKind.NATIVE, weight_format=weight_format)
+        if smaller.needs(1, 1).total <= room and smaller.weight_bytes < capacity.weight_bytes:
+            option = "dtype" if weight_format is WeightFormat.BFLOAT16 else "quantize"
+            executor = "" if capacity.executor is ExecutorKind.NATIVE else " with executor=native"
+            return f"Pass {option}={weight_format.value}{executor}: its weights take {format_bytes(smaller.weight_bytes)}."
+    return "Choose a smaller model, or free memory."
+
+
+def _size_option(num_bytes: int) -> str:
+    """Returns a size that is written like the option and not larger."""
+    for size, name in ((MIB, "MiB"), (KIB, "KiB")):
+        if num_bytes >= 8 * size:
+            return f"{num_bytes // size}{name}"
+    return str(num_bytes)
