@@ -14,7 +14,15 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from quire.config import CacheConfig, EngineConfig, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
+from quire.config import (
+    DEFAULT_KV_MEMORY_BYTES,
+    CacheConfig,
+    EngineConfig,
+    KVCacheMode,
+    KVFormat,
+    PrefixCache,
+    SchedulerConfig,
+)
 from quire.engine.core import EngineCore
 from quire.engine.group import Submission
 from quire.engine.loading import Origin, build_core
@@ -139,7 +147,7 @@ def make_core(
 ) -> EngineCore:
     """Returns a core over all blocks of the executor; its clock counts forward passes, a second each."""
     config = EngineConfig(
-        cache=CacheConfig(mode=mode, prefix_cache=prefix_cache, format=KVFormat.FLOAT32),
+        cache=CacheConfig(mode=mode, prefix_cache=prefix_cache, format=KVFormat.FLOAT32, memory_bytes=DEFAULT_KV_MEMORY_BYTES),
         scheduler=SchedulerConfig(max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs),
         max_context=min(MAX_CONTEXT, executor.num_blocks * BLOCK_SIZE),
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from quire.config import DType
 from quire.errors import ConfigError
-from quire.train.recipe import Job, OptimizerKind, Recipe
+from quire.train.recipe import MAX_EPOCHS, Job, OptimizerKind, Recipe
 
 COUNT = st.integers(1, 10**9)
 POSITIVE = st.floats(0, exclude_min=True, allow_infinity=False)
@@ -20,7 +20,7 @@ RECIPES = st.builds(
     batch_tokens=COUNT,
     accumulate=COUNT,
     steps=st.none() | COUNT,
-    epochs=COUNT,
+    epochs=st.integers(1, MAX_EPOCHS),
     optimizer=st.sampled_from(OptimizerKind),
     learning_rate=POSITIVE,
     final_rate_share=st.floats(0, 1),
@@ -28,7 +28,7 @@ RECIPES = st.builds(
     precision=st.sampled_from(DType),
     validation_share=st.floats(0, 0.5),
     save_minutes=POSITIVE,
-    seed=st.integers(0, 2**64),
+    seed=st.integers(0, 2**64 - 1),
     compile=st.booleans(),
 )
 NAMES = st.lists(st.text(st.characters(codec="utf-8")), max_size=3).map(tuple)
@@ -72,6 +72,9 @@ def test_a_job_from_before_validation_files_is_read(path: Path) -> None:
         *((name, 0.0) for name in ("learning_rate", "clip_norm", "save_minutes")),
         *((name, float("inf")) for name in ("learning_rate", "clip_norm", "save_minutes", "weight_decay")),
         *((name, float("nan")) for name in ("learning_rate", "weight_decay", "final_rate_share", "validation_share")),
+        *((name, 10**20) for name in ("batch_tokens", "accumulate", "steps", "warmup_steps", "validate_every", "seed")),
+        ("epochs", MAX_EPOCHS + 1),
+        ("threads", 100_000),
         ("warmup_steps", -1),
         ("seed", -1),
         ("weight_decay", -0.1),

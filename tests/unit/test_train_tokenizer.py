@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.errors import ConfigError
+from quire.models.families.sizes import MAX_VOCAB
 from quire.text.tokenizer import Tokenizer
 from quire.train.tokenizer import CHAT_TEMPLATE, END, MIN_VOCAB_SIZE, SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 
@@ -109,6 +110,14 @@ def test_every_byte_and_special_token_needs_a_place_in_the_vocabulary() -> None:
     with pytest.raises(ConfigError, match=f"at least {MIN_VOCAB_SIZE}"):
         train_tokenizer(TEXTS, MIN_VOCAB_SIZE - 1)
     assert len(json.loads(train_tokenizer(TEXTS, MIN_VOCAB_SIZE).to_str())["model"]["merges"]) == 0
+
+
+@pytest.mark.parametrize("vocab_size", [MAX_VOCAB + 1, 100_000_000_000, 2**70])
+def test_a_vocabulary_beyond_any_model_is_refused_before_a_text_is_read(vocab_size: int) -> None:
+    texts = iter(TEXTS)
+    with pytest.raises(ConfigError, match=f"at most {MAX_VOCAB}"):
+        train_tokenizer(texts, vocab_size)
+    assert list(texts) == list(TEXTS)
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n", "\t"]])

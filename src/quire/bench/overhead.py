@@ -24,6 +24,7 @@ from quire.config import CacheConfig, SchedulerConfig
 from quire.engine.core import EngineCore
 from quire.engine.group import Submission
 from quire.engine.token_loop import TokenLoop
+from quire.errors import ConfigError
 from quire.executors.protocol import Float32Array
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
@@ -35,6 +36,7 @@ from quire.text.tokenizer import Tokenizer
 from quire.units import cdiv
 
 BATCHES = (1, 8, 32)
+MAX_STEPS = 100_000  # every request of a batch keeps its blocks to the end of the run
 VOCAB_SIZE = 151_936  # Qwen3's
 METHODS = (
     ("greedy", SamplingParams(temperature=0)),
@@ -88,8 +90,11 @@ _NOTES = (
 def measure_overhead(spec: ModelSpec, tokenizer: Tokenizer, work: OverheadWork, watch: Watch | None = None) -> OverheadReport:
     """Reports steps of both kinds for every size of batch, and rows of every method of sampling.
 
-    Tokens are those of `spec` and get the text of `tokenizer`; nothing else of the model matters.
+    Tokens are those of `spec` and get the text of `tokenizer`; nothing else of the model matters. Raises ConfigError for more
+    than `MAX_STEPS` steps in a run.
     """
+    if work.num_steps > MAX_STEPS:
+        raise ConfigError("a run has too many steps", given=work.num_steps, limit=MAX_STEPS, next_step="Lower --steps.")
     overheads: list[Overhead] = []
     parts = [*_steps(spec, tokenizer, work), *_rows(work)]
     for done, (name, run) in enumerate(parts):

@@ -8,20 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
+from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
 from quire.models.checkpoint import Checkpoint
 from quire.models.config_file import parse_config
 from quire.models.families import build_spec
+from quire.models.spec import ModelSpec
 from quire.models.weights import BitsArray, SourceDType, SourceTensor, Weights, round_to_bfloat16
+from quire.units import format_bytes
 
 _POOL_ELEMENTS = 1 << 24
+_BYTES = 2  # of a bfloat16 value
 _SCALE = 0.02  # the usual initialisation: logits stay finite through any depth
 
 
 def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> Checkpoint:
     """Returns a bfloat16 checkpoint; tensors repeat one pool of random values, norm weights lie around 1.
 
-    Raises ConfigError or ModelError.
+    Raises ConfigError, also where memory does not hold the tensors that are larger than the pool, or ModelError.
     """
     try:
         text = config_file.read_bytes()
@@ -29,6 +33,7 @@ def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> C
         raise ConfigError("the config file cannot be read", given=config_file.name, next_step="Name a config.json.") from error
     config = parse_config(text)
     spec = build_spec(config, max_context)
+    _require_memory(spec, read_memory())
     num_values = min(_POOL_ELEMENTS, max(prod(shape) for shape in spec.tensor_shapes().values()))
     pool = np.random.default_rng(0).standard_normal(num_values, dtype=np.float32) * np.float32(_SCALE)
     plain, around_one = round_to_bfloat16(pool), round_to_bfloat16(np.float32(1) + pool[: 1 << 18])
@@ -42,6 +47,18 @@ def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> C
         weights=Weights(tensors, sha256(text).digest()),
         model_context=build_spec(config).max_context,
     )
+
+
+def _require_memory(spec: ModelSpec, memory: Memory | None) -> None:
+    sizes = [prod(shape) for shape in spec.tensor_shapes().values()]
+    num_bytes = _BYTES * sum(size for size in sizes if size > _POOL_ELEMENTS)
+    if memory is not None and num_bytes > memory.reachable_bytes:
+        raise ConfigError(
+            "random weights of this shape need more memory than there is",
+            given=f"{format_bytes(num_bytes)} of {format_bytes(_BYTES * sum(sizes))} in bfloat16",
+            limit=f"{format_bytes(memory.reachable_bytes)} available",
+            next_step="Name the config.json of a smaller model.",
+        )
 
 
 def _tensor(pool: BitsArray, shape: tuple[int, ...]) -> SourceTensor:

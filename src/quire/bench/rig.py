@@ -10,11 +10,12 @@ import numpy as np
 
 from quire.bench.canary import Canary, best_of, measure_canary
 from quire.bench.report import Report, Samples, speed_of
-from quire.config import ExecutorKind, KVFormat, PrefixCache, SchedulerConfig, WeightFormat
+from quire.config import ExecutorKind, PrefixCache, SchedulerConfig, WeightFormat
 from quire.engine.loading import build_executor
 from quire.engine.options import EngineOptions, engine_config
-from quire.engine.resolve import resolve, settled
+from quire.engine.resolve import layout_of, resolve, settled
 from quire.engine.token_loop import TokenLoop
+from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
 from quire.executors.native import integer_form
 from quire.executors.protocol import StepBatch
@@ -23,7 +24,7 @@ from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.models.checkpoint import Checkpoint
 from quire.sched.scheduler import Scheduler
-from quire.units import cdiv
+from quire.units import format_bytes
 
 Watch = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is."""
@@ -61,10 +62,11 @@ class Rig:
     def __init__(self, checkpoint: Checkpoint, options: EngineOptions, room: Room, watch: Watch | None = None) -> None:
         _require_context(checkpoint, room)
         self._watch = watch
+        memory = read_memory()
         self.spec = checkpoint.spec
         self.room = room
-        config = engine_config(_sized(options, checkpoint, room))
-        config = resolve(config, checkpoint.spec, checkpoint.weights)
+        config = engine_config(_sized(options, checkpoint, room, memory))
+        config = resolve(config, checkpoint.spec, checkpoint.weights, memory)
         self.weight_format = WeightFormat.of(settled(config.dtype, "dtype"), config.quantize)
         self.bits_per_weight = self.weight_format.bits_per_weight(integer_form())
         self.threads: int = settled(config.threads, "threads")
@@ -154,18 +156,24 @@ def chunk_step(token_ids: Sequence[int], start: int, layout: KVLayout) -> StepBa
     )
 
 
-def _sized(options: EngineOptions, checkpoint: Checkpoint, room: Room) -> EngineOptions:
-    """Returns the options with KV memory for the room and a block to spare."""
-    chosen = engine_config(options)
-    block_size, spec = chosen.cache.block_size, checkpoint.spec
-    widest = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * KVFormat.FLOAT32.bytes_per_element
-    num_blocks = room.num_requests * (cdiv(room.num_tokens, block_size) + 1)
+def _sized(options: EngineOptions, checkpoint: Checkpoint, room: Room, memory: Memory | None) -> EngineOptions:
+    """Returns the options with KV memory for the room and a block to spare; raises ConfigError where memory has none for it."""
+    spec = checkpoint.spec
+    layout = layout_of(resolve(engine_config(options), spec, checkpoint.weights), spec)
+    kv_memory = room.num_requests * (layout.blocks_for_tokens(room.num_tokens) + 1) * layout.bytes_per_block
+    if memory is not None and kv_memory > memory.reachable_bytes:
+        raise ConfigError(
+            "the workload needs more KV memory than there is",
+            given=f"{room.num_requests} requests of {room.num_tokens} tokens, {format_bytes(kv_memory)}",
+            limit=f"{format_bytes(memory.reachable_bytes)} available",
+            next_step="Measure fewer requests together, or shorter ones.",
+        )
     return {
         **options,
         "executor": ExecutorKind.NATIVE.value,
-        "kv_memory": num_blocks * block_size * widest,
+        "kv_memory": kv_memory,
         "max_num_seqs": room.num_requests,
-        "max_context": min(spec.max_context, cdiv(room.num_tokens, block_size) * block_size + 1),
+        "max_context": min(spec.max_context, layout.blocks_for_tokens(room.num_tokens) * layout.block_size + 1),
     }
 
 

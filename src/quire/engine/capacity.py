@@ -24,11 +24,12 @@ from quire.config import (
     WeightFormat,
 )
 from quire.engine.logits import rows_per_slice
-from quire.environment import Memory
-from quire.errors import ConfigError
+from quire.environment import Memory, read_memory
+from quire.errors import CapacityError, ConfigError
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
-from quire.units import KIB, MIB, cdiv, format_bytes
+from quire.sampling import SamplingParams
+from quire.units import GIB, KIB, MIB, cdiv, format_bytes
 
 _FLOAT_BYTES = 4
 _PANEL_ROWS = 64
@@ -39,6 +40,12 @@ _WORD_AND_GROUP: Mapping[IntegerForm, tuple[int, int]] = MappingProxyType(
 """Columns to which a matrix is padded, and columns that share a scale."""
 _BOOK_BYTES, _BOOK_BYTES_PER_TOKEN = 640, 8
 """Of one block of the pool in Python, once its content is findable."""
+
+_LOGPROB_BYTES = 256
+"""Of one candidate in a result: its entry, its numbers and its text."""
+
+_LARGE_BYTES = GIB // 4
+"""Results below this size are not worth asking the operating system how much memory there is."""
 
 _PERCENT_OF_DEFAULT = 80
 """Of the memory that is left, what a KV cache takes at most where its size was not chosen."""
@@ -193,3 +200,35 @@ def _size_option(num_bytes: int) -> str:
         if num_bytes >= 8 * size:
             return f"{num_bytes // size}{name}"
     return str(num_bytes)
+
+
+def require_logit_room(shape: tuple[int, ...], vocab_size: int) -> None:
+    """Raises CapacityError where the logits of tokens [B, T], returned whole, need more memory than is available."""
+    num_bytes = prod(shape) * vocab_size * _FLOAT_BYTES
+    if num_bytes > _LARGE_BYTES and (memory := read_memory()) is not None and num_bytes > memory.reachable_bytes:
+        raise CapacityError(
+            "the logits of so many tokens need more memory than there is",
+            given=f"{prod(shape)} tokens, {format_bytes(num_bytes)}",
+            limit=f"{format_bytes(memory.reachable_bytes)} available",
+            next_step=f"Pass at most {memory.reachable_bytes // (vocab_size * _FLOAT_BYTES)} tokens in one call.",
+        )
+
+
+def require_logprob_room(sampling: SamplingParams, num_prompt: int) -> None:
+    """Raises CapacityError where the log-probabilities that a request is sure to ask for need more memory than is available.
+
+    Those are of its prompt, and of `max_tokens` tokens of each completion where a number is given.
+    """
+    num_entries = 0
+    if sampling.prompt_logprobs is not None:
+        num_entries += num_prompt * (sampling.prompt_logprobs + 1)
+    if sampling.logprobs is not None and sampling.max_tokens is not None:
+        num_entries += sampling.n * sampling.max_tokens * (sampling.logprobs + 1)
+    num_bytes = num_entries * _LOGPROB_BYTES
+    if num_bytes > _LARGE_BYTES and (memory := read_memory()) is not None and num_bytes > memory.reachable_bytes:
+        raise CapacityError(
+            "so many log-probabilities need more memory than there is",
+            given=f"{num_entries} of them, {format_bytes(num_bytes)}",
+            limit=f"{format_bytes(memory.reachable_bytes)} available",
+            next_step="Ask for fewer: lower logprobs, prompt_logprobs, max_tokens or n, or shorten the prompt.",
+        )

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 
 from quire.engine.batch import PaddedTables
+from quire.engine.capacity import require_logprob_room
 from quire.engine.completion import CompletionState, Progress
 from quire.engine.drawing import StepTokens, first_scored
 from quire.engine.failure import failure_message
@@ -83,6 +84,7 @@ class EngineCore:
         """Raises the RequestError for which `submit` would refuse a submission, whatever else is queued."""
         self._check_tokens(submission)
         self._scheduler.limits.check(RequestGroup(submission, self.tokenizer, 0.0).states[0].request)
+        require_logprob_room(submission.sampling, len(submission.prompt_token_ids))
 
     def submit(self, submission: Submission) -> RequestGroup:
         """Queues a submission and returns its group, to look at.
@@ -100,6 +102,7 @@ class EngineCore:
             for state in group.states:
                 self._scheduler.submit(state.request)
                 queued.append(state.request.request_id)
+            require_logprob_room(submission.sampling, len(submission.prompt_token_ids))
         except BaseException:
             for request_id in queued:
                 self._scheduler.abort(request_id)

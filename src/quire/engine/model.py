@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.engine.batch import build_batch
+from quire.engine.capacity import require_logit_room
 from quire.engine.loading import load_executor, origin_of
 from quire.engine.options import EngineOptions, ModelOptions, model_config
 from quire.engine.past import BlockTable, PastKVs, PastStore
@@ -157,6 +158,7 @@ class CausalModel:
                 next_step="Encode the text with this model's tokenizer.",
             )
         self._check_past(tokens, past_kvs)
+        require_logit_room(tokens.shape, self.spec.vocab_size)
         return tokens.astype(np.int64)
 
     def _check_past(self, tokens: npt.NDArray[np.integer], past_kvs: PastKVs | None) -> None:

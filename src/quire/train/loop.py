@@ -21,14 +21,13 @@ from quire.config import DType
 from quire.errors import ExecutorError
 from quire.executors.torch_decoder import Decoder
 from quire.train.attention import DocumentAttention
+from quire.train.capacity import HEAD_ELEMENTS
 from quire.train.checkpoint import TrainingState
 from quire.train.encoding import EncodedDocuments
 from quire.train.flops import training_flops
 from quire.train.optimizer import Optimizer, learning_rate
 from quire.train.packing import IGNORED, BatchOrder, PackedBatch, arrange
 from quire.train.recipe import Recipe
-
-_HEAD_ELEMENTS = 1 << 25  # logits that exist at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +150,7 @@ class Trainer:
         rows = (targets != IGNORED).nonzero()[:, 0]
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._recipe.precision is DType.BFLOAT16):
             hidden = self.decoder.hidden(token_ids[None], positions[None], attend)[0].index_select(0, rows)
-            rows_at_once = max(1, _HEAD_ELEMENTS // self.decoder.spec.vocab_size)
+            rows_at_once = max(1, HEAD_ELEMENTS // self.decoder.spec.vocab_size)
             losses = [
                 self._head_loss(x, y)
                 for x, y in zip(torch.split(hidden, rows_at_once), torch.split(targets[rows], rows_at_once), strict=True)

@@ -11,8 +11,23 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from quire.config import DType
+from quire.config import MAX_COUNT, DType
+from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
+
+MAX_EPOCHS = 100_000
+"""Each is planned before the first step; more of them are a number of steps."""
+
+_COUNTS = (
+    ("batch_tokens", 1, MAX_COUNT),
+    ("accumulate", 1, MAX_COUNT),
+    ("steps", 1, MAX_COUNT),
+    ("epochs", 1, MAX_EPOCHS),
+    ("warmup_steps", 0, MAX_COUNT),
+    ("validate_every", 1, MAX_COUNT),
+    ("threads", 1, MAX_THREADS),
+    ("seed", 0, 2**64 - 1),  # what torch takes
+)
 
 
 class OptimizerKind(Enum):
@@ -82,11 +97,9 @@ class Recipe:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("batch_tokens", "accumulate", "epochs", "validate_every", "threads"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("steps", self.steps is None or self.steps >= 1, "at least 1")
-        for name in ("warmup_steps", "seed"):
-            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name, least, most in _COUNTS:
+            value = getattr(self, name)
+            self._require(name, value is None or least <= value <= most, f"{least} to {most}")
         for name in ("learning_rate", "clip_norm", "save_minutes"):
             self._require(name, 0 < getattr(self, name) < math.inf, "above 0, and finite")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0, and finite")

@@ -16,9 +16,12 @@ from pathlib import Path
 
 import torch
 
+from quire.engine.resolve import usable_cores
+from quire.environment import read_memory
 from quire.errors import CheckpointError, ConfigError, QuireError
 from quire.executors.torch_decoder import Decoder
 from quire.models.spec import ModelSpec
+from quire.train.capacity import require_training_memory
 from quire.train.card import Material, ModelFacts, render_card
 from quire.train.checkpoint import TrainingState, check_identity, load_state, save_state, write_safely
 from quire.train.curve import CurveRow, LearningCurve, draw, read_curve
@@ -27,7 +30,7 @@ from quire.train.export import DTYPES, export_model
 from quire.train.loop import StepReport, Trainer
 from quire.train.recipe import Job, Recipe
 from quire.train.split import load_documents
-from quire.train.start import Notice, check_machine, new_decoder, prepare, spec_of
+from quire.train.start import Notice, check_machine, check_shape, new_decoder, prepare, spec_of
 
 TRAINING = "training"
 _JOB, _RECIPE, _STATE, _MODEL = "job.json", "recipe.json", "state.safetensors", "model"
@@ -110,6 +113,7 @@ def start_run(job: Job, recipe: Recipe, output: Path, notice: Notice) -> Run:
         raise ConfigError(
             "a training run lies there already", given=output, next_step="Continue it with --resume, or choose another directory."
         )
+    check_shape(job, recipe)
     _make_directory(directory / _MODEL)
     prepare(job, directory / _MODEL, notice)
     write_safely(directory / _JOB, job.to_json().encode())
@@ -135,6 +139,7 @@ def resume_run(output: Path, notice: Notice) -> Run:
         )
     spec = spec_of(directory / _MODEL)
     check_identity(state, _circumstances(directory, recipe))
+    require_training_memory(spec, recipe, read_memory())
     run = _open_run(output, job, recipe, Decoder(spec).to(recipe.device), notice)
     run.restore(state)
     return run
@@ -143,7 +148,8 @@ def resume_run(output: Path, notice: Notice) -> Run:
 def _open_run(output: Path, job: Job, recipe: Recipe, decoder: Decoder, notice: Notice) -> Run:
     torch.set_num_threads(recipe.threads)
     directory = output / TRAINING
-    encoder = Encoder(directory / _MODEL, _max_tokens(job, decoder.spec), recipe.threads)
+    num_processes = min(recipe.threads, usable_cores())
+    encoder = Encoder(directory / _MODEL, _max_tokens(job, decoder.spec), num_processes)
     documents = load_documents(job, recipe, encoder, notice)
     trainer = Trainer(decoder, recipe, documents.learned, documents.held_out)
     if trainer.num_steps <= recipe.warmup_steps:

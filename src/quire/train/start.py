@@ -19,19 +19,22 @@ from typing import Any
 
 import torch
 
+from quire.environment import read_memory
 from quire.errors import ConfigError, ExecutorUnavailableError
 from quire.executors.torch_decoder import Decoder
 from quire.models.checkpoint import load_checkpoint, read_spec
 from quire.models.config_file import Config
 from quire.models.families import build_spec, family_for
 from quire.models.families.defaults import DEFAULTS
+from quire.models.families.sizes import MAX_CONTEXT
 from quire.models.spec import ModelSpec
 from quire.text.tokenizer import Tokenizer
+from quire.train.capacity import require_training_memory
 from quire.train.checkpoint import write_safely
 from quire.train.documents import read_documents
 from quire.train.export import CONFIG, GENERATION, TOKENIZER_FILES
 from quire.train.recipe import Job, Recipe
-from quire.train.tokenizer import save_tokenizer, train_tokenizer
+from quire.train.tokenizer import MIN_VOCAB_SIZE, check_vocab_size, save_tokenizer, train_tokenizer
 
 DEFAULT_CONFIG: Mapping[str, Any] = MappingProxyType(
     {
@@ -89,6 +92,26 @@ def _check_device(name: str) -> None:
         )
 
 
+def check_shape(job: Job, recipe: Recipe) -> None:
+    """Raises ConfigError for a shape, or a vocabulary to train, that no model may have or that this machine cannot train.
+
+    A tokenizer that is still to be trained counts with the fewest tokens it may have.
+    """
+    if job.max_context is not None and job.max_context > MAX_CONTEXT:
+        raise ConfigError(
+            "max_context exceeds what a model may have",
+            given=job.max_context,
+            limit=MAX_CONTEXT,
+            next_step="Lower --max-context.",
+        )
+    fields = _config_fields(job)
+    if job.model is None:
+        if job.tokenizer is None:
+            check_vocab_size(job.vocab_size)
+        fields["vocab_size"] = MIN_VOCAB_SIZE
+    require_training_memory(build_spec(Config(fields)), recipe, read_memory())
+
+
 def prepare(job: Job, directory: Path, notice: Notice) -> None:
     """Writes the tokenizer and the config.json of the model in training."""
     fields = _config_fields(job)
@@ -118,7 +141,8 @@ def spec_of(directory: Path) -> ModelSpec:
 
 
 def new_decoder(job: Job, spec: ModelSpec, recipe: Recipe) -> Decoder:
-    """Returns the decoder of a run's first step, on its device."""
+    """Returns the decoder of a run's first step, on its device; raises ConfigError where memory does not hold its training."""
+    require_training_memory(spec, recipe, read_memory())
     if job.model is not None:
         checkpoint = load_checkpoint(Path(job.model), max_context=job.max_context)
         if replace(checkpoint.spec, max_context=spec.max_context) != spec:

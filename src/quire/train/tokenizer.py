@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from quire.errors import ConfigError
+from quire.models.families.sizes import MAX_VOCAB
 
 END, SYSTEM, USER, ASSISTANT = "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 SPECIAL_TOKENS = (END, SYSTEM, USER, ASSISTANT)
@@ -45,15 +46,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
     """Returns a tokenizer of at most `vocab_size` tokens; equal texts in equal order give equal tokens.
 
     It is smaller where the texts hold too few pairs that repeat. Raises ConfigError if `vocab_size` is below
-    `MIN_VOCAB_SIZE`, if there is no text, or if a text is not valid Unicode.
+    `MIN_VOCAB_SIZE` or above `MAX_VOCAB`, if there is no text, or if a text is not valid Unicode.
     """
-    if vocab_size < MIN_VOCAB_SIZE:
-        raise ConfigError(
-            "the vocabulary is too small for the bytes and the special tokens",
-            given=vocab_size,
-            limit=f"at least {MIN_VOCAB_SIZE}",
-            next_step="Ask for a larger vocabulary.",
-        )
+    check_vocab_size(vocab_size)
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -72,6 +67,24 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
     )
     tokenizer.train_from_iterator(_checked(texts), trainer)
     return tokenizer
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises ConfigError for a vocabulary without room for all bytes, or larger than any model may have."""
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise ConfigError(
+            "the vocabulary is too small for the bytes and the special tokens",
+            given=vocab_size,
+            limit=f"at least {MIN_VOCAB_SIZE}",
+            next_step="Ask for a larger vocabulary.",
+        )
+    if vocab_size > MAX_VOCAB:
+        raise ConfigError(
+            "the vocabulary is larger than a model may have",
+            given=vocab_size,
+            limit=f"at most {MAX_VOCAB}",
+            next_step="Ask for a smaller vocabulary; 4096 to 65536 tokens suit most data.",
+        )
 
 
 def save_tokenizer(tokenizer: tokenizers.Tokenizer, directory: Path, max_context: int) -> None:

@@ -126,3 +126,16 @@ def test_saved_weights_load_as_they_were(family: str, tmp_path: Path) -> None:
     tolerance = 2.0**-6 if family == "gemma3_text" else 0.0  # its norms are stored less one, rounded to bfloat16
     for name, tensor in expected.weights.items():
         np.testing.assert_allclose(found.weights[name].to_float32(), tensor.to_float32(), rtol=0, atol=tolerance)
+
+
+def test_a_workload_beyond_memory_is_refused_with_the_numbers(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ConfigError, match="the workload needs more KV memory than there is") as caught:
+        Rig(checkpoint, OPTIONS, Room(num_requests=10**12, num_tokens=100))
+    assert "1000000000000 requests of 100 tokens" in str(caught.value.given)
+
+
+def test_random_weights_beyond_memory_are_refused_before_they_are_made(config_file: Path, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 65_536, "head_dim": 64, "intermediate_size": 1_048_576, "num_hidden_layers": 1024}
+    (tmp_path / "config.json").write_text(json.dumps(json.loads(config_file.read_text()) | sizes))
+    with pytest.raises(ConfigError, match="random weights of this shape need more memory than there is"):
+        random_checkpoint(tmp_path / "config.json")

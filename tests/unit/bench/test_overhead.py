@@ -8,7 +8,7 @@ import pytest
 from quire.bench.null_executor import NullExecutor
 from quire.bench.overhead import METHODS, OverheadWork, measure_overhead
 from quire.engine.batch import build_batch
-from quire.errors import ExecutorError
+from quire.errors import ConfigError, ExecutorError
 from quire.models.bundled import directory
 from quire.models.checkpoint import Checkpoint
 from quire.request import Request, SamplingParams
@@ -24,6 +24,11 @@ def test_steps_and_rows_of_every_kind_are_reported(checkpoint: Checkpoint) -> No
     assert [each.name for each in report.overheads] == [*kinds, *(f"sample, {name}" for name, _ in METHODS)]
     assert all(0 < each.fastest_seconds <= each.seconds for each in report.overheads)
     assert told[-1] == ("Measuring overhead", len(report.overheads), len(report.overheads))
+
+
+def test_a_run_of_too_many_steps_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ConfigError, match="too many steps"):
+        measure_overhead(checkpoint.spec, Tokenizer.from_directory(directory()), OverheadWork(num_steps=10**12))
 
 
 def test_the_null_executor_answers_with_tokens_of_the_vocabulary_and_nothing_else(checkpoint: Checkpoint) -> None:
