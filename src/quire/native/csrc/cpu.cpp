@@ -35,7 +35,8 @@ static bool has_amx() {
 }
 #endif
 
-std::vector<const Kernels*> available_kernels() {
+// Asks the processor: under a hypervisor each CPUID is an exit to it, as long as a small step.
+static std::vector<const Kernels*> probe() {
   std::vector<const Kernels*> found{&generic::kernels};
 #if defined(QUIRE_X86)
   __builtin_cpu_init();
@@ -53,10 +54,15 @@ std::vector<const Kernels*> available_kernels() {
   return found;
 }
 
+const std::vector<const Kernels*>& available_kernels() {
+  static const std::vector<const Kernels*> found = probe();
+  return found;
+}
+
 const Kernels& choose_kernels(const std::string& name) {
-  std::string names;
-  auto found = available_kernels();
+  const std::vector<const Kernels*>& found = available_kernels();
   if (name.empty()) return *found.back();
+  std::string names;
   for (const Kernels* table : found) {
     if (name == table->name) return *table;
     names += std::string(names.empty() ? "" : ", ") + table->name;
