@@ -2,12 +2,22 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
+#include <limits>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #if defined(QUIRE_X86)
 #include <immintrin.h>
 #endif
-#if defined(__linux__)
+#if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
+#endif
+#if defined(__linux__)
 #include <sched.h>
 #endif
 
@@ -69,75 +79,135 @@ bool Share::take(End from, int64_t grain, int64_t& begin, int64_t& end) {
   return true;
 }
 
-ThreadPool::ThreadPool(int num_threads) : shares_(static_cast<size_t>(num_threads)) {
-  try {
-    for (int worker = 1; worker < num_threads; ++worker) {
-      workers_.emplace_back([this, worker] { serve(worker); });
-      pin_to_core(workers_.back(), worker);
+// Threads 1 to size() - 1 and what they share with the caller, who is worker 0.
+class ThreadPool::Workers {
+ public:
+  explicit Workers(int size) : shares_(static_cast<size_t>(size)) {
+    try {
+      for (int worker = 1; worker < size; ++worker) {
+        threads_.emplace_back([this, worker] { serve(worker); });
+        pin_to_core(threads_.back(), worker);
+      }
+    } catch (...) {
+      stop();
+      throw;
     }
-  } catch (...) {
-    stop();
-    throw;
   }
+  ~Workers() { stop(); }
+  Workers(const Workers&) = delete;
+  Workers& operator=(const Workers&) = delete;
+
+  void run(int64_t units, int64_t grain, const Work& work) {
+    work_ = &work;
+    grain_ = grain;
+    for (int worker = 0; worker < size(); ++worker)
+      shares_[static_cast<size_t>(worker)].reset(units * worker / size(), units * (worker + 1) / size());
+    busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      call_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    work_through(0);
+    auto all_done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
+    while (!spin(all_done)) std::this_thread::yield();
+  }
+
+ private:
+  int size() const { return static_cast<int>(shares_.size()); }
+
+  void stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stops_ = true;
+      ++call_;
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void serve(int worker) {
+    DefaultFloats floats;
+    uint64_t seen = 0;
+    while (wait_for_call(seen)) {
+      seen = call_.load(std::memory_order_acquire);
+      work_through(worker);
+      busy_.fetch_sub(1, std::memory_order_release);
+    }
+  }
+
+  bool wait_for_call(uint64_t seen) {
+    auto is_called = [this, seen] { return call_.load(std::memory_order_acquire) != seen; };
+    if (!spin(is_called)) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, is_called);
+    }
+    return !stops_.load();
+  }
+
+  void work_through(int worker) {
+    take_all(shares_[static_cast<size_t>(worker)], Share::End::kFront, worker);
+    for (int other = 1; other < size(); ++other)
+      take_all(shares_[static_cast<size_t>((worker + other) % size())], Share::End::kBack, worker);
+  }
+
+  void take_all(Share& share, Share::End from, int worker) {
+    int64_t begin, end;
+    while (share.take(from, grain_, begin, end)) (*work_)(begin, end, worker);
+  }
+
+  std::vector<std::thread> threads_;
+  std::vector<Share> shares_;  // one a worker
+  const Work* work_ = nullptr;
+  int64_t grain_ = 1;
+  std::atomic<int> busy_{0};
+  std::atomic<uint64_t> call_{0};
+  std::atomic<bool> stops_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+static std::atomic<uint64_t> forks{0};
+
+#if defined(__unix__) || defined(__APPLE__)
+static const int fork_error = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+#else
+static const int fork_error = 0;
+#endif
+
+uint64_t num_forks() { return forks.load(std::memory_order_relaxed); }
+
+static int checked_size(int num_threads) {
+  if (num_threads < 1 || num_threads > ThreadPool::kMaxThreads)
+    throw std::invalid_argument("the number of threads must be 1 to " + std::to_string(ThreadPool::kMaxThreads));
+  if (fork_error != 0) throw std::system_error(fork_error, std::generic_category(), "forks cannot be noticed");
+  return num_threads;
 }
 
-ThreadPool::~ThreadPool() { stop(); }
+ThreadPool::ThreadPool(int num_threads) : num_threads_(checked_size(num_threads)) {
+  if (num_threads_ > 1) start_workers();
+}
 
-void ThreadPool::stop() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stops_ = true;
-    ++call_;
-  }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+ThreadPool::~ThreadPool() { leave_to_parent(); }
+
+void ThreadPool::start_workers() {
+  leave_to_parent();
+  workers_ = std::make_unique<Workers>(num_threads_);
+  num_forks_ = num_forks();
+}
+
+// Lets go of workers that a parent process has. They cannot be joined here, and the lock they share may be held for ever, so even their
+// memory is left alone.
+void ThreadPool::leave_to_parent() {
+  if (num_forks_ != num_forks()) static_cast<void>(workers_.release());
 }
 
 void ThreadPool::run(int64_t units, int64_t grain, const Work& work) {
   if (units <= 0) return;
-  if (workers_.empty() || units <= grain) return work(0, units, 0);
-  work_ = &work;
-  grain_ = grain;
-  for (int worker = 0; worker < size(); ++worker)
-    shares_[static_cast<size_t>(worker)].reset(units * worker / size(), units * (worker + 1) / size());
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    call_.fetch_add(1, std::memory_order_release);
-  }
-  wake_.notify_all();
-  work_through(0);
-  auto all_done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
-  while (!spin(all_done)) std::this_thread::yield();
-}
-
-void ThreadPool::work_through(int worker) {
-  take_all(shares_[static_cast<size_t>(worker)], Share::End::kFront, worker);
-  for (int other = 1; other < size(); ++other) take_all(shares_[static_cast<size_t>((worker + other) % size())], Share::End::kBack, worker);
-}
-
-void ThreadPool::take_all(Share& share, Share::End from, int worker) {
-  int64_t begin, end;
-  while (share.take(from, grain_, begin, end)) (*work_)(begin, end, worker);
-}
-
-void ThreadPool::serve(int worker) {
-  DefaultFloats floats;
-  uint64_t seen = 0;
-  while (wait_for_call(seen)) {
-    seen = call_.load(std::memory_order_acquire);
-    work_through(worker);
-    busy_.fetch_sub(1, std::memory_order_release);
-  }
-}
-
-bool ThreadPool::wait_for_call(uint64_t seen) {
-  auto is_called = [this, seen] { return call_.load(std::memory_order_acquire) != seen; };
-  if (!spin(is_called)) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    wake_.wait(lock, is_called);
-  }
-  return !stops_.load();
+  if (units > std::numeric_limits<int32_t>::max()) throw std::overflow_error("a step is more work than a thread pool can count");
+  if (num_threads_ == 1 || units <= grain) return work(0, units, 0);
+  if (!workers_ || num_forks_ != num_forks()) start_workers();
+  workers_->run(units, grain, work);
 }
 
 }  // namespace quire

@@ -7,12 +7,9 @@
 
 #include <atomic>
 #include <cfenv>
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
-#include <mutex>
-#include <thread>
-#include <vector>
+#include <memory>
 
 namespace quire {
 
@@ -46,38 +43,38 @@ class alignas(64) Share {
   std::atomic<uint64_t> units_{0};
 };
 
+// How often this process and its ancestors were forked since the core was loaded: it differs between a child and its parent.
+uint64_t num_forks();
+
+// A forked child has none of its parent's threads: the first call there starts workers of its own.
 class ThreadPool {
  public:
   // Called with [begin, end) of the units and the worker's number in [0, size()). Must not throw.
   using Work = std::function<void(int64_t begin, int64_t end, int worker)>;
 
+  static constexpr int kMaxThreads = 4096;
+
+  // Throws std::invalid_argument for a number outside [1, kMaxThreads], and std::system_error where threads cannot be started.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return num_threads_; }
 
-  // Runs work over [0, units), fewer than 2^31, and returns when all of it is done. `grain` is the least number of units worth
-  // handing out.
+  // Runs work over [0, units) and returns when all of it is done. `grain` is the least number of units worth handing out. Throws
+  // std::overflow_error for 2^31 units or more.
   void run(int64_t units, int64_t grain, const Work& work);
 
  private:
-  void stop();
-  void serve(int worker);
-  void work_through(int worker);
-  void take_all(Share& share, Share::End from, int worker);
-  bool wait_for_call(uint64_t seen);
+  class Workers;
 
-  std::vector<std::thread> workers_;
-  std::vector<Share> shares_;  // one a worker
-  const Work* work_ = nullptr;
-  int64_t grain_ = 1;
-  std::atomic<int> busy_{0};
-  std::atomic<uint64_t> call_{0};
-  std::atomic<bool> stops_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
+  void start_workers();
+  void leave_to_parent();
+
+  int num_threads_;
+  uint64_t num_forks_ = 0;  // when the workers were started
+  std::unique_ptr<Workers> workers_;
 };
 
 }  // namespace quire
