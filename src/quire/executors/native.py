@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ import numpy as np
 
 from quire.config import DType, IntegerForm, KVFormat, Quantize, WeightFormat
 from quire.environment import read_environment
-from quire.errors import ExecutorError, ExecutorUnavailableError
+from quire.errors import ExecutorUnavailableError
 from quire.executors.checks import check_weights
+from quire.executors.core_errors import translated_errors
 from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch
 from quire.kv.layout import KVLayout
-from quire.models.spec import FfnKind, LayerSpec, ModelSpec, QKNorm, RopeSpec
+from quire.models.spec import FfnKind, LayerSpec, ModelSpec, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
 NUMERICS_VERSION = 7
@@ -30,7 +30,9 @@ class NativeExecutor:
 
     `threads` workers split outputs, never a sum, so their number changes no bit. `on_progress(done, total)` is called
     with the number of tensors packed. With `packed_cache`, a directory, matrices that an earlier start packed are read from
-    there: the same bits. Raises ExecutorUnavailableError where the core was not compiled.
+    there: the same bits. A forked process computes on with threads of its own, and shares the weights' memory with its parent;
+    only where the fork came during a step of another thread, every later call there raises ExecutorError. Raises
+    ExecutorUnavailableError where the core was not compiled.
     """
 
     def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
@@ -51,13 +53,15 @@ class NativeExecutor:
         self.layout = layout
         self.num_blocks = num_blocks
         self._weight_format = WeightFormat.of(dtype, quantize)
-        with _translated_errors():
+        self._core = core
+        with translated_errors(core):
             self._decoder = core.Decoder(_shape_of(core, spec), packed_as(core, self._weight_format), _chosen_isa(core), threads)
-            check_weights(spec, weights)
-            if packed_cache is None:
-                self._pack(weights, on_progress)
-            else:
-                self._restore_or_pack(core, weights, packed_cache, on_progress)
+        check_weights(spec, weights)
+        if packed_cache is None:
+            self._pack(weights, on_progress)
+        else:
+            self._restore_or_pack(weights, packed_cache, on_progress)
+        with translated_errors(core):
             self._decoder.allocate_kv(num_blocks, layout.block_size, _element(core, layout.format))
 
     @property
@@ -78,7 +82,7 @@ class NativeExecutor:
         return int(self._decoder.kv_bytes)
 
     def run(self, batch: StepBatch) -> Float32Array:
-        with _translated_errors():
+        with translated_errors(self._core):
             logits = np.empty((len(batch.sample_rows), self.spec.vocab_size), np.float32)
             self._decoder.run(
                 batch.token_ids,
@@ -93,7 +97,7 @@ class NativeExecutor:
         return logits
 
     def head(self, rows: Int32Array) -> Float32Array:
-        with _translated_errors():
+        with translated_errors(self._core):
             logits = np.empty((len(rows), self.spec.vocab_size), np.float32)
             self._decoder.head(np.ascontiguousarray(rows, np.int32), logits)
         return logits
@@ -101,32 +105,30 @@ class NativeExecutor:
     def best(self, rows: Int32Array) -> BestTokens:
         """Returns the best token of rows of the latest step, found a few panels at a time inside the product with the head."""
         found = BestTokens(token_ids=np.empty(len(rows), np.int32), num_not_finite=np.empty(len(rows), np.int32))
-        with _translated_errors():
+        with translated_errors(self._core):
             self._decoder.best(np.ascontiguousarray(rows, np.int32), found.token_ids, found.num_not_finite)
         return found
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         shape = (len(slots), self.spec.num_kv_heads, self.spec.head_dim)
         keys, values = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        with _translated_errors():
+        with translated_errors(self._core):
             self._decoder.read_kv(layer, np.ascontiguousarray(slots, np.int32), keys, values)
         return keys, values
 
     def copy_block(self, source: int, target: int) -> None:
-        with _translated_errors():
+        with translated_errors(self._core):
             self._decoder.copy_block(source, target)
 
-    def _restore_or_pack(
-        self, core: Any, weights: Weights, directory: Path, on_progress: Callable[[int, int], None] | None
-    ) -> None:
+    def _restore_or_pack(self, weights: Weights, directory: Path, on_progress: Callable[[int, int], None] | None) -> None:
         key = packed_key(
-            core,
+            self._core,
             self._decoder,
             weights_fingerprint=weights.fingerprint,
             weight_format=self._weight_format.value,
             numerics_version=NUMERICS_VERSION,
         )
-        file = PackedFile(directory, key, core, self._decoder)
+        file = PackedFile(directory, key, self._core, self._decoder)
         if file.restore(on_progress):
             self._pack({name: tensor for name, tensor in weights.items() if _is_vector(name, tensor)}, None)
         else:
@@ -135,10 +137,11 @@ class NativeExecutor:
 
     def _pack(self, weights: Mapping[str, SourceTensor], on_progress: Callable[[int, int], None] | None) -> None:
         for done, (name, tensor) in enumerate(weights.items(), start=1):
-            if _is_vector(name, tensor):
-                self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
-            else:
-                self._decoder.set_matrix(name.removesuffix(".weight"), _matrix_bits(tensor))
+            with translated_errors(self._core):
+                if _is_vector(name, tensor):
+                    self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
+                else:
+                    self._decoder.set_matrix(name.removesuffix(".weight"), _matrix_bits(tensor))
             if on_progress is not None:
                 on_progress(done, len(weights))
 
@@ -177,23 +180,6 @@ def packed_as(core: Any, weight_format: WeightFormat) -> Any:
     return core.WeightFormat[names[weight_format]]
 
 
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Turns what the core raises into ExecutorError: out of memory, out of threads, or arguments it refuses."""
-    try:
-        yield
-    except MemoryError as error:
-        raise ExecutorError(
-            "the operating system refused memory", next_step="Ask for less with kv_memory or max_num_batched_tokens."
-        ) from error
-    except (ValueError, TypeError) as error:
-        raise ExecutorError(f"the native core refused: {error}", next_step="Report this as a defect.") from error
-    except RuntimeError as error:
-        if isinstance(error, ExecutorError):
-            raise
-        raise ExecutorError(f"the native core failed: {error}", next_step="Ask for fewer threads.") from error
-
-
 def _chosen_isa(core: Any) -> str:
     """Returns the instruction set that QUIRE_ISA names, or nothing: the fastest."""
     isa = read_environment().isa
@@ -224,12 +210,13 @@ def _shape_of(core: Any, spec: ModelSpec) -> Any:
     shape = core.ModelShape()
     for field in ("hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size", "vocab_size", "max_context", "norm_eps"):
         setattr(shape, field, getattr(spec, field))
-    for field in ("is_head_tied", "has_learned_positions", "attention_scale"):
+    for field in ("is_head_tied", "has_learned_positions", "has_qkv_bias", "has_attention_out_bias", "has_ffn_bias"):
         setattr(shape, field, getattr(spec, field))
+    shape.attention_scale = spec.attention_scale
+    shape.qk_norm = core.QKNorm[spec.qk_norm.name]
     shape.norm = core.NormKind[spec.norm.name]
     shape.norm_placement = core.NormPlacement[spec.norm_placement.name]
     shape.activation = core.Activation[spec.activation.name]
-    shape.qk_norm_whole = spec.qk_norm is QKNorm.WHOLE
     shape.is_ffn_gated = spec.ffn is FfnKind.GATED
     shape.embedding_scale = 1.0 if spec.embedding_scale is None else spec.embedding_scale
     shape.attention_softcap = spec.attention_softcap or 0.0

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from quire.executors.core_errors import translated_errors
 from quire.units import cdiv, format_bytes
 
 FORMAT_VERSION = 1
@@ -62,6 +63,7 @@ class PackedFile:
     def __init__(self, directory: Path, key: bytes, core: Any, decoder: Any) -> None:
         self._directory = directory
         self._key = key
+        self._core = core
         self._decoder = decoder
         self._sizes: Sequence[int] = decoder.packed_sizes()
         self._num_pieces = [cdiv(size, core.PIECE_BYTES) for size in self._sizes]
@@ -114,7 +116,9 @@ class PackedFile:
         checksums = np.frombuffer(table, "<u8").tolist()
         for index, count in enumerate(self._num_pieces):
             mine, checksums = checksums[:count], checksums[count:]
-            if not self._decoder.read_packed(index, file, self._offsets[index], mine):
+            with translated_errors(self._core):
+                is_whole = self._decoder.read_packed(index, file, self._offsets[index], mine)
+            if not is_whole:
                 return "damaged weights"
             if on_progress is not None:
                 on_progress(index + 1, len(self._sizes))
@@ -138,7 +142,8 @@ class PackedFile:
         _sync_directory(self._directory)
 
     def _contents(self) -> Iterator[Any]:
-        sums = [each for index in range(len(self._sizes)) for each in self._decoder.packed_checksums(index)]
+        with translated_errors(self._core):
+            sums = [each for index in range(len(self._sizes)) for each in self._decoder.packed_checksums(index)]
         header = self._start + np.array(sums, "<u8").tobytes()
         yield _padded(header + sha256(header).digest())
         for index, size in enumerate(self._sizes):

@@ -1,4 +1,9 @@
-"""Types of the compiled core; see csrc/bindings*.cpp. Arrays are C-contiguous unless said otherwise."""
+"""Types of the compiled core; see csrc/bindings*.cpp. Arrays are C-contiguous and aligned unless said otherwise.
+
+Wrong arguments raise TypeError (dtype, number of dimensions, layout), ValueError (sizes, names, indexes) or OverflowError (sizes
+whose product is beyond 2^63 - 1), never anything worse; MemoryError and RuntimeError say that the operating system refused memory
+or threads. A forked child starts threads of its own at its first call.
+"""
 
 from enum import Enum
 
@@ -9,6 +14,12 @@ Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 BitsArray = npt.NDArray[np.uint16]
+
+class BusyError(RuntimeError):
+    """Another call is running on the decoder."""
+
+class ForkedError(RuntimeError):
+    """Another call was running on the decoder when this process was forked, so it never returns here."""
 
 class Element(Enum):
     F32 = ...
@@ -28,6 +39,11 @@ class NormPlacement(Enum):
     PRE = ...
     POST = ...
     SANDWICH = ...
+
+class QKNorm(Enum):
+    NONE = ...
+    PER_HEAD = ...
+    WHOLE = ...
 
 class Activation(Enum):
     SILU = ...
@@ -54,8 +70,11 @@ class ModelShape:
     norm: NormKind
     norm_eps: float
     norm_placement: NormPlacement
-    qk_norm_whole: bool
+    qk_norm: QKNorm
     is_ffn_gated: bool
+    has_qkv_bias: bool
+    has_attention_out_bias: bool
+    has_ffn_bias: bool
     is_head_tied: bool
     has_learned_positions: bool
     activation: Activation
@@ -67,10 +86,13 @@ class ModelShape:
     layers: list[LayerShape]
 
 class Decoder:
+    """Serves one call at a time: a second one raises BusyError, or ForkedError where the first one cannot return."""
+
     def __init__(self, shape: ModelShape, weights: WeightFormat, isa: str, threads: int) -> None: ...
     def set_matrix(self, name: str, weight: Float32Array | BitsArray) -> None:
         """Packs a weight [N, K] of any strides."""
-    def set_vector(self, name: str, values: Float32Array) -> None: ...
+    def set_vector(self, name: str, values: Float32Array) -> None:
+        """Copies a bias, a norm or, flat, the table of positions."""
     def packed_sizes(self) -> list[int]:
         """Returns the bytes of every packed matrix, in the order of a file of packed weights."""
     def packed_checksums(self, index: int) -> list[int]:
@@ -91,7 +113,11 @@ class Decoder:
         sample_rows: Int32Array,
         logits: Float32Array,
     ) -> None:
-        """Runs a step without the GIL and fills logits [S, V]; ValueError if an index is out of range."""
+        """Runs a step without the GIL and fills logits [S, V].
+
+        ValueError for a weight that was never set, and for an index that is out of range or contradicts another: a slot must be
+        where the block table has its position, and is written once.
+        """
     def head(self, rows: Int32Array, logits: Float32Array) -> None:
         """Fills logits [len(rows), V] of rows of the latest step; ValueError if it has no such row."""
     def best(self, rows: Int32Array, token_ids: Int32Array, num_not_finite: Int32Array) -> None:

@@ -189,6 +189,17 @@ def test_two_callers_at_once_get_the_right_answer_or_an_error(spec: ModelSpec) -
     assert all("another call" in str(answer) for answer in found if isinstance(answer, ExecutorError))
 
 
+def test_an_error_of_the_callers_callback_stays_its_own(spec: ModelSpec, tmp_path: Path) -> None:
+    def fail(done: int, total: int) -> None:
+        raise ValueError(f"{done} of {total}")
+
+    for _ in range(2):  # packing, then reading what was packed
+        with pytest.raises(ValueError, match="1 of") as found:
+            build(spec, random_weights(spec), on_progress=fail, packed_cache=tmp_path)
+        assert not isinstance(found.value, ExecutorError)
+        build(spec, random_weights(spec), packed_cache=tmp_path)
+
+
 LINUX_ONLY = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and RLIMIT_AS")
 
 

@@ -4,6 +4,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <stdexcept>
+#include <string>
+
 #include "kernels.h"
 
 namespace nb = nanobind;
@@ -22,11 +25,24 @@ using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 inline int64_t size_of(const Ints& array) { return static_cast<int64_t>(array.shape(0)); }
 
-template <class Matrix>
-SourceMatrix source_of(const Matrix& m, Element element) {
-  return {m.data(), element, static_cast<int64_t>(m.shape(0)), static_cast<int64_t>(m.shape(1)), m.stride(0), m.stride(1)};
+// The elements of an array, which must lie where such elements may: a view into bytes need not.
+template <class Array>
+auto* elements_of(const Array& array, const char* name) {
+  auto* elements = array.data();
+  if (array.size() > 0 && reinterpret_cast<uintptr_t>(elements) % sizeof(*elements) != 0)
+    throw std::invalid_argument(std::string(name) + " is misaligned: copy it into an array of its own");
+  return elements;
 }
 
+template <class Matrix>
+SourceMatrix source_of(const Matrix& m, Element element) {
+  int64_t rows = static_cast<int64_t>(m.shape(0)), columns = static_cast<int64_t>(m.shape(1));
+  if (rows == 0 || columns == 0) throw std::invalid_argument("a weight without elements");
+  return {elements_of(m, "weight"), element, rows, columns, m.stride(0), m.stride(1)};
+}
+
+// The decoder.
+void bind_decoder(nb::module_& m);
 // Instruction sets, canaries and single kernels.
 void bind_kernels(nb::module_& m);
 // What works on a row of logits.

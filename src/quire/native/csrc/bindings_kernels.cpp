@@ -7,6 +7,7 @@
 
 #include "bindings.h"
 #include "canary.h"
+#include "checked.h"
 #include "cpu.h"
 #include "pack.h"
 
@@ -18,6 +19,8 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   ThreadPool alone(1);
   SourceMatrix source = source_of(weight, Element::kF32);
   int64_t rows = static_cast<int64_t>(a.shape(0));
+  const float* rows_in = elements_of(a, "a");
+  float* product = elements_of(out, "out");
   if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows || static_cast<int64_t>(out.shape(1)) != source.rows)
     throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed");
   format = form_of(kernels, format);
@@ -25,9 +28,9 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   packed.pack(kernels, source, 0, 1, alone);
   int64_t stride = round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
   if (is_for_tiles(format)) stride = stride_for_tiles(format, source.columns);
-  Buffer converted(static_cast<size_t>(rows * stride));
+  Buffer converted(checked_bytes({rows, stride}));
   Norm n{};
-  n.x = a.data();
+  n.x = rows_in;
   n.ldx = n.size = source.columns;
   n.out = {converted.get(), stride, kernels.row_formats[static_cast<int>(format)], source.columns, weight_offset(format)};
   kernels.norm(n, 0, rows);
@@ -36,7 +39,7 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   g.a = n.out;
   g.rows = rows;
   g.epilogue = Epilogue::kStore;
-  g.out = out.data();
+  g.out = product;
   g.ldo = g.num_columns = source.rows;
   Buffer scratch(static_cast<size_t>(gemm_scratch(source.columns)));
   g.scratch = scratch.get();
@@ -50,11 +53,12 @@ static void packed_values(const std::string& isa, WeightFormat format, FloatMatr
   SourceMatrix source = source_of(weight, Element::kF32);
   if (static_cast<int64_t>(out.shape(0)) != source.rows || static_cast<int64_t>(out.shape(1)) != source.columns)
     throw std::invalid_argument("out must be [N, K] as the weight is");
+  float* values = elements_of(out, "out");
   PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, form_of(kernels, format));
   packed.pack(kernels, source, 0, 1, alone);
   std::vector<int32_t> rows(static_cast<size_t>(source.rows));
   std::iota(rows.begin(), rows.end(), 0);
-  kernels.embed({packed.panels(), rows.data(), nullptr, nullptr, 1.0f, out.data(), source.columns}, 0, source.rows);
+  kernels.embed({packed.panels(), rows.data(), nullptr, nullptr, 1.0f, values, source.columns}, 0, source.rows);
 }
 
 void bind_kernels(nb::module_& m) {
@@ -72,10 +76,10 @@ void bind_kernels(nb::module_& m) {
         nb::arg("a").noconvert(), nb::arg("out").noconvert());
   m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(), nb::arg("out").noconvert());
   m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
-    choose_kernels(isa).activate(kind, x.data(), static_cast<int64_t>(x.shape(0)));
+    choose_kernels(isa).activate(kind, elements_of(x, "x"), static_cast<int64_t>(x.shape(0)));
   }, nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());
   m.def("softcap", [](const std::string& isa, OutFloats x, float cap) {
-    choose_kernels(isa).softcap(x.data(), static_cast<int64_t>(x.shape(0)), cap);
+    choose_kernels(isa).softcap(elements_of(x, "x"), static_cast<int64_t>(x.shape(0)), cap);
   }, nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("cap"));
 }
 

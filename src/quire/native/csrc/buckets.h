@@ -35,8 +35,11 @@ class Buckets {
     int64_t id;
   };
 
+  // Throws std::invalid_argument for a row whose largest logit is infinite: weights are relative to it.
   Buckets(const Row<T>& row, double sharpness, double least)
-      : row_(row), weighing_{static_cast<double>(row.best()), sharpness, std::max(least, kLeast)} {}
+      : row_(row), weighing_{static_cast<double>(row.best()), sharpness, std::max(least, kLeast)} {
+    if (!std::isfinite(weighing_.best)) throw std::invalid_argument("the largest logit of the row is infinite");
+  }
 
   double total() {
     if (!is_full()) fill(kNumBuckets);

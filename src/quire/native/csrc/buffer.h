@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <utility>
 
@@ -17,12 +18,14 @@ class Buffer {
  public:
   Buffer() = default;
 
-  // Zeroed. The operating system hands out the pages of a large buffer when they are first touched. Throws std::bad_alloc.
+  // Zeroed. The operating system hands out the pages of a large buffer when they are first touched, but refuses one that it could never
+  // fill. Throws std::bad_alloc.
   explicit Buffer(size_t bytes) : bytes_(bytes) {
+    if (bytes > std::numeric_limits<size_t>::max() - 2 * kPage) throw std::bad_alloc();
 #if defined(__linux__)
     if (bytes >= kPage) {
       mapped_ = (bytes + kPage - 1) / kPage * kPage + kPage;
-      void* p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      void* p = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (p == MAP_FAILED) throw std::bad_alloc();
       owned_ = p;
       base_ = reinterpret_cast<char*>((reinterpret_cast<size_t>(p) + kPage - 1) / kPage * kPage);

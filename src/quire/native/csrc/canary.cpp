@@ -4,12 +4,18 @@
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <stdexcept>
 
 #include "buffer.h"
+#include "checked.h"
 #include "cpu.h"
 #include "threads.h"
 
 namespace quire {
+
+static void require_positive(int64_t value, const char* name) {
+  if (value < 1) throw std::invalid_argument(std::string(name) + " must be positive");
+}
 
 // Seconds of the fastest of `rounds` calls.
 template <class Call>
@@ -26,10 +32,12 @@ static double best_seconds(int rounds, Call call) {
 double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_bytes, int rounds) {
   constexpr int64_t kSlice = 1 << 20;
   const Kernels& kernels = choose_kernels(isa);
+  require_positive(num_bytes, "num_bytes");
+  require_positive(rounds, "rounds");
   ThreadPool threads(num_threads);
   std::atomic<uint64_t> sink{0};
-  int64_t num_slices = (num_bytes + kSlice - 1) / kSlice;
-  Buffer data(static_cast<size_t>(num_slices * kSlice));
+  int64_t num_slices = 1 + (num_bytes - 1) / kSlice;
+  Buffer data(checked_bytes({num_slices, kSlice}));
   std::memset(data.get(), 1, data.size());
   double seconds = best_seconds(rounds, [&] {
     threads.run(num_slices, 1, [&](int64_t begin, int64_t end, int) {
@@ -42,6 +50,7 @@ double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_by
 double measure_flops(const std::string& isa, int num_threads, WeightFormat format, int rounds) {
   constexpr int64_t kSpins = 1 << 20, kUnits = 4;
   const Kernels& kernels = choose_kernels(isa);
+  require_positive(rounds, "rounds");
   ThreadPool threads(num_threads);
   std::atomic<int64_t> flops{0};
   std::atomic<int> sink{0};

@@ -7,6 +7,7 @@
 namespace quire {
 
 void Decoder::run(const Step& step, float* logits) {
+  require_weights();
   DefaultFloats floats;
   num_rows_ = 0;  // until the step is whole, there are no rows to take a head of
   reserve(step);
@@ -167,7 +168,7 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.num_heads = shape_.num_heads;
   r.q_norm = pointer_or_null(layer.q_norm);
   r.k_norm = pointer_or_null(layer.k_norm);
-  r.norms_whole = shape_.qk_norm_whole;
+  r.norms_whole = shape_.qk_norm == QKNorm::kWhole;
   r.norm_eps = shape_.norm_eps;
   if (!shape_.has_learned_positions) {
     size_t rope = static_cast<size_t>(shape_.layers[static_cast<size_t>(index)].rope);

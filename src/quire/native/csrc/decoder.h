@@ -4,7 +4,9 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -18,6 +20,7 @@
 namespace quire {
 
 enum class NormPlacement { kPre, kPost, kSandwich };
+enum class QKNorm { kNone, kPerHead, kWhole };
 
 struct Rope {
   std::vector<float> inv_freq;
@@ -35,20 +38,25 @@ struct ModelShape {
   NormKind norm = NormKind::kRms;
   float norm_eps = 0;
   NormPlacement norm_placement = NormPlacement::kPre;
-  bool qk_norm_whole = false, is_ffn_gated = true, is_head_tied = false, has_learned_positions = false;
+  QKNorm qk_norm = QKNorm::kNone;
+  bool is_ffn_gated = true, is_head_tied = false, has_learned_positions = false;
+  bool has_qkv_bias = false, has_attention_out_bias = false, has_ffn_bias = false;
   Activation activation = Activation::kSilu;
   float attention_scale = 1, embedding_scale = 1, attention_softcap = 0, logit_softcap = 0;  // softcap 0: none
   std::vector<Rope> ropes;
   std::vector<LayerShape> layers;
 };
 
-// Where a named linear weight goes: `q`, `k`, `v` and `gate`, `up` share a matrix.
-struct Slice {
-  PackedMatrix* matrix;
-  std::vector<float>* bias;
-  int64_t rows;
+// Where a named tensor goes: a linear weight into panels of a matrix, which `q`, `k`, `v` and `gate`, `up` share; its bias into a vector
+// laid out like the panels; any other vector as it is.
+struct Target {
+  PackedMatrix* matrix;        // null: the tensor is a vector
+  std::vector<float>* vector;  // null: the tensor is a matrix
+  int64_t rows;                // or elements of a vector
   int64_t first_panel;
   int64_t panel_step;
+  bool is_laid_in_panels;
+  bool is_set = false;
 };
 
 struct Layer {
@@ -77,24 +85,24 @@ inline int64_t grain_of(int64_t multiplications_per_unit) { return 1 + (1 << 16)
 
 class Decoder {
  public:
+  // Makes room for all weights. Throws std::invalid_argument for a shape that contradicts itself or is beyond the kernels' sizes.
   Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads);
 
-  // Packs the weight of that canonical name. Throws std::invalid_argument for a name or shape that the shape has not.
+  // Packs the weight of that canonical name. Throws std::invalid_argument for a name or shape that the model has not.
   void set_matrix(const std::string& name, const SourceMatrix& source);
   void set_vector(const std::string& name, const float* values, int64_t size);
 
-  // Every matrix of the shape, named by one of the weights in it, in the order of a file of packed weights.
-  struct NamedMatrix {
-    std::string name;
-    PackedMatrix* matrix;
-  };
-  std::vector<NamedMatrix> matrices();
+  // Every matrix, in the order of a file of packed weights.
+  const std::vector<PackedMatrix*>& matrices() const { return matrices_; }
+  // To be called after reading a matrix from such a file: all of its weights are set, or none.
+  void mark_read(const PackedMatrix& matrix, bool is_whole);
   ThreadPool& threads() { return threads_; }
 
-  // Reserves K/V memory for blocks of `block_size` tokens. Throws std::bad_alloc.
+  // Reserves K/V memory for blocks of `block_size` tokens. Throws std::invalid_argument, std::overflow_error and std::bad_alloc.
   void allocate_kv(int64_t num_blocks, int64_t block_size, Element element);
 
-  // Runs one step and writes logits [num_samples, vocab_size].
+  // Runs one step, which check_step let pass, and writes logits [num_samples, vocab_size]. Throws std::invalid_argument with the name of a
+  // weight that was never set.
   void run(const Step& step, float* logits);
 
   // Writes logits [count, vocab_size] of rows in [0, num_rows()) of the latest step: what `run` does for its sample rows.
@@ -108,8 +116,9 @@ class Decoder {
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
 
-  // Held while a call from outside works on the decoder.
+  // Held while a call from outside works on the decoder; and how often the process had been forked when it last began.
   std::mutex& one_caller() { return one_caller_; }
+  std::atomic<uint64_t>& forks_before_call() { return forks_before_call_; }
   const ModelShape& shape() const { return shape_; }
   const char* isa() const { return kernels_.name; }
   int num_threads() const { return threads_.size(); }
@@ -121,8 +130,16 @@ class Decoder {
  private:
   struct Activations;
 
-  Slice find_slice(const std::string& name);
-  std::vector<float>* find_vector(const std::string& name);
+  void add_matrix(PackedMatrix& matrix, int64_t num_panels, int64_t k);
+  void add_linear(const std::string& name, const Target& target);
+  void add_vector(const std::string& name, std::vector<float>& vector, int64_t size);
+  void add_norm(const std::string& name, std::vector<float>& weight, std::vector<float>& bias);
+  void add_tables();
+  void add_layer(const std::string& prefix, Layer& layer);
+  void add_projections(const std::string& prefix, Layer& layer);
+  void add_ffn(const std::string& prefix, Layer& layer);
+  Target& target_of(const std::string& name, bool is_matrix);
+  void require_weights();
   KVPages pages(int64_t layer) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
   // Floats from one row of activations to the next: whole panels, which every format fits into, and a cache line more. Rows that
@@ -153,6 +170,7 @@ class Decoder {
   void merge_panels(Gemm product, int64_t begin, int64_t end, float* logits, Best* bests);
 
   std::mutex one_caller_;
+  std::atomic<uint64_t> forks_before_call_{0};
   ModelShape shape_;
   const Kernels& kernels_;
   WeightFormat format_;
@@ -161,6 +179,9 @@ class Decoder {
   PackedMatrix embed_, head_;
   std::vector<float> position_table_, final_norm_, final_norm_bias_;
   std::vector<Layer> layers_;
+  std::map<std::string, Target> targets_;  // every tensor of the model by its canonical name; linear weights without ".weight"
+  std::vector<PackedMatrix*> matrices_;
+  bool has_all_weights_ = false;
 
   Buffer kv_;
   Element kv_element_ = Element::kF32;

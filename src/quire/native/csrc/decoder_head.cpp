@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "checked.h"
 #include "decoder.h"
 
 namespace quire {
@@ -10,7 +11,7 @@ namespace quire {
 Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
   int64_t stride = stride_of(shape_.hidden_size);
   if (count > sample_capacity_) {
-    sampled_ = Buffer(static_cast<size_t>(count * stride) * sizeof(float));
+    sampled_ = Buffer(checked_bytes({count, stride, sizeof(float)}));
     sample_capacity_ = count;
   }
   Norm n{shape_.norm, shape_.norm_eps, final_norm_.data(), pointer_or_null(final_norm_bias_), residual_.as<float>(), stride,
@@ -59,7 +60,7 @@ void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
   DefaultFloats floats;
   const Gemm g = head_product(rows, count);
   std::vector<Best> bests(static_cast<size_t>(threads_.size() * count));
-  std::unique_ptr<float[]> logits(new float[static_cast<size_t>(threads_.size() * count * kPanelsAtOnce * kPanel)]);
+  std::unique_ptr<float[]> logits(new float[checked_bytes({threads_.size(), count, kPanelsAtOnce * kPanel})]);
   threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
     Gemm own = g;
     own.scratch = gemm_scratch_of(worker);

@@ -302,7 +302,7 @@ struct BucketRange {
 // Kernels over a row of logits, float or double; see logits.h and rough_sum.h. A block is kBlock logits, the last one may be short.
 template <class T>
 struct LogitKernels {
-  void (*block_maxima)(const T* x, int64_t n, T* maxima);  // one value a block
+  bool (*block_maxima)(const T* x, int64_t n, T* maxima);  // one value a block, of which NaN is none; returns whether one is NaN
   // Writes which of the n logits from `id` on, a block of the row x, lie from low to high, or nearly; returns how many. A block fits `ids`.
   int64_t (*select_ids)(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids);
   double (*rough_sum)(const T* x, int64_t n, const Weighing&);  // of all weights, off by kRoughness of it at most; NaN where not known

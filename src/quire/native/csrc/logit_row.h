@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <vector>
 
 #include "kernels.h"
@@ -20,9 +21,10 @@ struct Row {
   int64_t n;
   std::vector<T> maxima;
 
+  // Throws std::invalid_argument for a row that holds NaN: it has no order.
   Row(const Kernels& all, const T* values, int64_t size)
       : kernels(kernels_of(all, values)), x(values), n(size), maxima(static_cast<size_t>((size + kBlock - 1) / kBlock)) {
-    kernels.block_maxima(x, n, maxima.data());
+    if (kernels.block_maxima(x, n, maxima.data())) throw std::invalid_argument("a logit of the row is NaN");
   }
   int64_t num_blocks() const { return static_cast<int64_t>(maxima.size()); }
   int64_t size_of(int64_t block) const { return std::min<int64_t>(kBlock, n - block * kBlock); }

@@ -93,15 +93,18 @@ static int64_t select_ids(const T* x, uint32_t id, int64_t n, double low, double
   return end - ids;
 }
 
-template <class T, class V>
-static inline T block_max(const T* x) {
+// The largest of a block. Lanes of `is_nan` in which a value is NaN become -1.
+template <class T, class V, class Lanes>
+static inline T block_max(const T* x, Lanes& is_nan) {
   constexpr int kWidth = sizeof(V) / sizeof(T);
   V top;
   std::memcpy(&top, x, sizeof top);
+  is_nan |= top != top;
 #pragma GCC unroll 16
   for (int i = kWidth; i < kBlock; i += kWidth) {
     V y;
     std::memcpy(&y, x + i, sizeof y);
+    is_nan |= y != y;
     top = top > y ? top : y;
   }
   T best = top[0];
@@ -110,12 +113,19 @@ static inline T block_max(const T* x) {
 }
 
 template <class T, class V>
-static void block_maxima(const T* x, int64_t n, T* maxima) {
+static bool block_maxima(const T* x, int64_t n, T* maxima) {
+  auto lanes = V{} != V{};
   int64_t whole = n / kBlock;
-  for (int64_t b = 0; b < whole; ++b) maxima[b] = block_max<T, V>(x + b * kBlock);
-  if (n % kBlock == 0) return;
+  for (int64_t b = 0; b < whole; ++b) maxima[b] = block_max<T, V>(x + b * kBlock, lanes);
+  bool is_nan = false;
+  for (size_t lane = 0; lane < sizeof(V) / sizeof(T); ++lane) is_nan |= lanes[lane] != 0;
+  if (n % kBlock == 0) return is_nan;
   maxima[whole] = x[whole * kBlock];
-  for (int64_t i = whole * kBlock + 1; i < n; ++i) maxima[whole] = maxima[whole] > x[i] ? maxima[whole] : x[i];
+  for (int64_t i = whole * kBlock; i < n; ++i) {
+    is_nan |= x[i] != x[i];
+    maxima[whole] = maxima[whole] > x[i] ? maxima[whole] : x[i];
+  }
+  return is_nan;
 }
 
 static bool is_finite(const float* x, int64_t n) {

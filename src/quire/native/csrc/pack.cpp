@@ -2,10 +2,12 @@
 
 #include <stdexcept>
 
+#include "checked.h"
+
 namespace quire {
 
 PackedMatrix::PackedMatrix(int64_t num_panels, int64_t k, WeightFormat format)
-    : buffer_(static_cast<size_t>(num_panels * Panels{nullptr, format, k, 0}.bytes_per_panel())), format_(format), k_(k), num_panels_(num_panels) {}
+    : buffer_(checked_bytes({num_panels, Panels{nullptr, format, k, 0}.bytes_per_panel()})), format_(format), k_(k), num_panels_(num_panels) {}
 
 void PackedMatrix::pack(const Kernels& kernels, const SourceMatrix& source, int64_t first_panel, int64_t panel_step, ThreadPool& threads) {
   int64_t count = (source.rows + kPanel - 1) / kPanel;

@@ -91,8 +91,9 @@ double exp_sum(const Kernels& kernels, const float* x, int64_t n) {
 }
 
 int64_t num_before(const float* x, int64_t n, int64_t id) {
-  int64_t count = 0;
-  for (int64_t i = 0; i < n; ++i) count += x[i] > x[id];
+  int32_t count = 0, num_nan = 0;  // as wide as a logit, so that vectors of both go together
+  for (int64_t i = 0; i < n; ++i) count += x[i] > x[id], num_nan += x[i] != x[i];
+  if (num_nan > 0) throw std::invalid_argument("a logit of the row is NaN");
   for (int64_t i = 0; i < id; ++i) count += x[i] == x[id];
   return count;
 }

@@ -34,17 +34,17 @@ struct DrawMethod {
   double least;  // ln(min_p): tokens whose logit, times sharpness, lies further below the best one's are left out
 };
 
-// The token that `noise` in [0, 1) selects. The row holds no NaN and at least one finite value.
+// The token that `noise` in [0, 1) selects. Throws std::invalid_argument for a row with NaN, or whose largest value is infinite.
 int64_t draw(const Kernels& kernels, const float* x, int64_t n, const DrawMethod& method, double noise);
 int64_t draw(const Kernels& kernels, const double* x, int64_t n, const DrawMethod& method, double noise);
 
-// The ids of the `count` largest, largest first.
+// The ids of the `count` largest, largest first. Throws std::invalid_argument for a row with NaN.
 std::vector<int64_t> largest_ids(const Kernels& kernels, const float* x, int64_t n, int64_t count);
 
-// The sum of e^(x - best), without what is lighter than e^-44.
+// The sum of e^(x - best), without what is lighter than e^-44. Throws as `draw` does.
 double exp_sum(const Kernels& kernels, const float* x, int64_t n);
 
-// How many ids come before `id` in the order of `largest_ids`.
+// How many ids come before `id` in the order of `largest_ids`. Throws std::invalid_argument for a row with NaN.
 int64_t num_before(const float* x, int64_t n, int64_t id);
 
 }  // namespace quire

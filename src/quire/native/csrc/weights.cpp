@@ -1,6 +1,8 @@
-// Loading: which canonical name goes into which matrix, and the K/V memory.
+// Loading: which canonical name goes where, and the K/V memory.
+#include <cmath>
 #include <stdexcept>
 
+#include "checked.h"
 #include "cpu.h"
 #include "decoder.h"
 
@@ -8,28 +10,32 @@ namespace quire {
 
 static int64_t panels_of(int64_t rows) { return round_up(rows, kPanel) / kPanel; }
 
-static void make(PackedMatrix& matrix, int64_t num_panels, int64_t k, WeightFormat format) {
-  if (matrix.is_empty()) matrix = PackedMatrix(num_panels, k, format);
-}
-
-// "layers.12.attn.q" -> 12 and "attn.q"; other names are left whole with layer 0.
-static int64_t split_layer(std::string& name) {
-  if (name.rfind("layers.", 0) != 0) return 0;
-  size_t dot = name.find('.', 7);
-  int64_t layer = std::stoll(name.substr(7, dot - 7));
-  name = name.substr(dot + 1);
-  return layer;
-}
-
 static void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
+// Positions are float32 in the rotation, exact up to here; and no product of two sizes, threads and bytes overflows.
+constexpr int64_t kMaxSize = int64_t{1} << 24;
+
+static void check_sizes(const ModelShape& s) {
+  for (int64_t size : {s.hidden_size, s.num_heads, s.num_kv_heads, s.head_dim, s.ffn_size, s.vocab_size, s.max_context})
+    require(size > 0 && size <= kMaxSize, "a size is not positive, or beyond 2^24");
+  require(s.num_heads * s.head_dim <= kMaxSize, "all heads together are wider than 2^24");
+  require(s.num_heads % s.num_kv_heads == 0, "query heads do not divide among kv heads");
+  require(s.head_dim % 2 == 0, "head_dim must be even");
+  require(!s.layers.empty(), "there are no layers");
+}
+
+static void check_numbers(const ModelShape& s) {
+  for (float number : {s.norm_eps, s.attention_scale, s.embedding_scale, s.attention_softcap, s.logit_softcap})
+    require(std::isfinite(number), "a number of the shape is NaN or infinite");
+  require(s.norm_eps >= 0 && s.attention_softcap >= 0 && s.logit_softcap >= 0, "norm_eps or a softcap is negative");
+}
+
 // What the kernels take for granted.
-static void check_shape(const ModelShape& s) {
-  require(!s.layers.empty() && s.hidden_size > 0 && s.ffn_size > 0 && s.vocab_size > 0, "a size is not positive");
-  require(s.num_kv_heads > 0 && s.num_heads > 0 && s.num_heads % s.num_kv_heads == 0, "query heads do not divide among kv heads");
-  require(s.head_dim > 0 && s.head_dim % 2 == 0, "head_dim must be even");
+static ModelShape checked(ModelShape s) {
+  check_sizes(s);
+  check_numbers(s);
   require(s.ropes.empty() == s.has_learned_positions, "positions are either learned or rotated");
   for (const Rope& rope : s.ropes)
     require(rope.inv_freq.size() == s.ropes[0].inv_freq.size() && 2 * static_cast<int64_t>(rope.inv_freq.size()) <= s.head_dim,
@@ -38,106 +44,139 @@ static void check_shape(const ModelShape& s) {
     require(layer.window > 0, "a layer sees no key");
     require(s.ropes.empty() || (layer.rope >= 0 && layer.rope < static_cast<int64_t>(s.ropes.size())), "a layer names no rotation");
   }
+  return s;
 }
 
 Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads)
-    : shape_(std::move(shape)), kernels_(choose_kernels(isa)), format_(form_of(kernels_, weights)), threads_(num_threads),
+    : shape_(checked(std::move(shape))), kernels_(choose_kernels(isa)), format_(form_of(kernels_, weights)), threads_(num_threads),
       layers_(shape_.layers.size()) {
-  check_shape(shape_);
+  add_tables();
+  for (size_t index = 0; index < layers_.size(); ++index) add_layer("layers." + std::to_string(index) + ".", layers_[index]);
 }
 
-Slice Decoder::find_slice(const std::string& name) {
-  std::string part = name;
-  int64_t index = split_layer(part);
-  if (part == "embed" || part == "head") {
-    PackedMatrix& matrix = part == "embed" ? embed_ : head_;
-    make(matrix, panels_of(shape_.vocab_size), shape_.hidden_size, format_);
-    return {&matrix, nullptr, shape_.vocab_size, 0, 1};
+void Decoder::add_matrix(PackedMatrix& matrix, int64_t num_panels, int64_t k) {
+  matrix = PackedMatrix(num_panels, k, format_);
+  matrices_.push_back(&matrix);
+}
+
+void Decoder::add_vector(const std::string& name, std::vector<float>& vector, int64_t size) {
+  vector.resize(static_cast<size_t>(size));
+  targets_[name] = {nullptr, &vector, size, 0, 1, false};
+}
+
+void Decoder::add_norm(const std::string& name, std::vector<float>& weight, std::vector<float>& bias) {
+  add_vector(name + ".weight", weight, shape_.hidden_size);
+  if (shape_.norm == NormKind::kLayer) add_vector(name + ".bias", bias, shape_.hidden_size);
+}
+
+// A linear weight, and its bias where the target has a vector for it.
+void Decoder::add_linear(const std::string& name, const Target& target) {
+  targets_[name] = target;
+  targets_[name].vector = nullptr;
+  if (!target.vector) return;
+  target.vector->resize(static_cast<size_t>(target.matrix->panels().num_panels * kPanel));
+  targets_[name + ".bias"] = target;
+  targets_[name + ".bias"].matrix = nullptr;
+}
+
+void Decoder::add_tables() {
+  int64_t hidden = shape_.hidden_size, vocab = shape_.vocab_size;
+  add_matrix(embed_, panels_of(vocab), hidden);
+  add_linear("embed", {&embed_, nullptr, vocab, 0, 1, true});
+  if (!shape_.is_head_tied) {
+    add_matrix(head_, panels_of(vocab), hidden);
+    add_linear("head", {&head_, nullptr, vocab, 0, 1, true});
   }
-  Layer& layer = layers_.at(static_cast<size_t>(index));
-  int64_t query = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
-  if (part == "attn.q" || part == "attn.k" || part == "attn.v") {
-    make(layer.qkv, panels_of(query) + 2 * panels_of(kv), shape_.hidden_size, format_);
-    if (part == "attn.q") return {&layer.qkv, &layer.qkv_bias, query, 0, 1};
-    return {&layer.qkv, &layer.qkv_bias, kv, panels_of(query) + (part == "attn.v" ? panels_of(kv) : 0), 1};
-  }
-  if (part == "attn.out") {
-    make(layer.out, panels_of(shape_.hidden_size), query, format_);
-    return {&layer.out, &layer.out_bias, shape_.hidden_size, 0, 1};
-  }
-  if (part == "ffn.gate" || part == "ffn.up") {
-    int64_t step = shape_.is_ffn_gated ? 2 : 1;
-    make(layer.up, panels_of(shape_.ffn_size) * step, shape_.hidden_size, format_);
-    return {&layer.up, &layer.up_bias, shape_.ffn_size, part == "ffn.up" ? step - 1 : 0, step};
-  }
-  if (part == "ffn.down") {
-    make(layer.down, panels_of(shape_.hidden_size), shape_.ffn_size, format_);
-    return {&layer.down, &layer.down_bias, shape_.hidden_size, 0, 1};
-  }
-  throw std::invalid_argument("no weight is called '" + name + "'");
+  if (shape_.has_learned_positions) add_vector("position.weight", position_table_, shape_.max_context * hidden);
+  add_norm("final_norm", final_norm_, final_norm_bias_);
+}
+
+void Decoder::add_layer(const std::string& prefix, Layer& layer) {
+  bool has_pre = shape_.norm_placement != NormPlacement::kPost, has_post = shape_.norm_placement != NormPlacement::kPre;
+  if (has_pre) add_norm(prefix + "attn_norm", layer.attn_norm, layer.attn_norm_bias);
+  add_projections(prefix + "attn.", layer);
+  if (has_post) add_norm(prefix + "attn_post_norm", layer.attn_post_norm, layer.attn_post_norm_bias);
+  if (has_pre) add_norm(prefix + "ffn_norm", layer.ffn_norm, layer.ffn_norm_bias);
+  add_ffn(prefix + "ffn.", layer);
+  if (has_post) add_norm(prefix + "ffn_post_norm", layer.ffn_post_norm, layer.ffn_post_norm_bias);
+}
+
+void Decoder::add_projections(const std::string& prefix, Layer& layer) {
+  int64_t hidden = shape_.hidden_size, query = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
+  add_matrix(layer.qkv, panels_of(query) + 2 * panels_of(kv), hidden);
+  std::vector<float>* bias = shape_.has_qkv_bias ? &layer.qkv_bias : nullptr;
+  add_linear(prefix + "q", {&layer.qkv, bias, query, 0, 1, true});
+  add_linear(prefix + "k", {&layer.qkv, bias, kv, panels_of(query), 1, true});
+  add_linear(prefix + "v", {&layer.qkv, bias, kv, panels_of(query) + panels_of(kv), 1, true});
+  add_matrix(layer.out, panels_of(hidden), query);
+  add_linear(prefix + "out", {&layer.out, shape_.has_attention_out_bias ? &layer.out_bias : nullptr, hidden, 0, 1, true});
+  if (shape_.qk_norm == QKNorm::kNone) return;
+  bool is_whole = shape_.qk_norm == QKNorm::kWhole;
+  add_vector(prefix + "q_norm.weight", layer.q_norm, is_whole ? query : shape_.head_dim);
+  add_vector(prefix + "k_norm.weight", layer.k_norm, is_whole ? kv : shape_.head_dim);
+}
+
+void Decoder::add_ffn(const std::string& prefix, Layer& layer) {
+  int64_t hidden = shape_.hidden_size, size = shape_.ffn_size, step = shape_.is_ffn_gated ? 2 : 1;
+  add_matrix(layer.up, panels_of(size) * step, hidden);
+  std::vector<float>* bias = shape_.has_ffn_bias ? &layer.up_bias : nullptr;
+  if (shape_.is_ffn_gated) add_linear(prefix + "gate", {&layer.up, bias, size, 0, step, true});
+  add_linear(prefix + "up", {&layer.up, bias, size, step - 1, step, true});
+  add_matrix(layer.down, panels_of(hidden), size);
+  add_linear(prefix + "down", {&layer.down, shape_.has_ffn_bias ? &layer.down_bias : nullptr, hidden, 0, 1, true});
+}
+
+Target& Decoder::target_of(const std::string& name, bool is_matrix) {
+  auto found = targets_.find(name);
+  if (found == targets_.end() || is_matrix != (found->second.matrix != nullptr))
+    throw std::invalid_argument(std::string("no ") + (is_matrix ? "matrix" : "vector") + " of this model is called '" + name + "'");
+  return found->second;
 }
 
 void Decoder::set_matrix(const std::string& name, const SourceMatrix& source) {
-  if (name == "position") throw std::invalid_argument("'position' is a table: set it as a vector");
-  Slice slice = find_slice(name);
-  if (source.rows != slice.rows || source.columns != slice.matrix->panels().k)
+  Target& target = target_of(name, true);
+  if (source.rows != target.rows || source.columns != target.matrix->panels().k)
     throw std::invalid_argument("'" + name + "' has the wrong shape");
-  slice.matrix->pack(kernels_, source, slice.first_panel, slice.panel_step, threads_);
-}
-
-std::vector<float>* Decoder::find_vector(const std::string& name) {
-  std::string part = name;
-  int64_t index = split_layer(part);
-  if (part == "position.weight") return &position_table_;
-  if (part == "final_norm.weight") return &final_norm_;
-  if (part == "final_norm.bias") return &final_norm_bias_;
-  Layer& layer = layers_.at(static_cast<size_t>(index));
-  if (part == "attn_norm.weight") return &layer.attn_norm;
-  if (part == "attn_norm.bias") return &layer.attn_norm_bias;
-  if (part == "attn_post_norm.weight") return &layer.attn_post_norm;
-  if (part == "attn_post_norm.bias") return &layer.attn_post_norm_bias;
-  if (part == "ffn_norm.weight") return &layer.ffn_norm;
-  if (part == "ffn_norm.bias") return &layer.ffn_norm_bias;
-  if (part == "ffn_post_norm.weight") return &layer.ffn_post_norm;
-  if (part == "ffn_post_norm.bias") return &layer.ffn_post_norm_bias;
-  if (part == "attn.q_norm.weight") return &layer.q_norm;
-  if (part == "attn.k_norm.weight") return &layer.k_norm;
-  return nullptr;
+  target.matrix->pack(kernels_, source, target.first_panel, target.panel_step, threads_);
+  target.is_set = true;
 }
 
 void Decoder::set_vector(const std::string& name, const float* values, int64_t size) {
-  if (std::vector<float>* whole = find_vector(name)) {
-    whole->assign(values, values + size);
-    return;
+  Target& target = target_of(name, false);
+  if (size != target.rows) throw std::invalid_argument("'" + name + "' has the wrong size");
+  for (int64_t r = 0; r < size; ++r) {
+    int64_t at = target.is_laid_in_panels ? (target.first_panel + r / kPanel * target.panel_step) * kPanel + r % kPanel : r;
+    (*target.vector)[static_cast<size_t>(at)] = values[r];
   }
-  Slice slice = find_slice(name.substr(0, name.rfind('.')));  // "<linear>.bias", laid out like the panels
-  if (!slice.bias || size != slice.rows) throw std::invalid_argument("'" + name + "' has the wrong shape");
-  slice.bias->resize(static_cast<size_t>(slice.matrix->panels().num_panels * kPanel), 0.0f);
-  for (int64_t r = 0; r < size; ++r)
-    (*slice.bias)[static_cast<size_t>((slice.first_panel + r / kPanel * slice.panel_step) * kPanel + r % kPanel)] = values[r];
+  target.is_set = true;
 }
 
-std::vector<Decoder::NamedMatrix> Decoder::matrices() {
-  std::vector<std::string> names = {"embed"};
-  if (!shape_.is_head_tied) names.emplace_back("head");
-  for (size_t layer = 0; layer < layers_.size(); ++layer)
-    for (const char* part : {"attn.q", "attn.out", "ffn.up", "ffn.down"}) names.push_back("layers." + std::to_string(layer) + "." + part);
-  std::vector<NamedMatrix> result;
-  for (const std::string& name : names) result.push_back({name, find_slice(name).matrix});
-  return result;
+void Decoder::mark_read(const PackedMatrix& matrix, bool is_whole) {
+  has_all_weights_ = false;
+  for (auto& [name, target] : targets_)
+    if (target.matrix == &matrix) target.is_set = is_whole;
+}
+
+void Decoder::require_weights() {
+  if (has_all_weights_) return;
+  for (const auto& [name, target] : targets_)
+    if (!target.is_set) throw std::invalid_argument("the weight '" + name + "' was never set");
+  has_all_weights_ = true;
 }
 
 size_t Decoder::weight_bytes() const {
-  size_t bytes = embed_.bytes() + head_.bytes();
-  for (const Layer& layer : layers_) bytes += layer.qkv.bytes() + layer.out.bytes() + layer.up.bytes() + layer.down.bytes();
+  size_t bytes = 0;
+  for (const PackedMatrix* matrix : matrices_) bytes += matrix->bytes();
   return bytes;
 }
 
 void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, Element element) {
-  if (num_blocks <= 0 || block_size <= 0 || block_size % kTile != 0) throw std::invalid_argument("there must be blocks, and each must hold whole tiles");
-  int64_t per_block = block_size * shape_.num_kv_heads * shape_.head_dim * 2 * element_bytes(element);
+  require(num_blocks > 0 && block_size > 0 && block_size % kTile == 0, "there must be blocks, and each must hold whole tiles");
+  int64_t num_slots = checked_mul({num_blocks, block_size});
+  int64_t bytes = checked_mul({num_slots, shape_.num_kv_heads * shape_.head_dim * 2 * element_bytes(element), static_cast<int64_t>(layers_.size())});
+  require(num_slots <= int64_t{1} << 31, "there are more slots than 2^31, which int32 can name");
   int64_t overread = kPanel * static_cast<int64_t>(sizeof(float));  // a strip of values may be wider than head_dim
-  kv_ = Buffer(static_cast<size_t>(per_block * num_blocks * static_cast<int64_t>(layers_.size()) + overread));
+  kv_ = Buffer(static_cast<size_t>(bytes) + static_cast<size_t>(overread));
   kv_element_ = element;
   num_blocks_ = num_blocks;
   tiles_per_block_ = block_size / kTile;
@@ -171,6 +210,7 @@ void Decoder::read_kv(int64_t layer, const int32_t* slots, int64_t count, float*
 }
 
 void Decoder::copy_block(int64_t source, int64_t target) {
+  if (source == target) return;
   for (int64_t layer = 0; layer < static_cast<int64_t>(layers_.size()); ++layer) {
     KVPages p = pages(layer);
     size_t bytes = static_cast<size_t>(p.num_kv_heads * tiles_per_block_ * 2 * p.tile_bytes());

@@ -1,0 +1,20 @@
+// Products of sizes that a caller chose: one that overflows is an error, never a small number.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+
+namespace quire {
+
+// The product of factors that are not negative. Throws std::overflow_error beyond 2^63 - 1.
+inline int64_t checked_mul(std::initializer_list<int64_t> factors) {
+  int64_t product = 1;
+  for (int64_t factor : factors)
+    if (__builtin_mul_overflow(product, factor, &product)) throw std::overflow_error("a size is beyond 2^63 - 1 bytes");
+  return product;
+}
+
+inline size_t checked_bytes(std::initializer_list<int64_t> factors) { return static_cast<size_t>(checked_mul(factors)); }
+
+}  // namespace quire

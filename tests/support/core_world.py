@@ -1,0 +1,69 @@
+"""Decoders of the compiled core and steps for them, made by hand: without the checks that the executor makes before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.executors.native import _shape_of, load_core
+from quire.models.spec import ModelSpec
+from support.configs import spec_of
+from support.weights import random_weights
+
+Int32Array = npt.NDArray[np.int32]
+SPEC = spec_of("llama")
+BLOCK_SIZE, NUM_BLOCKS, NUM_ROWS = 32, 8, 40
+REFUSALS = (TypeError, ValueError, OverflowError, BufferError)
+
+
+def ints(*values: int) -> Int32Array:
+    return np.array(values, np.int32)
+
+
+def floats(*shape: int) -> npt.NDArray[np.float32]:
+    return np.zeros(shape, np.float32)
+
+
+def misaligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns the same values one byte behind where they may begin."""
+    moved = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    return moved
+
+
+def empty_decoder(spec: ModelSpec = SPEC, threads: int = 1) -> Any:
+    core = load_core()
+    return core.Decoder(_shape_of(core, spec), core.WeightFormat.F32, "", threads)
+
+
+def set_weight(decoder: Any, name: str, values: npt.NDArray[np.float32]) -> None:
+    if values.ndim == 1 or name == "position.weight":
+        decoder.set_vector(name, values.reshape(-1))
+    else:
+        decoder.set_matrix(name.removesuffix(".weight"), values)
+
+
+def decoder_of(spec: ModelSpec = SPEC, without: str = "") -> Any:
+    decoder = empty_decoder(spec)
+    for name, tensor in random_weights(spec).items():
+        if name != without:
+            set_weight(decoder, name, tensor.to_float32())
+    decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, load_core().Element.F32)
+    return decoder
+
+
+def step_of(**changes: npt.NDArray[Any]) -> dict[str, Any]:
+    """Returns the arrays of a step of two requests, of 30 tokens and of 10 after 33, with some of them changed."""
+    positions = np.concatenate([np.arange(30), np.arange(33, 43)]).astype(np.int32)
+    return {
+        "token_ids": np.arange(NUM_ROWS, dtype=np.int32),
+        "positions": positions,
+        "query_start": ints(0, 30, NUM_ROWS),
+        "context_lens": ints(30, 43),
+        "block_tables": np.array([[5, 0], [2, 7]], np.int32),
+        "slots": np.where(np.arange(NUM_ROWS) < 30, 5 * BLOCK_SIZE + positions, 6 * BLOCK_SIZE + positions).astype(np.int32),
+        "sample_rows": ints(29, 39),
+        "logits": floats(2, SPEC.vocab_size),
+    } | changes
