@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from quire.errors import ExecutorError
 from quire.executors.protocol import Int32Array, StepBatch
 from quire.kv.layout import KVLayout
@@ -23,13 +25,21 @@ def check_weights(spec: ModelSpec, weights: Mapping[str, SourceTensor]) -> None:
 
 
 def check_step(batch: StepBatch, spec: ModelSpec, layout: KVLayout, num_blocks: int) -> None:
-    """Raises ExecutorError for a token, position, slot, block, row or context length outside its range."""
+    """Raises ExecutorError for a token, position, slot, block, row or context length out of range or against another one."""
     _check_range("token id", batch.token_ids, spec.vocab_size)
     _check_range("position", batch.positions, spec.max_context)
     _check_range("slot", batch.slot_mapping, num_blocks * layout.block_size)
     _check_range("block id", batch.block_tables, num_blocks)
     _check_range("sampled row", batch.sample_rows, len(batch.token_ids))
     _check_range("context length", batch.context_lens - 1, batch.block_tables.shape[1] * layout.block_size)
+    _require(_has_rows_for_all(batch), "query_start does not give every request some of the rows")
+    owners = np.repeat(np.arange(len(batch.context_lens)), np.diff(batch.query_start))
+    ends = batch.query_start[owners + 1]
+    positions = batch.context_lens[owners] - (ends - np.arange(len(owners)))
+    _require(np.array_equal(batch.positions, positions), "positions and context_lens do not agree")
+    blocks = batch.block_tables[owners, positions // layout.block_size]
+    slots = blocks * layout.block_size + positions % layout.block_size
+    _require(np.array_equal(batch.slot_mapping, slots), "a slot is not where the block table has its position")
 
 
 def check_rows(rows: Int32Array, num_rows: int) -> None:
@@ -40,6 +50,20 @@ def check_rows(rows: Int32Array, num_rows: int) -> None:
             given=f"{rows.min()} to {rows.max()}",
             limit=f"a step of {num_rows} rows",
             next_step="Report this: the engine asked for logits that its executor does not have.",
+        )
+
+
+def _has_rows_for_all(batch: StepBatch) -> bool:
+    starts, num_requests = batch.query_start, len(batch.context_lens)
+    has_sizes = len(starts) == num_requests + 1 and len(batch.block_tables) == num_requests > 0
+    return bool(has_sizes and starts[0] == 0 and starts[-1] == len(batch.token_ids) and (np.diff(starts) > 0).all())
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ExecutorError(
+            f"A step contradicts itself: {problem}",
+            next_step="Report this: the engine built a step that its executor cannot run.",
         )
 
 

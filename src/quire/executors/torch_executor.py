@@ -6,6 +6,7 @@ All requests of a step go through the linear layers together; attention gathers 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
+_PROCESS = os.getpid()  # the one in which torch was imported and may have started threads
 _STORED = {KVFormat.FLOAT32: torch.float32, KVFormat.BFLOAT16: torch.bfloat16}
 
 
@@ -138,6 +140,12 @@ class TorchExecutor:
     @contextmanager
     def _computing(self) -> Iterator[None]:
         """Computes without gradients on this executor's threads, and turns what torch raises into ExecutorError."""
+        if self._threads > 1 and os.getpid() != _PROCESS:  # torch would wait for its parent's threads for ever
+            raise ExecutorError(
+                "the threads of torch do not exist in a forked process",
+                given=f"{self._threads} threads",
+                next_step="Start processes with multiprocessing's 'spawn' method, or use threads=1 or executor='native'.",
+            )
         num_threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:

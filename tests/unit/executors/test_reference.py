@@ -154,6 +154,10 @@ def test_numerics_name_everything_that_changes_bits() -> None:
         ({"sample_rows": [1]}, "sampled row"),
         ({"context_lens": [5]}, "context length"),
         ({"context_lens": [0]}, "context length"),
+        ({"context_lens": [2]}, "context_lens do not agree"),
+        ({"slot_mapping": [1]}, "where the block table"),
+        ({"query_start": [0, 2]}, "query_start"),
+        ({"query_start": [0, 1, 1]}, "query_start"),
     ],
 )
 def test_a_step_out_of_range_is_refused_before_anything_is_written(change: dict[str, Any], problem: str) -> None:

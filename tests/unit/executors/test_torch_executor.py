@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,6 +129,10 @@ def test_numerics_name_everything_that_changes_bits() -> None:
         ({"block_tables": [[NUM_BLOCKS]]}, "block id"),
         ({"sample_rows": [1]}, "sampled row"),
         ({"context_lens": [0]}, "context length"),
+        ({"context_lens": [2]}, "context_lens do not agree"),
+        ({"slot_mapping": [1]}, "where the block table"),
+        ({"query_start": [0, 2]}, "query_start"),
+        ({"query_start": [0, 1, 1]}, "query_start"),
     ],
 )
 def test_a_step_out_of_range_is_refused_before_anything_is_written(change: dict[str, Any], problem: str) -> None:
@@ -195,6 +203,42 @@ def test_model_driven_by_hand_continues_its_past() -> None:
     branches = [model([PROMPT[6:]], past_kvs=past_kvs)[0] for _ in range(2)]
     for logits in branches:
         assert_close(logits, whole[:, 6:])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_is_refused_where_torch_would_wait_for_threads_it_has_not() -> None:
+    """In a process of its own, where a child that hangs ends by an alarm."""
+    script = f"""
+import os, signal, sys, warnings
+sys.path[:0] = [{str(Path(__file__).parents[2])!r}, {str(Path(__file__).parent)!r}]
+warnings.filterwarnings("ignore", "This process.*is multi-threaded", DeprecationWarning)  # from Python 3.12 on
+from test_torch_executor import forked_answers
+print(forked_answers(threads=2), forked_answers(threads=1))
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert result.stdout == "spawn same\n", result.stderr
+
+
+def forked_answers(threads: int) -> str:
+    """Returns what a child makes of an executor that its parent used: the same numbers, or an error that names spawn."""
+    spec = spec_of("llama", intermediate_size=2048)
+    layout = kv_layout(spec, BLOCK_SIZE, KVFormat.FLOAT32)
+    made = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": DType.FLOAT32, "threads": threads}
+    executor, batch = TorchExecutor(spec, random_weights(spec), **made), step((PROMPT, 0, [0, 1, 2]))
+    expected = executor.run(batch)
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        signal.alarm(30)
+        try:
+            answer = "same" if np.array_equal(executor.run(batch), expected) else "other"
+        except ExecutorError as error:
+            answer = "spawn" if "spawn" in str(error) else str(error)
+        os.write(writer, answer.encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader) as answers:
+        return answers.read()
 
 
 def test_missing_torch_is_explained_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
