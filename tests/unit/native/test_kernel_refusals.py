@@ -122,6 +122,15 @@ def test_rows_without_an_order_are_refused(isa: str, size: int) -> None:
             core.exp_sum(isa, infinite)
 
 
+@pytest.mark.parametrize("isa", core.available_isas())
+def test_infinite_logits_have_an_order(isa: str) -> None:
+    row = np.zeros(200, np.float32)
+    row[[3, 70]], row[[5, 140]] = INF, -INF
+    assert core.largest_ids(isa, row, 3) == [3, 70, 0]
+    huge = np.where(np.arange(200) % 2, np.float32(3e38), np.float32(-3e38)).astype(np.float32)
+    assert core.draw(isa, huge, 1.0, None, 1.0, LEAST, 0.0) == 1
+
+
 @pytest.mark.parametrize(
     ("place", "values"),
     [

@@ -1,6 +1,7 @@
 // Kernels over one row of logits: the largest of each block, and the buckets of its weights.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <type_traits>
 
@@ -93,39 +94,42 @@ static int64_t select_ids(const T* x, uint32_t id, int64_t n, double low, double
   return end - ids;
 }
 
-// The largest of a block. Lanes of `is_nan` in which a value is NaN become -1.
-template <class T, class V, class Lanes>
-static inline T block_max(const T* x, Lanes& is_nan) {
+// The largest of a block, whose values are added to `sum`.
+template <class T, class V>
+static inline T block_max(const T* x, V& sum) {
   constexpr int kWidth = sizeof(V) / sizeof(T);
   V top;
   std::memcpy(&top, x, sizeof top);
-  is_nan |= top != top;
+  V all = top;
 #pragma GCC unroll 16
   for (int i = kWidth; i < kBlock; i += kWidth) {
     V y;
     std::memcpy(&y, x + i, sizeof y);
-    is_nan |= y != y;
+    all += y;
     top = top > y ? top : y;
   }
+  sum += all;
   T best = top[0];
   for (int lane = 1; lane < kWidth; ++lane) best = best > top[lane] ? best : top[lane];
   return best;
 }
 
+static inline bool is_nan(double x) { return x != x; }
+
+// A sum with NaN in it is NaN, which costs less than asking every value; so, seldom, is one with infinities in it.
 template <class T, class V>
 static bool block_maxima(const T* x, int64_t n, T* maxima) {
-  auto lanes = V{} != V{};
+  V sum = {};
   int64_t whole = n / kBlock;
-  for (int64_t b = 0; b < whole; ++b) maxima[b] = block_max<T, V>(x + b * kBlock, lanes);
-  bool is_nan = false;
-  for (size_t lane = 0; lane < sizeof(V) / sizeof(T); ++lane) is_nan |= lanes[lane] != 0;
-  if (n % kBlock == 0) return is_nan;
-  maxima[whole] = x[whole * kBlock];
+  for (int64_t b = 0; b < whole; ++b) maxima[b] = block_max<T, V>(x + b * kBlock, sum);
+  bool is_suspect = false;
+  for (size_t lane = 0; lane < sizeof(V) / sizeof(T); ++lane) is_suspect |= is_nan(sum[lane]);
+  if (n % kBlock != 0) maxima[whole] = x[whole * kBlock];
   for (int64_t i = whole * kBlock; i < n; ++i) {
-    is_nan |= x[i] != x[i];
+    is_suspect |= is_nan(x[i]);
     maxima[whole] = maxima[whole] > x[i] ? maxima[whole] : x[i];
   }
-  return is_nan;
+  return is_suspect && std::any_of(x, x + n, [](T value) { return is_nan(value); });
 }
 
 static bool is_finite(const float* x, int64_t n) {
