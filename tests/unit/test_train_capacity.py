@@ -77,3 +77,8 @@ def test_a_size_that_cannot_be_trained_leaves_nothing_behind(
     with pytest.raises(ConfigError, match=words):
         start_run(asked, Recipe(), tmp_path / "out", lambda _: None)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_fresh_model_needs_no_token_ids_of_the_shape_it_copies(tmp_path: Path) -> None:
+    (tmp_path / "shape.json").write_text(json.dumps(CONFIG | {"vocab_size": 200_000, "eos_token_id": 151_643}))
+    start.check_shape(Job(data=(), config=str(tmp_path / "shape.json")), Recipe())

@@ -108,7 +108,7 @@ def check_shape(job: Job, recipe: Recipe) -> None:
     if job.model is None:
         if job.tokenizer is None:
             check_vocab_size(job.vocab_size)
-        fields["vocab_size"] = MIN_VOCAB_SIZE
+        fields = _with_vocabulary(fields, MIN_VOCAB_SIZE)
     require_training_memory(build_spec(Config(fields)), recipe, read_memory())
 
 
@@ -120,9 +120,7 @@ def prepare(job: Job, directory: Path, notice: Notice) -> None:
         num_tokens, given = Tokenizer.from_directory(directory).vocab_size, fields.get("vocab_size")
         if given not in (None, num_tokens):
             notice(f"The model has the {num_tokens} tokens of its tokenizer, not the {given} of {job.config}")
-        fields["vocab_size"] = num_tokens
-        for name in _TOKEN_FIELDS:
-            fields.pop(name, None)
+        fields = _with_vocabulary(fields, num_tokens)
     write_safely(directory / CONFIG, json.dumps(fields, indent=2, sort_keys=True).encode())
 
 
@@ -156,6 +154,11 @@ def new_decoder(job: Job, spec: ModelSpec, recipe: Recipe) -> Decoder:
         decoder = Decoder(spec)
         decoder.init_weights(recipe.seed)
     return decoder.to(recipe.device)
+
+
+def _with_vocabulary(fields: Mapping[str, Any], num_tokens: int) -> dict[str, Any]:
+    """Returns the fields of a fresh model for a tokenizer of `num_tokens` tokens, without token ids of another vocabulary."""
+    return {name: value for name, value in fields.items() if name not in _TOKEN_FIELDS} | {"vocab_size": num_tokens}
 
 
 def _config_fields(job: Job) -> dict[str, Any]:
