@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 import quire
 from quire import LLM, SamplingParams
 from quire.engine.turns import Turns
-from quire.errors import RequestError
+from quire.errors import ExecutorError, RequestError
 from quire.executors.protocol import Float32Array, StepBatch
 
 PREFIX = "a beginning that many prompts share and that is longer than a block of the cache "
@@ -154,6 +155,42 @@ def test_closing_ends_the_calls_of_other_threads(
         other.result(WAIT_S)
     assert (core.has_work, core.integrity_errors) == (False, [])
     llm.close()
+
+
+def exit_code_of_child(work: Callable[[], bool]) -> int:
+    """Forks; returns 0 if `work` returned True in the child, which an alarm ends if it hangs."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        try:
+            os._exit(0 if work() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")  # from Python 3.12 on
+def test_a_forked_process_goes_on_unless_a_step_was_cut_off_there(
+    tiny_model: Path, helper: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LLM(tiny_model, executor="reference", kv_memory="1MiB") as llm:
+        expected = llm.generate(PREFIX, GREEDY)[0].outputs[0].text
+        assert helper.submit(llm.generate, PREFIX, GREEDY).result(WAIT_S)
+        assert exit_code_of_child(lambda: llm.generate(PREFIX, GREEDY)[0].outputs[0].text == expected) == 0
+
+        def is_refused() -> bool:
+            with pytest.raises(ExecutorError, match=r"forked while another thread computed.*spawn"):
+                llm.generate(PREFIX, GREEDY)
+            llm.close()
+            return True
+
+        step = HeldStep(llm, monkeypatch)
+        other = helper.submit(llm.generate, PREFIX, GREEDY)
+        assert step.has_begun.wait(WAIT_S)
+        assert exit_code_of_child(is_refused) == 0
+        step.let_go()
+        assert other.result(WAIT_S)[0].outputs[0].text == expected
 
 
 @pytest.mark.parametrize("call", [lambda llm: llm.generate("again", GREEDY), lambda llm: next(llm.stream("again", GREEDY))])

@@ -68,7 +68,7 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
         "--kv-memory",
         metavar="SIZE",
         callback=_parse_size,
-        help=f"Memory of the KV cache, as 512MiB. [default: {format_bytes(DEFAULT_KV_MEMORY_BYTES)}, or what is left if less]",
+        help=f"KV cache memory, such as 512MiB. [default: {format_bytes(DEFAULT_KV_MEMORY_BYTES)}, or what is left if less]",
     ),
     click.option("--block-size", type=_COUNT, help=f"Tokens in a KV block. [default: {_CACHE.block_size}]"),
     click.option(

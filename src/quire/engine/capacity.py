@@ -15,14 +15,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from types import MappingProxyType
 
-from quire.config import (
-    DEFAULT_KV_MEMORY_BYTES,
-    CacheConfig,
-    ExecutorKind,
-    IntegerForm,
-    SchedulerConfig,
-    WeightFormat,
-)
+from quire.config import DEFAULT_KV_MEMORY_BYTES, CacheConfig, ExecutorKind, IntegerForm, SchedulerConfig, WeightFormat
 from quire.engine.logits import rows_per_slice
 from quire.environment import Memory, read_memory
 from quire.errors import CapacityError, ConfigError
@@ -38,6 +31,7 @@ _WORD_AND_GROUP: Mapping[IntegerForm, tuple[int, int]] = MappingProxyType(
     {IntegerForm.VECTORS: (32, 32), IntegerForm.TILES: (64, 256)}
 )
 """Columns to which a matrix is padded, and columns that share a scale."""
+
 _BOOK_BYTES, _BOOK_BYTES_PER_TOKEN = 640, 8
 """Of one block of the pool in Python, once its content is findable."""
 
@@ -65,7 +59,7 @@ class Needs:
         return self.weights + self.kv_cache + self.books + self.step
 
     def __str__(self) -> str:
-        parts = {"weights": self.weights, "KV cache": self.kv_cache, "its books": self.books, "a step": self.step}
+        parts = {"weights": self.weights, "KV cache": self.kv_cache, "its bookkeeping": self.books, "a step": self.step}
         return f"{format_bytes(self.total)}: " + ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
 
 

@@ -14,7 +14,7 @@ from quire.engine.core import EngineCore, StepEvent
 from quire.engine.group import Submission, last_delta
 from quire.engine.interrupt import interrupts_deferred
 from quire.engine.turns import Turns
-from quire.errors import IntegrityError, RequestError
+from quire.errors import ExecutorError, IntegrityError, RequestError
 from quire.request import RequestOutput
 
 _PATIENCE_S = 0.05
@@ -81,7 +81,7 @@ class SharedCore:
 
     def close(self) -> None:
         """Ends all requests, also those of other threads, whose calls raise RequestError; a second call does nothing."""
-        if self._turns.is_mine:  # called by a signal handler: the step that runs is the last one
+        if self._turns.is_mine or not self._turns.survive_fork():  # a signal handler makes the step that runs the last one
             self._core = None
             return
         with self._turn():
@@ -125,6 +125,11 @@ class SharedCore:
             raise RequestError(
                 "this LLM is called in the middle of its own step",
                 next_step="Let a signal handler or finalizer set a flag, and call the LLM after the step.",
+            )
+        if not self._turns.survive_fork():
+            raise ExecutorError(
+                "this process was forked while another thread computed a step",
+                next_step="Start processes with the spawn method, or create the LLM in each of them.",
             )
         try:
             while True:

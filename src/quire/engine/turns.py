@@ -9,23 +9,32 @@ every other caller.
 
 from __future__ import annotations
 
+import os
 import threading
 
 
 class Turns:
     """A lock whose last holder waits behind the threads that wait already. Not reentrant; `is_mine` tells."""
 
-    __slots__ = ("_gate", "_owner", "_turn")
+    __slots__ = ("_gate", "_owner", "_process", "_turn")
 
     def __init__(self) -> None:
-        self._gate = threading.Lock()
-        self._turn = threading.Lock()
         self._owner: int | None = None
+        self._renew()
 
     @property
     def is_mine(self) -> bool:
         """Whether the calling thread has the turn."""
         return self._owner == threading.get_ident()
+
+    def survive_fork(self) -> bool:
+        """Returns whether turns go on; False in a process that was forked during a turn, which never ends there.
+
+        A thread that only waited when the process was forked does not exist in the child either, so its place is given up.
+        """
+        if self._process != os.getpid() and self._owner is None:
+            self._renew()
+        return self._process == os.getpid()
 
     def take(self, timeout_s: float) -> bool:
         """Waits for the turn; False when that takes longer than `timeout_s` at the gate, or as long again behind it."""
@@ -44,6 +53,11 @@ class Turns:
         """Ends the turn."""
         self._owner = None
         self._turn.release()
+
+    def _renew(self) -> None:
+        self._gate = threading.Lock()
+        self._turn = threading.Lock()
+        self._process = os.getpid()
 
     def _taken(self, is_taken: bool) -> bool:
         if is_taken:

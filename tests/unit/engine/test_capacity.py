@@ -89,7 +89,7 @@ def test_what_no_use_could_make_possible_is_refused(options: dict[str, Any], giv
 def test_what_does_not_fit_now_is_refused_with_what_would(memory: Memory, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="the model and its KV cache need more memory than there is") as caught:
         resolved(memory, **options)
-    for part in ("weights", "KV cache", "its books", "a step", "GiB available"):
+    for part in ("weights", "KV cache", "its bookkeeping", "a step", "GiB available"):
         assert part in str(caught.value)
     assert_advice_works(caught.value, memory, options)
 
