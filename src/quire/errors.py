@@ -128,3 +128,13 @@ class SampleRowError(ExecutorError):
     def __init__(self, problem: str, *, row_idx: int, next_step: str, given: object = None) -> None:
         super().__init__(problem, next_step=next_step, given=given)
         self.row_idx = row_idx
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether an exception reports that something failed, and does not end a program, a generator or a task.
+
+    A panic in a Rust library is such a failure, although it is no `Exception`.
+    """
+    if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+        return False
+    return isinstance(error, Exception) or all(kind.__name__ != "CancelledError" for kind in type(error).__mro__)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from quire.engine.failure import failure_message
+from quire.errors import is_failure
 from quire.request import CompletionOutput, FinishReason, Logprob, Request, SamplingParams, TokenLogprobs
 from quire.sample.sampler import SampledToken, SampleRow, TokenCounts
 from quire.text.automaton import Automaton
@@ -86,8 +88,13 @@ class CompletionState:
         """Releases the text still held back, unless an error ended it; called once, after the scheduler finished the request."""
         self._error = error
         if error is None:
-            self._release(heeds_stops=False)
-        else:
+            try:
+                self._release(heeds_stops=False)
+            except BaseException as failure:
+                if not is_failure(failure):
+                    raise
+                self._error = failure_message(failure)
+        if self._error is not None:
             self._stop_reason = None
 
     def progress(self, request_id: str) -> Progress:
@@ -100,7 +107,7 @@ class CompletionState:
             token_id=request.output_token_ids[-1],
             logprobs=self._logprobs[-1] if self._logprobs else None,
             cumulative_logprob=self._cumulative_logprob,
-            finish_reason=request.finish_reason,
+            finish_reason=self._finish_reason,
             stop_reason=self._stop_reason,
         )
 
@@ -111,13 +118,18 @@ class CompletionState:
             index=self.index,
             text="".join(self._text),
             token_ids=tuple(request.output_token_ids),
-            finish_reason=request.finish_reason,
+            finish_reason=self._finish_reason,
             stop_reason=self._stop_reason,
             seed=request.seed,
             logprobs=tuple(self._logprobs) if request.sampling.logprobs is not None else None,
             cumulative_logprob=self._cumulative_logprob,
             error=self._error,
         )
+
+    @property
+    def _finish_reason(self) -> FinishReason | None:
+        """The scheduler's reason, or ERROR where the last text could not be made."""
+        return self.request.finish_reason if self._error is None else FinishReason.ERROR
 
     def _note_logprobs(self, candidates: TokenLogprobs, token_id: int) -> None:
         self._logprobs.append(name_tokens(candidates, self._tokenizer))

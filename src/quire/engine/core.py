@@ -20,7 +20,7 @@ from quire.engine.drawing import StepTokens, first_scored
 from quire.engine.failure import failure_message
 from quire.engine.group import RequestGroup, Submission
 from quire.engine.isolate import run_chunks
-from quire.errors import DuplicateRequestError, IntegrityError, RequestError
+from quire.errors import DuplicateRequestError, IntegrityError, RequestError, is_failure
 from quire.executors.protocol import Executor
 from quire.kv.block import defect
 from quire.request import FinishReason, Request, RequestOutput
@@ -142,6 +142,8 @@ class EngineCore:
         except BaseException:
             self._scheduler.abandon(plan)
             raise
+        if drawn.scores:
+            self._note_scores(plan, drawn)
         if drawn.failures:
             self._scheduler.abandon(plan)
             events = [event for request_id, message in drawn.failures.items() for event in self._fail(request_id, message)]
@@ -168,14 +170,14 @@ class EngineCore:
         members = self._members
         for chunk in plan.scheduled:
             members[chunk.request_id].group.note_chunk(chunk, plan.step, now)
-        if drawn.scores:
-            self._note_scores(plan, drawn)
         sampled: dict[str, Sampled] = {}
         errors: dict[str, str] = {}
         for request_id, token in drawn.tokens.items():
             try:
                 reason = members[request_id].state.advance(token)
-            except Exception as error:
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 errors[request_id], reason = failure_message(error), FinishReason.ERROR
             sampled[request_id] = Sampled(token.token_id, reason)
         finished = self._scheduler.complete_step(plan, sampled)
@@ -186,10 +188,16 @@ class EngineCore:
         return events + [output for request in finished if (output := self._close(request)) is not None]
 
     def _note_scores(self, plan: StepPlan, drawn: StepTokens) -> None:
+        """Keeps the prompt scores of a step, also of one that fails: those that come again are skipped."""
         for chunk in plan.scheduled:
             scores = self._members[chunk.request_id].group.scores
             if scores is not None and chunk.request_id in drawn.scores:
-                scores.add(first_scored(chunk), drawn.scores[chunk.request_id], self.tokenizer)
+                try:
+                    scores.add(first_scored(chunk), drawn.scores[chunk.request_id], self.tokenizer)
+                except BaseException as error:
+                    if not is_failure(error):
+                        raise
+                    drawn.failures[chunk.request_id] = failure_message(error)
 
     def _fail(self, request_id: str, message: str) -> list[StepEvent]:
         request = self._scheduler.fail(request_id)

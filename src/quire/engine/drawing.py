@@ -10,6 +10,7 @@ import numpy as np
 
 from quire.engine.batch import num_logit_rows
 from quire.engine.failure import failure_message
+from quire.errors import is_failure
 from quire.executors.protocol import BestTokens, Float32Array, Int32Array
 from quire.request import TokenLogprobs
 from quire.sample.sampler import SampledToken, SampleRow, not_finite, sample, score
@@ -105,7 +106,9 @@ class Drawing:
     def _sample(self, logits: Float32Array, request_ids: Sequence[str]) -> None:
         try:
             self.drawn.tokens |= zip(request_ids, sample(logits, [self._members[each].row for each in request_ids]), strict=True)
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             if len(request_ids) == 1:
                 self.drawn.failures[request_ids[0]] = failure_message(error)
                 return
@@ -119,5 +122,7 @@ class Drawing:
         try:
             found = score(logits[: len(targets)], targets, row.params.prompt_logprobs or 0)
             self.drawn.scores.setdefault(request_id, []).extend(found)
-        except Exception as error:
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self.drawn.failures[request_id] = failure_message(error)

@@ -15,6 +15,7 @@ from quire.engine.batch import PaddedTables, TokenSource, build_batch
 from quire.engine.drawing import Drawing, RowSource, StepTokens
 from quire.engine.failure import failure_message
 from quire.engine.logits import run_for_best, run_in_slices
+from quire.errors import is_failure
 from quire.executors.protocol import Executor
 from quire.sched.plan import ScheduledChunk
 
@@ -38,7 +39,9 @@ def run_chunks(
         else:
             run_for_best(executor, batch, drawing.read_best)
         return drawing.drawn
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         if len(chunks) == 1:
             return StepTokens(failures={chunks[0].request_id: failure_message(error)})
     middle = len(chunks) // 2

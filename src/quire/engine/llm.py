@@ -14,7 +14,7 @@ from quire.config import EngineConfig
 from quire.engine.chats import Messages, require_known_inputs, split_conversations, template_of
 from quire.engine.core import EngineCore
 from quire.engine.group import Submission
-from quire.engine.loading import build_core, build_executor, open_checkpoint, origin_of
+from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.prompts import (
     GivenContext,
@@ -36,7 +36,7 @@ from quire.request import RequestOutput, SamplingParams
 from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
 from quire.text.template_inputs import TemplateInputs
-from quire.text.tokenizer import AddSpecial, Tokenizer
+from quire.text.tokenizer import AddSpecial
 
 
 class LLM:
@@ -53,7 +53,7 @@ class LLM:
         checkpoint, config = open_checkpoint(model, engine_config(options))
         self.config: EngineConfig = config
         self.spec: ModelSpec = checkpoint.spec
-        self.tokenizer = Tokenizer.from_directory(checkpoint.directory)
+        self.tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
         executor = build_executor(checkpoint, config, options.get("on_progress"))
         self._shared = SharedCore(build_core(executor, self.tokenizer, config, origin_of(checkpoint)))
         self._request_numbers = count(1)

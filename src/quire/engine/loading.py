@@ -20,6 +20,7 @@ from quire.kv.pool import BlockPool
 from quire.models.bundled import directory as bundled_directory
 from quire.models.checkpoint import Checkpoint, load_checkpoint
 from quire.models.hub import find_model
+from quire.models.spec import ModelSpec
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
 
@@ -45,6 +46,13 @@ def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Che
     directory = bundled_directory() if model is None else find_model(str(model))
     checkpoint = load_checkpoint(directory, max_context=config.max_context)
     return checkpoint, resolve(config, checkpoint.spec, checkpoint.weights, read_memory())
+
+
+def open_tokenizer(directory: Path, spec: ModelSpec) -> Tokenizer:
+    """Returns the tokenizer of a model directory; raises TokenizerError if the model lacks any of its tokens."""
+    tokenizer = Tokenizer.from_directory(directory)
+    tokenizer.require_fit(spec.vocab_size)
+    return tokenizer
 
 
 def load_executor(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from quire.engine.batch import build_batch
 from quire.engine.capacity import require_logit_room
-from quire.engine.loading import load_executor, origin_of
+from quire.engine.loading import load_executor, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, ModelOptions, model_config
 from quire.engine.past import BlockTable, PastKVs, PastStore
 from quire.engine.resolve import context_bound, pool_bound, settled
@@ -76,8 +76,8 @@ class CausalModel:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer beside the weights, read when first asked for; raises TokenizerError if there is none."""
-        return Tokenizer.from_directory(self._directory)
+        """The tokenizer beside the weights, read when first asked for; raises TokenizerError if there is none that fits."""
+        return open_tokenizer(self._directory, self.spec)
 
     @property
     def num_free_blocks(self) -> int:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine.core import EngineCore
-from quire.engine.loading import build_core, build_executor, open_checkpoint, origin_of
+from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
 from quire.engine.resolve import is_native_built, settled
 from quire.engine.scores import Score, ScoredText, score_on
 from quire.errors import ConfigError, ExecutorUnavailableError
@@ -84,7 +84,7 @@ def verify_training(model: str | Path | None, config: EngineConfig) -> Iterator[
     cache = replace(config.cache, mode=KVCacheMode.PAGED, prefix_cache=PrefixCache.ON)
     teacher_class = _teacher_class()
     checkpoint, resolved = open_checkpoint(model, replace(config, cache=cache, scheduler=SchedulerConfig()))
-    tokenizer = Tokenizer.from_directory(checkpoint.directory)
+    tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
     texts = _texts(checkpoint, resolved, tokenizer)
     teacher = teacher_class(checkpoint, settled(resolved.threads, "threads"))
     expected = [teacher.logprobs(text) for text in texts]

@@ -24,6 +24,7 @@ class TokenBytes:
 
     piece: _Piece
     num_leading_spaces: int = 0
+    is_byte_level: bool = False
 
 
 def token_bytes_of(decoder: object) -> TokenBytes | None:
@@ -32,7 +33,7 @@ def token_bytes_of(decoder: object) -> TokenBytes | None:
         return None
     steps = _steps(json.loads(decoder.__getstate__()))  # type: ignore[arg-type]  # its JSON, not a pickle
     if [step["type"] for step in steps] == ["ByteLevel"]:
-        return TokenBytes(piece=_byte_level_piece)
+        return TokenBytes(piece=_byte_level_piece, is_byte_level=True)
     return _sentencepiece(steps)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import takewhile
@@ -10,13 +11,18 @@ from types import MappingProxyType
 
 import tokenizers
 
-from quire.errors import RequestError
+from quire.errors import RequestError, TokenizerError, UnsupportedConfigError, is_failure
+from quire.text.added_tokens import declare, literal_bytes
+from quire.text.prefix_space import with_prefix_space
 from quire.text.token_bytes import TokenBytes, token_bytes_of
 from quire.text.tokenizer_files import MAX_TOKENIZER_BYTES, TokenizerFiles, damaged, read_bytes, read_tokenizer_files
 from quire.text.vocabulary import Vocabulary
 
+_log = logging.getLogger("quire")
 _ANCHORS = ("\n", "a", ".")
 _CONTEXT = "word"
+_WRITTEN_TOKENS = ("bos_token", "eos_token")
+_MAX_SHOWN = 4
 
 
 class AddSpecial(Enum):
@@ -34,10 +40,12 @@ class Tokenizer:
 
     __slots__ = (
         "_backend",
+        "_literals",
         "_special_ids",
         "_token_bytes",
         "_vocabulary",
         "chat_template",
+        "control_tokens",
         "eos_token_ids",
         "named_tokens",
         "vocab_size",
@@ -48,23 +56,28 @@ class Tokenizer:
         backend.no_padding()
         self._backend = backend
         self._token_bytes: TokenBytes | None = token_bytes_of(backend.decoder)
+        self._literals = {} if self._token_bytes is None else literal_bytes(backend, self._token_bytes)
         self._special_ids = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
         eos_id = backend.token_to_id(files.named_tokens.get("eos_token", ""))
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.eos_token_ids: frozenset[int] = files.eos_ids | (frozenset() if eos_id is None else {eos_id})
         self.named_tokens: Mapping[str, str] = MappingProxyType(dict(files.named_tokens))
         self.chat_template: str | Mapping[str, str] | None = files.chat_template
+        self.control_tokens: frozenset[str] = files.control_tokens
         self._vocabulary: Vocabulary | None = None
 
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:
         """Loads tokenizer.json and the files beside it; raises TokenizerError on a missing or damaged one."""
         content = read_bytes(directory / "tokenizer.json", MAX_TOKENIZER_BYTES)
-        try:
-            backend = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the Rust library raises plain Exception
-            raise damaged("tokenizer.json", str(error)) from error
-        return cls(backend, read_tokenizer_files(directory))
+        backend = _read_backend(content)
+        files = read_tokenizer_files(directory)
+        if files.has_prefix_space is not None:
+            backend = _read_backend(with_prefix_space(content, files.has_prefix_space))
+        _refuse_clean_up(backend, files)
+        declare(backend, files.declared)
+        backend.encode_special_tokens = files.splits_special
+        return cls(backend, files)
 
     @property
     def bos_token(self) -> str | None:
@@ -82,16 +95,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> list[int]:
         """Returns token ids; special tokens written out in `text` become their ids. Raises RequestError on lone surrogates."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                "the text is not valid Unicode",
-                given=f"a lone surrogate at character {error.start}",
-                next_step="Send text that can be written as UTF-8.",
-            ) from error
-        ids: list[int] = self._backend.encode(text, add_special_tokens=special is AddSpecial.YES).ids
-        return ids
+        return list(self._encoding(text, special).ids)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Returns token ids of text that follows other text, without the space some tokenizers put before a text's start.
@@ -110,8 +114,15 @@ class Tokenizer:
         return plain
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Returns the text of a whole token sequence, exactly as `tokenizers` decodes it."""
-        text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special)
+        """Returns the text of a whole token sequence, as `tokenizers` decodes it, but added tokens as they are written."""
+        if not self._literals.keys().isdisjoint(token_ids):
+            return self._decode_bytes([i for i in token_ids if not (skip_special and i in self._special_ids)])
+        try:
+            text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise _failed("decode tokens", error) from error
         return text
 
     def token_text(self, token_id: int) -> str:
@@ -124,7 +135,31 @@ class Tokenizer:
         if self._token_bytes is None:
             return None
         token = self._backend.id_to_token(token_id)
-        return b"" if token is None else self._token_bytes.piece(token)
+        return b"" if token is None else self._literals.get(token_id) or self._token_bytes.piece(token)
+
+    def id_of(self, token: str) -> int | None:
+        """Returns the id of a token as the vocabulary writes it, or None."""
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
+
+    def require_fit(self, vocab_size: int) -> None:
+        """Raises TokenizerError for tokens that a model with logits of this width does not have.
+
+        A tokenizer with fewer tokens is fine. Tokens that a text engine never writes, such as an image's or the padding's,
+        may lie beyond: they are logged.
+        """
+        eos = max(self.eos_token_ids, default=0)
+        if eos >= vocab_size:
+            raise _beyond("eos_token_id", str(eos), vocab_size)
+        vocab = self._backend.get_vocab(with_added_tokens=True)
+        beyond = {token for token, token_id in vocab.items() if token_id >= vocab_size}
+        unwritten = {text for name, text in self.named_tokens.items() if name not in _WRITTEN_TOKENS}
+        written = sorted(beyond - unwritten, key=vocab.__getitem__)
+        if written:
+            shown = ", ".join(f"{vocab[token]} ({token!r})" for token in written[:_MAX_SHOWN])
+            raise _beyond("the tokenizer", f"{len(written)} tokens from {shown}", vocab_size)
+        if beyond:
+            _log.warning("the model does not have these tokens of its tokenizer: %s", ", ".join(sorted(beyond)))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -144,9 +179,67 @@ class Tokenizer:
         before = self.decode(context, skip_special=False)
         return self.decode([*context, token_id], skip_special=False).removeprefix(before).encode()
 
+    def _encoding(self, text: str, special: AddSpecial) -> tokenizers.Encoding:
+        try:
+            text.encode()
+            return self._backend.encode(text, add_special_tokens=special is AddSpecial.YES)
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                "the text is not valid Unicode",
+                given=f"a lone surrogate at character {error.start}",
+                next_step="Send text that can be written as UTF-8.",
+            ) from error
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise _failed("encode the text", error) from error
+
+    def _decode_bytes(self, token_ids: Sequence[int]) -> str:
+        text = b"".join(self.bytes_of(token_id) or b"" for token_id in token_ids).decode(errors="replace")
+        num_leading = self._token_bytes.num_leading_spaces if self._token_bytes is not None else 0
+        return text[:num_leading].lstrip(" ") + text[num_leading:]
+
     def _begins(self, token_ids: Sequence[int], text: str) -> bool:
         """Tells whether the tokens up to the first special one are how `text` begins, with nothing before it."""
         plain_ids = takewhile(lambda token_id: token_id not in self._special_ids, token_ids)
         pieces = [self.bytes_of(token_id) for token_id in plain_ids]
         known = [piece for piece in pieces if piece is not None]
         return len(known) < len(pieces) or text.encode().startswith(b"".join(known))
+
+
+def _read_backend(content: bytes) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_buffer(content)
+    except BaseException as error:  # the Rust library raises plain Exception, and panics
+        if not is_failure(error):
+            raise
+        raise damaged("tokenizer.json", str(error)) from error
+
+
+def _failed(what: str, error: BaseException) -> RequestError:
+    """Returns the error to raise for one that `tokenizers` raised, which is often no more than a text, or a panic."""
+    return RequestError(
+        f"the tokenizer failed to {what}",
+        given=f"{type(error).__name__}: {error}"[:200],
+        next_step="Check tokenizer.json, or leave out what it cannot read.",
+    )
+
+
+def _beyond(what: str, given: str, vocab_size: int) -> TokenizerError:
+    return TokenizerError(
+        f"{what} holds ids that the model does not have",
+        given=given,
+        limit=f"0 to {vocab_size - 1}",
+        next_step="Use the tokenizer and the configuration that belong to these weights.",
+    )
+
+
+def _refuse_clean_up(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
+    """Raises UnsupportedConfigError if decoding should remove spaces before punctuation; for BPE the setting has no effect."""
+    kind = type(backend.model).__name__
+    if files.cleans_up_spaces and kind != "BPE":
+        raise UnsupportedConfigError(
+            "tokenizer_config.json: clean_up_tokenization_spaces changes the text of answers, which Quire does not honor",
+            given=f"true, with a {kind} tokenizer",
+            next_step="Set it to false, or remove it, if the text should be what tokenizer.json decodes.",
+        )

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from quire.errors import TokenizerError
+from quire.text.added_tokens import DeclaredTokens, read_declared
+from quire.text.tokenizer_settings import flag, prefix_space, refuse_unknown
 from quire.units import MIB, format_bytes
 
 MAX_TOKENIZER_BYTES = 256 * MIB
 MAX_JSON_BYTES = 16 * MIB
-_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_SETTINGS = "tokenizer_config.json"
+_TOKEN_MAP = "special_tokens_map.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
-    """What the files beside `tokenizer.json` say: named special tokens, ids that end an answer, the chat template."""
+    """What the files beside `tokenizer.json` say: special tokens, ids that end an answer, the chat template.
+
+    `named_tokens` maps bos_token and its like to their texts; `declared` holds the tokens that a tokenizer should know.
+    `has_prefix_space` is None where tokenizer.json decides. `control_tokens` are texts that no message spells as tokens.
+    """
 
     named_tokens: Mapping[str, str]
     eos_ids: frozenset[int]
     chat_template: str | Mapping[str, str] | None
+    declared: DeclaredTokens = DeclaredTokens()
+    splits_special: bool = False
+    has_prefix_space: bool | None = None
+    cleans_up_spaces: bool = False
+    control_tokens: frozenset[str] = frozenset()
 
 
 def read_tokenizer_files(directory: Path) -> TokenizerFiles:
@@ -31,13 +42,20 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
 
     `eos_token_id` comes from generation_config.json, or from config.json where that is silent.
     """
-    settings = _read_json(directory / "tokenizer_config.json")
-    named = _read_json(directory / "special_tokens_map.json") | settings
-    eos_ids = _eos_ids(_read_json(directory / "generation_config.json"))
+    settings, token_map = _read_json(directory / _SETTINGS), _read_json(directory / _TOKEN_MAP)
+    refuse_unknown(_SETTINGS, settings)
+    refuse_unknown(_TOKEN_MAP, token_map)
+    declared = read_declared(settings, token_map, _read_json(directory / "added_tokens.json"))
+    config = _read_json(directory / "config.json")
     return TokenizerFiles(
-        named_tokens=MappingProxyType(dict(_named_tokens(named))),
-        eos_ids=eos_ids or _eos_ids(_read_json(directory / "config.json")),
+        named_tokens=declared.names,
+        eos_ids=_eos_ids(_read_json(directory / "generation_config.json")) or _eos_ids(config),
         chat_template=_chat_template(directory, settings),
+        declared=declared,
+        splits_special=bool(flag(_SETTINGS, settings, "split_special_tokens")),
+        has_prefix_space=prefix_space(settings, config.get("model_type")),
+        cleans_up_spaces=bool(flag(_SETTINGS, settings, "clean_up_tokenization_spaces")),
+        control_tokens=_control_tokens(settings),
     )
 
 
@@ -79,12 +97,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _named_tokens(settings: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    for name in _NAMED_TOKENS:
-        value = settings.get(name)
-        text = value.get("content") if isinstance(value, Mapping) else value
-        if isinstance(text, str):
-            yield name, text
+def _control_tokens(settings: Mapping[str, Any]) -> frozenset[str]:
+    value = settings.get("chat_control_tokens") or []
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise damaged("chat_control_tokens", "not a list of texts")
+    return frozenset(value)
 
 
 def _eos_ids(settings: Mapping[str, Any]) -> frozenset[int]:

@@ -21,7 +21,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import tokenizers
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -132,12 +131,11 @@ def _token_ids(directory: Path, vocab_size: int) -> dict[str, int | list[int] | 
             limit=vocab_size,
             next_step="Export with the tokenizer that the model was trained with.",
         )
-    backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     eos_ids = sorted(ours.eos_token_ids)
     return {
-        "bos_token_id": backend.token_to_id(ours.named_tokens.get("bos_token", "")),
+        "bos_token_id": ours.id_of(ours.named_tokens.get("bos_token", "")),
         "eos_token_id": eos_ids[0] if len(eos_ids) == 1 else eos_ids or None,
-        "pad_token_id": backend.token_to_id(ours.named_tokens.get("pad_token", "")),
+        "pad_token_id": ours.id_of(ours.named_tokens.get("pad_token", "")),
     }
 
 
