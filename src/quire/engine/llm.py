@@ -35,8 +35,8 @@ from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
+from quire.text.message_text import ChatEncoder
 from quire.text.template_inputs import TemplateInputs
-from quire.text.tokenizer import AddSpecial
 
 
 class LLM:
@@ -69,6 +69,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continues every prompt and returns one output a prompt, in their order.
 
+        Special tokens that a text writes out, such as <|im_end|>, become tokens: what users send belongs into `chat`.
+
         A prompt is a text, token ids (integers or an array of them), or a dictionary with either "prompt" or
         "prompt_token_ids" and perhaps "cache_salt", which keeps its cached prefix apart. `sampling_params` and `priority`
         (less is served earlier) are one for all or one each. Without `sampling_params` it is `SamplingParams()`: 16 tokens at
@@ -88,16 +90,16 @@ class LLM:
         """Answers one conversation or many through the model's chat template, otherwise as `generate`.
 
         A message is {"role": ..., "content": ...}, the content a text or OpenAI's list of text parts, which goes to the
-        template as parts where it reads them and joined by spaces elsewhere. `inputs` are those of `TemplateInputs`: `tools`,
-        `documents`, `variables` (such as enable_thinking) and the name of a `chat_template` of the model's. Without
-        `sampling_params` it is `SamplingParams(max_tokens=None)`: temperature 1, and an answer may fill the context. Raises
-        TemplateError where the model has no template, or its template fails or would ignore an input.
+        template as parts where it reads them and joined by spaces elsewhere. The text of special tokens in a message stays
+        text, and forges no turn. `inputs` are those of `TemplateInputs`: `tools`, `documents`, `variables` (such as
+        enable_thinking) and the name of a `chat_template` of the model's. Without `sampling_params` it is
+        `SamplingParams(max_tokens=None)`: temperature 1, and an answer may fill the context. Raises TemplateError where the
+        model has no template, or its template fails or would ignore an input.
         """
         require_known_inputs(inputs)
-        template, now = self._chat_template, datetime.now().astimezone()
-        rendered = [template.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
-        encoded = [tuple(self.tokenizer.encode(text, special=AddSpecial.NO)) for text in rendered]
-        prompts = [GivenPrompt(text=text, token_ids=ids) for text, ids in zip(rendered, encoded, strict=True)]
+        encoder, now = ChatEncoder(self._chat_template, self.tokenizer), datetime.now().astimezone()
+        rendered = [encoder.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
+        prompts = [GivenPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
         each = SamplingParams(max_tokens=None) if sampling_params is None else sampling_params
         return self._shared.run(self._submissions(prompts, each, priority))
 

@@ -45,6 +45,9 @@ class DeclaredTokens:
         return MappingProxyType({name: token.content for name, token in self.named.items()})
 
 
+NOTHING_DECLARED = DeclaredTokens()
+
+
 def read_declared(settings: Mapping[str, Any], token_map: Mapping[str, Any], added: Mapping[str, Any]) -> DeclaredTokens:
     """Returns what tokenizer_config.json, special_tokens_map.json and added_tokens.json declare; raises TokenizerError."""
     if settings.get("added_tokens_decoder") is not None:
@@ -85,6 +88,22 @@ def literal_bytes(backend: tokenizers.Tokenizer, rule: TokenBytes) -> dict[int, 
         added = {token_id: token for token_id, token in added.items() if not _is_piece(token, pieces, backend)}
     literals = {token_id: token.content.encode() for token_id, token in added.items()}
     return {token_id: content for token_id, content in literals.items() if rule.piece(added[token_id].content) != content}
+
+
+def literal_twin(backend: tokenizers.Tokenizer, marks: str) -> tokenizers.Tokenizer:
+    """Returns a copy that takes the text of added tokens for ordinary text, and each character of `marks` for a token."""
+    twin = tokenizers.Tokenizer.from_str(backend.to_str())
+    twin.add_tokens([_with_flag(token, True) for token in twin.get_added_tokens_decoder().values()])
+    twin.add_tokens([AddedToken(mark, normalized=False) for mark in marks])
+    twin.encode_special_tokens = True
+    return twin
+
+
+def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
+    """Returns the id that stands for what a vocabulary does not hold, or None."""
+    found: int | None = getattr(backend.model, "unk_id", None)
+    token = getattr(backend.model, "unk_token", None)
+    return found if token is None else backend.token_to_id(token)
 
 
 def _is_piece(token: AddedToken, pieces: Mapping[str, int], backend: tokenizers.Tokenizer) -> bool:

@@ -47,6 +47,11 @@ class ChatTemplate:
         if DEFAULT in self._sources:
             self._named(DEFAULT)
 
+    @property
+    def source(self) -> str:
+        """The sources of all templates, one behind the other."""
+        return "\n".join(self._sources.values())
+
     def check(self, **inputs: Unpack[TemplateInputs]) -> None:
         """Raises TemplateError for inputs that the template chosen for them would ignore."""
         self._choose(read_inputs(inputs))

@@ -18,8 +18,10 @@ from datetime import datetime
 from quire.errors import RequestError
 from quire.text.chat import ChatTemplate
 from quire.text.detokenizer import IncrementalDetokenizer
+from quire.text.marked_text import MarkedText
+from quire.text.message_text import ChatEncoder
 from quire.text.template_inputs import TemplateInputs
-from quire.text.tokenizer import AddSpecial, Tokenizer
+from quire.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class _Border:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """`token_ids` stand for `text`, the part of the rendering that is already encoded."""
+    """`token_ids` stand for `text`, the part of the rendering, with its marks, that is already encoded."""
 
     messages: tuple[Mapping[str, str], ...] = ()
     token_ids: tuple[int, ...] = ()
@@ -63,8 +65,12 @@ class Conversation:
     tokenizer: Tokenizer
     now: datetime | None = field(default=None, kw_only=True)
     inputs: TemplateInputs = field(default_factory=TemplateInputs, kw_only=True)
+    _encoder: ChatEncoder = field(init=False)
     _state: _State = field(default_factory=_State, init=False)
     _before_turns: tuple[_State, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        self._encoder = ChatEncoder(self.template, self.tokenizer)
 
     @property
     def messages(self) -> tuple[Mapping[str, str], ...]:
@@ -115,20 +121,20 @@ class Conversation:
 
     def _rendered(self) -> _State:
         old = self._state
-        text = self._render(old, add_generation_prompt=True)
+        rendered = self._render(old, add_generation_prompt=True)
+        text = rendered.marked
         kept = old if text.startswith(old.text) else old.up_to(_num_common(text, old.text))
         added = text[len(kept.text) :]
-        new = kept.with_tokens(self._encode_after(kept, added), added) if added else kept
+        new = (
+            kept.with_tokens(self._encoder.encode(MarkedText(added, rendered.mark), follows_text=bool(kept.token_ids)), added)
+            if added
+            else kept
+        )
         num_same = len(old.token_ids) if kept is old else _num_common(old.token_ids, new.token_ids)
         return replace(new, num_rewritten=old.num_rewritten + len(old.token_ids) - num_same)
 
-    def _encode_after(self, state: _State, text: str) -> list[int]:
-        if state.token_ids:
-            return self.tokenizer.encode_continuation(text)
-        return self.tokenizer.encode(text, special=AddSpecial.NO)
-
-    def _render(self, state: _State, *, add_generation_prompt: bool) -> str:
-        return self.template.render(state.messages, add_generation_prompt=add_generation_prompt, now=self.now, **self.inputs)
+    def _render(self, state: _State, *, add_generation_prompt: bool) -> MarkedText:
+        return self._encoder.render(state.messages, add_generation_prompt=add_generation_prompt, now=self.now, **self.inputs)
 
     def _without_eos(self, token_ids: Sequence[int]) -> tuple[int, ...]:
         end = len(token_ids)
@@ -140,11 +146,10 @@ class Conversation:
         detokenizer = IncrementalDetokenizer(self.tokenizer, skip_special=True, after=prompt_token_ids)
         return "".join([*map(detokenizer.push, answer), detokenizer.finish()])
 
-    @staticmethod
-    def _as_shown(text: str, before: str, rendered: str) -> str:
+    def _as_shown(self, text: str, before: str, rendered: MarkedText) -> str:
         """Returns the answer as the template shows it: some templates strip spaces around it, and its tokens keep them."""
-        forms = (text, text.rstrip(), text.lstrip(), text.strip())
-        return next((form for form in forms if rendered.startswith(before + form)), text)
+        forms = [self._encoder.marked_answer(form, rendered.mark) for form in (text, text.rstrip(), text.lstrip(), text.strip())]
+        return next((form for form in forms if rendered.marked.startswith(before + form)), forms[0])
 
 
 def _num_common(first: Sequence[object], second: Sequence[object]) -> int:

@@ -8,11 +8,12 @@ from enum import Enum
 from itertools import takewhile
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import tokenizers
 
 from quire.errors import RequestError, TokenizerError, UnsupportedConfigError, is_failure
-from quire.text.added_tokens import declare, literal_bytes
+from quire.text.added_tokens import declare, literal_bytes, literal_twin, unknown_id
 from quire.text.prefix_space import with_prefix_space
 from quire.text.token_bytes import TokenBytes, token_bytes_of
 from quire.text.tokenizer_files import MAX_TOKENIZER_BYTES, TokenizerFiles, damaged, read_bytes, read_tokenizer_files
@@ -32,6 +33,14 @@ class AddSpecial(Enum):
     NO = "no"
 
 
+class AddedSpan(NamedTuple):
+    """An added token in a text: characters [start, end), with the white space that it takes along."""
+
+    start: int
+    end: int
+    token_id: int
+
+
 class Tokenizer:
     """A `tokenizers` tokenizer with what an engine asks of it. Immutable, safe to share between threads.
 
@@ -43,7 +52,9 @@ class Tokenizer:
         "_literals",
         "_special_ids",
         "_token_bytes",
+        "_twin",
         "_vocabulary",
+        "added_tokens",
         "chat_template",
         "control_tokens",
         "eos_token_ids",
@@ -55,9 +66,11 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
+        self._twin: tuple[str, Tokenizer] | None = None
         self._token_bytes: TokenBytes | None = token_bytes_of(backend.decoder)
         self._literals = {} if self._token_bytes is None else literal_bytes(backend, self._token_bytes)
-        self._special_ids = frozenset(i for i, token in backend.get_added_tokens_decoder().items() if token.special)
+        self.added_tokens: Mapping[int, tokenizers.AddedToken] = MappingProxyType(backend.get_added_tokens_decoder())
+        self._special_ids = frozenset(token_id for token_id, token in self.added_tokens.items() if token.special)
         eos_id = backend.token_to_id(files.named_tokens.get("eos_token", ""))
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.eos_token_ids: frozenset[int] = files.eos_ids | (frozenset() if eos_id is None else {eos_id})
@@ -89,13 +102,24 @@ class Tokenizer:
         return self._special_ids
 
     @property
+    def control_ids(self) -> frozenset[int]:
+        """Special ids without the one that stands for unknown words."""
+        return self._special_ids - {unknown_id(self._backend)}
+
+    @property
+    def finds_in_normalized_text(self) -> bool:
+        """Whether special tokens may be written in other ways than their text."""
+        special = (self.added_tokens[token_id] for token_id in self._special_ids)
+        return self._backend.normalizer is not None and any(token.normalized for token in special)
+
+    @property
     def token_bytes(self) -> TokenBytes | None:
         """How tokens become bytes, or None where that depends on their neighbours."""
         return self._token_bytes
 
     def encode(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> list[int]:
         """Returns token ids; special tokens written out in `text` become their ids. Raises RequestError on lone surrogates."""
-        return list(self._encoding(text, special).ids)
+        return list(self.encoding(text, special=special).ids)
 
     def encode_continuation(self, text: str) -> list[int]:
         """Returns token ids of text that follows other text, without the space some tokenizers put before a text's start.
@@ -179,7 +203,8 @@ class Tokenizer:
         before = self.decode(context, skip_special=False)
         return self.decode([*context, token_id], skip_special=False).removeprefix(before).encode()
 
-    def _encoding(self, text: str, special: AddSpecial) -> tokenizers.Encoding:
+    def encoding(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> tokenizers.Encoding:
+        """Returns what `encode` returns, with the characters that each token covers."""
         try:
             text.encode()
             return self._backend.encode(text, add_special_tokens=special is AddSpecial.YES)
@@ -193,6 +218,29 @@ class Tokenizer:
             if not is_failure(error):
                 raise
             raise _failed("encode the text", error) from error
+
+    def added_spans(self, text: str) -> list[AddedSpan]:
+        """Returns the added tokens that the text writes out, in their order."""
+        encoding = self.encoding(text, special=AddSpecial.NO)
+        spans = [AddedSpan(start, end, token_id) for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)]
+        return [span for span in spans if self._is_written(span, text)]
+
+    def _is_written(self, span: AddedSpan, text: str) -> bool:
+        """Whether a token is there for its text: the one for unknown words stands for other text too."""
+        token = self.added_tokens.get(span.token_id)
+        return token is not None and (token.normalized or token.content in text[span.start : span.end])
+
+    def literal_twin(self, marks: str) -> Tokenizer:
+        """Returns a tokenizer that takes added tokens for ordinary text, and each character of `marks` for a token.
+
+        The last one is kept, since it takes as long to make as this one took to read.
+        """
+        if self._twin is None or self._twin[0] != marks:
+            files = TokenizerFiles(named_tokens={}, eos_ids=frozenset(), chat_template=None)
+            twin = Tokenizer(literal_twin(self._backend, marks), files)
+            twin._special_ids |= {token_id for mark in marks if (token_id := twin.id_of(mark)) is not None}
+            self._twin = marks, twin
+        return self._twin[1]
 
     def _decode_bytes(self, token_ids: Sequence[int]) -> str:
         text = b"".join(self.bytes_of(token_id) or b"" for token_id in token_ids).decode(errors="replace")

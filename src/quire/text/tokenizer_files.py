@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import TokenizerError
-from quire.text.added_tokens import DeclaredTokens, read_declared
+from quire.text.added_tokens import NOTHING_DECLARED, DeclaredTokens, read_declared
 from quire.text.tokenizer_settings import flag, prefix_space, refuse_unknown
 from quire.units import MIB, format_bytes
 
 MAX_TOKENIZER_BYTES = 256 * MIB
 MAX_JSON_BYTES = 16 * MIB
 _SETTINGS = "tokenizer_config.json"
-_TOKEN_MAP = "special_tokens_map.json"
+_SPECIAL_MAP = "special_tokens_map.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class TokenizerFiles:
     named_tokens: Mapping[str, str]
     eos_ids: frozenset[int]
     chat_template: str | Mapping[str, str] | None
-    declared: DeclaredTokens = DeclaredTokens()
+    declared: DeclaredTokens = NOTHING_DECLARED
     splits_special: bool = False
     has_prefix_space: bool | None = None
     cleans_up_spaces: bool = False
@@ -42,9 +42,9 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
 
     `eos_token_id` comes from generation_config.json, or from config.json where that is silent.
     """
-    settings, token_map = _read_json(directory / _SETTINGS), _read_json(directory / _TOKEN_MAP)
+    settings, token_map = _read_json(directory / _SETTINGS), _read_json(directory / _SPECIAL_MAP)
     refuse_unknown(_SETTINGS, settings)
-    refuse_unknown(_TOKEN_MAP, token_map)
+    refuse_unknown(_SPECIAL_MAP, token_map)
     declared = read_declared(settings, token_map, _read_json(directory / "added_tokens.json"))
     config = _read_json(directory / "config.json")
     return TokenizerFiles(

@@ -57,11 +57,9 @@ _CLASSES_WITH_PREFIX_SPACE = frozenset({"GPT2Tokenizer", "Qwen2Tokenizer", "Llam
 
 
 def refuse_unknown(file_name: str, settings: Mapping[str, Any]) -> None:
-    """Raises UnsupportedConfigError for fields that are neither honored nor harmless; null, false and empty ones ask for nothing."""
+    """Raises UnsupportedConfigError for fields neither honored nor harmless; what is null, false or empty asks for nothing."""
     if settings.get("auto_map"):
-        _log.warning(
-            "%s names a tokenizer of its own (auto_map): no code of a model directory runs; tokenizer.json counts", file_name
-        )
+        _log.warning("%s: auto_map is ignored: code of a model directory never runs, and tokenizer.json counts", file_name)
     unknown = [name for name, value in settings.items() if value not in (None, False, "", [], {}) and not _is_known(name, value)]
     if unknown:
         raise UnsupportedConfigError(

@@ -1,0 +1,102 @@
+"""Chats in which no message spells a control token: what a user writes stays text, and forges no turn.
+
+message      Hi<|im_end|>                           holds the text of a control token
+marked       Hi<#|im_end|>                          # is a character that occurs nowhere else
+rendered     <|user|>Hi<#|im_end|><|im_end|>        whole are the template's own tokens only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from quire.text.chat import ChatTemplate
+from quire.text.marked_text import EncodedText, MarkedEncoder, MarkedText, escaped, unused_character
+from quire.text.plain_values import MAX_INPUT_DEPTH, mapping_of
+from quire.text.token_texts import TokenTexts
+from quire.text.tokenizer import Tokenizer
+
+_ANSWERING_ROLES = ("assistant", "model")
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class ChatEncoder:
+    """Renders chats with a template and encodes them.
+
+    Control tokens are the tokenizer's special tokens. Other added tokens that the template's source holds are control tokens
+    too, except in the messages of assistants: what these thought, and how they called tools, may be written with them.
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
+        self._template = template
+        self._encoder = MarkedEncoder(tokenizer)
+        added = {token_id: token.content for token_id, token in tokenizer.added_tokens.items()}
+        special = {text for token_id, text in added.items() if token_id in tokenizer.special_ids} | tokenizer.control_tokens
+        self._in_answers = TokenTexts(special, tokenizer)
+        self._elsewhere = TokenTexts(special | {text for text in added.values() if text in template.source}, tokenizer)
+
+    def render(
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool = True,
+        now: datetime | None = None,
+        **inputs: Any,
+    ) -> MarkedText:
+        """Returns what `ChatTemplate.render` makes of a chat, marked where messages, tools or variables need it."""
+        mark = self.mark_for(messages, inputs)
+        if mark:
+            messages, inputs = self.marked_messages(messages, mark), self._marked(inputs, mark)
+        rendered = self._template.render(messages, add_generation_prompt=add_generation_prompt, now=now, **inputs)
+        return MarkedText(rendered.replace(escaped(mark), mark) if mark else rendered, mark)
+
+    def encode(self, text: MarkedText, *, follows_text: bool = False) -> list[int]:
+        """Returns the tokens of a rendered chat, or of a part of it that follows another part."""
+        return self._encoder.encode(text, follows_text=follows_text)
+
+    def encode_with_offsets(self, text: MarkedText) -> EncodedText:
+        """Returns the tokens of a rendered chat, and which characters each of them covers."""
+        return self._encoder.encode_with_offsets(text)
+
+    def mark_for(self, messages: Messages, inputs: Mapping[str, Any] | None = None) -> str:
+        """Returns the character that marks a chat, or "" where there is nothing to mark."""
+        in_messages = (self._texts_of(message).cuts(text) for message in messages for text in _texts_in(message))
+        in_inputs = (self._elsewhere.cuts(text) for text in _texts_in(inputs))
+        return unused_character(_texts_in([messages, inputs])) if any(in_messages) or any(in_inputs) else ""
+
+    def marked_messages(self, messages: Messages, mark: str) -> list[Mapping[str, Any]]:
+        """Returns the messages with marks; "" marks nothing."""
+        return [self._marked(message, mark, self._texts_of(message)) for message in messages]
+
+    def marked_answer(self, text: str, mark: str) -> str:
+        """Returns the text of an assistant's message with marks; "" marks nothing."""
+        return self._in_answers.marked(text, mark) if mark else text
+
+    def _texts_of(self, message: Mapping[str, Any]) -> TokenTexts:
+        return self._in_answers if message.get("role") in _ANSWERING_ROLES else self._elsewhere
+
+    def _marked(self, value: Any, mark: str, texts: TokenTexts | None = None) -> Any:
+        found = texts or self._elsewhere
+        return _changed(value, lambda text: found.marked(text, mark)) if mark else value
+
+
+def _texts_in(value: object, depth: int = MAX_INPUT_DEPTH) -> Iterator[str]:
+    """Yields all texts inside of a value, keys too; what is nested more deeply than templates accept is left to them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)) and depth:
+        for item in (*value.keys(), *value.values()) if isinstance(value, Mapping) else value:
+            yield from _texts_in(item, depth - 1)
+
+
+def _changed(value: Any, change: Callable[[str], str], depth: int = MAX_INPUT_DEPTH) -> Any:
+    """Returns a copy of a value in which every text is changed, keys too."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping) and depth:
+        return {_changed(key, change, depth - 1): _changed(item, change, depth - 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and depth:
+        return [_changed(item, change, depth - 1) for item in value]
+    return value
