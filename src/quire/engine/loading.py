@@ -23,6 +23,7 @@ from quire.models.hub import find_model
 from quire.models.spec import ModelSpec
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
+from quire.text.tokenizer_fit import require_fit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Che
 def open_tokenizer(directory: Path, spec: ModelSpec) -> Tokenizer:
     """Returns the tokenizer of a model directory; raises TokenizerError if the model lacks any of its tokens."""
     tokenizer = Tokenizer.from_directory(directory)
-    tokenizer.require_fit(spec.vocab_size)
+    require_fit(tokenizer, spec.vocab_size)
     return tokenizer
 
 

@@ -33,6 +33,10 @@ class MarkedText:
         """The text without marks."""
         return self.marked.replace(self.mark, "") if self.mark else self.marked
 
+    def place(self, index: int) -> int:
+        """Returns where a character of `marked` is in the text without marks."""
+        return index - self.marked.count(self.mark, 0, index) if self.mark else index
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedText:
@@ -54,52 +58,46 @@ class _Private:
 _Encode = Callable[[Tokenizer, str], EncodedText]
 
 
-class MarkedEncoder:
-    """Encodes marked text with one tokenizer."""
+def encode_marked(tokenizer: Tokenizer, text: MarkedText, *, follows_text: bool = False) -> list[int]:
+    """Returns the token ids of a text, or of one that follows other text; raises TemplateError where a mark cannot help."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def encode(one: Tokenizer, plain: str) -> EncodedText:
+        ids = one.encode_continuation(plain) if follows_text else one.encode(plain, special=AddSpecial.NO)
+        return EncodedText(ids, [(0, 0)] * len(ids))
 
-    def encode(self, text: MarkedText, *, follows_text: bool = False) -> list[int]:
-        """Returns the token ids of a text, or of one that follows other text; raises TemplateError where a mark cannot help."""
+    own = _own_tokens(tokenizer, text)
+    encoded = encode(tokenizer, text.text) if own is None else _encode_apart(tokenizer, text, own, encode)
+    return encoded.token_ids
 
-        def encode(tokenizer: Tokenizer, plain: str) -> list[int]:
-            return tokenizer.encode_continuation(plain) if follows_text else tokenizer.encode(plain, special=AddSpecial.NO)
 
-        own = self._own_tokens(text)
-        if own is None:
-            return encode(self._tokenizer, text.text)
-        return self._encode_apart(text, own, lambda twin, plain: EncodedText(encode(twin, plain), [])).token_ids
+def encode_with_offsets(tokenizer: Tokenizer, text: MarkedText) -> EncodedText:
+    """Returns the token ids of a text, and what each of them covers."""
+    own = _own_tokens(tokenizer, text)
+    return _with_offsets(tokenizer, text.text) if own is None else _encode_apart(tokenizer, text, own, _with_offsets)
 
-    def encode_with_offsets(self, text: MarkedText) -> EncodedText:
-        """Returns the token ids of a text, and what each of them covers."""
-        own = self._own_tokens(text)
-        if own is None:
-            return _with_offsets(self._tokenizer, text.text)
-        return self._encode_apart(text, own, _with_offsets)
 
-    def _own_tokens(self, text: MarkedText) -> list[AddedSpan] | None:
-        """Returns the added tokens of the marked text, or None where they are those of the text without marks."""
-        if not text.mark or text.mark not in text.marked:
-            return None
-        own = [span for span in self._tokenizer.added_spans(text.marked) if not _is_marked(text, span)]
-        places = _places(text.marked, text.mark)
-        plain = [AddedSpan(places[span.start], places[span.end], span.token_id) for span in own]
-        return None if plain == self._tokenizer.added_spans(text.text) else own
+def _own_tokens(tokenizer: Tokenizer, text: MarkedText) -> list[AddedSpan] | None:
+    """Returns the added tokens of the marked text, or None where they are those of the text without marks."""
+    if not text.mark or text.mark not in text.marked:
+        return None
+    own = [span for span in tokenizer.added_spans(text.marked) if not _is_marked(text, span)]
+    plain = [AddedSpan(text.place(span.start), text.place(span.end), span.token_id) for span in own]
+    return None if plain == tokenizer.added_spans(text.text) else own
 
-    def _encode_apart(self, text: MarkedText, own: list[AddedSpan], encode: _Encode) -> EncodedText:
-        """Encodes with the twin. Where its vocabulary spells control tokens by itself, the marks stay and keep them apart."""
-        placeholder = unused_character([text.marked, text.mark])
-        twin = self._tokenizer.literal_twin(text.mark + placeholder)
-        for kept_mark in ("", text.mark):
-            private = _private(text, own, placeholder, kept_mark)
-            encoded = encode(twin, private.text)
-            if self._tokenizer.control_ids.isdisjoint(encoded.token_ids):
-                return _resolved(encoded, private, twin.id_of(placeholder), twin.id_of(text.mark))
-        raise TemplateError(
-            "a message holds the text of a special token, which this tokenizer cannot write in any other way",
-            next_step="Leave the text of special tokens out of the messages.",
-        )
+
+def _encode_apart(tokenizer: Tokenizer, text: MarkedText, own: list[AddedSpan], encode: _Encode) -> EncodedText:
+    """Encodes with the twin. Where its vocabulary spells control tokens by itself, the marks stay and keep them apart."""
+    placeholder = unused_character([text.marked, text.mark])
+    twin = tokenizer.literal_twin(text.mark + placeholder)
+    for kept_mark in ("", text.mark):
+        private = _private(text, own, placeholder, kept_mark)
+        encoded = encode(twin, private.text)
+        if tokenizer.control_ids.isdisjoint(encoded.token_ids):
+            return _resolved(encoded, private, twin.id_of(placeholder), twin.id_of(text.mark))
+    raise TemplateError(
+        "a message holds the text of a special token, which this tokenizer cannot write in any other way",
+        next_step="Leave the text of special tokens out of the messages.",
+    )
 
 
 def unused_character(texts: Iterable[str]) -> str:
@@ -130,13 +128,8 @@ def _is_marked(text: MarkedText, span: AddedSpan) -> bool:
     return span.end - span.start == 1 and text.marked[span.end : span.end + 1] == text.mark
 
 
-def _places(marked: str, mark: str) -> list[int]:
-    """Returns for each character of a marked text, and for its end, where it is in the text without marks."""
-    return [0, *accumulate(character != mark for character in marked)]
-
-
 def _private(text: MarkedText, own: list[AddedSpan], placeholder: str, kept_mark: str) -> _Private:
-    places = _places(text.marked, text.mark)
+    places = [0, *accumulate(character != text.mark for character in text.marked)]
     characters: list[tuple[str, int]] = []
     start = 0
     for span in (*own, AddedSpan(len(text.marked), len(text.marked), -1)):
@@ -157,6 +150,5 @@ def _resolved(encoded: EncodedText, private: _Private, placeholder_id: int | Non
     token_ids = iter(private.token_ids)
     kept = [i for i, token_id in enumerate(encoded.token_ids) if token_id != mark_id]
     ids = [next(token_ids) if encoded.token_ids[i] == placeholder_id else encoded.token_ids[i] for i in kept]
-    places = private.places
-    offsets = [(places[start], places[end]) for start, end in (encoded.offsets[i] for i in kept)] if encoded.offsets else []
+    offsets = [(private.places[start], private.places[end]) for start, end in (encoded.offsets[i] for i in kept)]
     return EncodedText(ids, offsets)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from quire.text.chat import ChatTemplate
-from quire.text.marked_text import EncodedText, MarkedEncoder, MarkedText, escaped, unused_character
+from quire.text.marked_text import MarkedText, encode_marked, escaped, unused_character
 from quire.text.plain_values import MAX_INPUT_DEPTH, mapping_of
 from quire.text.token_texts import TokenTexts
 from quire.text.tokenizer import Tokenizer
@@ -31,7 +31,7 @@ class ChatEncoder:
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
         self._template = template
-        self._encoder = MarkedEncoder(tokenizer)
+        self._tokenizer = tokenizer
         added = {token_id: token.content for token_id, token in tokenizer.added_tokens.items()}
         special = {text for token_id, text in added.items() if token_id in tokenizer.special_ids} | tokenizer.control_tokens
         self._in_answers = TokenTexts(special, tokenizer)
@@ -54,11 +54,7 @@ class ChatEncoder:
 
     def encode(self, text: MarkedText, *, follows_text: bool = False) -> list[int]:
         """Returns the tokens of a rendered chat, or of a part of it that follows another part."""
-        return self._encoder.encode(text, follows_text=follows_text)
-
-    def encode_with_offsets(self, text: MarkedText) -> EncodedText:
-        """Returns the tokens of a rendered chat, and which characters each of them covers."""
-        return self._encoder.encode_with_offsets(text)
+        return encode_marked(self._tokenizer, text, follows_text=follows_text)
 
     def mark_for(self, messages: Messages, inputs: Mapping[str, Any] | None = None) -> str:
         """Returns the character that marks a chat, or "" where there is nothing to mark."""
@@ -86,8 +82,10 @@ def _texts_in(value: object, depth: int = MAX_INPUT_DEPTH) -> Iterator[str]:
     """Yields all texts inside of a value, keys too; what is nested more deeply than templates accept is left to them."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, (list, tuple, Mapping)) and depth:
-        for item in (*value.keys(), *value.values()) if isinstance(value, Mapping) else value:
+    elif depth:
+        unpacked = mapping_of(value)
+        items = value if isinstance(value, (list, tuple)) else ()
+        for item in items if unpacked is None else (*unpacked.keys(), *unpacked.values()):
             yield from _texts_in(item, depth - 1)
 
 
@@ -95,8 +93,10 @@ def _changed(value: Any, change: Callable[[str], str], depth: int = MAX_INPUT_DE
     """Returns a copy of a value in which every text is changed, keys too."""
     if isinstance(value, str):
         return change(value)
-    if isinstance(value, Mapping) and depth:
-        return {_changed(key, change, depth - 1): _changed(item, change, depth - 1) for key, item in value.items()}
+    unpacked = mapping_of(value) if depth else None
+    if unpacked is not None:
+        return {_changed(key, change, depth - 1): _changed(item, change, depth - 1) for key, item in unpacked.items()}
     if isinstance(value, (list, tuple)) and depth:
-        return [_changed(item, change, depth - 1) for item in value]
+        copies = [_changed(item, change, depth - 1) for item in value]
+        return copies if isinstance(value, list) else tuple(copies)
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from itertools import takewhile
@@ -12,18 +11,15 @@ from typing import NamedTuple
 
 import tokenizers
 
-from quire.errors import RequestError, TokenizerError, UnsupportedConfigError, is_failure
-from quire.text.added_tokens import declare, literal_bytes, literal_twin, unknown_id
-from quire.text.prefix_space import with_prefix_space
+from quire.errors import RequestError, is_failure
+from quire.text.added_tokens import literal_bytes, literal_twin, unknown_id
 from quire.text.token_bytes import TokenBytes, token_bytes_of
-from quire.text.tokenizer_files import MAX_TOKENIZER_BYTES, TokenizerFiles, damaged, read_bytes, read_tokenizer_files
+from quire.text.tokenizer_backend import backend_error, load_backend
+from quire.text.tokenizer_files import TokenizerFiles
 from quire.text.vocabulary import Vocabulary
 
-_log = logging.getLogger("quire")
 _ANCHORS = ("\n", "a", ".")
 _CONTEXT = "word"
-_WRITTEN_TOKENS = ("bos_token", "eos_token")
-_MAX_SHOWN = 4
 
 
 class AddSpecial(Enum):
@@ -82,14 +78,7 @@ class Tokenizer:
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:
         """Loads tokenizer.json and the files beside it; raises TokenizerError on a missing or damaged one."""
-        content = read_bytes(directory / "tokenizer.json", MAX_TOKENIZER_BYTES)
-        backend = _read_backend(content)
-        files = read_tokenizer_files(directory)
-        if files.has_prefix_space is not None:
-            backend = _read_backend(with_prefix_space(content, files.has_prefix_space))
-        _refuse_clean_up(backend, files)
-        declare(backend, files.declared)
-        backend.encode_special_tokens = files.splits_special
+        backend, files = load_backend(directory)
         return cls(backend, files)
 
     @property
@@ -121,6 +110,35 @@ class Tokenizer:
         """Returns token ids; special tokens written out in `text` become their ids. Raises RequestError on lone surrogates."""
         return list(self.encoding(text, special=special).ids)
 
+    def encoding(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> tokenizers.Encoding:
+        """Returns what `encode` returns, with the characters that each token covers."""
+        try:
+            text.encode()
+            return self._backend.encode(text, add_special_tokens=special is AddSpecial.YES)
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                "the text is not valid Unicode",
+                given=f"a lone surrogate at character {error.start}",
+                next_step="Send text that can be written as UTF-8.",
+            ) from error
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise backend_error("encode the text", error) from error
+
+    def encode_batch(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        """Returns for each text what `encoding` returns without special tokens, in several threads."""
+        try:
+            return list(self._backend.encode_batch(texts, add_special_tokens=False))
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            raise backend_error("encode the texts", error) from error
+
+    def with_special(self, encoding: tokenizers.Encoding) -> tokenizers.Encoding:
+        """Returns an encoding without special tokens with those that `encode` adds."""
+        return self._backend.post_process(encoding)
+
     def encode_continuation(self, text: str) -> list[int]:
         """Returns token ids of text that follows other text, without the space some tokenizers put before a text's start.
 
@@ -146,7 +164,7 @@ class Tokenizer:
         except BaseException as error:
             if not is_failure(error):
                 raise
-            raise _failed("decode tokens", error) from error
+            raise backend_error("decode tokens", error) from error
         return text
 
     def token_text(self, token_id: int) -> str:
@@ -166,24 +184,9 @@ class Tokenizer:
         token_id: int | None = self._backend.token_to_id(token)
         return token_id
 
-    def require_fit(self, vocab_size: int) -> None:
-        """Raises TokenizerError for tokens that a model with logits of this width does not have.
-
-        A tokenizer with fewer tokens is fine. Tokens that a text engine never writes, such as an image's or the padding's,
-        may lie beyond: they are logged.
-        """
-        eos = max(self.eos_token_ids, default=0)
-        if eos >= vocab_size:
-            raise _beyond("eos_token_id", str(eos), vocab_size)
-        vocab = self._backend.get_vocab(with_added_tokens=True)
-        beyond = {token for token, token_id in vocab.items() if token_id >= vocab_size}
-        unwritten = {text for name, text in self.named_tokens.items() if name not in _WRITTEN_TOKENS}
-        written = sorted(beyond - unwritten, key=vocab.__getitem__)
-        if written:
-            shown = ", ".join(f"{vocab[token]} ({token!r})" for token in written[:_MAX_SHOWN])
-            raise _beyond("the tokenizer", f"{len(written)} tokens from {shown}", vocab_size)
-        if beyond:
-            _log.warning("the model does not have these tokens of its tokenizer: %s", ", ".join(sorted(beyond)))
+    def ids_by_token(self) -> dict[str, int]:
+        """Returns the whole vocabulary, a large dictionary that is made anew each time."""
+        return dict(self._backend.get_vocab(with_added_tokens=True))
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -202,22 +205,6 @@ class Tokenizer:
             return content
         before = self.decode(context, skip_special=False)
         return self.decode([*context, token_id], skip_special=False).removeprefix(before).encode()
-
-    def encoding(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> tokenizers.Encoding:
-        """Returns what `encode` returns, with the characters that each token covers."""
-        try:
-            text.encode()
-            return self._backend.encode(text, add_special_tokens=special is AddSpecial.YES)
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                "the text is not valid Unicode",
-                given=f"a lone surrogate at character {error.start}",
-                next_step="Send text that can be written as UTF-8.",
-            ) from error
-        except BaseException as error:
-            if not is_failure(error):
-                raise
-            raise _failed("encode the text", error) from error
 
     def added_spans(self, text: str) -> list[AddedSpan]:
         """Returns the added tokens that the text writes out, in their order."""
@@ -253,41 +240,3 @@ class Tokenizer:
         pieces = [self.bytes_of(token_id) for token_id in plain_ids]
         known = [piece for piece in pieces if piece is not None]
         return len(known) < len(pieces) or text.encode().startswith(b"".join(known))
-
-
-def _read_backend(content: bytes) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_buffer(content)
-    except BaseException as error:  # the Rust library raises plain Exception, and panics
-        if not is_failure(error):
-            raise
-        raise damaged("tokenizer.json", str(error)) from error
-
-
-def _failed(what: str, error: BaseException) -> RequestError:
-    """Returns the error to raise for one that `tokenizers` raised, which is often no more than a text, or a panic."""
-    return RequestError(
-        f"the tokenizer failed to {what}",
-        given=f"{type(error).__name__}: {error}"[:200],
-        next_step="Check tokenizer.json, or leave out what it cannot read.",
-    )
-
-
-def _beyond(what: str, given: str, vocab_size: int) -> TokenizerError:
-    return TokenizerError(
-        f"{what} holds ids that the model does not have",
-        given=given,
-        limit=f"0 to {vocab_size - 1}",
-        next_step="Use the tokenizer and the configuration that belong to these weights.",
-    )
-
-
-def _refuse_clean_up(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
-    """Raises UnsupportedConfigError if decoding should remove spaces before punctuation; for BPE the setting has no effect."""
-    kind = type(backend.model).__name__
-    if files.cleans_up_spaces and kind != "BPE":
-        raise UnsupportedConfigError(
-            "tokenizer_config.json: clean_up_tokenization_spaces changes the text of answers, which Quire does not honor",
-            given=f"true, with a {kind} tokenizer",
-            next_step="Set it to false, or remove it, if the text should be what tokenizer.json decodes.",
-        )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
 from itertools import chain, islice
@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from quire.errors import ConfigError
 from quire.text.chat import ChatTemplate
+from quire.text.marked_text import EncodedText, MarkedText, encode_with_offsets
+from quire.text.message_text import ChatEncoder
 from quire.text.tokenizer import Tokenizer
 from quire.train.answers import Span, find_answers
 from quire.train.documents import Document
@@ -76,12 +78,10 @@ class Encoder:
     def __init__(self, directory: Path, max_tokens: int, num_processes: int = 1) -> None:
         self._directory, self._num_processes = directory, num_processes
         self._tokenizer = Tokenizer.from_directory(directory)
-        self._backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-        self._backend.no_truncation()
-        self._backend.no_padding()
         self.max_tokens = max_tokens
         source = self._tokenizer.chat_template
         self._template = None if source is None else ChatTemplate(source, special_tokens=self._tokenizer.named_tokens)
+        self._chats = None if self._template is None else ChatEncoder(self._template, self._tokenizer)
         self._end_id = min(self._tokenizer.eos_token_ids, default=None)
 
     def encode(self, documents: Iterable[Document]) -> EncodedFiles:
@@ -107,11 +107,14 @@ class Encoder:
 
     def encode_batch(self, batch: Sequence[Document]) -> list[Encoded]:
         """Returns each document whole: its token ids, and which of them are learned."""
-        texts = [self._text_of(document) for document in batch]
-        encodings = self._backend.encode_batch([text for text, _ in texts], add_special_tokens=False)
+        conversations = [None if document.text is not None else self._written(document) for document in batch]
+        texts = [
+            document.text or "" if chat is None else chat[0].text for document, chat in zip(batch, conversations, strict=True)
+        ]
+        encodings = self._tokenizer.encode_batch(texts)
         return [
-            self._whole_text(encoding) if spans is None else self._conversation(encoding, spans)
-            for (_, spans), encoding in zip(texts, encodings, strict=True)
+            self._whole_text(encoding) if chat is None else self._conversation(encoding, *chat)
+            for chat, encoding in zip(conversations, encodings, strict=True)
         ]
 
     def _encode_all(self, documents: Iterable[Document]) -> Iterator[Encoded]:
@@ -132,27 +135,31 @@ class Encoder:
         for start in range(0, len(token_ids), self.max_tokens):
             yield token_ids[start : start + self.max_tokens], is_learned[start : start + self.max_tokens]
 
-    def _text_of(self, document: Document) -> tuple[str, list[Span] | None]:
-        """Returns the document's whole text, and where its answers stand (None: all of it is learned)."""
-        if document.text is not None:
-            return document.text, None
-        if self._template is None:
+    def _written(self, document: Document) -> tuple[MarkedText, list[Span]]:
+        """Returns the text of a conversation, and where its answers are; what messages spell as control tokens is marked."""
+        if self._template is None or self._chats is None:
             raise ConfigError(
                 "conversations need a chat template",
                 given="a tokenizer without one",
                 next_step="Use a tokenizer of a chat model, or let one be trained.",
             )
-        return find_answers(self._template, document)
+        mark = self._chats.mark_for(document.messages)
+        messages = tuple(self._chats.marked_messages(document.messages, mark))
+        text, spans = find_answers(self._template, replace(document, messages=messages))
+        written = MarkedText(text, mark)
+        return written, [(written.place(start), written.place(end)) for start, end in spans] if mark else spans
 
     def _whole_text(self, encoding: tokenizers.Encoding) -> Encoded:
-        token_ids = np.array(self._backend.post_process(encoding).ids, dtype=np.int32)
+        token_ids = np.array(self._tokenizer.with_special(encoding).ids, dtype=np.int32)
         if self._end_id is not None and (len(token_ids) == 0 or token_ids[-1] != self._end_id):
             token_ids = np.append(token_ids, np.int32(self._end_id))
         return token_ids, np.ones(len(token_ids), dtype=np.bool_)
 
-    def _conversation(self, encoding: tokenizers.Encoding, spans: Sequence[Span]) -> Encoded:
-        token_ids = np.array(encoding.ids, dtype=np.int32)
-        offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
+    def _conversation(self, encoding: tokenizers.Encoding, text: MarkedText, spans: Sequence[Span]) -> Encoded:
+        apart = encode_with_offsets(self._tokenizer, text) if text.mark else None
+        found = EncodedText(encoding.ids, encoding.offsets) if apart is None else apart
+        token_ids = np.array(found.token_ids, dtype=np.int32)
+        offsets = np.array(found.offsets, dtype=np.int64).reshape(-1, 2)
         is_learned = np.zeros(len(token_ids), dtype=np.bool_)
         for start, end in spans:
             first = np.searchsorted(offsets[:, 1], start, side="right")
