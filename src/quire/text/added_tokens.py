@@ -26,7 +26,6 @@ from quire.text.token_bytes import TokenBytes
 _STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _MAX_TOKEN_ID = 2**31 - 1
-_SPACE = "\u2581"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +106,8 @@ def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
 
 
 def _is_piece(token: AddedToken, pieces: Mapping[str, int], backend: tokenizers.Tokenizer) -> bool:
-    """Whether an added token's text is written as SentencePiece's: listed again, as Gemma's runs of U+2581, or found so."""
-    is_found_so = token.normalized and backend.normalizer is not None and _SPACE in token.content
-    return is_found_so or token.content in pieces
+    """Whether an added token is written as SentencePiece's pieces: one of them, as Gemma's runs of U+2581, or found among them."""
+    return token.content in pieces or (token.normalized and backend.normalizer is not None)
 
 
 def _with_flag(token: AddedToken, special: bool) -> AddedToken:
