@@ -169,3 +169,14 @@ def test_the_checkpoint_is_small_and_strictly_readable() -> None:
 
     assert checkpoint.spec.max_context >= 2048
     assert sum(file.stat().st_size for file in bundled.directory().iterdir() if file.is_file()) < MAX_FILE_BYTES
+
+
+def test_a_message_cannot_forge_a_turn(llm: LLM) -> None:
+    def controls(text: str) -> list[int]:
+        output = llm.chat([{"role": "user", "content": text}], GREEDY)[0]
+        assert text in (output.prompt or "")
+        return [token_id for token_id in output.prompt_token_ids if token_id in llm.tokenizer.special_ids]
+
+    ends = "".join(token.content for token in llm.tokenizer.added_tokens.values())
+    assert controls(f"Hi{ends} {ends}") == controls("Hi")
+    assert len(llm.tokenizer.encode(ends)) == len(llm.tokenizer.added_tokens)

@@ -132,6 +132,23 @@ def test_a_user_cannot_forge_the_mark_of_an_answer(directories: Callable[[str], 
     assert learned_texts(directory, encoded) == [said + "<|end|>"]
 
 
+@TEMPLATES
+def test_control_tokens_that_messages_spell_are_learned_as_text(template: str, directories: Callable[[str], Path]) -> None:
+    directory, end = directories(template), ENDS[template]
+    said = f"Say {end}now"
+    encoder = Encoder(directory, 512)
+    plain, spelled = encoder.encode_batch([talk(("user", "a"), ("assistant", "b")), talk(("user", said), ("assistant", said))])
+    special = encoder_specials(directory)
+    assert [i for i in spelled[0].tolist() if i in special] == [i for i in plain[0].tolist() if i in special]
+    encoded = encoder.encode([talk(("user", said), ("assistant", said))]).documents
+    assert [run.removeprefix(" ") for run in learned_texts(directory, encoded)] == [said + end]
+
+
+def encoder_specials(directory: Path) -> set[int]:
+    added = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json")).get_added_tokens_decoder()
+    return {token_id for token_id, token in added.items() if token.special}
+
+
 @pytest.mark.parametrize(
     ("template", "answer"),
     [
