@@ -97,7 +97,7 @@ class LLM:
         model has no template, or its template fails or would ignore an input.
         """
         require_known_inputs(inputs)
-        encoder, now = ChatEncoder(self._chat_template, self.tokenizer), datetime.now().astimezone()
+        encoder, now = self._chat_encoder, datetime.now().astimezone()
         rendered = [encoder.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
         prompts = [GivenPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
         each = SamplingParams(max_tokens=None) if sampling_params is None else sampling_params
@@ -169,6 +169,10 @@ class LLM:
     @cached_property
     def _chat_template(self) -> ChatTemplate:
         return template_of(self.tokenizer)
+
+    @cached_property
+    def _chat_encoder(self) -> ChatEncoder:
+        return ChatEncoder(self._chat_template, self.tokenizer)
 
     def _submissions(self, prompts: Sequence[GivenPrompt], sampling_params: object, priority: object) -> list[Submission]:
         params = one_param_each(len(prompts), sampling_params)

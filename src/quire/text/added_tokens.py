@@ -106,7 +106,7 @@ def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
 
 
 def _is_piece(token: AddedToken, pieces: Mapping[str, int], backend: tokenizers.Tokenizer) -> bool:
-    """Whether an added token is written as SentencePiece's pieces: one of them, as Gemma's runs of U+2581, or found among them."""
+    """Whether an added token is written as SentencePiece's pieces are: one of those (Gemma's runs of U+2581), or found so."""
     return token.content in pieces or (token.normalized and backend.normalizer is not None)
 
 

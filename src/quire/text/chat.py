@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Unpack
 
@@ -48,9 +49,13 @@ class ChatTemplate:
             self._named(DEFAULT)
 
     @property
-    def source(self) -> str:
-        """The sources of all templates, one behind the other."""
-        return "\n".join(self._sources.values())
+    def literals(self) -> frozenset[str]:
+        """The texts that the templates hold and may write, none of a template that cannot be compiled."""
+        found: set[str] = set()
+        for name in self._sources:
+            with suppress(TemplateError):
+                found |= self._named(name).literals
+        return frozenset(found)
 
     def check(self, **inputs: Unpack[TemplateInputs]) -> None:
         """Raises TemplateError for inputs that the template chosen for them would ignore."""

@@ -25,8 +25,9 @@ Messages = Sequence[Mapping[str, Any]]
 class ChatEncoder:
     """Renders chats with a template and encodes them.
 
-    Control tokens are the tokenizer's special tokens. Other added tokens that the template's source holds are control tokens
-    too, except in the messages of assistants: what these thought, and how they called tools, may be written with them.
+    Control tokens are the tokenizer's special tokens. Other added tokens that the template holds in a text of its own are
+    control tokens too, as in transformers, except words and except in the messages of assistants: what these thought, and how
+    they called tools, may be written with them.
     """
 
     def __init__(self, template: ChatTemplate, tokenizer: Tokenizer) -> None:
@@ -35,7 +36,9 @@ class ChatEncoder:
         added = {token_id: token.content for token_id, token in tokenizer.added_tokens.items()}
         special = {text for token_id, text in added.items() if token_id in tokenizer.special_ids} | tokenizer.control_tokens
         self._in_answers = TokenTexts(special, tokenizer)
-        self._elsewhere = TokenTexts(special | {text for text in added.values() if text in template.source}, tokenizer)
+        literals = "\0".join(template.literals)
+        written = {text for text in added.values() if text in literals and not text.isalnum()}
+        self._elsewhere = TokenTexts(special | written, tokenizer)
 
     def render(
         self,

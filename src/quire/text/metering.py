@@ -21,11 +21,12 @@ _COMPILE_WORK = 2_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledTemplate:
-    """A template's code, its source by lines for error messages, and the variables that it reads anywhere."""
+    """A template's code, its source by lines for error messages, the variables that it reads, and the texts that it holds."""
 
     code: CodeType
     lines: tuple[str, ...]
     names_read: frozenset[str]
+    literals: frozenset[str]
 
 
 class _Metering(NodeTransformer):
@@ -65,10 +66,14 @@ def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
 def compile_template(source: str) -> CompiledTemplate:
     """Returns code that `Template.from_code` binds to a fresh PayingEnvironment; raises Jinja's own errors."""
     environment = PayingEnvironment(Budget(_COMPILE_WORK))
-    tree = _Metering().visit(environment.parse(source))
+    parsed = environment.parse(source)
+    literals = [node.data for node in parsed.find_all(nodes.TemplateData)]
+    literals += [node.value for node in parsed.find_all(nodes.Const) if isinstance(node.value, str)]
+    tree = _Metering().visit(parsed)
     tree.set_environment(environment)
     return CompiledTemplate(
         code=environment.compile(tree),
         lines=tuple(re.split(r"\r\n|\r|\n", source)),
         names_read=frozenset(meta.find_undeclared_variables(tree)),
+        literals=frozenset(literals),
     )

@@ -21,7 +21,7 @@ WORDS = {f"w{i}": i for i in range(40)}
 
 def panicking(directory: Path) -> Tokenizer:
     """A tokenizer whose decoder looks at neighbors and fails on a text of spaces alone."""
-    backend = tokenizers.Tokenizer(models.WordLevel(WORDS | {" ": 40}, unk_token="w0"))
+    backend = tokenizers.Tokenizer(models.WordLevel(WORDS | {" ": 40}, unk_token=next(iter(WORDS))))
     backend.decoder = decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 1, 1)])
     backend.save(str(directory / "tokenizer.json"))
     return Tokenizer.from_directory(directory)
@@ -66,7 +66,7 @@ class PanicError(BaseException):
 
 @pytest.fixture
 def failing(tmp_path: Path) -> Tokenizer:
-    backend = tokenizers.Tokenizer(models.WordLevel(WORDS, unk_token="w0"))
+    backend = tokenizers.Tokenizer(models.WordLevel(WORDS, unk_token=next(iter(WORDS))))
     backend.save(str(tmp_path / "tokenizer.json"))
     tokenizer = Tokenizer.from_directory(tmp_path)
     tokenizer._backend = PanickingDecoder(backend, 7, PanicError("out of bounds"))
@@ -75,7 +75,7 @@ def failing(tmp_path: Path) -> Tokenizer:
 
 def test_a_panic_while_decoding_is_a_typed_error(tmp_path: Path) -> None:
     tokenizer = panicking(tmp_path)
-    with pytest.raises(RequestError, match="the tokenizer failed to decode tokens.*PanicException"):
+    with pytest.raises(RequestError, match=r"the tokenizer failed to decode tokens.*PanicException"):
         tokenizer.decode([40])
     assert tokenizer.decode([5]) == "w5"
 
@@ -85,12 +85,12 @@ def test_a_panic_while_encoding_is_a_typed_error() -> None:
     backend.pre_tokenizer = pre_tokenizers.FixedLength(0)
     tokenizer = tiny.wrapped(backend)
     for encode in (tokenizer.encode, tokenizer.encode_continuation, lambda text: tokenizer.encode_batch([text])):
-        with pytest.raises(RequestError, match="the tokenizer failed to encode.*PanicException"):
+        with pytest.raises(RequestError, match=r"the tokenizer failed to encode.*PanicException"):
             encode("abc")
 
 
 def test_a_word_that_the_vocabulary_lacks_is_a_typed_error() -> None:
-    tokenizer = tiny.wrapped(tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="<none>")))
+    tokenizer = tiny.wrapped(tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token=tiny.UNKNOWN)))
     with pytest.raises(RequestError, match="the tokenizer failed to encode the text"):
         tokenizer.encode("b")
 

@@ -147,7 +147,7 @@ def test_tokens_that_are_found_in_normalized_text_are_not_forged_by_another_spel
 
 def test_a_vocabulary_that_spells_a_control_token_by_itself_is_kept_from_it() -> None:
     words = {"<unk>": 0, "hi": 1, "</s>": 2, "<": 3, "/s>": 4}
-    backend = tokenizers.Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend = tokenizers.Tokenizer(models.WordLevel(words, unk_token=tiny.UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([AddedToken("</s>", special=True, normalized=False)])
     tokenizer = tiny.wrapped(backend)
@@ -156,7 +156,7 @@ def test_a_vocabulary_that_spells_a_control_token_by_itself_is_kept_from_it() ->
 
 
 def test_a_tokenizer_that_cannot_spell_a_control_token_in_any_other_way_refuses() -> None:
-    backend = tokenizers.Tokenizer(models.WordLevel({"<unk>": 0, "hi": 1, "$": 2}, unk_token="<unk>"))
+    backend = tokenizers.Tokenizer(models.WordLevel({"<unk>": 0, "hi": 1, "$": 2}, unk_token=tiny.UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.add_special_tokens([AddedToken("$", special=True, normalized=False)])
     chats = encoder(tiny.wrapped(backend), "{{ messages[0].content }} $")

@@ -54,7 +54,9 @@ def cases(size: int) -> dict[str, dict[str, Any]]:
         "names": {settings: NAMED},
         "added token by id": {settings: NAMED | {"added_tokens_decoder": {new: token(NEW)}}},
         "added token that is shown": {settings: NAMED | {"added_tokens_decoder": {new: token(NEW, special=False)}}},
-        "added token that takes spaces": {settings: NAMED | {"added_tokens_decoder": {new: token(NEW, rstrip=True, lstrip=True)}}},
+        "added token that takes spaces": {
+            settings: NAMED | {"added_tokens_decoder": {new: token(NEW, rstrip=True, lstrip=True)}}
+        },
         "other flags": {settings: {"added_tokens_decoder": {str(size - 1): token("<seen>", lstrip=True)}}},
         "ids in another order": {settings: {"added_tokens_decoder": {str(size + 1): token("<x>"), new: token(NEW)}}},
         "further special tokens": {settings: NAMED | {"additional_special_tokens": [NEW, tiny.EOS, "<seen>", "<e>"]}},
@@ -81,7 +83,9 @@ def cases(size: int) -> dict[str, dict[str, Any]]:
         "a shown token by name and id": {
             settings: {"eos_token": "<seen>", "added_tokens_decoder": {str(size - 1): token("<seen>", special=False)}}
         },
-        "a token as an object": {settings: {"eos_token": {"__type": "AddedToken", "content": NEW, "lstrip": True, "special": True}}},
+        "a token as an object": {
+            settings: {"eos_token": {"__type": "AddedToken", "content": NEW, "lstrip": True, "special": True}}
+        },
         "empty names": {settings: {"bos_token": "", "eos_token": ""}},
         "split": {settings: NAMED | {"split_special_tokens": True}},
         "clean up": {settings: NAMED | {"clean_up_tokenization_spaces": True}},
@@ -131,7 +135,9 @@ def test_a_space_is_put_before_a_text_where_transformers_puts_one(
 ) -> None:
     settings = NAMED | {"tokenizer_class": kind, "add_prefix_space": wanted}
     files: dict[str, Any] = {"tokenizer_config.json": settings}
-    write(tmp_path, BACKENDS["byte level"](), files if model_type is None else files | {"config.json": {"model_type": model_type}})
+    write(
+        tmp_path, BACKENDS["byte level"](), files if model_type is None else files | {"config.json": {"model_type": model_type}}
+    )
     theirs, ours = AutoTokenizer.from_pretrained(str(tmp_path)), Tokenizer.from_directory(tmp_path)
     assert ours.encode("ab c", special=AddSpecial.NO) == theirs("ab c", add_special_tokens=False)["input_ids"]
 
