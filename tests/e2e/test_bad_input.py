@@ -22,6 +22,7 @@ from quire.errors import (
     RequestError,
     SamplingError,
     TemplateError,
+    TokenizerError,
     UnknownArchitectureError,
     UnsupportedConfigError,
 )
@@ -70,6 +71,14 @@ def edit_config(directory: Path, **fields: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+def write_json(directory: Path, name: str, **fields: object) -> None:
+    (directory / name).write_text(json.dumps(fields))
+
+
+def add_a_token(directory: Path) -> None:
+    write_json(directory, "tokenizer_config.json", additional_special_tokens=["<|one more|>"])
+
+
 DAMAGE: list[tuple[Spoil, type[QuireError], str]] = [
     (truncate, CheckpointError, "model.safetensors"),
     (claim_ten_gigabytes_of_header, CheckpointError, "model.safetensors"),
@@ -87,6 +96,9 @@ DAMAGE: list[tuple[Spoil, type[QuireError], str]] = [
         "auto_map",
     ),
     (lambda directory: edit_config(directory, eos_token_id=10**6), UnsupportedConfigError, "eos_token_id"),
+    (lambda directory: write_json(directory, "generation_config.json", eos_token_id=[1, 10**6]), TokenizerError, "eos_token_id"),
+    (lambda directory: write_json(directory, "tokenizer_config.json", surprise=1), UnsupportedConfigError, "surprise"),
+    (add_a_token, TokenizerError, "<|one more|>"),
     (lambda directory: edit_config(directory, surprise=1), UnsupportedConfigError, "surprise"),
     (lambda directory: edit_config(directory, architectures=["MambaForCausalLM"]), UnknownArchitectureError, "LlamaForCausalLM"),
 ]

@@ -17,7 +17,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from quire.errors import ConfigError
+from quire.errors import ConfigError, QuireError, is_failure
 from quire.models.families.sizes import MAX_VOCAB
 
 END, SYSTEM, USER, ASSISTANT = "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
@@ -65,7 +65,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_checked(texts), trainer)
+    try:
+        tokenizer.train_from_iterator(_checked(texts), trainer)
+    except BaseException as error:  # the Rust library raises plain Exception, and panics
+        if isinstance(error, QuireError) or not is_failure(error):
+            raise
+        raise ConfigError(
+            "no tokenizer can be trained on these texts",
+            given=f"{type(error).__name__}: {error}"[:200],
+            next_step="Choose a smaller vocabulary, or other texts.",
+        ) from error
     return tokenizer
 
 
