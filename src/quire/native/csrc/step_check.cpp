@@ -27,7 +27,8 @@ static void check_request(const Decoder& d, const Step& s, int64_t request, int6
   int64_t num_blocks = (context_len + d.block_size() - 1) / d.block_size();
   require(num_blocks <= s.blocks_per_request, "a block table is too short for its context", request, context_len);
   const int32_t* blocks = s.block_tables + request * s.blocks_per_request;
-  for (int64_t i = 0; i < num_blocks; ++i) require(blocks[i] >= 0 && blocks[i] < d.num_blocks(), "a block id is outside the KV memory", i, blocks[i]);
+  for (int64_t i = 0; i < num_blocks; ++i)
+    require(blocks[i] >= 0 && blocks[i] < d.num_blocks(), "a block id is outside the KV memory", i, blocks[i]);
   for (int64_t t = begin; t < end; ++t) {
     require(s.positions[t] == context_len - (end - t), "positions and context_lens do not agree", t, s.positions[t]);
     int64_t slot = blocks[s.positions[t] / d.block_size()] * d.block_size() + s.positions[t] % d.block_size();
@@ -46,7 +47,8 @@ static void check_written_once(const Step& s) {
 void check_step(const Decoder& decoder, const Step& s, const int32_t* context_lens) {
   check_rows(decoder, s);
   require(s.query_start[0] == 0, "query_start does not begin with 0", 0, s.query_start[0]);
-  require(s.query_start[s.num_requests] == s.num_rows, "query_start does not end with the number of rows", s.num_requests, s.query_start[s.num_requests]);
+  int64_t last = s.num_requests;
+  require(s.query_start[last] == s.num_rows, "query_start does not end with the number of rows", last, s.query_start[last]);
   for (int64_t b = 0; b < s.num_requests; ++b) check_request(decoder, s, b, context_lens[b]);
   check_written_once(s);
 }
