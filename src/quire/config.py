@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
 from quire.units import GIB, MAX_BYTES
+from quire.values import as_int, shown
 
 KERNEL_TILE_TOKENS = 32
 """Tokens of one K/V kernel tile; a block holds a whole number of tiles, so block size cannot change a bit."""
@@ -21,6 +24,19 @@ DEFAULT_KV_MEMORY_BYTES = 2 * GIB
 
 MAX_COUNT = 2**31 - 1
 """The largest number of tokens or requests: the arrays of a step count in int32."""
+
+COUNT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "block_size": (1, MAX_COUNT),
+        "memory_bytes": (1, MAX_BYTES),
+        "max_num_batched_tokens": (1, MAX_COUNT),
+        "max_num_seqs": (1, MAX_COUNT),
+        "max_queued_requests": (1, MAX_COUNT),
+        "max_context": (2, MAX_COUNT),  # one token to compute and one to draw
+        "threads": (1, MAX_THREADS),
+    }
+)
+"""The smallest and the largest value of every count, in Python and on the command line; MAX_COUNT is shown as no limit."""
 
 
 class DType(Enum):
@@ -103,12 +119,33 @@ class PackedCache(Enum):
     OFF = "off"
 
 
-def _require_positive(name: str, value: object, limit: int = MAX_COUNT) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name} must be a positive integer", given=value, next_step=f"Pass {name} >= 1 or leave it out.")
-    if value > limit:
-        given = value if value.bit_length() < 256 else f"an integer of {value.bit_length()} bits"
-        raise ConfigError(f"{name} is too large", given=given, limit=limit, next_step=f"Pass {name} <= {limit} or leave it out.")
+def checked_count(name: str, value: object) -> int:
+    """Returns a count within COUNT_LIMITS as a Python integer; raises ConfigError for anything else."""
+    low, high = COUNT_LIMITS[name]
+    count = as_int(value)
+    if count is None or count < low:
+        raise ConfigError(
+            f"{name} must be an integer of {low} or more",
+            given=shown(value),
+            next_step=f"Pass {name} >= {low} or leave it out.",
+        )
+    if count > high:
+        raise ConfigError(
+            f"{name} is too large", given=shown(value), limit=high, next_step=f"Pass {name} <= {high} or leave it out."
+        )
+    return count
+
+
+def _check_counts(config: object, names: tuple[str, ...]) -> None:
+    for name in names:
+        object.__setattr__(config, name, checked_count(name, getattr(config, name)))
+
+
+def _check_kind(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise ConfigError(
+            f"{name} is not a {kind.__name__}", given=shown(value), next_step=f"Pass a {kind.__name__} of quire.config."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +159,11 @@ class CacheConfig:
     format: KVFormat | None = None  # auto: the weights' format
 
     def __post_init__(self) -> None:
-        _require_positive("block_size", self.block_size)
-        if self.memory_bytes is not None:
-            _require_positive("memory_bytes", self.memory_bytes, MAX_BYTES)
+        _check_counts(self, ("block_size",) if self.memory_bytes is None else ("block_size", "memory_bytes"))
+        _check_kind("mode", self.mode, KVCacheMode)
+        _check_kind("prefix_cache", self.prefix_cache, PrefixCache)
+        if self.format is not None:
+            _check_kind("format", self.format, KVFormat)
         if self.block_size % KERNEL_TILE_TOKENS:
             raise ConfigError(
                 "block_size must be a multiple of the kernel tile",
@@ -143,8 +182,7 @@ class SchedulerConfig:
     max_queued_requests: int = 100_000  # bounded queue; an offline batch may be large
 
     def __post_init__(self) -> None:
-        for name in ("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"):
-            _require_positive(name, getattr(self, name))
+        _check_counts(self, ("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,13 +199,19 @@ class EngineConfig:
     packed_cache: Path | PackedCache = PackedCache.OFF  # the directory where the native executor keeps packed weights
 
     def __post_init__(self) -> None:
-        for name in ("max_context", "threads"):
-            if getattr(self, name) is not None:
-                _require_positive(name, getattr(self, name))
-        if self.threads is not None and self.threads > MAX_THREADS:
+        _check_counts(self, tuple(name for name in ("max_context", "threads") if getattr(self, name) is not None))
+        for name, kind in _KINDS.items():
+            if name not in _AUTOMATIC or getattr(self, name) is not None:
+                _check_kind(name, getattr(self, name), kind)
+        if not isinstance(self.packed_cache, (Path, PackedCache)):
             raise ConfigError(
-                "threads exceeds what the pool can start",
-                given=self.threads,
-                limit=MAX_THREADS,
-                next_step="Leave threads out to use every core once; more than cores only makes them wait for each other.",
+                "packed_cache is neither a path nor a PackedCache",
+                given=shown(self.packed_cache),
+                next_step="Pass pathlib.Path(...).",
             )
+
+
+_AUTOMATIC = ("dtype", "executor")
+_KINDS: Mapping[str, type] = MappingProxyType(
+    {"cache": CacheConfig, "scheduler": SchedulerConfig, "dtype": DType, "quantize": Quantize, "executor": ExecutorKind}
+)

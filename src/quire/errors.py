@@ -13,7 +13,9 @@
     |   +-- PromptTooLongError                more tokens than the context holds
     |   +-- CapacityError                     more KV than the pool can ever hold
     |   +-- SamplingError                     sampling parameters that contradict or exceed a limit
+    |   |   +-- UnknownParameterError (TypeError) a sampling parameter that does not exist
     |   +-- TemplateError                     a chat template that fails, loops or floods
+    +-- NotCopyableError (TypeError)          what owns memory and threads was to be copied or pickled
     +-- DuplicateRequestError (KeyError)      a request id that is already in use
     +-- IntegrityError (RuntimeError)         the engine's own bookkeeping contradicts itself
     +-- ExecutorError (RuntimeError)          the forward pass failed
@@ -26,6 +28,8 @@ Each says what was wrong, what was given, what the limit is, and what to do next
 from __future__ import annotations
 
 import copyreg
+
+from quire.values import shown
 
 
 class QuireError(Exception):
@@ -47,9 +51,17 @@ class QuireError(Exception):
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
     def __str__(self) -> str:
-        facts = [f"{name}: {value}" for name, value in (("given", self.given), ("limit", self.limit)) if value is not None]
+        facts = [f"{name}: {_fact(value)}" for name, value in (("given", self.given), ("limit", self.limit)) if value is not None]
         detail = f" ({'; '.join(facts)})" if facts else ""
-        return f"{self.problem}{detail}. {self.next_step}"
+        return f"{self.problem}{detail}. {self.next_step}".encode(errors="backslashreplace").decode()
+
+
+def _fact(value: object) -> str:
+    """Returns a fact as text, also an integer that is too long for Python to write down."""
+    try:
+        return str(value)
+    except ValueError:
+        return shown(value)
 
 
 class ConfigError(QuireError, ValueError):
@@ -100,8 +112,16 @@ class SamplingError(RequestError):
     """Sampling parameters that contradict each other or exceed a limit."""
 
 
+class UnknownParameterError(SamplingError, TypeError):
+    """A sampling parameter that does not exist, or one without its name."""
+
+
 class TemplateError(RequestError):
     """A chat template that fails, loops, or produces too much."""
+
+
+class NotCopyableError(QuireError, TypeError):
+    """What owns memory, threads or KV blocks was to be copied or pickled."""
 
 
 class DuplicateRequestError(QuireError, KeyError):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from functools import wraps
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
-from quire.errors import SamplingError
+from quire.counterparts import SAMPLING, advice_for
+from quire.errors import SamplingError, UnknownParameterError
+from quire.values import as_bool, as_int, as_number, is_unicode, shown
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+_Class = TypeVar("_Class")
 
 MAX_COMPLETIONS = 64
 MAX_STOPS = 64
@@ -17,6 +22,41 @@ MAX_STOP_CHARS = 1024
 MAX_LOGPROBS = 1024
 MAX_NAMED_TOKENS = 4096  # in logit_bias or stop_token_ids
 MAX_SEED = 2**63 - 1
+
+COUNT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "n": (1, MAX_COMPLETIONS),
+        "top_k": (-1, MAX_SEED),
+        "seed": (0, MAX_SEED),
+        "max_tokens": (1, MAX_SEED),
+        "min_tokens": (0, MAX_SEED),
+        "logprobs": (0, MAX_LOGPROBS),
+        "prompt_logprobs": (0, MAX_LOGPROBS),
+    }
+)
+"""The smallest and the largest value of every integer parameter, here and on the command line."""
+
+NUMBER_LIMITS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "temperature": (0.0, 100.0),
+        "top_p": (0.0, 1.0),
+        "min_p": (0.0, 1.0),
+        "presence_penalty": (-2.0, 2.0),
+        "frequency_penalty": (-2.0, 2.0),
+        "repetition_penalty": (0.01, 100.0),
+    }
+)
+"""The same for every other number; `top_p` must be above its smallest."""
+
+_OPTIONAL = frozenset({"seed", "max_tokens", "logprobs", "prompt_logprobs"})
+_SWITCHES = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
+_MAX_BIAS = 100.0
+_ADVICE: Mapping[str, str] = MappingProxyType(
+    {
+        "top_k": "Pass top_k as a positive integer; 0 keeps all tokens, and so does -1.",
+        "max_tokens": "Pass max_tokens within that range; None goes on until the context is full.",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +92,41 @@ class _FrozenDict(dict[_Key, _Value]):
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
 
+def _naming_unknown_parameters(params_class: type[_Class]) -> type[_Class]:
+    """Makes a class of parameters answer an unknown name with ours, or with the reason why there is none."""
+    build: Callable[..., None] = params_class.__init__
+
+    @wraps(build)
+    def checked(self: object, *unnamed: object, **params: object) -> None:
+        own_names = [each.name for each in fields(params_class)]  # type: ignore[arg-type]
+        if unnamed:
+            raise UnknownParameterError(
+                "a sampling parameter is passed by its name",
+                given=shown(unnamed[0]),
+                next_step="Write SamplingParams(temperature=0.7, max_tokens=100).",
+            )
+        unknown = next((name for name in params if name not in own_names), None)
+        if unknown is not None:
+            raise UnknownParameterError(
+                f"there is no sampling parameter {unknown!r}",
+                given=f"{unknown}={shown(params[unknown])}",
+                next_step=advice_for(unknown, own_names, SAMPLING),
+            )
+        build(self, **params)
+
+    params_class.__init__ = checked  # type: ignore[method-assign]
+    return params_class
+
+
+@_naming_unknown_parameters
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How to continue a prompt. Field names and defaults are vLLM's; combinations that contradict each other raise.
 
-    `temperature` 0 is greedy. `top_k` 0 keeps all. `max_tokens` None means until the context is full. `logprobs` k
-    returns the sampled token's log-probability and the k best. `seed` None lets the engine choose one and report it.
-    None in place of a list or of `logit_bias` means an empty one; one text in place of a list, a list of one.
+    `temperature` 0 is greedy. `top_k` 0 or -1 keeps all and reads as 0. `max_tokens` None means until the context is full.
+    `logprobs` k returns the sampled token's log-probability and the k best. `seed` None lets the engine choose one and report it.
+    None in place of a list or of `logit_bias` means an empty one; one text in place of a list, a list of one. NumPy's integers,
+    floats and bools count as Python's.
 
     `stop` ends an output with the token that completes one of its strings, if more than `min_tokens` tokens are there then;
     where the string began does not matter. It is looked for in the text with special tokens, also where
@@ -92,16 +160,22 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("stop", "bad_words", "stop_token_ids"):
-            object.__setattr__(self, name, _as_tuple(name, getattr(self, name)))
-        object.__setattr__(self, "logit_bias", _as_mapping("logit_bias", self.logit_bias))
-        for name in ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"):
-            _require_bool(name, getattr(self, name))
-        self._check_counts()
-        self._check_token_ids()
-        self._check_numbers()
-        self._check_texts()
+        for name, limits in COUNT_LIMITS.items():
+            if name not in _OPTIONAL or getattr(self, name) is not None:
+                self._set(name, _int_within(name, getattr(self, name), *limits))
+        for name, number_limits in NUMBER_LIMITS.items():
+            self._set(name, _number_within(name, getattr(self, name), *number_limits))
+        for name in _SWITCHES:
+            self._set(name, _switch(name, getattr(self, name)))
+        for name in ("stop", "bad_words"):
+            self._set(name, _texts(name, getattr(self, name)))
+        self._set("stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids))
+        self._set("logit_bias", _biases(self.logit_bias))
+        self._set("top_k", max(self.top_k, 0))
         self._check_combinations()
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def method(self) -> SamplingMethod:
@@ -110,59 +184,9 @@ class SamplingParams:
             return Greedy()
         return Draw(temperature=self.temperature, top_k=self.top_k or None, top_p=self.top_p, min_p=self.min_p)
 
-    def _check_counts(self) -> None:
-        _require_int("n", self.n, 1, MAX_COMPLETIONS)
-        _require_int("top_k", self.top_k, 0, MAX_SEED, "Pass top_k as a positive integer; 0 keeps all tokens.")
-        _require_int("min_tokens", self.min_tokens, 0, MAX_SEED)
-        for name, low, high in (
-            ("seed", 0, MAX_SEED),
-            ("max_tokens", 1, MAX_SEED),
-            ("logprobs", 0, MAX_LOGPROBS),
-            ("prompt_logprobs", 0, MAX_LOGPROBS),
-        ):
-            if getattr(self, name) is not None:
-                _require_int(name, getattr(self, name), low, high)
-
-    def _check_token_ids(self) -> None:
-        for name in ("stop_token_ids", "logit_bias"):
-            if len(getattr(self, name)) > MAX_NAMED_TOKENS:
-                raise SamplingError(
-                    f"{name} names too many tokens",
-                    given=len(getattr(self, name)),
-                    limit=MAX_NAMED_TOKENS,
-                    next_step="Name fewer tokens.",
-                )
-        for token_id in (*self.stop_token_ids, *self.logit_bias):
-            _require_int("a token id", token_id, 0, MAX_SEED)
-
-    def _check_numbers(self) -> None:
-        _require_number("temperature", self.temperature, 0.0, 100.0)
-        _require_number("top_p", self.top_p, 0.0, 1.0)
-        _require_number("min_p", self.min_p, 0.0, 1.0)
-        _require_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _require_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _require_number("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
-        for bias in self.logit_bias.values():
-            _require_number("a logit bias", bias, -100.0, 100.0)
+    def _check_combinations(self) -> None:
         if self.top_p == 0:
             raise SamplingError("top_p must be above 0", given=0, next_step="Use temperature=0 for greedy decoding.")
-
-    def _check_texts(self) -> None:
-        for name, values in (("stop", self.stop), ("bad_words", self.bad_words)):
-            if any(not isinstance(text, str) or not text for text in values):
-                raise SamplingError(f"{name} must hold non-empty strings", next_step="Remove the empty or non-text entries.")
-            if len(values) > MAX_STOPS or any(len(text) > MAX_STOP_CHARS for text in values):
-                raise SamplingError(
-                    f"{name} is too large",
-                    limit=f"{MAX_STOPS} entries of {MAX_STOP_CHARS} characters",
-                    next_step="Shorten the list.",
-                )
-            if not _is_unicode("".join(values)):
-                raise SamplingError(
-                    f"{name} is not valid Unicode", given="a lone surrogate", next_step="Pass text that can be written as UTF-8."
-                )
-
-    def _check_combinations(self) -> None:
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise SamplingError(
                 "min_tokens exceeds max_tokens", given=self.min_tokens, limit=self.max_tokens, next_step="Lower min_tokens."
@@ -171,7 +195,9 @@ class SamplingParams:
             unused = [name for name, off in (("top_k", 0), ("min_p", 0.0), ("top_p", 1.0)) if getattr(self, name) != off]
             if unused:
                 raise SamplingError(
-                    f"temperature=0 is greedy and ignores {', '.join(unused)}", next_step="Raise temperature or leave them out."
+                    f"temperature=0 is greedy and ignores {', '.join(unused)}",
+                    given=", ".join(f"{name}={getattr(self, name)}" for name in ("temperature", *unused)),
+                    next_step="Raise temperature, or leave them out.",
                 )
             if self.n > 1:
                 raise SamplingError(
@@ -179,56 +205,100 @@ class SamplingParams:
                 )
 
 
-def _as_tuple(name: str, value: object) -> tuple[Any, ...]:
-    """Returns the entries of a list; one text is a list of one, None an empty list."""
-    if isinstance(value, str):
-        return (value,)
-    if value is not None and not isinstance(value, Collection):
-        raise SamplingError(f"{name} must be a list", given=_shown(value), next_step=f"Pass {name} as a list.")
-    return () if value is None else tuple(value)
+def _texts(name: str, value: object) -> tuple[str, ...]:
+    """Returns the entries of a list of texts; one text is a list of one, None an empty list."""
+    texts = (value,) if isinstance(value, str) else _entries(name, value, "texts")
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise SamplingError(
+                f"{name} must hold non-empty strings",
+                given=shown(text),
+                next_step=f"Pass {name} as a text or a list of texts, without this entry.",
+            )
+        if not is_unicode(text):
+            raise SamplingError(
+                f"{name} is not valid Unicode: it holds a lone surrogate",
+                given=shown(text),
+                next_step="Pass text that can be written as UTF-8.",
+            )
+        if len(text) > MAX_STOP_CHARS:
+            raise SamplingError(
+                f"{name} holds a text that is too long",
+                given=f"{len(text)} characters",
+                limit=MAX_STOP_CHARS,
+                next_step="Shorten the text.",
+            )
+    if len(texts) > MAX_STOPS:
+        raise SamplingError(
+            f"{name} holds too many texts", given=len(texts), limit=MAX_STOPS, next_step="Leave out the less important ones."
+        )
+    return tuple(str(text) for text in texts)
 
 
-def _as_mapping(name: str, value: object) -> Mapping[Any, Any]:
+def _token_ids(name: str, value: object) -> tuple[int, ...]:
+    token_ids = _entries(name, value, "token ids")
+    _require_few(name, len(token_ids))
+    return tuple(_int_within("a token id", token_id, 0, MAX_SEED) for token_id in token_ids)
+
+
+def _biases(value: object) -> Mapping[int, float]:
     if value is not None and not isinstance(value, Mapping):
         raise SamplingError(
-            f"{name} must map token ids to numbers", given=_shown(value), next_step=f"Pass {name} as a dictionary."
+            "logit_bias must map token ids to numbers", given=shown(value), next_step="Pass logit_bias as a dictionary."
         )
-    return _FrozenDict({} if value is None else value)
+    given: Mapping[object, object] = {} if value is None else value
+    _require_few("logit_bias", len(given))
+    return _FrozenDict(
+        {
+            _int_within("a token id", token_id, 0, MAX_SEED): _number_within("a logit bias", bias, -_MAX_BIAS, _MAX_BIAS)
+            for token_id, bias in given.items()
+        }
+    )
 
 
-def _is_unicode(text: str) -> bool:
+def _entries(name: str, value: object, what: str) -> tuple[Any, ...]:
+    """Returns the entries of a list, a tuple, a set or an array; None is an empty list, a number or a text none at all."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        if value is None:
+            return ()
+        if isinstance(value, Collection) and not isinstance(value, (str, bytes, bytearray, memoryview, Mapping)):
+            return tuple(value)
+    except TypeError:
+        pass  # an array of no dimension says that it can be iterated, and cannot
+    raise SamplingError(f"{name} must be a list of {what}", given=shown(value), next_step=f"Pass {name} as a list.")
 
 
-def _require_bool(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise SamplingError(f"{name} must be True or False", given=_shown(value), next_step=f"Pass {name}=True or leave it out.")
+def _require_few(name: str, num_tokens: int) -> None:
+    if num_tokens > MAX_NAMED_TOKENS:
+        raise SamplingError(
+            f"{name} names too many tokens", given=num_tokens, limit=MAX_NAMED_TOKENS, next_step="Name fewer tokens."
+        )
 
 
-def _require_int(name: str, value: object, low: int, high: int, next_step: str | None = None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+def _switch(name: str, value: object) -> bool:
+    switch = as_bool(value)
+    if switch is None:
+        raise SamplingError(f"{name} must be True or False", given=shown(value), next_step=f"Pass {name}=True or leave it out.")
+    return switch
+
+
+def _int_within(name: str, value: object, low: int, high: int) -> int:
+    number = as_int(value)
+    if number is None or not low <= number <= high:
         raise SamplingError(
             f"{name} must be an integer from {low} to {high}",
-            given=_shown(value),
-            next_step=next_step or f"Pass {name} within that range.",
+            given=shown(value),
+            next_step=_ADVICE.get(name, f"Pass {name} within that range."),
         )
+    return number
 
 
-def _require_number(name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+def _number_within(name: str, value: object, low: float, high: float) -> int | float:
+    number = as_number(value)
+    if number is None or not low <= number <= high:
         raise SamplingError(
             f"{name} must be a finite number from {low:g} to {high:g}",
-            given=_shown(value),
+            given=shown(value),
             next_step=f"Pass {name} within that range.",
         )
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)[:40]
-    except ValueError:  # Python does not write down integers of thousands of digits
-        return f"{type(value).__name__} of thousands of digits"
+    return number

@@ -364,7 +364,7 @@ def test_end_of_sequence_stops_an_answer(llm: LLM) -> None:
         ({"threads": 0}, "threads"),
         ({"threads": "2"}, "given: '2'"),
         ({"max_context": 1}, "2 or more"),
-        ({"gpu_memory_utilization": 0.9}, "max_num_seqs"),
+        ({"gpu_memory_utilization": 0.9}, "kv_memory is a size"),
     ],
 )
 def test_option_that_cannot_work_says_what_can(tiny_model: Path, options: dict[str, object], words: str) -> None:

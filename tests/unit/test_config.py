@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from quire.config import KERNEL_TILE_TOKENS, CacheConfig, EngineConfig, KVFormat, SchedulerConfig
 from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
+from quire.values import shown
 
 CONFIGS = (CacheConfig, SchedulerConfig, EngineConfig)
 NOT_POSITIVE = [0, -1, -(2**70), 1.5, 32.0, float("nan"), float("inf"), True, False, "32", [32], (), b"1", object()]
@@ -37,7 +39,7 @@ def test_defaults_are_valid_and_frozen(kind: type[Any]) -> None:
 def test_counts_must_be_positive_integers(kind: type[Any], name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
         kind(**{name: value})
-    assert caught.value.given is value
+    assert caught.value.given == shown(value)
     assert name in caught.value.next_step
 
 
@@ -57,6 +59,34 @@ def test_none_means_automatic(kind: type[Any], name: str) -> None:
 def test_none_is_no_value_where_nothing_is_automatic(kind: type[Any], name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         kind(**{name: None})
+
+
+@pytest.mark.parametrize(("kind", "name"), REQUIRED + AUTOMATIC)
+def test_numpy_integers_are_counts(kind: type[Any], name: str) -> None:
+    config = kind(**{name: np.int64(64)})
+    assert type(getattr(config, name)) is int
+    assert config == kind(**{name: 64})
+
+
+KINDS = [
+    (CacheConfig, "mode"),
+    (CacheConfig, "prefix_cache"),
+    (CacheConfig, "format"),
+    (EngineConfig, "cache"),
+    (EngineConfig, "scheduler"),
+    (EngineConfig, "dtype"),
+    (EngineConfig, "quantize"),
+    (EngineConfig, "executor"),
+    (EngineConfig, "packed_cache"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), KINDS)
+@pytest.mark.parametrize("value", [5, "paged", b"x", [], object(), np.array(1)], ids=lambda value: repr(value)[:12])
+def test_values_of_another_kind_are_refused(kind: type[Any], name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name) as caught:
+        kind(**{name: value})
+    assert caught.value.given == shown(value)
 
 
 @given(block_size=st.integers(1, 4096))
@@ -91,7 +121,7 @@ def test_kv_formats_know_their_width(kv_format: KVFormat, num_bytes: int) -> Non
 
 
 def test_more_threads_than_a_pool_can_start_are_refused() -> None:
-    with pytest.raises(ConfigError, match="threads exceeds") as caught:
+    with pytest.raises(ConfigError, match="threads") as caught:
         EngineConfig(threads=MAX_THREADS + 1)
     assert caught.value.limit == MAX_THREADS
     assert EngineConfig(threads=MAX_THREADS).threads == MAX_THREADS

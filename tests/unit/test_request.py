@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
 import math
 import pickle
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ from quire.request import (
 
 COUNTS = {
     "n": (1, MAX_COMPLETIONS),
-    "top_k": (0, MAX_SEED),
+    "top_k": (-1, MAX_SEED),
     "min_tokens": (0, MAX_SEED),
     "seed": (0, MAX_SEED),
     "max_tokens": (1, MAX_SEED),
@@ -84,7 +86,7 @@ def test_counts_end_at_their_limits(name: str) -> None:
     _refusal(**{name: high + 1})
     others = {"max_tokens": None} if name == "min_tokens" else {}
     for value in (low, high):
-        assert getattr(SamplingParams(**{name: value, **others}), name) == value
+        assert getattr(SamplingParams(**{name: value, **others}), name) == (max(value, 0) if name == "top_k" else value)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -174,7 +176,13 @@ def test_finish_reasons_are_openais_words() -> None:
     assert f"{FinishReason.STOP} {json.dumps(FinishReason.STOP)}" == 'stop "stop"'
 
 
-@pytest.mark.parametrize("value", [-1, None, 1.5])
+@pytest.mark.parametrize("off", [-1, 0, np.int32(-1)])
+def test_top_k_keeps_all_tokens_by_vllms_number_too(off: int) -> None:
+    assert SamplingParams(top_k=off) == SamplingParams()
+    assert SamplingParams(temperature=0, top_k=off).method == Greedy()
+
+
+@pytest.mark.parametrize("value", [-2, None, 1.5])
 def test_top_k_says_how_to_keep_all_tokens(value: object) -> None:
     assert "0 keeps all tokens" in _refusal(top_k=value).next_step
 
@@ -185,7 +193,9 @@ def test_logit_bias_must_be_a_mapping(value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["stop", "bad_words"])
-@pytest.mark.parametrize("value", [[""], ["a", ""], "", [7], [None], [b"a"], 7, True, b"ab", [["a"]]], ids=_short)
+@pytest.mark.parametrize(
+    "value", [[""], ["a", ""], "", [7], [None], [b"a"], 7, True, b"ab", [["a"]], np.array(1), "\ud800", iter("ab")], ids=_short
+)
 def test_stops_and_bad_words_must_be_texts(name: str, value: object) -> None:
     assert name in str(_refusal(**{name: value}))
 
@@ -257,9 +267,72 @@ def test_method_keeps_only_the_numbers_of_a_draw() -> None:
     )
 
 
-def test_unknown_parameters_are_refused() -> None:
-    with pytest.raises(TypeError, match="best_of"):
-        SamplingParams(best_of=3)  # type: ignore[call-arg]
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("best_of", "no counterpart"),
+        ("max_new_tokens", "Quire calls it max_tokens"),
+        ("do_sample", "temperature"),
+        ("num_return_sequences", "Quire calls it n."),
+        ("eos_token_id", "stop_token_ids"),
+        ("n_predict", "max_tokens"),
+        ("repeat_penalty", "repetition_penalty"),
+        ("max_context", "max_context of LLM"),
+        ("max_model_len", "max_context of LLM"),
+        ("use_tqdm", "use_tqdm of generate"),
+        ("temprature", "Did you mean temperature?"),
+        ("frobnicate", "max_tokens, min_p, min_tokens"),
+    ],
+)
+def test_unknown_parameters_are_answered_with_ours(name: str, advice: str) -> None:
+    with pytest.raises(TypeError, match=name) as caught:
+        SamplingParams(**{name: 3})
+    assert isinstance(caught.value, SamplingError)
+    assert advice in caught.value.next_step
+    assert f"{name}=3" in str(caught.value)
+
+
+def test_parameters_without_names_are_refused() -> None:
+    with pytest.raises(SamplingError, match="by its name"):
+        SamplingParams(0.5)  # type: ignore[call-arg]
+
+
+def test_signature_names_every_parameter() -> None:
+    assert list(inspect.signature(SamplingParams).parameters) == [field.name for field in dataclasses.fields(SamplingParams)]
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16])
+def test_numpy_integers_are_integers(kind: type[np.integer[Any]]) -> None:
+    five = kind(5)
+    params = SamplingParams(
+        n=five, top_k=five, seed=five, max_tokens=five, min_tokens=five, logprobs=five, prompt_logprobs=five,
+        temperature=five, stop_token_ids=np.array([five]), logit_bias={five: five},
+    )  # fmt: skip
+    assert params == SamplingParams(
+        n=5, top_k=5, seed=5, max_tokens=5, min_tokens=5, logprobs=5, prompt_logprobs=5,
+        temperature=5, stop_token_ids=[5], logit_bias={5: 5},
+    )  # fmt: skip
+    assert json.loads(json.dumps(dataclasses.asdict(params)))["logit_bias"] == {"5": 5}
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_numpy_floats_are_numbers(kind: type[np.floating[Any]]) -> None:
+    half = kind(0.5)
+    params = SamplingParams(**dict.fromkeys(NUMBERS, half), logit_bias={1: half})  # type: ignore[arg-type]
+    assert params == SamplingParams(**dict.fromkeys(NUMBERS, 0.5), logit_bias={1: 0.5})  # type: ignore[arg-type]
+    assert {type(getattr(params, name)) for name in NUMBERS} == {float}
+
+
+def test_numpy_bools_are_switches_and_no_numbers() -> None:
+    assert SamplingParams(ignore_eos=np.True_).ignore_eos is True  # type: ignore[arg-type]
+    assert "ignore_eos" in str(_refusal(ignore_eos=np.int64(1)))
+    assert "n must" in str(_refusal(n=np.True_))
+    assert "temperature" in str(_refusal(temperature=np.False_))
+
+
+@pytest.mark.parametrize("value", [np.float32("nan"), np.float64("inf"), np.array(0.5), np.array([0.5])], ids=str)
+def test_numpy_values_that_are_no_finite_number_are_refused(value: object) -> None:
+    assert "temperature" in str(_refusal(temperature=value))
 
 
 def test_parameters_cannot_be_changed_after_the_check() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from types import MappingProxyType
-from typing import TypedDict, TypeVar
+from typing import TypedDict, TypeVar, cast
 
 from quire.config import (
     KERNEL_TILE_TOKENS,
@@ -20,10 +20,14 @@ from quire.config import (
     PrefixCache,
     Quantize,
     SchedulerConfig,
+    checked_count,
 )
+from quire.counterparts import LLM, advice_for
+from quire.engine.words import word_advice
 from quire.environment import read_environment
 from quire.errors import ConfigError
 from quire.units import MAX_BYTES, parse_bytes
+from quire.values import as_int, shown
 
 LoadProgress = Callable[[int, int], None]
 """Called while weights load with (tensors packed, tensors in all)."""
@@ -36,7 +40,7 @@ _Choice = TypeVar("_Choice", bound=Enum)
 
 
 class ModelOptions(TypedDict, total=False):
-    """Keyword options of `load_model`: memory and threads. Every one may be left out.
+    """Keyword options of `load_model`: memory and threads. Every one may be left out, and None is the same as leaving it out.
 
     kv_format auto|float32|bfloat16; kv_memory a size such as "2GiB" or a number of bytes, of which no more is taken than
     `max_num_seqs` full contexts need (None: 2 GiB, or what memory is left if that is less); packed_cache off|on or a
@@ -69,9 +73,7 @@ class EngineOptions(ModelOptions, total=False):
 
 _ENGINE_NAMES = frozenset((*ModelOptions.__annotations__, *EngineOptions.__annotations__))
 _MODEL_NAMES = frozenset((*ModelOptions.__annotations__, "executor", "dtype"))
-_MIN_COUNTS: Mapping[str, int] = MappingProxyType(
-    {"block_size": 1, "max_num_batched_tokens": 1, "max_num_seqs": 1, "max_context": 2, "threads": 1}
-)
+_COUNTS = ("block_size", "max_num_batched_tokens", "max_num_seqs", "max_context", "threads")
 
 
 def engine_config(options: EngineOptions) -> EngineConfig:
@@ -87,23 +89,39 @@ def model_config(options: EngineOptions) -> EngineConfig:
 def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:
     unknown = sorted(set(options) - names)
     if unknown:
-        raise ConfigError(f"unknown option {unknown[0]!r}", next_step=f"Options are {', '.join(sorted(names))}.")
-    for name, low in _MIN_COUNTS.items():
-        _check_count(name, options.get(name), low)
-    steps = SchedulerConfig()
+        raise _unknown_option(unknown[0], options, names)
+    given = cast(EngineOptions, {name: value for name, value in options.items() if value is not None})
+    counts = {name: checked_count(name, given[name]) for name in _COUNTS if name in given}  # type: ignore[literal-required]
+    steps = {name: count for name, count in counts.items() if name.startswith("max_num_")}
+    _check_progress(given.get("on_progress"))
     return EngineConfig(
-        cache=_cache_config(options),
-        scheduler=SchedulerConfig(
-            max_num_batched_tokens=options.get("max_num_batched_tokens", steps.max_num_batched_tokens),
-            max_num_seqs=options.get("max_num_seqs", steps.max_num_seqs),
-        ),
-        dtype=_choose_or_auto("dtype", options.get("dtype", AUTO), DType),
-        quantize=_choose("quantize", options.get("quantize", "none"), Quantize),
-        executor=_choose_or_auto("executor", options.get("executor", AUTO), ExecutorKind),
-        max_context=options.get("max_context"),
-        threads=options.get("threads"),
-        packed_cache=_packed_cache(options.get("packed_cache")),
+        cache=_cache_config(given),
+        scheduler=SchedulerConfig(**steps),
+        dtype=_choose_or_auto("dtype", given.get("dtype", AUTO), DType),
+        quantize=_choose("quantize", given.get("quantize", Quantize.NONE.value), Quantize),
+        executor=_choose_or_auto("executor", given.get("executor", AUTO), ExecutorKind),
+        max_context=counts.get("max_context"),
+        threads=counts.get("threads"),
+        packed_cache=_packed_cache(given.get("packed_cache")),
     )
+
+
+def _unknown_option(name: str, options: EngineOptions, names: frozenset[str]) -> ConfigError:
+    if name in _ENGINE_NAMES:
+        next_step = f"load_model has no scheduler and no prefix cache: its options are {', '.join(sorted(names))}."
+    else:
+        next_step = advice_for(name, names, LLM if names is _ENGINE_NAMES else "load_model")
+    given = f"{name}={shown(cast(Mapping[str, object], options)[name])}"
+    return ConfigError(f"unknown option {name!r}", given=given, next_step=next_step)
+
+
+def _check_progress(on_progress: object) -> None:
+    if on_progress is not None and not callable(on_progress):
+        raise ConfigError(
+            "on_progress cannot be called",
+            given=shown(on_progress),
+            next_step="Pass a function of two numbers, the tensors done and those in all, or leave it out.",
+        )
 
 
 def _cache_config(options: EngineOptions) -> CacheConfig:
@@ -120,58 +138,65 @@ def _packed_cache(word: str | Path | None) -> Path | PackedCache:
     """Returns the directory; left out, it is what QUIRE_PACKED_CACHE says."""
     environment = read_environment()
     chosen = (environment.packed_cache or PackedCache.OFF.value) if word is None else word
+    if not isinstance(chosen, (str, Path)) or not str(chosen).strip() or not _is_path(str(chosen)):
+        raise ConfigError("packed_cache is not a directory", given=shown(chosen), next_step="Use off, on, or a directory.")
     if chosen == PackedCache.OFF.value:
         return PackedCache.OFF
     if chosen == _ON:
         return (environment.cache_home or Path.home() / ".cache") / "quire" / "packed"
-    if not isinstance(chosen, (str, Path)) or not str(chosen).strip() or "\0" in str(chosen):
-        raise ConfigError("packed_cache is no directory", given=repr(chosen)[:40], next_step="Use off, on, or a directory.")
     return Path(chosen)
 
 
-def _choose(name: str, value: str, choices: type[_Choice]) -> _Choice:
-    for choice in choices:
-        if value == choice.value:
-            return choice
-    raise _unknown_word(name, value, [str(choice.value) for choice in choices])
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
-def _choose_or_auto(name: str, value: str, choices: type[_Choice]) -> _Choice | None:
-    if value == AUTO:
+def _choose(name: str, value: object, choices: type[_Choice]) -> _Choice:
+    found = _chosen(value, choices)
+    if found is None:
+        raise _unknown_word(name, value, [str(choice.value) for choice in choices])
+    return found
+
+
+def _choose_or_auto(name: str, value: object, choices: type[_Choice]) -> _Choice | None:
+    if isinstance(value, str) and value == AUTO:
         return None
-    for choice in choices:
-        if value == choice.value:
-            return choice
-    raise _unknown_word(name, value, [AUTO, *(str(choice.value) for choice in choices)])
+    found = _chosen(value, choices)
+    if found is None:
+        raise _unknown_word(name, value, [AUTO, *(str(choice.value) for choice in choices)])
+    return found
 
 
-def _check_count(name: str, value: object, low: int) -> None:
-    """Raises ConfigError for what is no count; None stands for an option that was left out."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
-        raise ConfigError(
-            f"{name} must be an integer of {low} or more",
-            given=repr(value)[:40],
-            next_step=f"Pass {name}={low} or more, or leave it out.",
-        )
+def _chosen(value: object, choices: type[_Choice]) -> _Choice | None:
+    return next((choice for choice in choices if isinstance(value, str) and value == choice.value), None)
 
 
-def _memory_bytes(value: str | int | None) -> int | None:
+def _memory_bytes(value: object) -> int | None:
     if value is None:
         return None
-    try:
-        num_bytes = value if isinstance(value, int) and not isinstance(value, bool) else parse_bytes(value)  # type: ignore[arg-type]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise _not_a_size(value) from error
-    if num_bytes < 1:
+    num_bytes = as_int(value)
+    if num_bytes is None:
+        try:
+            num_bytes = parse_bytes(value) if isinstance(value, str) else 0
+        except ValueError as error:
+            raise _not_a_size(value) from error
+    if not 1 <= num_bytes <= MAX_BYTES:
         raise _not_a_size(value)
-    if num_bytes > MAX_BYTES:
-        raise _not_a_size(f"an integer of {num_bytes.bit_length()} bits")
     return num_bytes
 
 
 def _not_a_size(value: object) -> ConfigError:
-    return ConfigError("kv_memory is not a size above 0", given=repr(value)[:40], next_step="Write it like 512MiB or 2GiB.")
+    return ConfigError(
+        "kv_memory is not a size that memory can have", given=shown(value), next_step="Write it like 512MiB or 2GiB."
+    )
 
 
 def _unknown_word(name: str, value: object, choices: list[str]) -> ConfigError:
-    return ConfigError(f"{name} has no such choice", given=repr(value)[:40], next_step=f"Use one of: {', '.join(choices)}.")
+    return ConfigError(
+        f"{name} has no such choice",
+        given=shown(value),
+        next_step=word_advice(name, str(value) if isinstance(value, str) else shown(value), choices),
+    )

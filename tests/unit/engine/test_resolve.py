@@ -48,7 +48,7 @@ def test_native_is_chosen_where_it_is_compiled(monkeypatch: pytest.MonkeyPatch, 
     assert resolve(EngineConfig(executor=ExecutorKind.REFERENCE), FAKE_SPEC, WEIGHTS).executor is ExecutorKind.REFERENCE
 
 
-@given(memory=st.integers(1, 4 * MIB), max_num_seqs=st.integers(1, 8), asked=st.one_of(st.none(), st.integers(1, 600)))
+@given(memory=st.integers(1, 4 * MIB), max_num_seqs=st.integers(1, 8), asked=st.one_of(st.none(), st.integers(2, 600)))
 def test_pool_fits_its_memory_and_holds_the_context(memory: int, max_num_seqs: int, asked: int | None) -> None:
     config = EngineConfig(
         cache=CacheConfig(memory_bytes=memory), scheduler=SchedulerConfig(max_num_seqs=max_num_seqs), max_context=asked

@@ -53,7 +53,7 @@ def test_null_in_fields_of_other_models_says_nothing(family: str) -> None:
 def test_a_shorter_context_is_granted_and_a_longer_one_refused(family: str) -> None:
     spec = spec_of(family, 100)
     assert spec.max_context == (512 if spec.has_learned_positions else 100)
-    with pytest.raises(ConfigError, match="given: 513; limit: 1 to 512"):
+    with pytest.raises(ConfigError, match="given: 513; limit: 2 to 512"):
         spec_of(family, 513)
 
 

@@ -54,9 +54,9 @@ def test_usable_context_of_each_scaling(family: str, style: str, scaling: dict[s
     ("scaling", "context"), [({"rope_type": "yarn", "factor": 4.0}, 2048), ({"type": "linear", "factor": 2}, 1024)]
 )
 def test_less_may_be_chosen_and_more_may_not(scaling: dict[str, Any], context: int) -> None:
-    for chosen in (1, 512, 513, context):
+    for chosen in (2, 512, 513, context):
         assert spec_of("llama", chosen, rope_scaling=scaling).max_context == chosen
-    with pytest.raises(ConfigError, match=f"given: {context + 1}; limit: 1 to {context} tokens"):
+    with pytest.raises(ConfigError, match=f"given: {context + 1}; limit: 2 to {context} tokens"):
         spec_of("llama", context + 1, rope_scaling=scaling)
 
 
@@ -94,7 +94,7 @@ def test_dynamic_scaling_is_served_where_it_changes_nothing_and_refused_beyond(
     (record,) = caplog.records
     assert "rope_scaling.factor is not used" in record.getMessage()
     assert "512 tokens" in record.getMessage()
-    with pytest.raises(ConfigError, match=r"dynamic NTK rope scaling changes every frequency.*given: 513; limit: 1 to 512"):
+    with pytest.raises(ConfigError, match=r"dynamic NTK rope scaling changes every frequency.*given: 513; limit: 2 to 512"):
         spec_of(family, 513, **dynamic)
 
 

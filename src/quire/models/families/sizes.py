@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from quire.config import COUNT_LIMITS
 from quire.errors import ConfigError, UnsupportedConfigError
 from quire.models.config_file import Config
 from quire.models.spec import Activation
@@ -107,11 +108,12 @@ def choose_context(model_context: int, max_context: int | None, bound: str | Non
     """
     if max_context is None:
         return model_context
-    if max_context < 1 or max_context > model_context:
+    low, _ = COUNT_LIMITS["max_context"]
+    if not low <= max_context <= model_context:
         raise ConfigError(
             "The requested context does not fit the model" + ("" if bound is None else f": {bound}"),
             given=max_context,
-            limit=f"1 to {model_context} tokens",
+            limit=f"{low} to {model_context} tokens",
             next_step="Ask for a shorter max_context, or leave it out to use the model's own.",
         )
     return max_context
