@@ -11,6 +11,7 @@ from quire.text.chat import ChatTemplate
 from quire.text.plain_values import mapping_of
 from quire.text.template_inputs import TemplateInputs
 from quire.text.tokenizer import Tokenizer
+from quire.values import shown
 
 Message = Mapping[str, Any]
 Messages = Sequence[Message]
@@ -37,7 +38,7 @@ def require_known_inputs(inputs: TemplateInputs) -> None:
     if unknown is not None:
         ours = _OTHER_NAMES.get(unknown)
         next_step = f"It is called {ours} here." if ours else f"Use {', '.join(known)}."
-        raise RequestError("a chat has no option of this name", given=repr(unknown)[:40], next_step=next_step)
+        raise RequestError("a chat has no option of this name", given=shown(unknown), next_step=next_step)
 
 
 def split_conversations(messages: Messages | Sequence[Messages]) -> list[Messages]:
@@ -66,7 +67,7 @@ def messages_of(conversation: object) -> Messages:
 def _mapping(message: object) -> Message:
     mapping = mapping_of(message)
     if mapping is None:
-        raise _not_a_conversation([message])
+        raise _not_a_conversation(message)
     return mapping
 
 
@@ -75,13 +76,13 @@ def _checked(message: Message) -> Message:
     if not isinstance(role, str) or not role:
         raise RequestError(
             "a message has no role",
-            given=f"role={role!r}"[:40] if "role" in message else f"a message with {', '.join(map(str, message))}"[:80],
+            given=f"role={shown(role)}" if "role" in message else f"a message with {', '.join(map(str, message))}"[:80],
             next_step='Pass {"role": "user", "content": "..."}.',
         )
     if all(value is None or (name == "content" and value == []) for name, value in message.items() if name != "role"):
         raise RequestError(
             "a message says nothing: it has a role and no content",
-            given=f"role {role!r}"[:60],
+            given=f"role {shown(role)}",
             next_step='Give it a content, "" for an empty one.',
         )
     content = message.get("content")
@@ -92,7 +93,7 @@ def _checked(message: Message) -> Message:
     if role in _SPEAKERS:
         raise RequestError(
             "the content of a message is a text or a list of text parts",
-            given=f"{type(content).__name__} from {role}",
+            given=f"{shown(content)} from {role}",
             next_step='Pass a string, or [{"type": "text", "text": "..."}].',
         )
     return message
@@ -109,17 +110,14 @@ def _text_part(part: object) -> Message:
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise RequestError(
         "a part of a message is not text, and this engine reads text only",
-        given=repr(kind)[:40],
+        given=shown(kind),
         next_step='Send parts as {"type": "text", "text": "..."}, or the content as one string.',
     )
 
 
 def _not_a_conversation(given: object) -> RequestError:
-    what = type(given).__name__
-    if isinstance(given, (list, tuple)):
-        what = f"a list with a {type(given[0]).__name__}" if given else "an empty list"
     return RequestError(
-        "a conversation is a list of messages",
-        given=what,
+        "a conversation is a list of messages, and a message is a dictionary",
+        given=shown(given),
         next_step='Pass [{"role": "user", "content": "..."}], or a list of such lists.',
     )

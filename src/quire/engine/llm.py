@@ -16,6 +16,7 @@ from quire.engine.core import EngineCore
 from quire.engine.group import Submission
 from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, engine_config
+from quire.engine.progress import AnswerProgress
 from quire.engine.prompts import (
     GivenContext,
     GivenPrompt,
@@ -23,13 +24,17 @@ from quire.engine.prompts import (
     Prompts,
     one_param_each,
     one_priority_each,
+    read_num_candidates,
+    read_output,
     read_params,
     read_priority,
     read_prompt,
+    read_switch,
     split_prompts,
 )
 from quire.engine.scores import Score, read_scored_text, score_of
 from quire.engine.shared_core import SharedCore
+from quire.engine.uncopyable import Uncopyable
 from quire.kv.ledger import CacheExplanation
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
@@ -39,7 +44,7 @@ from quire.text.message_text import ChatEncoder
 from quire.text.template_inputs import TemplateInputs
 
 
-class LLM:
+class LLM(Uncopyable):
     """A model in memory with its KV cache. Use it as a context manager or call `close()`.
 
     Threads may share it: their calls take turns step by step, and what they ask is computed together. A conversation, or one
@@ -66,6 +71,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         priority: int | Sequence[int] = 0,
+        use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """Continues every prompt and returns one output a prompt, in their order.
 
@@ -76,8 +82,10 @@ class LLM:
         (less is served earlier) are one for all or one each. Without `sampling_params` it is `SamplingParams()`: 16 tokens at
         temperature 1, whatever the model's generation_config.json says. Raises RequestError before anything runs if any prompt
         can never be answered. A failure while running ends only its request, with FinishReason.ERROR. Ctrl-C ends all of them.
+        `use_tqdm` draws a progress bar on standard error meanwhile, or one line at the end where that is no terminal.
         """
-        return self._shared.run(self._submissions(split_prompts(prompts), sampling_params, priority))
+        is_watched = read_switch("use_tqdm", use_tqdm)
+        return self._answers(self._submissions(split_prompts(prompts), sampling_params, priority), is_watched)
 
     def chat(
         self,
@@ -85,6 +93,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         priority: int | Sequence[int] = 0,
+        use_tqdm: bool = False,
         **inputs: Unpack[TemplateInputs],
     ) -> list[RequestOutput]:
         """Answers one conversation or many through the model's chat template, otherwise as `generate`.
@@ -96,12 +105,13 @@ class LLM:
         `SamplingParams(max_tokens=None)`: temperature 1, and an answer may fill the context. Raises TemplateError where the
         model has no template, or its template fails or would ignore an input.
         """
+        is_watched = read_switch("use_tqdm", use_tqdm)
         require_known_inputs(inputs)
         encoder, now = self._chat_encoder, datetime.now().astimezone()
         rendered = [encoder.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
         prompts = [GivenPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
         each = SamplingParams(max_tokens=None) if sampling_params is None else sampling_params
-        return self._shared.run(self._submissions(prompts, each, priority))
+        return self._answers(self._submissions(prompts, each, priority), is_watched)
 
     def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, so that each turn finds the last in the cache.
@@ -137,13 +147,15 @@ class LLM:
         (`MAX_LOGIT_BYTES`). Room for one more token must be left. Raises RequestError, or ExecutorError for logits that
         are not finite.
         """
+        wanted = read_num_candidates(num_candidates)
         scored = read_scored_text(prompt, given, self.tokenizer)
-        submission = scored.submission(self._next_request_id(), num_candidates=num_candidates)
+        submission = scored.submission(self._next_request_id(), num_candidates=wanted)
         return score_of(self._shared.run([submission])[0], scored.num_given_tokens)
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        request_ids = (output.request_id, f"{output.request_id}/0")
+        request_id = read_output(output).request_id
+        request_ids = (request_id, f"{request_id}/0")
         found = (self._shared.core.scheduler.manager.explain(request_id) for request_id in request_ids)
         return next((explanation for explanation in found if explanation is not None), None)
 
@@ -173,6 +185,10 @@ class LLM:
     @cached_property
     def _chat_encoder(self) -> ChatEncoder:
         return ChatEncoder(self._chat_template, self.tokenizer)
+
+    def _answers(self, submissions: Sequence[Submission], is_watched: bool) -> list[RequestOutput]:
+        with AnswerProgress(len(submissions), is_shown=is_watched) as progress:
+            return self._shared.run(submissions, progress.note)
 
     def _submissions(self, prompts: Sequence[GivenPrompt], sampling_params: object, priority: object) -> list[Submission]:
         params = one_param_each(len(prompts), sampling_params)

@@ -6,14 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from quire.config import EngineConfig, ExecutorKind, IntegerForm, KVCacheMode, PackedCache, PrefixCache, Quantize
 from quire.engine.core import EngineCore
 from quire.engine.options import LoadProgress
 from quire.engine.resolve import context_bound, is_native_built, layout_of, pool_blocks, resolve, settled
 from quire.environment import read_memory
-from quire.errors import ExecutorUnavailableError
+from quire.errors import ConfigError, ExecutorUnavailableError
 from quire.executors.protocol import Executor
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
@@ -24,6 +24,7 @@ from quire.models.spec import ModelSpec
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
 from quire.text.tokenizer_fit import require_fit
+from quire.values import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +45,22 @@ def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Che
 
     Reads no weights yet. Raises ConfigError, before anything is allocated, for what does not fit into memory.
     """
-    directory = bundled_directory() if model is None else find_model(str(model))
+    directory = find_directory(model)
     checkpoint = load_checkpoint(directory, max_context=config.max_context)
     return checkpoint, resolve(config, checkpoint.spec, checkpoint.weights, read_memory())
+
+
+def find_directory(model: object) -> Path:
+    """Returns the directory of a model named by a path or a hub id, or (None) of the bundled one."""
+    if model is None:
+        return bundled_directory()
+    if not isinstance(model, (str, PurePath)):
+        raise ConfigError(
+            "a model is named by a text or a path",
+            given=shown(model),
+            next_step="Pass a directory, a Hugging Face id such as org/name, or None for the bundled model.",
+        )
+    return find_model(str(model))
 
 
 def open_tokenizer(directory: Path, spec: ModelSpec) -> Tokenizer:
@@ -64,8 +78,40 @@ def load_executor(
     return checkpoint, build_executor(checkpoint, resolved, on_progress), resolved
 
 
+class _Watched:
+    """Calls `on_progress` and keeps what it raised, which must not be blamed on the executor."""
+
+    def __init__(self, on_progress: LoadProgress) -> None:
+        self._on_progress = on_progress
+        self.error: Exception | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        try:
+            self._on_progress(done, total)
+        except Exception as error:
+            self.error = error
+            raise
+
+
 def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgress | None = None) -> Executor:
-    """Builds the executor of a resolved configuration; raises ExecutorUnavailableError if it is not installed."""
+    """Builds the executor of a resolved configuration.
+
+    Raises ExecutorUnavailableError if it is not installed, and ConfigError if `on_progress` fails.
+    """
+    watched = None if on_progress is None else _Watched(on_progress)
+    try:
+        return _executor_of(checkpoint, config, watched)
+    except Exception:
+        if watched is None or watched.error is None:
+            raise
+        raise ConfigError(
+            "on_progress failed while the weights were loading",
+            given=f"{type(watched.error).__name__}: {watched.error}",
+            next_step="Pass a function that takes two numbers, the tensors done and those in all, or leave it out.",
+        ) from watched.error
+
+
+def _executor_of(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgress | None) -> Executor:
     if config.executor is ExecutorKind.NATIVE:
         return _native(checkpoint, config, on_progress)
     if config.executor is ExecutorKind.TORCH:

@@ -16,13 +16,16 @@ from quire.engine.capacity import require_logit_room
 from quire.engine.loading import load_executor, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, ModelOptions, model_config
 from quire.engine.past import BlockTable, PastKVs, PastStore
+from quire.engine.prompts import read_switch
 from quire.engine.resolve import context_bound, pool_bound, settled
+from quire.engine.uncopyable import Uncopyable
 from quire.errors import EmptyPromptError, PromptTooLongError, RequestError
 from quire.executors.protocol import Executor, Float32Array
 from quire.models.spec import ModelSpec
 from quire.sched.limits import ContextBound
 from quire.sched.plan import ScheduledChunk
 from quire.text.tokenizer import Tokenizer
+from quire.values import shown
 
 MAX_STEP_TOKENS = 512
 
@@ -54,7 +57,7 @@ class _NewTokens:
         return ids
 
 
-class CausalModel:
+class CausalModel(Uncopyable):
     """A decoder-only model over a paged KV cache. Threads may share it: one call computes at a time, the others wait."""
 
     def __init__(
@@ -98,12 +101,13 @@ class CausalModel:
         Without `use_cache` the second value is None and nothing stays in memory. The past is never changed, so it may be
         continued several times. Raises RequestError for tokens that do not fit and CapacityError when KV memory is out.
         """
+        is_kept = read_switch("use_cache", use_cache)
         tokens = self._checked(input_ids, past_kvs)
         with self._store.lock:
-            return self._computed(tokens, past_kvs, use_cache)
+            return self._computed(tokens, past_kvs, is_kept)
 
     def _computed(
-        self, tokens: npt.NDArray[np.int64], past_kvs: PastKVs | None, use_cache: bool
+        self, tokens: npt.NDArray[np.int64], past_kvs: PastKVs | None, is_kept: bool
     ) -> tuple[Float32Array, PastKVs | None]:
         num_past = past_kvs.num_tokens if past_kvs is not None else 0
         tables = self._store.extend(past_kvs, len(tokens), tokens.shape[1])
@@ -112,7 +116,7 @@ class CausalModel:
         except BaseException:
             self._store.release(tables)
             raise
-        if not use_cache:
+        if not is_kept:
             self._store.release(tables)
             return logits, None
         return logits, self._store.handle(tables, num_past + tokens.shape[1])
@@ -138,14 +142,16 @@ class CausalModel:
     def _checked(self, input_ids: npt.ArrayLike, past_kvs: PastKVs | None) -> npt.NDArray[np.int64]:
         try:
             tokens = np.asarray(input_ids)
-        except ValueError as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             raise RequestError(
-                "input_ids has rows of different lengths", next_step="Pass rows of one length, or one row a call."
+                "input_ids is no array: its rows have different lengths, or it lies where NumPy cannot read it",
+                given=shown(input_ids),
+                next_step="Pass rows of one length, or one row per call.",
             ) from error
         if tokens.ndim != 2 or not (np.issubdtype(tokens.dtype, np.integer) or tokens.size == 0):
             raise RequestError(
                 "input_ids must be integers in the shape [B, T]",
-                given=f"{tokens.dtype} {list(tokens.shape)}",
+                given=f"{shown(input_ids)}, {tokens.dtype} {list(tokens.shape)}",
                 next_step="Wrap one prompt as [[id, id, ...]].",
             )
         if tokens.size == 0:
@@ -165,7 +171,7 @@ class CausalModel:
         if past_kvs is not None and not isinstance(past_kvs, PastKVs):
             raise RequestError(
                 "past_kvs is not a cache",
-                given=type(past_kvs).__name__,
+                given=shown(past_kvs),
                 next_step="Pass the past_kvs that this model returned, or None to begin.",
             )
         if past_kvs is not None and not past_kvs.belongs_to(self._executor):

@@ -17,6 +17,7 @@ from enum import Enum
 
 import numpy as np
 
+from quire.engine.uncopyable import Uncopyable
 from quire.errors import CapacityError
 from quire.executors.protocol import Executor, Float32Array
 from quire.kv.block import Block
@@ -34,7 +35,7 @@ class PoolBound(Enum):
     MAX_NUM_SEQS = "max_num_seqs"
 
 
-class PastKVs:
+class PastKVs(Uncopyable):
     """K/V of the first `num_tokens` tokens of B rows. It never changes; its blocks are released when it is dropped.
 
     `past_kvs[layer]` is (K, V), each [B, K, num_tokens, D] float32, after rotation and rounding; `len()` counts layers.

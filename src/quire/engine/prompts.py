@@ -1,4 +1,4 @@
-"""The forms in which prompts, sampling parameters and priorities are accepted, told apart once."""
+"""The forms in which prompts and what comes with them are accepted, told apart and checked once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import RequestError
-from quire.request import SamplingParams
+from quire.request import MAX_LOGPROBS, RequestOutput, SamplingParams
+from quire.values import as_bool, as_int, is_unicode, shown
 
 Prompt = str | Sequence[int] | npt.NDArray[np.integer] | Mapping[str, object]
 Prompts = Prompt | Sequence[Prompt]
@@ -32,7 +33,9 @@ def split_prompts(prompts: object) -> list[GivenPrompt]:
     if isinstance(prompts, (str, Mapping)):
         return [read_prompt(prompts)]
     items = _items(prompts)
-    if items and isinstance(items[0], (int, np.integer)):
+    if items is None:
+        raise _not_a_prompt(prompts)
+    if len(items) and as_int(items[0]) is not None:
         return [read_prompt(prompts)]
     return [read_prompt(item) for item in items]
 
@@ -43,14 +46,14 @@ def read_prompt(prompt: object) -> GivenPrompt:
         return GivenPrompt(text=prompt)
     if isinstance(prompt, Mapping):
         return _read_dictionary(prompt)
-    return GivenPrompt(token_ids=_read_token_ids(prompt))
+    return GivenPrompt(token_ids=read_token_ids(prompt))
 
 
 def one_param_each(num_prompts: int, sampling_params: object) -> list[SamplingParams]:
     """Returns the sampling parameters of every prompt; raises RequestError where the numbers differ."""
     if sampling_params is None or isinstance(sampling_params, SamplingParams):
         return [read_params(sampling_params)] * num_prompts
-    if isinstance(sampling_params, (str, bytes)) or not isinstance(sampling_params, Sequence):
+    if isinstance(sampling_params, (str, bytes, bytearray, memoryview)) or not isinstance(sampling_params, Sequence):
         raise _not_params(sampling_params)
     for each in sampling_params:
         if not isinstance(each, SamplingParams):
@@ -70,19 +73,69 @@ def read_params(sampling_params: object) -> SamplingParams:
 
 def one_priority_each(num_prompts: int, priority: object) -> list[int]:
     """Returns the priority of every prompt; raises RequestError where the numbers differ."""
-    if isinstance(priority, (str, bytes)) or not isinstance(priority, Sequence):
+    items = _items(priority)
+    if items is None:
         return [read_priority(priority)] * num_prompts
-    _require_as_many("priority", len(priority), num_prompts)
-    return [read_priority(each) for each in priority]
+    _require_as_many("priority", len(items), num_prompts)
+    return [read_priority(each) for each in items]
 
 
 def read_priority(priority: object) -> int:
     """Returns the priority of one prompt; raises RequestError unless it is an integer."""
-    if isinstance(priority, bool) or not isinstance(priority, int):
+    number = as_int(priority)
+    if number is None:
         raise RequestError(
-            "a priority is an integer", given=type(priority).__name__, next_step="Pass priority=0, or less to be served earlier."
+            "a priority is an integer", given=shown(priority), next_step="Pass priority=0, or less to be served earlier."
         )
-    return priority
+    return number
+
+
+def read_switch(name: str, value: object) -> bool:
+    """Returns True or False; raises RequestError for anything else."""
+    switch = as_bool(value)
+    if switch is None:
+        raise RequestError(f"{name} is True or False", given=shown(value), next_step=f"Pass {name}=True, or leave it out.")
+    return switch
+
+
+def read_num_candidates(num_candidates: object) -> int:
+    """Returns how many of the most likely tokens a score adds; raises RequestError for what is no such number."""
+    number = as_int(num_candidates)
+    if number is None or not 0 <= number <= MAX_LOGPROBS:
+        raise RequestError(
+            "num_candidates must be an integer",
+            given=shown(num_candidates),
+            limit=f"0 to {MAX_LOGPROBS}",
+            next_step="Pass num_candidates within its limit, or leave it out.",
+        )
+    return number
+
+
+def read_output(output: object) -> RequestOutput:
+    """Returns an output that can be explained; raises RequestError for anything else."""
+    if not isinstance(output, RequestOutput):
+        raise RequestError(
+            "only the output of a request can be explained",
+            given=shown(output),
+            next_step="Pass an output that generate, chat or stream has returned, such as outputs[0].",
+        )
+    return output
+
+
+def read_token_ids(prompt: object) -> tuple[int, ...]:
+    """Returns the token ids of a list, a tuple or an array; raises RequestError that names the first entry that is none."""
+    items = _items(prompt)
+    if items is None:
+        raise _not_a_prompt(prompt)
+    token_ids = tuple(as_int(item) for item in items)
+    if None in token_ids:
+        position = token_ids.index(None)
+        raise RequestError(
+            "a prompt is a text or a list of token ids, which are integers",
+            given=f"{shown(items[position])} at position {position}",
+            next_step="Pass integers only; several prompts are a list of texts or of lists.",
+        )
+    return token_ids  # type: ignore[return-value]
 
 
 def _read_dictionary(prompt: Mapping[object, object]) -> GivenPrompt:
@@ -90,7 +143,7 @@ def _read_dictionary(prompt: Mapping[object, object]) -> GivenPrompt:
     if unknown:
         raise RequestError(
             "a prompt's dictionary has a key that is not understood",
-            given=repr(unknown[0])[:40],
+            given=shown(unknown[0]),
             next_step=f"Use {', '.join(_KEYS)}.",
         )
     text, token_ids, salt = (prompt.get(key) for key in _KEYS)
@@ -101,31 +154,22 @@ def _read_dictionary(prompt: Mapping[object, object]) -> GivenPrompt:
             next_step="Pass one of them.",
         )
     if not (text is None or isinstance(text, str)) or (text is None and token_ids is None):
-        raise _not_a_prompt(text)
-    if salt is not None and (not isinstance(salt, str) or not _is_unicode(salt)):
-        raise RequestError("cache_salt is a text", given=type(salt).__name__, next_step="Pass a string or leave it out.")
-    return GivenPrompt(text=text, token_ids=None if token_ids is None else _read_token_ids(token_ids), cache_salt=salt or "")
-
-
-def _is_unicode(text: str) -> bool:
-    """Returns whether a text can be written as UTF-8: a lone half of a surrogate pair cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _read_token_ids(prompt: object) -> tuple[int, ...]:
-    items = _items(prompt)
-    token_ids = tuple(int(item) for item in items if isinstance(item, (int, np.integer)) and not isinstance(item, bool))
-    if len(token_ids) != len(items):
         raise _not_a_prompt(prompt)
-    return token_ids
+    if salt is not None and (not isinstance(salt, str) or not is_unicode(salt)):
+        raise RequestError(
+            "cache_salt is a text that can be written as UTF-8",
+            given=shown(salt),
+            next_step="Pass such a string or leave it out.",
+        )
+    return GivenPrompt(text=text, token_ids=None if token_ids is None else read_token_ids(token_ids), cache_salt=salt or "")
 
 
-def _items(given: object) -> Sequence[object]:
+def _items(given: object) -> Sequence[object] | None:
     """Returns the entries of a list, a tuple or an array; bytes are none, although Python reads them as integers."""
     if isinstance(given, np.ndarray) and given.ndim:
         return list(given)
     if isinstance(given, (str, bytes, bytearray, memoryview)) or not isinstance(given, Sequence):
-        raise _not_a_prompt(given)
+        return None
     return given
 
 
@@ -141,7 +185,7 @@ def _require_as_many(what: str, num_given: int, num_prompts: int) -> None:
 def _not_a_prompt(given: object) -> RequestError:
     return RequestError(
         "a prompt is a text or a list of token ids",
-        given=type(given).__name__,
+        given=shown(given),
         next_step='Pass a string, a list of integers, {"prompt": ...} or {"prompt_token_ids": ...}, or a list of those.',
     )
 
@@ -149,6 +193,6 @@ def _not_a_prompt(given: object) -> RequestError:
 def _not_params(given: object) -> RequestError:
     return RequestError(
         "sampling_params is a SamplingParams or a list of them",
-        given=type(given).__name__,
+        given=shown(given),
         next_step="Pass SamplingParams(temperature=..., max_tokens=...), or leave it out.",
     )

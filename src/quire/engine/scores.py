@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from quire.engine.core import EngineCore
+from quire.engine.failure import failure_of
 from quire.engine.group import Submission
 from quire.engine.prompts import GivenPrompt, read_prompt
 from quire.errors import EmptyPromptError, ExecutorError, RequestError
 from quire.request import Logprob, RequestOutput, SamplingParams, TokenLogprobs
 from quire.text.tokenizer import Tokenizer
+from quire.values import shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,11 @@ def read_scored_text(prompt: object, given: object, tokenizer: Tokenizer) -> Sco
         token_ids = tokenizer.encode(own.text or "") if own.token_ids is None else own.token_ids
         return ScoredText(token_ids=tuple(token_ids), text=own.text, cache_salt=own.cache_salt)
     if isinstance(given, Mapping):
-        raise RequestError("given is a text or token ids", next_step="Put cache_salt beside the text to score; it covers both.")
+        raise RequestError(
+            "given is a text or token ids",
+            given=shown(given),
+            next_step='Pass cache_salt with the text to score, {"prompt": ..., "cache_salt": ...}; it covers both.',
+        )
     context = read_prompt(given)
     scored = _joined(own, context, tokenizer)
     if scored.num_given_tokens == len(scored.token_ids):
@@ -116,7 +122,7 @@ def score_on(core: EngineCore, scored: ScoredText, request_id: str) -> Score:
 def score_of(output: RequestOutput, num_given_tokens: int = 0) -> Score:
     """Returns the score of a request that asked for prompt log-probabilities; raises ExecutorError if it failed."""
     if output.outputs[0].error is not None:
-        raise ExecutorError(output.outputs[0].error, next_step="Check the checkpoint's weights.")
+        raise failure_of(output.outputs[0].error)
     return Score(
         token_ids=output.prompt_token_ids,
         candidates=output.prompt_logprobs or (None,) * len(output.prompt_token_ids),

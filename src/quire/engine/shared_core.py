@@ -37,8 +37,10 @@ class SharedCore:
             raise RequestError("this LLM is closed", next_step="Create another one.")
         return self._core
 
-    def run(self, submissions: Sequence[Submission]) -> list[RequestOutput]:
+    def run(self, submissions: Sequence[Submission], watch: Callable[[RequestOutput], None] | None = None) -> list[RequestOutput]:
         """Returns the final output of every submission; raises RequestError before anything runs if one is refused.
+
+        `watch` sees each output when it is final, in whatever thread that is.
 
         Whatever ends the call early, Ctrl-C included, ends its requests and no others.
         """
@@ -48,6 +50,8 @@ class SharedCore:
         def keep_final(event: StepEvent) -> None:
             if isinstance(event, RequestOutput):
                 outputs[event.request_id] = event
+                if watch is not None:
+                    watch(event)
 
         try:
             with self._turn():

@@ -46,11 +46,15 @@ class RequestLimits:
         """Raises the RequestError that says why this request can never be answered."""
         num_prompt = len(request.prompt_token_ids)
         if not num_prompt:
-            raise EmptyPromptError("The prompt has no tokens", next_step="Send at least one token.")
-        if min(request.prompt_token_ids) < 0 or max(request.prompt_token_ids) > MAX_TOKEN_ID:
-            raise RequestError(
-                "The prompt holds an impossible token id", limit=f"0 to {MAX_TOKEN_ID}", next_step="Send ids of the vocabulary."
-            )
+            raise EmptyPromptError("The prompt has no tokens", given="0 tokens", next_step="Send at least one token.")
+        for token_id in (min(request.prompt_token_ids), max(request.prompt_token_ids)):
+            if not 0 <= token_id <= MAX_TOKEN_ID:
+                raise RequestError(
+                    "The prompt holds an impossible token id",
+                    given=token_id,
+                    limit=f"0 to {MAX_TOKEN_ID}",
+                    next_step="Send ids of the vocabulary.",
+                )
         if num_prompt >= self.max_context:
             raise PromptTooLongError(
                 "The prompt leaves no room for a new token",

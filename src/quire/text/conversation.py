@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+import numpy as np
+
 from quire.errors import RequestError
 from quire.text.chat import ChatTemplate
 from quire.text.detokenizer import IncrementalDetokenizer
@@ -22,6 +24,9 @@ from quire.text.marked_text import MarkedText
 from quire.text.message_text import ChatEncoder
 from quire.text.template_inputs import TemplateInputs
 from quire.text.tokenizer import Tokenizer
+from quire.values import as_int, is_unicode, shown
+
+_MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +87,21 @@ class Conversation:
         return self._state.num_rewritten
 
     def add_system(self, text: str) -> None:
-        self._state = self._state.with_message("system", text)
+        self._state = self._state.with_message("system", _required_text(text))
 
     def add_user(self, text: str) -> None:
+        content = _required_text(text)
         self._before_turns = (*self._before_turns, self._state)
-        self._state = self._state.with_message("user", text)
+        self._state = self._state.with_message("user", content)
 
     def add_assistant(self, token_ids: Sequence[int]) -> str:
         """Adds the answer to `prompt_token_ids()` as it was generated and returns its text.
 
         Final end-of-answer tokens are left to the template, which writes its own.
         """
+        generated = _required_ids(token_ids)
         prompt = self._rendered()
-        answer = self._without_eos(token_ids)
+        answer = self._without_eos(generated)
         text = self._text_after(prompt.token_ids, answer)
         state = prompt.with_message("assistant", text)
         shown = self._as_shown(text, prompt.text, self._render(state, add_generation_prompt=False))
@@ -150,6 +157,28 @@ class Conversation:
         """Returns the answer as the template shows it: some templates strip spaces around it, and its tokens keep them."""
         forms = [self._encoder.marked_answer(form, rendered.mark) for form in (text, text.rstrip(), text.lstrip(), text.strip())]
         return next((form for form in forms if rendered.marked.startswith(before + form)), forms[0])
+
+
+def _required_text(text: object) -> str:
+    if not isinstance(text, str) or not is_unicode(text):
+        raise RequestError(
+            "a message is a text that can be written as UTF-8", given=shown(text), next_step="Pass the content as such a string."
+        )
+    return text
+
+
+def _required_ids(token_ids: object) -> tuple[int, ...]:
+    """Returns the tokens of an answer as Python integers; raises RequestError for anything else."""
+    is_list = isinstance(token_ids, (list, tuple)) or (isinstance(token_ids, np.ndarray) and token_ids.ndim == 1)
+    ids = [as_int(token_id) for token_id in token_ids] if is_list else [None]  # type: ignore[attr-defined]
+    known = tuple(token_id for token_id in ids if token_id is not None and 0 <= token_id <= _MAX_TOKEN_ID)
+    if len(known) != len(ids):
+        raise RequestError(
+            "an answer is a list of token ids",
+            given=shown(token_ids),
+            next_step="Pass the token_ids of an output, such as outputs[0].outputs[0].token_ids.",
+        )
+    return known
 
 
 def _num_common(first: Sequence[object], second: Sequence[object]) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from quire.errors import TemplateError
 from quire.text.plain_values import mapping_of, plain_copy
 from quire.text.template_names import ALLOWED_GLOBALS, REFUSED_GLOBALS
+from quire.values import shown
 
 DEFAULT = "default"
 _TOOL_USE = "tool_use"
@@ -68,7 +69,7 @@ def choose_template(inputs: PlainInputs, names: Collection[str], reads: NamesRea
         if not isinstance(chosen, str) or chosen not in names:
             raise TemplateError(
                 "chat_template is the name of one of the model's templates, and it has none of this name",
-                given=repr(chosen)[:60],
+                given=shown(chosen),
                 limit=f"its names are {', '.join(names)}",
                 next_step="Pass one of these names, or leave chat_template out.",
             )
@@ -118,7 +119,7 @@ def _variables(variables: object) -> dict[str, Any]:
     if not isinstance(variables, Mapping) or not all(isinstance(name, str) for name in variables):
         raise TemplateError(
             "variables are a mapping of names to values",
-            given=type(variables).__name__,
+            given=shown(variables),
             next_step='Pass variables={"enable_thinking": False}, or leave them out.',
         )
     copies: dict[str, Any] = plain_copy(variables)
@@ -129,10 +130,10 @@ def _dictionaries(kind: str, values: object) -> list[dict[Any, Any]] | None:
     if values is None:
         return None
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
-        raise _not_dictionaries(kind, type(values).__name__)
+        raise _not_dictionaries(kind, shown(values))
     for value in values:
         if mapping_of(value) is None:
-            raise _not_dictionaries(kind, f"a list with a {type(value).__name__}")
+            raise _not_dictionaries(kind, f"a list with {shown(value)}")
     copies: list[dict[Any, Any]] = plain_copy(list(values))
     return copies
 
