@@ -241,7 +241,7 @@ def test_ctrl_c_ends_a_process_with_130(world: Path) -> None:
 
 def test_a_resumed_run_keeps_its_options(uninterrupted: Path) -> None:
     result = train("--resume", "-o", uninterrupted, "--steps", 99)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "keeps the data and options it was started with (given: steps)" in result.stderr
 
 
@@ -272,10 +272,10 @@ def test_without_a_terminal_progress_is_lines(world: Path) -> None:
         ((), "nothing to learn from"),
     ],
 )
-def test_what_cannot_work_is_one_line_and_exit_code_1(world: Path, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+def test_what_cannot_work_is_one_line_and_exit_code_2(world: Path, tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     data = () if options in ((), ("--resume",)) else (world / "lines.txt",)
     result = train(*data, "-o", tmp_path / "out", *options)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert words in result.stderr
     assert result.stderr.rstrip().splitlines()[-1].startswith("error: ")
 
@@ -284,21 +284,31 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
     data = tmp_path / "chats.jsonl"
     data.write_text('{"text": "Good."}\n{"text": bad}\n')
     result = train(data, "-o", tmp_path / "out")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"{data}:2" in result.stderr
 
 
-@pytest.mark.parametrize("missing", ["torch", "matplotlib"])
-def test_what_is_not_installed_is_named_before_anything_is_done(
-    world: Path, tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_torch_is_named_before_anything_is_done(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find(name))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "torch" else find(name))
     result = train(world / "lines.txt", "-o", tmp_path / "out")
     assert result.exit_code == 1
-    assert f"no {missing}" in result.stderr
+    assert "no torch" in result.stderr
     assert "pip install 'quire[torch]'" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_without_matplotlib_the_picture_is_left_out_aloud(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    output = world / "unpictured"
+    result = train(*short_run(world, output))
+    assert result.exit_code == 0, result.stderr
+    assert "the picture curve.png is left out" in result.stderr
+    assert not list(output.rglob("*.png"))
+    assert "curve.png" not in (output / "README.md").read_text()
+    assert (output / "training" / "curve.csv").read_text().count("\n") > 10
+    assert (output / "model.safetensors").exists()
 
 
 def test_help_shows_the_recipes_own_defaults() -> None:

@@ -77,6 +77,8 @@ def test_a_job_from_before_validation_files_is_read(path: Path) -> None:
         ("threads", 100_000),
         ("warmup_steps", -1),
         ("seed", -1),
+        ("seed", 2**64),
+        ("threads", 1025),
         ("weight_decay", -0.1),
         ("final_rate_share", 1.1),
         ("validation_share", 0.6),

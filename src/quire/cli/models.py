@@ -40,22 +40,29 @@ class Description:
 
 
 @click.command()
-@click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("model", required=False)
+@click.option("-m", "--model", "named", metavar="MODEL", help="The same as the argument, as other commands take it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def models(directory: Path | None, as_json: bool) -> None:
+def models(model: str | None, named: str | None, as_json: bool) -> None:
     """List supported families, the bundled model and the checkpoints in the Hugging Face cache.
 
-    With a DIRECTORY, describe the model in it; a config.json is enough.
+    With a MODEL, a directory or a Hugging Face id, describe it; a config.json is enough, and of an id nothing else is fetched.
 
     \b
     Example:
       quire models
       quire models path/to/model --json
+      quire models Qwen/Qwen3-0.6B
     """
-    if directory is None:
+    from quire.models.hub import CONFIG_ONLY, find_model
+
+    if model is not None and named is not None:
+        raise click.UsageError("Name one model, as an argument or with -m.")
+    name = named if model is None else model
+    if name is None:
         _list_all(as_json)
     else:
-        _describe_one(describe(directory), as_json)
+        _describe_one(describe(find_model(name, wanted=CONFIG_ONLY)), as_json)
 
 
 def describe(directory: Path) -> Description:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quire.cli.options import OptionDecorator, gathered
+from quire.cli.options import OptionDecorator, count_of, gathered
 from quire.config import DType
 from quire.errors import ConfigError, ExecutorUnavailableError
-from quire.train.recipe import Job, OptimizerKind, Recipe
+from quire.train.recipe import COUNT_LIMITS, Job, OptimizerKind, Recipe
 
 if TYPE_CHECKING:
     from quire.cli.train_progress import TrainProgress
     from quire.train.run import Run
 
-_COUNT, _NUMBER = click.IntRange(min=1), click.IntRange(min=0)
+_COUNT = click.IntRange(min=1)
 _PATH = click.Path(path_type=Path)
 _DEFAULT, _DEFAULT_JOB = Recipe(), Job(data=())
 
@@ -32,40 +32,46 @@ def _choice(choices: type[Enum]) -> click.Choice[str]:
     return click.Choice([str(choice.value) for choice in choices])
 
 
-def _recipe_option(name: str, kind: Any, help_text: str) -> OptionDecorator:
+def _recipe_option(name: str, help_text: str, kind: Any = None) -> OptionDecorator:
     default = getattr(_DEFAULT, name)
     shown = default.value if isinstance(default, Enum) else f"{default:g}"
+    kind = kind or (count_of(name, COUNT_LIMITS) if name in COUNT_LIMITS else float)
     return click.option(f"--{name.replace('_', '-')}", type=kind, help=f"{help_text} [default: {shown}]")
 
 
 _RECIPE: tuple[OptionDecorator, ...] = (
-    click.option("--steps", type=_COUNT, help="Steps in all. [default: as many as --epochs needs]"),
-    _recipe_option("epochs", _COUNT, "Passes over the data."),
-    _recipe_option("batch_tokens", _COUNT, "Tokens in one batch."),
-    _recipe_option("accumulate", _COUNT, "Batches in one step."),
-    _recipe_option("optimizer", _choice(OptimizerKind), "How weights move."),
-    _recipe_option("learning_rate", float, "At its peak."),
-    _recipe_option("warmup_steps", _NUMBER, "Until the peak."),
-    _recipe_option("final_rate_share", float, "Of the peak, at the end of the cosine."),
-    _recipe_option("weight_decay", float, "Of matrices."),
-    _recipe_option("clip_norm", float, "Longest gradient."),
-    _recipe_option("precision", _choice(DType), "Of products; weights are float32."),
-    _recipe_option("validation_share", float, "Of the documents, never learned."),
-    _recipe_option("validate_every", _COUNT, "Steps between two validations."),
-    _recipe_option("save_minutes", float, "Between two saved states."),
-    _recipe_option("seed", _NUMBER, "Of weights and order."),
-    click.option("--threads", type=_COUNT, help="[default: the cores this process may use]"),
+    click.option("--steps", type=count_of("steps", COUNT_LIMITS), help="Steps in all. [default: as many as --epochs needs]"),
+    _recipe_option("epochs", "Passes over the data."),
+    _recipe_option("batch_tokens", "Tokens in one batch."),
+    _recipe_option("accumulate", "Batches in one step."),
+    _recipe_option("optimizer", "How weights move.", _choice(OptimizerKind)),
+    _recipe_option("learning_rate", "At its peak."),
+    _recipe_option("warmup_steps", "Until the peak."),
+    _recipe_option("final_rate_share", "Of the peak, at the end of the cosine."),
+    _recipe_option("weight_decay", "Of matrices."),
+    _recipe_option("clip_norm", "Longest gradient."),
+    _recipe_option("precision", "Of products; weights are float32.", _choice(DType)),
+    _recipe_option("validation_share", "Of the documents, never learned."),
+    _recipe_option("validate_every", "Steps between two validations."),
+    _recipe_option("save_minutes", "Between two saved states."),
+    _recipe_option("seed", "Of weights and order."),
+    click.option("--threads", type=count_of("threads", COUNT_LIMITS), help="[default: the cores this process may use]"),
     click.option("--device", help="cpu or cuda. [default: cuda where there is one]"),
     click.option(
         "--compile", "compile", is_flag=True, default=None, help="Fuse operations with torch.compile; needs a C++ compiler."
     ),
 )
 _JOB: tuple[OptionDecorator, ...] = (
-    click.option("-m", "--model", metavar="DIR", type=_PATH, help="Go on from this model's weights instead of fresh ones."),
+    click.option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Go on from the weights of this directory or Hugging Face id instead of fresh ones.",
+    ),
     click.option("--config", metavar="FILE", type=_PATH, help="Shape of a fresh model, a config.json. [default: 4 M parameters]"),
     click.option("--tokenizer", metavar="DIR", type=_PATH, help="Use this model's tokenizer instead of training one."),
     click.option("--vocab-size", type=_COUNT, help=f"Of a tokenizer that is trained. [default: {_DEFAULT_JOB.vocab_size}]"),
-    click.option("--max-context", type=_COUNT, help="Tokens the model is made for; longer documents are cut."),
+    click.option("--max-context", type=count_of("max_context"), help="Tokens the model is made for; longer documents are cut."),
     click.option("--validation", metavar="FILE", type=_PATH, multiple=True, help="Validate on this; may be given several times."),
 )
 _JOB_NAMES = ("model", "config", "tokenizer", "vocab_size", "max_context", "validation")
@@ -153,6 +159,8 @@ def _resume(data: tuple[Path, ...], output: Path, options: TrainOptions) -> Run:
 
 def _job(data: tuple[Path, ...], options: TrainOptions) -> Job:
     """Returns the job with absolute paths, so that it can be continued from any directory."""
+    from quire.models.hub import find_model
+
     given = options.recipe | options.job
     for names in _CONTRADICTIONS:
         if given.keys() >= set(names):
@@ -161,6 +169,8 @@ def _job(data: tuple[Path, ...], options: TrainOptions) -> Job:
     fields: dict[str, Any] = {
         name: str(value.resolve()) if isinstance(value, Path) else value for name, value in options.job.items()
     }
+    if "model" in fields:
+        fields["model"] = str(find_model(fields["model"]).resolve())
     fields["validation"] = tuple(str(path.resolve()) for path in options.job.get("validation", ()))
     return Job(data=tuple(str(path.resolve()) for path in data), **fields)
 
@@ -178,12 +188,9 @@ def _recipe(options: TrainOptions) -> Recipe:
 def _require_torch() -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "matplotlib") if find_spec(name) is None]
-    if missing:
+    if find_spec("torch") is None:
         raise ExecutorUnavailableError(
-            "training needs the torch extra",
-            given=f"no {' and no '.join(missing)}",
-            next_step="Run `pip install 'quire[torch]'`.",
+            "training needs the torch extra", given="no torch", next_step="Run `pip install 'quire[torch]'`."
         )
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 from quire.environment import read_environment
 from quire.errors import CheckpointError, ModelNotFoundError, QuireError
+from quire.values import shown
 
 WANTED_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt")
+CONFIG_ONLY = ("config.json",)
 UNWANTED_FILES = ("*/*.safetensors", "*/*.json", "*/*/*", "consolidated*", "adapter_*")
 """Other formats' folders, a second copy of the weights, adapters; further chat templates lie in a folder of their own."""
 
@@ -39,10 +41,11 @@ class LocalModel:
     size_bytes: int
 
 
-def find_model(name: str, *, access: HubAccess | None = None) -> Path:
+def find_model(name: str, *, access: HubAccess | None = None, wanted: tuple[str, ...] = WANTED_FILES) -> Path:
     """Returns the directory of a model: `name` itself if it is one, else a hub id `org/name` or `org/name@revision`.
 
-    `access` None asks the environment (`QUIRE_OFFLINE`). Downloads show the hub's progress bar on standard error.
+    `access` None asks the environment (`QUIRE_OFFLINE`); of an id, only files that match `wanted` are fetched. Downloads show
+    the hub's progress bar on standard error.
     Raises ModelNotFoundError where there is no such directory or id or it may not be read, and CheckpointError where the
     download breaks off.
     """
@@ -53,12 +56,12 @@ def find_model(name: str, *, access: HubAccess | None = None) -> Path:
     if match is None or os.path.exists(path) or ".." in name:
         raise ModelNotFoundError(
             "This is neither a model directory nor a Hugging Face id",
-            given=name[:200],
+            given=name[:200] or shown(name),
             next_step="Pass a directory with config.json, or an id such as org/name or org/name@revision.",
         )
     if access is None:
         access = HubAccess.CACHE_ONLY if read_environment().is_offline else HubAccess.DOWNLOAD
-    return _fetch(name, match["repo"], match["revision"], access)
+    return _fetch(name, match, access, wanted)
 
 
 def local_models() -> tuple[LocalModel, ...]:
@@ -86,14 +89,14 @@ def _describe(repo_id: str, revision: Any) -> LocalModel | None:
     )
 
 
-def _fetch(name: str, repo_id: str, revision: str | None, access: HubAccess) -> Path:
+def _fetch(name: str, named: re.Match[str], access: HubAccess, wanted: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         directory = snapshot_download(
-            repo_id,
-            revision=revision,
-            allow_patterns=list(WANTED_FILES),
+            named["repo"],
+            revision=named["revision"],
+            allow_patterns=list(wanted),
             ignore_patterns=list(UNWANTED_FILES),
             local_files_only=access is HubAccess.CACHE_ONLY,
         )

@@ -7,6 +7,7 @@ interrupted, resumed       rows 100 200 | 300 ...                  what came aft
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quire.errors import ConfigError
+from quire.values import utf8_fault_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,11 +94,22 @@ def read_curve(path: Path) -> tuple[CurveRow, ...]:
     try:
         whole_lines = path.read_text(encoding="utf-8").rpartition("\n")[0]
     except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, getattr(error, "strerror", None) or "not UTF-8") from error
+        raise _unreadable(path, getattr(error, "strerror", None) or f"not UTF-8: {utf8_fault_of(path)}") from error
     header, *lines = csv.reader(StringIO(whole_lines)) if whole_lines else ([],)
     if tuple(header) != COLUMNS:
         raise _unreadable(path, f"the first line is {','.join(header)[:80]!r}")
     return tuple(_row(path, line_number, line) for line_number, line in enumerate(lines, start=2))
+
+
+def can_draw() -> bool:
+    """Returns whether matplotlib is installed, without which there is no picture."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def draw(csv_path: Path, image_path: Path, axis: TokenAxis = TokenAxis.LINEAR) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.errors import ConfigError
+from quire.values import utf8_fault_of
 
 TEXT_SUFFIXES = (".txt", ".md")
 JSONL_SUFFIX = ".jsonl"
@@ -111,4 +112,5 @@ def _is_message(value: Any) -> bool:
 
 
 def _unreadable(path: Path, error: Exception) -> ConfigError:
-    return ConfigError("training data cannot be read", given=f"{path}: {error}", next_step="Name readable UTF-8 files.")
+    reason = utf8_fault_of(path) if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None)
+    return ConfigError("training data cannot be read", given=f"{path}: {reason or error}", next_step="Name readable UTF-8 files.")

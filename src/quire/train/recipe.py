@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from quire.config import MAX_COUNT, DType
@@ -18,16 +20,19 @@ from quire.errors import ConfigError
 MAX_EPOCHS = 100_000
 """Each is planned before the first step; more of them are a number of steps."""
 
-_COUNTS = (
-    ("batch_tokens", 1, MAX_COUNT),
-    ("accumulate", 1, MAX_COUNT),
-    ("steps", 1, MAX_COUNT),
-    ("epochs", 1, MAX_EPOCHS),
-    ("warmup_steps", 0, MAX_COUNT),
-    ("validate_every", 1, MAX_COUNT),
-    ("threads", 1, MAX_THREADS),
-    ("seed", 0, 2**64 - 1),  # what torch takes
+COUNT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "batch_tokens": (1, MAX_COUNT),
+        "accumulate": (1, MAX_COUNT),
+        "steps": (1, MAX_COUNT),
+        "epochs": (1, MAX_EPOCHS),
+        "warmup_steps": (0, MAX_COUNT),
+        "validate_every": (1, MAX_COUNT),
+        "threads": (1, MAX_THREADS),
+        "seed": (0, 2**64 - 1),  # what torch takes
+    }
 )
+"""The smallest and the largest value of every count, here and on the command line."""
 
 
 class OptimizerKind(Enum):
@@ -97,7 +102,7 @@ class Recipe:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name, least, most in _COUNTS:
+        for name, (least, most) in COUNT_LIMITS.items():
             value = getattr(self, name)
             self._require(name, value is None or least <= value <= most, f"{least} to {most}")
         for name in ("learning_rate", "clip_norm", "save_minutes"):
@@ -138,6 +143,6 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _nothing_to_continue(path: Path, error: Exception) -> ConfigError:
     return ConfigError(
         "there is no training run to continue",
-        given=f"{path}: {error}",
+        given=f"{path}: {getattr(error, 'strerror', None) or error}",
         next_step="Name the output directory of an interrupted run.",
     )

@@ -24,7 +24,7 @@ from quire.models.spec import ModelSpec
 from quire.train.capacity import require_training_memory
 from quire.train.card import Material, ModelFacts, render_card
 from quire.train.checkpoint import TrainingState, check_identity, load_state, save_state, write_safely
-from quire.train.curve import CurveRow, LearningCurve, draw, read_curve
+from quire.train.curve import CurveRow, LearningCurve, can_draw, draw, read_curve
 from quire.train.encoding import Encoder
 from quire.train.export import DTYPES, export_model
 from quire.train.loop import StepReport, Trainer
@@ -71,15 +71,17 @@ class Run:
     def save(self) -> None:
         """Writes the state and draws the curve."""
         save_state(self.trainer.state(self._identity), self._directory / _STATE)
-        if self.trainer.step:
+        if self.trainer.step and can_draw():
             draw(self._directory / _CURVE, self._directory / _IMAGE)
 
     def export(self, dtype: torch.dtype = torch.bfloat16) -> None:
         """Writes the model directory."""
         model = self._directory / _MODEL
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-        draw(self._directory / _CURVE, self._output / _IMAGE)
-        card = self._card(dtype)
+        has_picture = can_draw()
+        if has_picture:
+            draw(self._directory / _CURVE, self._output / _IMAGE)
+        card = self._card(dtype, has_picture)
         export_model(self.trainer.decoder, config, self._output, tokenizer_directory=model, dtype=dtype, card=card)
 
     def _save_when_due(self) -> None:
@@ -91,7 +93,7 @@ class Run:
             self._notice(f"{error} Training goes on; the state saved before is kept.")
         self._saved_at = time.monotonic()
 
-    def _card(self, dtype: torch.dtype) -> str:
+    def _card(self, dtype: torch.dtype, has_picture: bool) -> str:
         about = ModelFacts(
             name=self._output.resolve().name,
             summary="Trained with `quire train`.",
@@ -100,7 +102,7 @@ class Run:
             material=Material.TEXT if self.trainer.learns_everything else Material.CONVERSATIONS,
             rows=read_curve(self._directory / _CURVE),
             recipe=json.loads(self.recipe.to_json()),
-            curve_image=_IMAGE,
+            curve_image=_IMAGE if has_picture else None,
         )
         return render_card(about)
 
@@ -147,6 +149,11 @@ def resume_run(output: Path, notice: Notice) -> Run:
 
 def _open_run(output: Path, job: Job, recipe: Recipe, decoder: Decoder, notice: Notice) -> Run:
     torch.set_num_threads(recipe.threads)
+    if not can_draw():
+        notice(
+            f"matplotlib is not installed, so the picture {_IMAGE} is left out; {TRAINING}/{_CURVE} has its numbers. "
+            "Run `pip install matplotlib` for it."
+        )
     directory = output / TRAINING
     num_processes = min(recipe.threads, usable_cores())
     encoder = Encoder(directory / _MODEL, _max_tokens(job, decoder.spec), num_processes)

@@ -23,7 +23,7 @@ from quire.environment import read_memory
 from quire.errors import ConfigError, ExecutorUnavailableError
 from quire.executors.torch_decoder import Decoder
 from quire.models.checkpoint import load_checkpoint, read_spec
-from quire.models.config_file import Config
+from quire.models.config_file import Config, read_config
 from quire.models.families import build_spec, family_for
 from quire.models.families.defaults import DEFAULTS
 from quire.models.families.sizes import MAX_CONTEXT
@@ -166,6 +166,8 @@ def _config_fields(job: Job) -> dict[str, Any]:
     positions that are there already keeps its rows. Where the weight files hold a head of their own, the fields say so;
     code of the model's directory is left behind.
     """
+    if job.model is not None:
+        read_config(Path(job.model))  # raises what every command says of a directory that holds no model
     path = job.config if job.model is None else str(Path(job.model) / CONFIG)
     fields = _with_context(dict(DEFAULT_CONFIG) if path is None else _read_fields(path))
     if job.model is not None:
@@ -194,7 +196,8 @@ def _read_fields(path: str) -> dict[str, Any]:
     try:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError("the shape cannot be read", given=f"{path}: {error}", next_step="Name a config.json.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError("the shape cannot be read", given=f"{path}: {reason}", next_step="Name a config.json.") from error
     if not isinstance(fields, dict):
         raise ConfigError("the shape is not a JSON object", given=path, next_step="Name a config.json.")
     return fields

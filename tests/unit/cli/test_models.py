@@ -71,3 +71,20 @@ def test_directory_without_a_model_is_an_error_with_its_next_step(tmp_path: Path
     result = CliRunner().invoke(cli, ["models", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr.startswith("error: The model directory holds no config.json")
+
+
+@pytest.mark.parametrize("spelled", [(), ("-m",)])
+def test_a_model_is_named_as_other_commands_take_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, spelled: tuple[str, ...]
+) -> None:
+    asked: dict[str, object] = {}
+
+    def fetch(repo_id: str, **options: object) -> str:
+        asked.update(options, repo_id=repo_id)
+        return str(_write_config(tmp_path, "llama"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    result = CliRunner().invoke(cli, ["models", *spelled, "org/name@v1", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["family"] == "llama"
+    assert (asked["repo_id"], asked["revision"], asked["allow_patterns"]) == ("org/name", "v1", ["config.json"])
