@@ -114,13 +114,73 @@ def test_block_of_lines_is_one_turn(chat: Chat, tmp_path: Path) -> None:
 
 def test_help_lists_every_command(chat: Chat) -> None:
     shown = chat("/help").stdout
-    assert all(f"/{name}" in shown for name in ["stats", "cache", "undo", "fork", "save", "load", "system", "reset", "help"])
+    assert all(
+        f"/{name}" in shown
+        for name in [
+            "stats",
+            "cache",
+            "undo",
+            "retry",
+            "fork",
+            "save",
+            "load",
+            "system",
+            "reset",
+            "help",
+            "exit",
+            "quit",
+            "clear",
+        ]
+    )
 
 
-@pytest.mark.parametrize("line", ["/frobnicate", "/", "/undo", "/save", "/load", "/load no/such/file", "/fork main"])
+@pytest.mark.parametrize("command", ["/exit", "/quit", "/bye", "/Exit"])
+def test_chat_is_left_by_what_other_chats_call_it(chat: Chat, command: str) -> None:
+    result = chat(command, "never answered")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_clear_starts_over(chat: Chat) -> None:
+    assert re.search(r"turns +0\b", chat("one", "/clear", "/stats").stdout)
+
+
+def test_retry_answers_the_last_turn_again(chat: Chat, tmp_path: Path) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    drawing = ("--temperature", "1.5")
+    result = chat("one", "two", f"/save {before}", "/retry", f"/save {after}", options=drawing)
+    assert result.exit_code == 0, result.stderr
+    old, new = _saved(before)["turns"], _saved(after)["turns"]
+    assert [turn["user"] for turn in new] == ["one", "two"]
+    assert new[0] == old[0]
+    assert new[1] != old[1]
+
+
+def test_retry_that_can_only_repeat_itself_says_so(chat: Chat) -> None:
+    assert "The same answer" in chat("one", "/retry").stdout
+
+
+def test_near_miss_is_answered_with_the_command_that_is_meant(chat: Chat) -> None:
+    assert "Did you mean /undo?" in chat("/udno").stderr
+
+
+def test_full_context_names_the_commands_that_make_room(chat: Chat) -> None:
+    result = chat("a", "b" * 30, "c" * 60, options=("--max-context", "96"))
+    assert result.exit_code == 2
+    assert "/undo" in result.stderr
+    assert "/reset" in result.stderr
+
+
+def test_answer_that_fills_the_context_names_the_commands_that_make_room(tiny_model: Path) -> None:
+    arguments = ["chat", "-m", str(tiny_model), "--threads", "1", "--max-context", "64", "--temperature", "1"]
+    result = CliRunner().invoke(cli, arguments, input="a\n")
+    assert result.exit_code == 0
+    assert "context is full" not in result.stderr or ("/undo" in result.stderr and "/reset" in result.stderr)
+
+
+@pytest.mark.parametrize("line", ["/frobnicate", "/", "/undo", "/save", "/load", "/load no/such/file", "/fork main", "/retry"])
 def test_mistaken_command_ends_a_piped_chat(chat: Chat, line: str) -> None:
     result = chat(line, "never answered")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
 
@@ -154,7 +214,7 @@ def test_damaged_or_foreign_chat_is_refused(chat: Chat, tmp_path: Path, change: 
     chat("one", f"/save {path}")
     path.write_text(_broken(_saved(path), **change))
     result = chat(f"/load {path}")
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: the file ")
 
 
@@ -163,7 +223,7 @@ def test_file_that_is_no_chat_is_neither_loaded_nor_overwritten(chat: Chat, tmp_
     path = tmp_path / "precious"
     path.write_bytes(content)
     for command in ("/load", "/save"):
-        assert chat("one", f"{command} {path}").exit_code == 1
+        assert chat("one", f"{command} {path}").exit_code == 2
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
 
@@ -227,3 +287,25 @@ def test_model_without_a_chat_template_is_refused(tiny_model: Path, monkeypatch:
 
 def _ignore(_text: str) -> None:
     """Takes an answer's text and shows it nowhere."""
+
+
+def test_a_retry_that_fails_keeps_the_old_answer(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from quire.cli.opening import open_model
+    from quire.cli.options import EngineChoice, SamplingOptions
+
+    opened = open_model(EngineChoice(model=str(tiny_model), options={"threads": 1}), SamplingOptions(max_tokens=8))
+    with opened.llm as llm:
+        session = ChatSession(opened, chat_session.Dialogue.start(llm, None))
+        session.ask("one", _ignore)
+        before, messages = session.dialogue.answers, session.dialogue.conversation.messages
+
+        def refuse(_submission: Submission) -> None:
+            raise CapacityError("no room", next_step="Make room.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(llm.core, "check", refuse)
+            with pytest.raises(CapacityError):
+                session.retry(_ignore)
+        assert (session.dialogue.answers, session.dialogue.conversation.messages) == (before, messages)
+        session.retry(_ignore)
+        assert (session.dialogue.answers, session.dialogue.conversation.messages) == (before, messages)

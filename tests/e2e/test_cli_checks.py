@@ -73,13 +73,13 @@ def test_verify_holds_in_every_configuration(tiny_model: Path, options: tuple[st
 )
 def test_verify_refuses_what_it_cannot_check(tiny_model: Path, options: tuple[str, ...], words: str) -> None:
     result = invoke("verify", "-m", str(tiny_model), *options)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert words in result.stderr
 
 
 def test_bench_beyond_the_context_is_refused(tiny_model: Path) -> None:
     result = invoke("bench", "prefill", "-m", str(tiny_model), "--depth", "3000")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "Lower --depth" in result.stderr
 
 

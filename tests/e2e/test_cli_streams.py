@@ -65,7 +65,7 @@ def test_closed_error_stream_costs_no_answer(tiny_model: Path) -> None:
 @needs_full_device
 def test_error_that_nobody_can_read_keeps_its_exit_code(tiny_model: Path) -> None:
     assert _shell(f"{QUIRE} info > {FULL} 2> {FULL}").returncode == 1
-    assert _shell(f"{QUIRE} run -m {tiny_model} hello --top-p 0.5 2> {FULL}").returncode == 1
+    assert _shell(f"{QUIRE} run -m {tiny_model} hello --top-p 0.5 2> {FULL}").returncode == 2
 
 
 def test_file_that_the_system_refuses_is_named_in_one_line(tmp_path: Path) -> None:

@@ -98,3 +98,10 @@ def test_interrupt_at_the_prompt_drops_the_line_and_stays(terminal: Terminal) ->
     assert b"error: there is no command /nonsense" in terminal.read_until(PROMPT)
     terminal.type(END_OF_INPUT)
     assert terminal.process.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize("command", [b"/exit\n", b"/quit\n"])
+def test_a_command_leaves_the_chat(terminal: Terminal, command: bytes) -> None:
+    terminal.read_until(PROMPT)
+    terminal.type(command)
+    assert terminal.process.wait(timeout=60) == 0

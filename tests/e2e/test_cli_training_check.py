@@ -99,5 +99,5 @@ def test_without_torch_the_install_command_is_named(tiny_model: Path, monkeypatc
 )
 def test_what_cannot_be_compared_is_refused(tiny_model: Path, options: tuple[str, ...], words: str) -> None:
     result = compare(tiny_model, *options)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert words in result.stderr

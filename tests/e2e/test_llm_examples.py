@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,9 @@ def test_example_runs(name: str, tiny_model: Path, monkeypatch: pytest.MonkeyPat
     for words in SHOWN[name]:
         assert words in output
     assert len((EXAMPLES / name).read_text().splitlines()) <= 40
+
+
+def test_example_that_needs_torch_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match=r"pip install 'quire\[torch\]'"):
+        runpy.run_path(str(EXAMPLES / "teacher_forcing.py"), run_name="__main__")

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
+from types import MappingProxyType
 from unicodedata import category
 
-from quire.errors import ExecutorError
+from quire.engine.failure import failure_of
 from quire.kv.layout import KVLayout
-from quire.request import FinishReason, RequestOutput, SamplingParams
+from quire.request import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
+from quire.sched.limits import ContextBound, RequestLimits
 from quire.units import format_bytes, format_rate
+
+_WAYS_OUT: Mapping[ContextBound, str] = MappingProxyType(
+    {
+        ContextBound.MODEL: "this model has no longer one",
+        ContextBound.MAX_CONTEXT: "raise --max-context for a longer one",
+        ContextBound.KV_MEMORY: "raise --kv-memory for a longer one",
+    }
+)
 
 
 class AnswerEnd(Enum):
@@ -27,6 +37,7 @@ class Answer:
 
     pieces: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: RequestOutput | None = None
     end: AnswerEnd = AnswerEnd.COMPLETE
 
@@ -49,6 +60,7 @@ class Answer:
         added = output.outputs[0]
         self.pieces.append(added.text)
         self.token_ids.extend(added.token_ids)
+        self.logprobs.extend(added.logprobs or ())
         self.last = output
         return added.text
 
@@ -64,18 +76,31 @@ def follow(stream: Iterator[RequestOutput], write: Callable[[str], None]) -> Ans
     return answer
 
 
+def follow_all(stream: Iterator[RequestOutput], num_answers: int) -> list[Answer]:
+    """Reads a stream of several completions to its end or to Ctrl-C and returns the answer of each."""
+    answers = [Answer() for _ in range(num_answers)]
+    try:
+        for output in stream:
+            for completion in output.outputs:
+                answers[completion.index].take(replace(output, outputs=(completion,)))
+    except KeyboardInterrupt:
+        for answer in answers:
+            answer.end = AnswerEnd.INTERRUPTED
+    return answers
+
+
 def raise_failure(answer: Answer) -> None:
     """Raises ExecutorError if the engine could not finish the answer."""
     error = None if answer.last is None else answer.last.outputs[0].error
     if error is not None:
-        raise ExecutorError(f"the answer failed: {error}", next_step="Try again, or check the model's weights.")
+        raise failure_of(f"the answer failed: {error}")
 
 
-def note_of_full_context(answer: Answer, params: SamplingParams) -> str | None:
+def note_of_full_context(answer: Answer, params: SamplingParams, limits: RequestLimits) -> str | None:
     """Returns what to tell the user of an answer that ended because no further token fits, though no limit was asked for."""
     if answer.finish_reason is not FinishReason.LENGTH or params.max_tokens is not None:
         return None
-    return "the answer ends here because the context is full; --max-context and --kv-memory can make room"
+    return f"the answer ends here because the context is full ({limits.max_tokens} tokens); {_WAYS_OUT[limits.context_bound]}"
 
 
 def write_out(text: str) -> None:
@@ -117,6 +142,10 @@ class AnswerStats:
             return None
         return (self.num_output_tokens - 1) / (self.e2e_s - self.ttft_s)
 
+    def to_json(self) -> dict[str, float | int | None]:
+        """Returns the numbers by their names."""
+        return asdict(self) | {"tokens_per_s": self.tokens_per_s}
+
     def __str__(self) -> str:
         parts = [
             f"prompt {self.num_prompt_tokens} tokens ({self.num_cached_tokens} reused)",
@@ -141,6 +170,21 @@ def stats_of(answer: Answer, layout: KVLayout) -> AnswerStats | None:
         ttft_s=answer.last.metrics.ttft_s,
         e2e_s=answer.last.metrics.e2e_s,
         kv_bytes=layout.blocks_for_tokens(num_prompt + num_output - 1) * layout.bytes_per_block,
+    )
+
+
+def stats_of_all(answers: Sequence[Answer], layout: KVLayout) -> AnswerStats | None:
+    """Counts several answers to one prompt together, whose blocks are held once; None if none came to its first token."""
+    each = [stats for answer in answers if (stats := stats_of(answer, layout)) is not None]
+    if not each:
+        return None
+    shared = (len(each) - 1) * (each[0].num_prompt_tokens // layout.block_size) * layout.bytes_per_block
+    times = [stats.e2e_s for stats in each if stats.e2e_s is not None]
+    return replace(
+        each[0],
+        num_output_tokens=sum(stats.num_output_tokens for stats in each),
+        e2e_s=max(times, default=None),
+        kv_bytes=sum(stats.kv_bytes for stats in each) - shared,
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quire.cli.bench_quality import quality
-from quire.cli.options import OptionDecorator, gathered
+from quire.cli.options import OptionDecorator, Words, count_of, gathered, words
 from quire.config import DType, KVFormat
 from quire.engine.options import AUTO, WEIGHT_FORMATS
 
@@ -52,19 +52,21 @@ def _common_options(repeat: int) -> tuple[OptionDecorator, ...]:
         click.option("--config", type=click.Path(path_type=Path), help="Random weights of this config.json's shape instead."),
         click.option(
             "--dtype",
-            type=click.Choice([str(each.value) for each in DType]),
+            type=words("dtype", DType),
             default=DType.BFLOAT16.value,
             show_default=True,
             help="Of the weights.",
         ),
-        click.option("--quantize", type=click.Choice(WEIGHT_FORMATS), default="none", show_default=True, help="Of the weights."),
+        click.option(
+            "--quantize", type=Words("quantize", WEIGHT_FORMATS), default="none", show_default=True, help="Of the weights."
+        ),
         click.option(
             "--kv-format",
-            type=click.Choice([AUTO, *(str(each.value) for each in KVFormat)]),
+            type=words("kv_format", KVFormat, AUTO),
             default=AUTO,
             help="Of cached keys and values. [default: the weights' format]",
         ),
-        click.option("--threads", type=_COUNT, help="Worker threads. [default: the cores this process may use]"),
+        click.option("--threads", type=count_of("threads"), help="Worker threads. [default: the cores this process may use]"),
         click.option("--repeat", type=_COUNT, default=repeat, show_default=True, help="Runs; the median counts."),
         click.option("--json", "as_json", is_flag=True, help="Print only the JSON line."),
     )

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from quire.cli.options import OptionDecorator, gathered
+from quire.cli.options import OptionDecorator, count_of, gathered
 from quire.errors import ConfigError
+from quire.values import utf8_fault_of
 
 if TYPE_CHECKING:
     from quire.bench.divergence import Divergence
@@ -39,10 +40,10 @@ _OPTIONS: tuple[OptionDecorator, ...] = (
     click.option("--config", type=click.Path(path_type=Path), help="Refused: random weights have no quality to lose."),
     click.option(
         "--context",
-        type=click.IntRange(min=2),
+        type=count_of("max_context"),
         help=f"Tokens of a piece of the text. [default: the model's context, at most {_MAX_CONTEXT}]",
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="Worker threads. [default: the cores this process may use]"),
+    click.option("--threads", type=count_of("threads"), help="Worker threads. [default: the cores this process may use]"),
     click.option("--json", "as_json", is_flag=True, help="Print only the JSON line."),
 )
 
@@ -119,7 +120,8 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("the text cannot be read", given=path.name, next_step="Name a UTF-8 file.") from error
+        reason = utf8_fault_of(path) if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ConfigError("the text cannot be read", given=f"{path.name}: {reason}", next_step="Name a UTF-8 file.") from error
 
 
 def _print(report: QualityReport) -> None:

@@ -23,7 +23,7 @@ def chat(system: str | None, history: bool, sampling: SamplingOptions, engine: E
     """Hold a conversation. Its tokens are only ever appended to, so earlier turns come from the KV cache.
 
     A line is a turn; a trailing backslash continues it, and triple quotes enclose a block of lines. /help lists the
-    commands. Ctrl-C stops the answer, Ctrl-D leaves. From a pipe, each line is a turn and the first error ends the chat.
+    commands. Ctrl-C stops the answer, Ctrl-D and /exit leave. From a pipe, each line is a turn and the first error ends the chat.
 
     \b
     Example:
@@ -31,7 +31,7 @@ def chat(system: str | None, history: bool, sampling: SamplingOptions, engine: E
       quire chat -m path/to/model --system "Answer in one sentence."
       printf 'Hello\\n/stats\\n' | quire chat
     """
-    from quire.cli.chat_input import history_path, line_editing, read_piped_line
+    from quire.cli.chat_input import PipedLines, history_path, line_editing
     from quire.cli.chat_session import ChatSession, Dialogue
     from quire.cli.opening import open_model
 
@@ -40,7 +40,7 @@ def chat(system: str | None, history: bool, sampling: SamplingOptions, engine: E
     with opened.llm:
         session = ChatSession(opened, Dialogue.start(opened.llm, system))
         if not is_terminal:
-            _talk_from_pipe(session, read_piped_line)
+            _talk_from_pipe(session, PipedLines().read)
             return
         _greet(session)
         with line_editing(history_path() if history else None):
@@ -50,7 +50,7 @@ def chat(system: str | None, history: bool, sampling: SamplingOptions, engine: E
 def _talk_from_pipe(session: ChatSession, read_line: ReadLine) -> None:
     from quire.cli.chat_input import read_turn
 
-    while (typed := read_turn(read_line)) is not None:
+    while not session.has_ended and (typed := read_turn(read_line)) is not None:
         if _respond(session, typed):
             raise KeyboardInterrupt
 
@@ -60,10 +60,11 @@ def _talk_on_terminal(session: ChatSession) -> None:
     from quire.cli.display import show_error
     from quire.errors import QuireError
 
-    while True:
+    while not session.has_ended:
         try:
             typed = read_turn(_read_typed_line)
             if typed is None:
+                click.echo()
                 break
             _respond(session, typed)
             click.echo()
@@ -71,7 +72,6 @@ def _talk_on_terminal(session: ChatSession) -> None:
             click.echo()
         except QuireError as error:
             show_error(str(error))
-    click.echo()
 
 
 def _read_typed_line(prompt: str) -> str:
@@ -80,23 +80,20 @@ def _read_typed_line(prompt: str) -> str:
 
 def _respond(session: ChatSession, typed: Turn | Command) -> bool:
     """Runs a command or answers a turn; returns whether Ctrl-C ended the answer."""
-    from quire.cli.answer import end_line, note_of_full_context, write_out
+    from quire.cli.answer import write_out
     from quire.cli.chat_commands import run_command
     from quire.cli.chat_input import Command
-    from quire.cli.display import show_note
+    from quire.cli.chat_view import show_answer
 
     if isinstance(typed, Command):
         run_command(session, typed)
         return False
     answer = session.ask(typed.text, write_out)
-    end_line(answer.text)
-    note = note_of_full_context(answer, session.opened.params)
-    if note is not None:
-        show_note(note)
+    show_answer(session, answer)
     return answer.was_interrupted
 
 
 def _greet(session: ChatSession) -> None:
     from quire.cli.display import show_note
 
-    show_note(f"{session.opened.name} on {session.llm.core.executor.name}. /help lists the commands, Ctrl-D leaves.")
+    show_note(f"{session.opened.name} on {session.llm.core.executor.name}. /help lists the commands, /exit or Ctrl-D leaves.")

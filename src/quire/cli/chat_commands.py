@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
+from quire.cli.answer import write_out
 from quire.cli.chat_file import load_dialogue, save_dialogue
 from quire.cli.chat_input import Command
 from quire.cli.chat_session import ChatSession
-from quire.cli.chat_view import cache_view, num_context_tokens, stats_view
+from quire.cli.chat_view import cache_view, num_context_tokens, show_answer, stats_view
 from quire.cli.display import listing, one_line, out_console
 from quire.errors import RequestError
+from quire.sampling import Greedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +29,15 @@ class SlashCommand:
 
 def run_command(session: ChatSession, command: Command) -> None:
     """Runs a slash command; raises RequestError for an unknown one."""
-    known = SLASH_COMMANDS.get(command.name)
+    name = command.name.lower()
+    known = SLASH_COMMANDS.get(OTHER_NAMES.get(name, name))
     if known is None:
+        close = get_close_matches(name, (*SLASH_COMMANDS, *OTHER_NAMES), n=1)
+        meant = f"Did you mean /{close[0]}? " if close else ""
         names = ", ".join(f"/{name}" for name in SLASH_COMMANDS)
         raise RequestError(
             f"there is no command /{one_line(command.name[:40])}",
-            next_step=f'Use one of {names}, or start the text with """ to send it.',
+            next_step=f'{meant}Use one of {names}, or start the text with """ to send it.',
         )
     known.run(session, command.argument)
 
@@ -47,6 +53,21 @@ def _cache(session: ChatSession, _argument: str) -> None:
 def _undo(session: ChatSession, _argument: str) -> None:
     session.dialogue.undo()
     _say(f"Forgot the last turn; {_turns(session)} left.")
+
+
+def _retry(session: ChatSession, _argument: str) -> None:
+    before = session.dialogue.answers[-1:]
+    answer = session.retry(write_out)
+    show_answer(session, answer)
+    if answer.was_interrupted:
+        raise KeyboardInterrupt
+    is_same = session.dialogue.answers[-1:] == before
+    if is_same and isinstance(session.opened.params.method, Greedy):
+        _say("The same answer: this chat takes the likeliest token. Start it with --temperature 0.8 for other ones.")
+
+
+def _exit(session: ChatSession, _argument: str) -> None:
+    session.has_ended = True
 
 
 def _fork(session: ChatSession, argument: str) -> None:
@@ -97,7 +118,8 @@ def _help(_session: ChatSession, _argument: str) -> None:
     console = out_console()
     console.print(listing("Commands", ("write", "to"), rows))
     _say('A line that ends with \\ goes on in the next one; """ opens and closes a block of lines.')
-    _say("Ctrl-C stops the answer, Ctrl-D leaves.")
+    others = ", ".join(f"/{other} is /{name}" for other, name in OTHER_NAMES.items())
+    _say(f"Ctrl-C stops the answer, Ctrl-D leaves. Other names: {others}.")
 
 
 def _path(argument: str, name: str) -> Path:
@@ -120,11 +142,18 @@ SLASH_COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "stats": SlashCommand(_stats, "/stats", "show the numbers of the conversation and its last answer"),
         "cache": SlashCommand(_cache, "/cache", "explain what the KV cache saved in the last prompt, and show its blocks"),
         "undo": SlashCommand(_undo, "/undo", "forget the last turn"),
+        "retry": SlashCommand(_retry, "/retry", "answer the last turn again"),
         "fork": SlashCommand(_fork, "/fork [NAME]", "go to branch NAME, made from here if it is new; list the branches"),
         "save": SlashCommand(_save, "/save FILE", "save this branch as JSON"),
         "load": SlashCommand(_load, "/load FILE", "replace this branch by a saved one"),
         "system": SlashCommand(_system, "/system [TEXT]", "start over with a system message; show it"),
         "reset": SlashCommand(_reset, "/reset", "start over, keeping the system message"),
         "help": SlashCommand(_help, "/help", "show this list"),
+        "exit": SlashCommand(_exit, "/exit", "leave"),
     }
 )
+
+OTHER_NAMES: Mapping[str, str] = MappingProxyType(
+    {"quit": "exit", "bye": "exit", "q": "exit", "clear": "reset", "new": "reset", "regenerate": "retry", "?": "help"}
+)
+"""What other chats call these commands."""

@@ -19,6 +19,7 @@ from types import ModuleType
 from quire.cli.display import show_note
 from quire.environment import read_environment
 from quire.errors import RequestError
+from quire.values import shown_utf8_fault
 
 QUOTES = '"""'
 MAX_HISTORY_LINES = 1000
@@ -85,15 +86,27 @@ def _read_continued(first: str, read_line: ReadLine) -> str:
     return "\n".join(lines)
 
 
-def read_piped_line(_prompt: str) -> str:
-    """Reads a line of standard input that is no terminal; raises RequestError where it is not UTF-8."""
-    try:
-        line = sys.stdin.readline()
-    except UnicodeDecodeError as error:
-        raise RequestError("standard input is not UTF-8 text", next_step="Convert it to UTF-8 first.") from error
-    if not line:
-        raise EOFError
-    return line.removesuffix("\n")
+class PipedLines:
+    """The lines of standard input that is no terminal."""
+
+    def __init__(self) -> None:
+        self._num_bytes = 0
+
+    def read(self, _prompt: str) -> str:
+        """Returns the next line without its end; raises EOFError after the last and RequestError where it is not UTF-8."""
+        line = sys.stdin.buffer.readline()
+        if not line:
+            raise EOFError
+        try:
+            text = line.decode()
+        except UnicodeDecodeError as error:
+            raise RequestError(
+                "standard input is not UTF-8 text",
+                given=shown_utf8_fault(error, self._num_bytes),
+                next_step="Convert it to UTF-8 first.",
+            ) from error
+        self._num_bytes += len(line)
+        return text.removesuffix("\n").removesuffix("\r")
 
 
 def history_path() -> Path:

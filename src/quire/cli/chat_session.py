@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from quire.cli.answer import Answer, AnswerStats, follow, raise_failure, stats_of
 from quire.cli.opening import OpenedModel, start_conversation
 from quire.engine.llm import LLM
-from quire.errors import RequestError
+from quire.errors import CapacityError, PromptTooLongError, RequestError
 from quire.kv.ledger import CacheExplanation
+from quire.request import RequestOutput
 from quire.text.conversation import Conversation
 
 MAIN_BRANCH = "main"
+MAKE_ROOM = "In this chat, /undo forgets the last turn and /reset starts over."
 
 
 @dataclass(slots=True)
@@ -35,6 +37,11 @@ class Dialogue:
         """Adds the answer to the last user turn."""
         self.conversation.add_assistant(token_ids)
         self.answers = (*self.answers, tuple(token_ids))
+
+    @property
+    def last_question(self) -> str:
+        """The text of the last user turn."""
+        return next(message["content"] for message in reversed(self.conversation.messages) if message["role"] == "user")
 
     def undo(self) -> None:
         """Forgets the last turn and its answer; raises RequestError if there is none."""
@@ -62,6 +69,7 @@ class ChatSession:
     dialogue: Dialogue
     branch: str = MAIN_BRANCH
     last: LastAnswer | None = None
+    has_ended: bool = False
     _others: dict[str, Dialogue] = field(default_factory=dict)
 
     @property
@@ -76,12 +84,13 @@ class ChatSession:
     def ask(self, text: str, write: Callable[[str], None]) -> Answer:
         """Answers a turn and keeps both. A turn without any answer is forgotten: it failed, or Ctrl-C came too early.
 
-        Raises RequestError where the turn cannot be answered and ExecutorError where answering failed.
+        Raises RequestError where the turn cannot be answered and ExecutorError where answering failed. Where the conversation
+        has filled the context, the error names the commands that make room.
         """
         conversation, num_answers = self.dialogue.conversation, len(self.dialogue.answers)
         conversation.add_user(text)
         try:
-            answer = follow(self.llm.stream(conversation.prompt_token_ids(), self.opened.params), write)
+            answer = follow(self._stream(conversation), write)
             raise_failure(answer)
             if answer.token_ids:
                 self.dialogue.keep(answer.token_ids)
@@ -90,6 +99,24 @@ class ChatSession:
                 conversation.undo()
         self._note(answer)
         return answer
+
+    def retry(self, write: Callable[[str], None]) -> Answer:
+        """Answers the last turn again in place of its answer; without a new answer, the old one stays.
+
+        Raises RequestError where there is no turn, otherwise as `ask`.
+        """
+        before = self.dialogue
+        if not before.answers:
+            raise RequestError("there is no answer to try again", next_step="Ask something first.")
+        self.dialogue = before.fork()
+        text = self.dialogue.last_question
+        self.dialogue.undo()
+        num_left = len(self.dialogue.answers)
+        try:
+            return self.ask(text, write)
+        finally:
+            if len(self.dialogue.answers) == num_left:
+                self.dialogue = before
 
     def switch(self, name: str) -> bool:
         """Goes to a branch, made from here if it is new; returns whether it is."""
@@ -105,6 +132,14 @@ class ChatSession:
         """Forgets the turns of this branch and gives it another system message."""
         self.dialogue = Dialogue.start(self.llm, system)
         self.last = None
+
+    def _stream(self, conversation: Conversation) -> Iterator[RequestOutput]:
+        try:
+            return self.llm.stream(conversation.prompt_token_ids(), self.opened.params)
+        except (PromptTooLongError, CapacityError) as error:
+            if self.dialogue.answers:
+                error.next_step = f"{error.next_step} {MAKE_ROOM}"
+            raise
 
     def _note(self, answer: Answer) -> None:
         stats = stats_of(answer, self.llm.core.executor.layout)

@@ -1,4 +1,4 @@
-"""What `/stats` and `/cache` show, as rich tables and a map of blocks."""
+"""What follows an answer, and what `/stats` and `/cache` show, as rich tables and a map of blocks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from types import MappingProxyType
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from quire.cli.chat_session import ChatSession, Dialogue
-from quire.cli.display import facts
+from quire.cli.answer import Answer, end_line, note_of_full_context
+from quire.cli.chat_session import MAKE_ROOM, ChatSession, Dialogue
+from quire.cli.display import facts, show_note
 from quire.kv.ledger import CacheExplanation, MissReason
 from quire.kv.pool import BlockPool
 from quire.units import cdiv, format_bytes, format_rate
@@ -25,6 +26,14 @@ _REASONS: Mapping[MissReason, str] = MappingProxyType(
         MissReason.BYPASSED: "every further token was computed because the logits of all of them were wanted",
     }
 )
+
+
+def show_answer(session: ChatSession, answer: Answer) -> None:
+    """Ends the line of an answer that was written as it came, and says so if the context is full."""
+    end_line(answer.text)
+    note = note_of_full_context(answer, session.opened.params, session.llm.core.scheduler.limits)
+    if note is not None:
+        show_note(f"{note}. {MAKE_ROOM}")
 
 
 def stats_view(session: ChatSession) -> RenderableType:

@@ -17,6 +17,7 @@ from quire.units import MIB
 FILE_NAME = "generation_config.json"
 MAX_FILE_BYTES = MIB
 _DRAWING = ("temperature", "top_p", "top_k", "min_p")
+_OFF: Mapping[str, object] = MappingProxyType({"top_p": 1, "top_k": 0, "min_p": 0, "n": 1})
 _ANY = (*_DRAWING, "repetition_penalty")
 
 _UNAPPLIED: Mapping[str, object] = MappingProxyType(
@@ -70,10 +71,23 @@ class SamplingDefaults:
         Greedy drops the model's numbers for drawing; those of the user stay and raise SamplingError as contradictions.
         """
         given = {name: value for name, value in asdict(options).items() if value is not None}
+        self._require_temperature(given)
         recommended = {name: getattr(self, name) for name in _ANY}
         if given.get("temperature", self.temperature) == 0:
             recommended = {"temperature": 0.0, "repetition_penalty": self.repetition_penalty}
         return SamplingParams(**({"max_tokens": None} | recommended | given))
+
+    def _require_temperature(self, given: dict[str, Any]) -> None:
+        """Raises SamplingError where the user asks for a draw, names no temperature, and the model is greedy by itself."""
+        if self.temperature != 0 or "temperature" in given:
+            return
+        unused = [name for name, off in _OFF.items() if given.get(name, off) not in (off, -1)]
+        if unused:
+            raise SamplingError(
+                f"without a temperature this model takes the likeliest token and ignores {', '.join(unused)}",
+                given=", ".join(f"{name}={given[name]}" for name in unused),
+                next_step="Add --temperature, for example --temperature 0.7.",
+            )
 
 
 def read_defaults(directory: Path) -> SamplingDefaults:

@@ -15,10 +15,21 @@ import click
 
 from quire import __version__
 from quire.cli.streams import prepare_streams, report_system_error
-from quire.errors import QuireError
+from quire.cli.unknown_option import answered
+from quire.errors import ConfigError, ModelNotFoundError, QuireError, RequestError, TemplateError
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells report it."""
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes. MISUSED is what another command line or another input mends; INTERRUPTED is 128 + SIGINT, as shells report it."""
+
+_MISUSES = (ConfigError, RequestError, ModelNotFoundError)
+_EPILOG = """\b
+Exit codes:
+  0    done
+  1    failed: a damaged or unsupported model, a computation, a disk, a check that does not hold
+  2    cannot be done as asked: an unknown option, a value outside its limits, options that contradict each other,
+       a prompt or a file that is missing, too long or not text, a model that is not there
+  130  interrupted by Ctrl-C
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +60,26 @@ COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
 
 
 class ReportedError(click.ClickException):
-    """A QuireError on its way out: one red line on standard error, exit code 1."""
+    """A QuireError on its way out: one red line on standard error."""
 
-    exit_code = 1
+    exit_code = FAILED
 
     def show(self, file: object = None) -> None:  # noqa: ARG002 - click's signature
         from quire.cli.display import show_error
 
         show_error(self.message)
+
+
+class ReportedMisuseError(ReportedError):
+    """One that another command line or another input mends."""
+
+    exit_code = MISUSED
+
+
+def reported(error: QuireError) -> ReportedError:
+    """Returns an error with the exit code of its kind; a chat template that fails is the model's fault, not the request's."""
+    is_misuse = isinstance(error, _MISUSES) and not isinstance(error, TemplateError)
+    return ReportedMisuseError(str(error)) if is_misuse else ReportedError(str(error))
 
 
 class LazyGroup(click.Group):
@@ -77,12 +100,14 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except QuireError as error:
-            raise ReportedError(str(error)) from error
+            raise reported(error) from error
+        except click.NoSuchOption as error:
+            raise answered(error) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="quire", message="%(prog)s %(version)s")
 def cli() -> None:
     """Run language models from Hugging Face checkpoints, with a KV cache you can trust and watch.
@@ -102,4 +127,4 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except OSError as error:
         report_system_error(error)
-        sys.exit(ReportedError.exit_code)
+        sys.exit(FAILED)

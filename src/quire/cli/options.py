@@ -6,16 +6,18 @@ Choices come from the enums of `quire.config`: what the engine learns, the comma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from quire.config import (
+    COUNT_LIMITS,
     DEFAULT_KV_MEMORY_BYTES,
+    MAX_COUNT,
     CacheConfig,
     DType,
     ExecutorKind,
@@ -24,7 +26,9 @@ from quire.config import (
     SchedulerConfig,
 )
 from quire.engine.options import AUTO, WEIGHT_FORMATS, EngineOptions
-from quire.request import MAX_SEED
+from quire.engine.words import word_advice
+from quire.sampling import COUNT_LIMITS as SAMPLING_COUNTS
+from quire.sampling import NUMBER_LIMITS
 from quire.units import format_bytes, parse_bytes
 
 _R = TypeVar("_R")
@@ -41,27 +45,62 @@ def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str | None)
         raise click.BadParameter(f"{error}.") from error
 
 
-def _words(choices: type[Enum], *extra: str) -> click.Choice[str]:
-    return click.Choice([*extra, *(str(choice.value) for choice in choices)])
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice
 
 
-_COUNT = click.IntRange(min=1)
+class Words(_Choice):
+    """A choice that knows what other engines call its words."""
+
+    def __init__(self, name: str, choices: Iterable[str]) -> None:
+        super().__init__(list(choices))
+        self._name = name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Returns a word that is a choice; fails with the one that is meant where that is known."""
+        if value not in self.choices:
+            self.fail(f"{value!r} is not known here. {word_advice(self._name, str(value), self.choices)}", param, ctx)
+        return str(value)
+
+
+def words(name: str, choices: type[Enum], *extra: str) -> Words:
+    """Returns the type of an option that takes the values of an enum, and `extra` words."""
+    return Words(name, [*extra, *(str(choice.value) for choice in choices)])
+
+
+def count_of(name: str, limits: Mapping[str, tuple[int, int]] = COUNT_LIMITS) -> click.IntRange:
+    """Returns the type of an option that takes a count within its limits; a limit that is only the machine's is not shown."""
+    low, high = limits[name]
+    return click.IntRange(low, None if high == MAX_COUNT else high)
+
+
+def _number_of(name: str, *, is_open: bool = False) -> click.FloatRange:
+    return click.FloatRange(*NUMBER_LIMITS[name], min_open=is_open)
+
+
+def sampling_count(name: str) -> click.IntRange:
+    """Returns the type of an option that takes a count of SamplingParams."""
+    return count_of(name, SAMPLING_COUNTS)
+
+
 _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
     click.option("-m", "--model", metavar="MODEL", help="A model directory or a Hugging Face id. [default: the bundled model]"),
     click.option(
         "--dtype",
-        type=_words(DType, AUTO),
+        type=words("dtype", DType, AUTO),
         help="Number format of the weights in memory. [default: auto, exact for the checkpoint]",
     ),
-    click.option("--quantize", type=click.Choice(WEIGHT_FORMATS), help="Quantise the weights on loading. [default: none]"),
+    click.option("--quantize", type=Words("quantize", WEIGHT_FORMATS), help="Quantize the weights on loading. [default: none]"),
     click.option(
         "--kv-format",
-        type=_words(KVFormat, AUTO),
+        type=words("kv_format", KVFormat, AUTO),
         help="Number format of cached keys and values. [default: auto, the weights' format]",
     ),
     click.option(
         "--kv-cache",
-        type=_words(KVCacheMode),
+        type=words("kv_cache", KVCacheMode),
         help=f"`off` recomputes every token in every step, to compare. [default: {_CACHE.mode.value}]",
     ),
     click.option(
@@ -70,26 +109,32 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
         callback=_parse_size,
         help=f"KV cache memory, such as 512MiB. [default: {format_bytes(DEFAULT_KV_MEMORY_BYTES)}, or what is left if less]",
     ),
-    click.option("--block-size", type=_COUNT, help=f"Tokens in a KV block. [default: {_CACHE.block_size}]"),
+    click.option("--block-size", type=count_of("block_size"), help=f"Tokens in a KV block. [default: {_CACHE.block_size}]"),
     click.option(
         "--max-num-batched-tokens",
-        type=_COUNT,
+        type=count_of("max_num_batched_tokens"),
         help=f"Tokens computed in one step. [default: {_SCHEDULER.max_num_batched_tokens}]",
     ),
-    click.option("--max-num-seqs", type=_COUNT, help=f"Requests computed in one step. [default: {_SCHEDULER.max_num_seqs}]"),
+    click.option(
+        "--max-num-seqs",
+        type=count_of("max_num_seqs"),
+        help=f"Requests computed in one step. [default: {_SCHEDULER.max_num_seqs}]",
+    ),
     click.option(
         "--max-context",
-        type=_COUNT,
+        type=count_of("max_context"),
         help="Tokens of prompt and answer together. [default: the model's, or what --kv-memory holds if that is less]",
     ),
-    click.option("--threads", type=_COUNT, help="Worker threads. [default: the cores this process may use]"),
+    click.option("--threads", type=count_of("threads"), help="Worker threads. [default: the cores this process may use]"),
     click.option(
         "--packed-cache",
         metavar="DIRECTORY|on|off",
         help="Keep packed weights on disk, so that the next start is quicker; `on` means ~/.cache/quire/packed. [default: off]",
     ),
     click.option(
-        "--executor", type=_words(ExecutorKind, AUTO), help="What computes. [default: auto, native where it is compiled]"
+        "--executor",
+        type=words("executor", ExecutorKind, AUTO),
+        help="What computes. [default: auto, native where it is compiled]",
     ),
 )
 
@@ -111,27 +156,55 @@ class SamplingOptions:
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    n: int | None = None
+    logprobs: int | None = None
 
 
 _MODEL_OR = "[default: the model's generation_config.json, else {}]"
 _SAMPLING_OPTIONS: tuple[OptionDecorator, ...] = (
-    click.option("--max-tokens", type=_COUNT, help="Tokens of an answer at most. [default: until the context is full]"),
-    click.option("--temperature", type=click.FloatRange(min=0), help=f"0 takes the likeliest token. {_MODEL_OR.format('0')}"),
+    click.option(
+        "--max-tokens",
+        type=sampling_count("max_tokens"),
+        help="Tokens of an answer at most. [default: until the context is full]",
+    ),
+    click.option("--temperature", type=_number_of("temperature"), help=f"0 takes the likeliest token. {_MODEL_OR.format('0')}"),
     click.option(
         "--top-p",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=_number_of("top_p", is_open=True),
         help=f"Draw from this share of the probability. {_MODEL_OR.format('1')}",
     ),
-    click.option("--top-k", type=click.IntRange(min=0), help=f"Draw from this many tokens; 0 means all. {_MODEL_OR.format('0')}"),
+    click.option(
+        "--top-k",
+        type=sampling_count("top_k"),
+        help=f"Draw from this many tokens; 0 and -1 mean all. {_MODEL_OR.format('0')}",
+    ),
     click.option(
         "--min-p",
-        type=click.FloatRange(0, 1),
+        type=_number_of("min_p"),
         help=f"Leave out tokens less likely than this share of the likeliest. {_MODEL_OR.format('0')}",
     ),
-    click.option("--seed", type=click.IntRange(0, MAX_SEED), help="Draw the same tokens again. [default: chosen, --json tells]"),
+    click.option(
+        "--repetition-penalty",
+        type=_number_of("repetition_penalty"),
+        help=f"Above 1, tokens that have appeared become less likely. {_MODEL_OR.format('1')}",
+    ),
+    click.option(
+        "--seed",
+        type=click.IntRange(*SAMPLING_COUNTS["seed"]),
+        help="Draw the same tokens again. [default: chosen, --json tells]",
+    ),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given several times."),
+)
+_SEVERAL_OPTIONS: tuple[OptionDecorator, ...] = (
+    click.option("-n", type=sampling_count("n"), help="Draw this many answers; needs a temperature above 0. [default: 1]"),
+    click.option(
+        "--logprobs",
+        type=sampling_count("logprobs"),
+        help="Show each token's log-probability below the answer, and this many of the likeliest tokens in its place.",
+    ),
 )
 
 
@@ -149,6 +222,11 @@ def engine_options(command: Callable[..., _R]) -> Callable[..., _R]:
 def sampling_options(command: Callable[..., _R]) -> Callable[..., _R]:
     """Adds the options that choose tokens; `command` receives them as `sampling`."""
     return gathered(command, _SAMPLING_OPTIONS, "sampling", lambda values: SamplingOptions(**values))
+
+
+def answer_options(command: Callable[..., _R]) -> Callable[..., _R]:
+    """Adds the same, and those for several answers and for looking into them."""
+    return gathered(command, _SAMPLING_OPTIONS + _SEVERAL_OPTIONS, "sampling", lambda values: SamplingOptions(**values))
 
 
 def gathered(

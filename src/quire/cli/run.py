@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from quire.cli.options import EngineChoice, SamplingOptions, engine_options, gathered, sampling_options
+from quire.cli.options import EngineChoice, SamplingOptions, answer_options, engine_options, gathered
+from quire.values import shown_utf8_fault
 
 if TYPE_CHECKING:
     from quire.cli.answer import Answer
@@ -36,19 +37,21 @@ _FORM_OPTIONS = (
 @click.command()
 @click.argument("prompt", required=False)
 @lambda command: gathered(command, _FORM_OPTIONS, "form", lambda values: AnswerForm(**values))
-@sampling_options
+@answer_options
 @engine_options
 def run(prompt: str | None, form: AnswerForm, sampling: SamplingOptions, engine: EngineChoice) -> None:
     """Answer PROMPT on standard output, as it comes.
 
     Without PROMPT, or with `-`, the prompt is read from standard input; one line break at its end is dropped.
     The model's chat template is applied where it has one. Sampling follows the model's generation_config.json and is
-    greedy without one. Ctrl-C stops the answer (exit code 130).
+    greedy without one. With -n 2 or more, the answers are numbered and shown at the end. Ctrl-C stops the answer (exit code 130).
 
     \b
     Example:
       quire run "What is the capital of France?"
       git diff | quire run -m path/to/model --max-tokens 200 --stats -
+      quire run "Write a haiku." --temperature 0.8 -n 3
+      quire run "The capital of France is" --raw --max-tokens 1 --logprobs 5
     """
     if form.raw and form.system is not None:
         raise click.UsageError("--system needs the chat template that --raw leaves out.")
@@ -61,23 +64,38 @@ def run(prompt: str | None, form: AnswerForm, sampling: SamplingOptions, engine:
 
 
 def _answer(opened: OpenedModel, text: str, form: AnswerForm) -> None:
-    from quire.cli.answer import end_line, follow, note_of_full_context, raise_failure, stats_of, write_out
-    from quire.cli.display import print_json, show_note
+    from quire.cli.answer import end_line, follow, follow_all, raise_failure, write_out
+    from quire.cli.display import print_json
+    from quire.cli.run_view import json_of, show_logprobs, show_several
 
-    llm = opened.llm
-    stream = llm.stream(_prompt_of(opened, text, form), opened.params)
-    answer = follow(stream, _discard if form.as_json else write_out)
-    raise_failure(answer)
-    stats = stats_of(answer, llm.core.executor.layout)
+    prompt, params = _prompt_of(opened, text, form), opened.params
+    stream = opened.llm.stream(prompt, params)
+    is_streamed = params.n == 1 and not form.as_json
+    answers = [follow(stream, write_out)] if is_streamed else follow_all(stream, params.n)
+    for answer in answers:
+        raise_failure(answer)
     if form.as_json:
-        print_json(_as_json(opened, answer))
+        print_json(json_of(opened, answers))
+    elif is_streamed:
+        end_line(answers[0].text)
+        show_logprobs(answers[0])
     else:
-        end_line(answer.text)
-    for note in (note_of_full_context(answer, opened.params), str(stats) if form.stats and stats is not None else None):
+        show_several(answers)
+    _show_notes(opened, answers, form)
+    if answers[0].was_interrupted:
+        raise KeyboardInterrupt
+
+
+def _show_notes(opened: OpenedModel, answers: list[Answer], form: AnswerForm) -> None:
+    from quire.cli.answer import note_of_full_context, stats_of_all
+    from quire.cli.display import show_note
+
+    core = opened.llm.core
+    notes = [note_of_full_context(answer, opened.params, core.scheduler.limits) for answer in answers]
+    stats = stats_of_all(answers, core.executor.layout) if form.stats else None
+    for note in (next(filter(None, notes), None), None if stats is None else str(stats)):
         if note is not None:
             show_note(note)
-    if answer.was_interrupted:
-        raise KeyboardInterrupt
 
 
 def _prompt_of(opened: OpenedModel, text: str, form: AnswerForm) -> str | tuple[int, ...]:
@@ -93,34 +111,14 @@ def _prompt_of(opened: OpenedModel, text: str, form: AnswerForm) -> str | tuple[
     return conversation.prompt_token_ids()
 
 
-def _as_json(opened: OpenedModel, answer: Answer) -> dict[str, Any]:
-    from quire.cli.answer import stats_of
-
-    stats, last = stats_of(answer, opened.llm.core.executor.layout), answer.last
-    numbers: dict[str, Any] = {}
-    if stats is not None and last is not None:
-        numbers = {
-            "stop_reason": last.outputs[0].stop_reason,
-            "seed": last.outputs[0].seed,
-            "num_prompt_tokens": stats.num_prompt_tokens,
-            "num_cached_tokens": stats.num_cached_tokens,
-            "num_output_tokens": stats.num_output_tokens,
-            "ttft_s": stats.ttft_s,
-            "e2e_s": stats.e2e_s,
-            "tokens_per_s": stats.tokens_per_s,
-            "kv_bytes": stats.kv_bytes,
-        }
-    head = {"model": opened.name, "text": answer.text, "finish_reason": answer.finish_reason.value}
-    return head | {"token_ids": answer.token_ids} | numbers
-
-
 def _read_stdin() -> str:
     if sys.stdin.isatty():
         raise click.UsageError('Give a PROMPT, for example: quire run "Hello", or pipe one in.')
     try:
         return sys.stdin.buffer.read().decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
-        raise click.UsageError("Standard input is not UTF-8 text; convert it first.") from error
+        fault = shown_utf8_fault(error)
+        raise click.UsageError(f"Standard input is not UTF-8 text (given: {fault}). Convert it first.") from error
 
 
 def _checked(prompt: str | None) -> str:
@@ -130,9 +128,16 @@ def _checked(prompt: str | None) -> str:
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise click.UsageError("The prompt is not UTF-8 text.") from error
+        raise click.UsageError(f"The prompt is not UTF-8 text (given: {_fault_of(prompt)}). Convert it first.") from error
     return prompt
 
 
-def _discard(_text: str) -> None:
-    """Takes the place of a writer where the whole answer is printed at the end."""
+def _fault_of(prompt: str) -> str:
+    """Returns which byte of a prompt from the command line is no UTF-8: the shell's bytes come as halves of surrogate pairs."""
+    try:
+        prompt.encode(errors="surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        return shown_utf8_fault(error)
+    except UnicodeEncodeError as error:
+        return f"a lone surrogate at character {error.start}"
+    return "a lone surrogate"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from quire.cli import chat_input
-from quire.cli.chat_input import Command, ReadLine, Turn, history_path, line_editing, read_piped_line, read_turn
+from quire.cli.chat_input import Command, PipedLines, ReadLine, Turn, history_path, line_editing, read_turn
 from quire.errors import RequestError
 
 
@@ -80,16 +80,19 @@ def test_prompts_show_whether_the_turn_goes_on() -> None:
 
 
 def test_piped_lines_keep_everything_but_their_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(" a \n\nlast"))
-    assert [read_piped_line(""), read_piped_line(""), read_piped_line("")] == [" a ", "", "last"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(" a \r\n\né".encode()), encoding="ascii"))
+    lines = PipedLines()
+    assert [lines.read(""), lines.read(""), lines.read("")] == [" a ", "", "é"]
     with pytest.raises(EOFError):
-        read_piped_line("")
+        lines.read("")
 
 
 def test_piped_bytes_that_are_no_text_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
-    with pytest.raises(RequestError, match="UTF-8"):
-        read_piped_line("")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xc3\xa9\nab\xff\n"), encoding="utf-8"))
+    lines = PipedLines()
+    lines.read("")
+    with pytest.raises(RequestError, match=r"UTF-8.*byte 0xff at offset 8"):
+        lines.read("")
 
 
 def test_history_lies_in_the_state_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_version_is_the_packages() -> None:
 
 def test_error_is_one_line_on_standard_error() -> None:
     result = CliRunner().invoke(cli, ["failing", "now"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr == "error: the colour is wrong and long (given: blue; limit: red or green). Choose another.\n"
 

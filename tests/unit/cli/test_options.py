@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from quire.cli.options import EngineChoice, SamplingOptions, engine_options, sampling_options
-from quire.config import DType, ExecutorKind, KVFormat, PackedCache
+from quire.config import COUNT_LIMITS, DType, ExecutorKind, KVFormat, PackedCache
 from quire.engine.options import engine_config
 from quire.errors import ConfigError
+from quire.sampling import NUMBER_LIMITS
 
 
 def _invoke(*arguments: str) -> tuple[Result, dict[str, Any]]:
@@ -102,3 +103,39 @@ def test_packed_cache_is_a_word_or_a_directory(
 def test_packed_cache_that_is_no_directory_is_refused(value: Any) -> None:
     with pytest.raises(ConfigError, match="packed_cache"):
         engine_config({"packed_cache": value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("--dtype", "half"), "Write float32, which holds every float16 weight exactly."),
+        (("--dtype", "bf16"), "Write bfloat16."),
+        (("--dtype", "float23"), "Write float32."),
+        (("--quantize", "4bit"), "Write int4"),
+        (("--kv-format", "fp8"), "Write bfloat16"),
+        (("--executor", "cuda"), "Write torch."),
+        (("--kv-cache", "on"), "Write paged."),
+    ],
+)
+def test_the_words_of_other_engines_are_answered_with_ours(arguments: tuple[str, str], meant: str) -> None:
+    result, _ = _invoke(*arguments)
+    assert result.exit_code == 2
+    assert meant in result.stderr
+    assert "Use one of: " in result.stderr
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "min_p", "repetition_penalty"])
+def test_numbers_end_where_sampling_parameters_do(name: str) -> None:
+    low, high = NUMBER_LIMITS[name]
+    option = f"--{name.replace('_', '-')}"
+    assert _invoke(option, str(high))[0].exit_code == 0
+    for beyond in (low - 0.01, high + 0.01):
+        assert _invoke(option, str(beyond))[0].exit_code == 2
+
+
+def test_help_shows_the_limits() -> None:
+    shown = " ".join(_invoke("--help")[0].output.split())
+    low, high = NUMBER_LIMITS["temperature"]
+    assert f"[{low}<=x<={high}]" in shown
+    assert f"[1<=x<={COUNT_LIMITS['threads'][1]}]" in shown
+    assert f"[x>={COUNT_LIMITS['max_context'][0]}]" in shown

@@ -1,0 +1,75 @@
+"""What `quire run` shows besides a streamed text: several answers, their log-probabilities, and everything as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quire.cli.answer import Answer, end_line, stats_of, stats_of_all, write_out
+from quire.cli.display import listing, out_console
+from quire.cli.opening import OpenedModel
+from quire.request import Logprob, TokenLogprobs
+
+
+def show_several(answers: Sequence[Answer]) -> None:
+    """Prints answers one below the other under their numbers, each with its log-probabilities if there are any."""
+    for number, answer in enumerate(answers, start=1):
+        write_out(f"[{number} of {len(answers)}]\n{answer.text}")
+        end_line(answer.text)
+        show_logprobs(answer)
+        if number < len(answers):
+            write_out("\n")
+
+
+def show_logprobs(answer: Answer) -> None:
+    """Prints a table of an answer's tokens: log-probability, rank, and the likeliest tokens in their place."""
+    if not answer.logprobs:
+        return
+    rows = [_row(token_id, found) for token_id, found in zip(answer.token_ids, answer.logprobs, strict=False)]
+    headers = ("token", "id>", "logprob>", "rank>", "likeliest in its place")
+    out_console().print(listing("", headers, rows))
+
+
+def json_of(opened: OpenedModel, answers: Sequence[Answer]) -> dict[str, Any]:
+    """Returns one answer as a JSON object, or several as a list in it, with the numbers of all of them."""
+    head: dict[str, Any] = {"model": opened.name}
+    layout = opened.llm.core.executor.layout
+    if len(answers) == 1:
+        stats = stats_of(answers[0], layout)
+        return head | _answer_json(answers[0]) | ({} if stats is None else stats.to_json())
+    stats = stats_of_all(answers, layout)
+    return head | {"answers": [_answer_json(answer) for answer in answers]} | ({} if stats is None else stats.to_json())
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "text": answer.text,
+        "finish_reason": answer.finish_reason.value,
+        "token_ids": answer.token_ids,
+    }
+    if answer.last is not None:
+        found |= {"stop_reason": answer.last.outputs[0].stop_reason, "seed": answer.last.outputs[0].seed}
+    if answer.logprobs:
+        pairs = zip(answer.token_ids, answer.logprobs, strict=False)
+        found["logprobs"] = [_logprobs_json(token_id, candidates) for token_id, candidates in pairs]
+    return found
+
+
+def _logprobs_json(token_id: int, found: TokenLogprobs) -> dict[str, Any]:
+    return _token_json(token_id, found[token_id]) | {
+        "top": [_token_json(other, candidate) for other, candidate in _by_rank(found)]
+    }
+
+
+def _token_json(token_id: int, candidate: Logprob) -> dict[str, Any]:
+    return {"token_id": token_id, "token": candidate.decoded_token, "logprob": candidate.logprob, "rank": candidate.rank}
+
+
+def _row(token_id: int, found: TokenLogprobs) -> tuple[str, ...]:
+    own = found[token_id]
+    others = "  ".join(f"{candidate.decoded_token!r} {candidate.logprob:.3f}" for _, candidate in _by_rank(found))
+    return repr(own.decoded_token), str(token_id), f"{own.logprob:.3f}", str(own.rank), others
+
+
+def _by_rank(found: TokenLogprobs) -> list[tuple[int, Logprob]]:
+    return sorted(found.items(), key=lambda item: item[1].rank)
