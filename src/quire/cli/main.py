@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
@@ -67,7 +68,8 @@ class ReportedError(click.ClickException):
     def show(self, file: object = None) -> None:  # noqa: ARG002 - click's signature
         from quire.cli.display import show_error
 
-        show_error(self.message)
+        with suppress(OSError):  # an error stream that cannot be written changes no exit code
+            show_error(self.message)
 
 
 class ReportedMisuseError(ReportedError):
