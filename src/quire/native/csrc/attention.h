@@ -11,7 +11,7 @@
 #include "attention_softmax.h"
 #include "attention_tile.h"
 #if defined(QUIRE_AMX)
-#include "attention_matrix.h"
+#include "attention_amx.h"
 #endif
 
 namespace quire::QUIRE_ISA {

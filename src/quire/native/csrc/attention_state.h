@@ -61,7 +61,7 @@ static inline void write_attended(const Attention& a, int64_t row, int64_t head,
 struct RowStates {
   int64_t width;   // floats of one row of values, padded to whole strips
   float* queries;  // [rows][width] widened
-  float* scores;   // [rows][32], then the softmax weights as products read them; see attention_matrix.h for those of a split
+  float* scores;   // [rows][32], then the softmax weights as products read them; see attention_amx.h for those of a split
   float* split;    // [rows][width] values of the current split
   float* total;    // [rows][width] values of the merged splits
   float* wide;     // one widened tile, of K [D][32] or of V [32][width]; on matrix tiles what one row needs alone

@@ -7,9 +7,9 @@
 
 #include <type_traits>
 
-#include "fetch.h"
+#include "prefetch.h"
 #include "kernels.h"
-#include "row_tiles.h"
+#include "row_dispatch.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {

@@ -6,8 +6,8 @@
 #include <stdexcept>
 
 #include "bindings.h"
-#include "canary.h"
 #include "checked.h"
+#include "machine_peak.h"
 #include "cpu.h"
 #include "pack.h"
 

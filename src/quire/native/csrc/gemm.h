@@ -9,14 +9,14 @@
 
 #include <algorithm>
 
-#include "gemm_finish.h"
+#include "gemm_epilogue.h"
 #include "gemm_float.h"
 #include "gemm_int.h"
-#include "row_tiles.h"
+#include "row_dispatch.h"
 #if defined(QUIRE_AMX)
-#include "gemm_tiles.h"
-#include "gemm_few_nibbles.h"
-#include "gemm_tiles_int.h"
+#include "gemm_amx_bf16.h"
+#include "gemv_int4_vnni.h"
+#include "gemm_amx_int.h"
 #endif
 
 namespace quire::QUIRE_ISA {

@@ -5,7 +5,7 @@
 // pieces are.
 #pragma once
 
-#include "fetch.h"
+#include "prefetch.h"
 #include "kernels.h"
 #include "simd.h"
 

@@ -4,9 +4,9 @@
 // Weights are unsigned: w = scale * (u - offset). A group's sum of u * a is corrected by -offset * sum(a).
 #pragma once
 
-#include "fetch.h"
-#include "gemm_finish.h"
-#include "row_tiles.h"
+#include "prefetch.h"
+#include "gemm_epilogue.h"
+#include "row_dispatch.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {

@@ -1,12 +1,12 @@
 // The kernels, compiled once for each instruction set under the namespace QUIRE_ISA.
-#include "append.h"
+#include "rope_append_kv.h"
 #include "attention.h"
 #include "gemm.h"
-#include "logits.h"
+#include "logit_kernels.h"
 #include "pack_panel.h"
-#include "rough_sum.h"
-#include "rows.h"
-#include "spin.h"
+#include "approx_exp_sum.h"
+#include "norm_embed.h"
+#include "peak_flops.h"
 
 namespace quire::QUIRE_ISA {
 

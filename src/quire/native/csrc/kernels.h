@@ -299,14 +299,14 @@ struct BucketRange {
   int64_t end;
 };
 
-// Kernels over a row of logits, float or double; see logits.h and rough_sum.h. A block is kBlock logits, the last one may be short.
+// Kernels over a row of logits, float or double; see logit_kernels.h and approx_exp_sum.h. A block is kBlock logits, the last one may be short.
 template <class T>
 struct LogitKernels {
   bool (*block_maxima)(const T* x, int64_t n, T* maxima);  // one value a block, of which NaN is none; returns whether one is NaN
   // Writes which of the n logits from `id` on, a block of the row x, lie from low to high, or nearly; returns how many. A block fits `ids`.
   int64_t (*select_ids)(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids);
   double (*rough_sum)(const T* x, int64_t n, const Weighing&);  // of all weights, off by kRoughness of it at most; NaN where not known
-  // Adds the shades of n tokens of the row x (see shades.h) to sums [end - begin + 1, kSumLanes], the last for those outside the range.
+  // Adds the shades of n tokens of the row x (see exp_buckets.h) to sums [end - begin + 1, kSumLanes], the last for those outside the range.
   void (*add_shades)(const T* x, const uint32_t* ids, int64_t n, const Weighing&, BucketRange range, double* sums);
 };
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels.h"
-#include "shades.h"
+#include "exp_buckets.h"
 
 namespace quire {
 

@@ -1,9 +1,9 @@
 // Packing: up to 64 rows of a checkpoint's matrix become one panel, a group of 32 elements of K at a time, or a wide group for tiles.
 #pragma once
 
-#include "pack_scales.h"
+#include "pack_quantize.h"
 #if defined(QUIRE_AMX)
-#include "pack_tiles.h"
+#include "pack_amx.h"
 #endif
 
 namespace quire::QUIRE_ISA {

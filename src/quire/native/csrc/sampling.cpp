@@ -4,7 +4,7 @@
 #include <cmath>
 #include <functional>
 
-#include "buckets.h"
+#include "bucket_sampler.h"
 
 namespace quire {
 

@@ -1,5 +1,5 @@
 // One vector of floats for the instruction set this file is compiled for; the only place that names its intrinsics, but for
-// products of integers (gemm_int.h, and on AMX gemm_nibbles.h, gemm_few_nibbles.h, gemm_tiles_int.h).
+// products of integers (gemm_int.h, and on AMX amx_int4_unpack.h, gemv_int4_vnni.h, gemm_amx_int.h).
 //
 // Included by kernel translation units alone, inside a namespace of their own: nothing here may be shared between
 // instruction sets. CMakeLists.txt chooses the variant by QUIRE_LANES and QUIRE_BF16_DOT, not the compiler by its macros: an

@@ -6,7 +6,7 @@
 #include <type_traits>
 
 #include "kernels.h"
-#include "shades.h"
+#include "exp_buckets.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "row_tiles.h"
+#include "row_dispatch.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "attention_state.h"
-#include "matrix_tiles.h"
+#include "amx.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -1,8 +1,8 @@
 // What follows a product while it is still in cache: bias, residual, activation, gate, and the format of the next product.
 #pragma once
 
-#include "fetch.h"
-#include "rows_format.h"
+#include "prefetch.h"
+#include "quantize_activations.h"
 #include "vecmath.h"
 
 namespace quire::QUIRE_ISA {

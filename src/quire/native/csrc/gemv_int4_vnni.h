@@ -4,10 +4,10 @@
 // it is added to the sum of the group.
 #pragma once
 
-#include "fetch.h"
-#include "gemm_finish.h"
+#include "prefetch.h"
+#include "gemm_epilogue.h"
 #include "gemm_int.h"
-#include "row_tiles.h"
+#include "row_dispatch.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -1,8 +1,8 @@
 // Rotation of queries and keys, and the append of K/V to its slots. Each row is worked on alone.
 #pragma once
 
-#include "fetch.h"
-#include "rows.h"
+#include "prefetch.h"
+#include "norm_embed.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -4,8 +4,8 @@
 // block works alone, over tiles in which all that it does not see is cleared: the same arithmetic, so the same bits.
 #pragma once
 
-#include "attention_split.h"
-#include "attention_weigh.h"
+#include "attention_amx_view.h"
+#include "attention_amx_softmax.h"
 
 namespace quire::QUIRE_ISA {
 

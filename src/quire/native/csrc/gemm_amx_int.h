@@ -2,15 +2,15 @@
 //
 // Tiles multiply bytes. In int4 activations are bytes; in int8 they have 16 bits, and a row counts as two: its upper and its lower halves.
 // Sums over a wide group of K are exact, also 256 * upper + lower, which fits 32 bits; groups are added up as floats, in order. So rows may
-// be grouped in any way, and vectors may find the same sums (gemm_few_nibbles.h).
+// be grouped in any way, and vectors may find the same sums (gemv_int4_vnni.h).
 //
 // Vectors work between the tile products: they add up the sums of what was multiplied before, and make bytes of the nibbles that come next.
 #pragma once
 
 #include <algorithm>
 
-#include "gemm_nibbles.h"
-#include "gemm_tiles.h"
+#include "amx_int4_unpack.h"
+#include "gemm_amx_bf16.h"
 
 namespace quire::QUIRE_ISA {
 

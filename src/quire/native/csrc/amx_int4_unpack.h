@@ -1,9 +1,9 @@
 // int4 for matrix tiles: nibbles become bytes t * q, in the order of int8 panels.
 #pragma once
 
-#include "fetch.h"
+#include "prefetch.h"
 #include "kernels.h"
-#include "matrix_tiles.h"
+#include "amx.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {

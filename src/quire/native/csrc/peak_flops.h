@@ -3,7 +3,7 @@
 
 #include "gemm_int.h"
 #if defined(QUIRE_AMX)
-#include "matrix_tiles.h"
+#include "amx.h"
 #endif
 
 namespace quire::QUIRE_ISA {

@@ -8,7 +8,7 @@
 #include <array>
 
 #include "attention_state.h"
-#include "matrix_tiles.h"
+#include "amx.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -10,7 +10,7 @@
 
 #include <cmath>
 
-#include "logits.h"
+#include "logit_kernels.h"
 
 namespace quire::QUIRE_ISA {
 

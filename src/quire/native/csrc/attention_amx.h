@@ -12,7 +12,7 @@
 
 #include <limits>
 
-#include "attention_values.h"
+#include "attention_amx_pv.h"
 
 namespace quire::QUIRE_ISA {
 

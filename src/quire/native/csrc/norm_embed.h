@@ -2,7 +2,7 @@
 #pragma once
 
 #include "kernels.h"
-#include "rows_format.h"
+#include "quantize_activations.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -2,7 +2,7 @@
 // largest value to -128 steps. In int4 each 32 elements keep a multiplier, and the scale takes the largest of these to 15.
 #pragma once
 
-#include "pack_scales.h"
+#include "pack_quantize.h"
 
 namespace quire::QUIRE_ISA {
 

@@ -2,7 +2,7 @@
 // side by side as they will be stored. From there on a lane is a column.
 #pragma once
 
-#include "fetch.h"
+#include "prefetch.h"
 #include "kernels.h"
 #include "simd.h"
 

@@ -1,4 +1,4 @@
-#include "canary.h"
+#include "machine_peak.h"
 
 #include <algorithm>
 #include <atomic>

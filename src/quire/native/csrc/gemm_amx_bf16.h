@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "fetch.h"
-#include "gemm_finish.h"
-#include "matrix_tiles.h"
+#include "prefetch.h"
+#include "gemm_epilogue.h"
+#include "amx.h"
 
 namespace quire::QUIRE_ISA {
 

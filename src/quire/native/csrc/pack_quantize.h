@@ -2,8 +2,8 @@
 // set of a form: values are rounded lane by lane, and sums over a group are taken by eight partial sums and then in a fixed order.
 #pragma once
 
-#include "pack_group.h"
-#include "rows_format.h"
+#include "pack_transpose.h"
+#include "quantize_activations.h"
 
 namespace quire::QUIRE_ISA {
 

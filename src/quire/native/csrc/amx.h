@@ -7,7 +7,7 @@
 
 #include <immintrin.h>
 
-#include "fetch.h"
+#include "prefetch.h"
 #include "kernels.h"
 
 namespace quire::QUIRE_ISA {
@@ -157,7 +157,7 @@ static QUIRE_INLINE void multiply_square(const TileWork& work, const Words& word
   finish_writes();
 }
 
-// Four independent products a round; see spin.h. The operands are numbers of both signs below one:
+// Four independent products a round; see peak_flops.h. The operands are numbers of both signs below one:
 // with zeros tiles draw less power and run faster than any product does.
 template <TileElement kElement>
 static inline int64_t spin_tiles(int64_t rounds, float& sink) {
