@@ -78,7 +78,7 @@ struct TileWork {
 
 // Both products below read the words of a step at words(step), and call beside(step, part) after each instruction that multiplies, part
 // counting them within the step. What else a step wants done is best spread over these places: tile loads wait for the second-level
-// cache behind one burst of fetches, and vectors idle behind a row of tile instructions.
+// cache behind one burst of prefetches, and vectors idle behind a row of tile instructions.
 
 // The columns of sums `number` of a step, whose rows are loaded.
 #define QUIRE_FLAT_PART(rows, words, number)                               \

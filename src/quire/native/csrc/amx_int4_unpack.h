@@ -37,12 +37,12 @@ constexpr int64_t kVectorsOfPanel = kPanel / kLanes;
 constexpr int64_t kNibbleWords = kGroup / 8;  // of 32 elements
 
 // Writes 32 elements of kLanes columns as bytes.
-template <bool kFetches>
+template <bool kPrefetch>
 static QUIRE_INLINE void widen(const uint32_t* words, const uint8_t* multipliers, uint32_t* to) {
   MultipliedNibbles bytes_of(multipliers);
 #pragma GCC unroll 4
   for (int64_t i = 0; i < kNibbleWords; ++i) {
-    if constexpr (kFetches) fetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
+    if constexpr (kPrefetch) prefetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
     vi nibbles = load_pairs(words + i * kPanel);
     _mm512_store_si512(to + 2 * i * kPanel, bytes_of.lower(nibbles));
     _mm512_store_si512(to + (2 * i + 1) * kPanel, bytes_of.upper(nibbles));
@@ -119,7 +119,7 @@ class StepRing {
     multipliers_ = weight_.multipliers(panel_, group_, 0);
     words_ = weight_.word(panel_, group_, 0, 0);
     steps_left_ = weight_.elements_of(group_) / kTileBytes;
-    fetch_stream(reinterpret_cast<const char*>(weight_.scales(panel_, group_)), weight_.header_bytes());
+    prefetch_stream(reinterpret_cast<const char*>(weight_.scales(panel_, group_)), weight_.header_bytes());
   }
   __attribute__((noinline)) void open_next_group() {
     if (++group_ == weight_.num_groups()) group_ = 0, ++panel_;

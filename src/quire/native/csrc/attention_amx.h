@@ -73,10 +73,10 @@ class SplitInTiles {
     auto words = [=, keys = view_.keys[tile]](int64_t step) { return keys + step * kStepBytes; };
     multiply_flat<kColumns>(work, words, [=](int64_t step, int part) __attribute__((always_inline)) {
       const int64_t begin = (step * kParts + part) * kPartBytes;
-      for (int64_t line = 0; has_next && line < kPartBytes; line += next_stride) fetch_far(next + begin + line);
-      for (int64_t line = 0; begin < value_bytes && line < kPartBytes; line += kLineBytes) fetch_far(values + begin + line);
-      const char* near = step + 1 < work.end ? words(step + 1) : next;
-      fetch_lines(near + part * kPartBytes, kStride, kPartBytes / kStride);
+      for (int64_t line = 0; has_next && line < kPartBytes; line += next_stride) prefetch_l2(next + begin + line);
+      for (int64_t line = 0; begin < value_bytes && line < kPartBytes; line += kLineBytes) prefetch_l2(values + begin + line);
+      const char* l1_next = step + 1 < work.end ? words(step + 1) : next;
+      prefetch_lines(l1_next + part * kPartBytes, kStride, kPartBytes / kStride);
     });
   }
 
@@ -107,12 +107,12 @@ class SplitInTiles {
     if (tiles.begin < tiles.end) weigh_tile(block, tiles.end - 1, weight_of);
   }
 
-  // Scores of a tile, and perhaps weights of the tile before it. The first of at most two blocks fetches keys and values from afar: of more
-  // blocks the others have them near, which is worth more.
+  // Scores of a tile, and perhaps weights of the tile before it. The first of at most two blocks prefetches keys and values from afar: of more
+  // blocks the others have them l1_next, which is worth more.
   template <int kRows>
   QUIRE_INLINE void score_tile(int64_t block, int64_t tile, bool weighs, const WeightOf& weight_of) {
     constexpr int64_t kPartBytes = kStepBytes / 4;
-    const bool fetches = block == 0 && view_.num_blocks() <= 2;
+    const bool prefetches = block == 0 && view_.num_blocks() <= 2;
     const char* values = view_.values(tile);
     const char* next = view_.keys[tile + 1 < view_.tiles_of(block).end ? tile + 1 : tile];
     const float* scores_before = scores_[(tile + 1) % 2];
@@ -123,12 +123,12 @@ class SplitInTiles {
     auto words = [=, keys = view_.keys[tile]](int64_t step) { return keys + step * kStepBytes; };
     multiply_square(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
       const int64_t begin = step * kStepBytes + part * kPartBytes;
-      for (int64_t line = 0; fetches && line < kPartBytes; line += kLineBytes) {
-        fetch_far(next + begin + line);
-        fetch_far(values + begin + line);
+      for (int64_t line = 0; prefetches && line < kPartBytes; line += kLineBytes) {
+        prefetch_l2(next + begin + line);
+        prefetch_l2(values + begin + line);
       }
-      const char* near = step + 1 < work.end ? words(step + 1) : next;
-      fetch_lines(near + part * kPartBytes, kLineBytes, kPartBytes / kLineBytes);
+      const char* l1_next = step + 1 < work.end ? words(step + 1) : next;
+      prefetch_lines(l1_next + part * kPartBytes, kLineBytes, kPartBytes / kLineBytes);
       if (row == kBlockRows) return;
       for (int r = 0; r < kRows; ++r, ++row)
         _mm512_storeu_si512(weights + row * kWeightStride, weight_of(scores_before + row * kTile, set1(origins[row])));

@@ -64,9 +64,9 @@ class ValuesInTiles {
     constexpr int kParts = kIsFlat ? kTile / kTileColumns : 4, kRows = kTile / 2 / kParts;
     auto words = [&](int64_t tile) { return values(tile) + c * 4; };
     auto beside = [&](int64_t tile, int part) __attribute__((always_inline)) {
-      const char* near = tile + 1 < work.end ? words(tile + 1) : values(work.begin) + (c + kTile) % size_ * 4;
-      near += part * kRows * work.word_stride;
-      for (int64_t column = 0; column < kTile * 4; column += kLineBytes) fetch_lines(near + column, work.word_stride, kRows);
+      const char* l1_next = tile + 1 < work.end ? words(tile + 1) : values(work.begin) + (c + kTile) % size_ * 4;
+      l1_next += part * kRows * work.word_stride;
+      for (int64_t column = 0; column < kTile * 4; column += kLineBytes) prefetch_lines(l1_next + column, work.word_stride, kRows);
     };
     if constexpr (kIsFlat) multiply_flat<kTile, TileElement::kBF16, true>(work, words, beside);
     else multiply_square(work, words, beside);

@@ -44,9 +44,9 @@ struct PageColumns {
   PageColumns from(int64_t column) const { return {base + column, stride, ahead}; }
   const T* row(int64_t k) const { return base + k * stride; }
   template <int V>
-  void fetch_ahead(int64_t k) const {
+  void prefetch_ahead(int64_t k) const {
     const char* line = reinterpret_cast<const char*>(row(k)) + ahead;
-    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLineBytes) fetch_near(reinterpret_cast<const char*>(line + i));
+    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLineBytes) prefetch_l1(reinterpret_cast<const char*>(line + i));
   }
 };
 
@@ -57,7 +57,7 @@ struct WideColumns {
   WideColumns from(int64_t column) const { return {base + column, stride}; }
   const float* row(int64_t k) const { return base + k * stride; }
   template <int V>
-  void fetch_ahead(int64_t) const {}
+  void prefetch_ahead(int64_t) const {}
 };
 
 template <int R, int V>
@@ -77,7 +77,7 @@ static QUIRE_INLINE void add_products(const float* const* a, const Columns& w, i
     vf column[V];
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) column[v] = load(w.row(k) + v * kLanes);
-    w.template fetch_ahead<V>(k);
+    w.template prefetch_ahead<V>(k);
     add_column<R, V>(a, k, column, acc);
   }
 }
@@ -121,7 +121,7 @@ static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<u
   int64_t k = k_begin;
   if (k % 2 != 0 && k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc), ++k;
   for (; k + 1 < k_end; k += 2) {
-    w.template fetch_ahead<V>(k / 2);
+    w.template prefetch_ahead<V>(k / 2);
     add_halves<R, V>(a, w.row(k / 2), k, acc);
   }
   if (k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc);
@@ -147,7 +147,7 @@ template <int R, int V>
 static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end,
                                       vf (&acc)[R][V]) {
   for (int64_t pair = k_begin / 2; 2 * pair < k_end; ++pair) {
-    w.template fetch_ahead<V>(pair);
+    w.template prefetch_ahead<V>(pair);
     uint32_t mask = (2 * pair < k_begin ? 0xffff0000u : 0xffffffffu) & (2 * pair + 1 >= k_end ? 0x0000ffffu : 0xffffffffu);
     add_pair<R, V>(a, w, pair, mask, acc);
   }

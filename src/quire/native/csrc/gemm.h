@@ -24,7 +24,7 @@ namespace quire::QUIRE_ISA {
 constexpr int64_t kChunkRows = 24;
 constexpr int64_t kPieceBytes = 16 << 10;
 constexpr int64_t kFewRows = 12;
-static_assert(kFarAhead == kPieceBytes, "many rows fetch the next piece");
+static_assert(kL2Ahead == kPieceBytes, "many rows fetch the next piece");
 
 // A piece of K of one panel for the rows of a chunk.
 template <class Format>
@@ -35,10 +35,10 @@ struct FloatPiece {
   GroupRange groups;  // of the first tile
   float* y;
 
-  // Every tile fetches its part of what the piece fetches.
+  // Every tile prefetches its part of what the piece prefetches.
   GroupRange groups_for(int64_t tile) const {
     int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
-    return {groups.begin, groups.end, groups.read + tile * rows * groups.fetched_bytes, groups.fetched_bytes, groups.has_few_rows};
+    return {groups.begin, groups.end, groups.read + tile * rows * groups.prefetch_bytes, groups.prefetch_bytes, groups.has_few_rows};
   }
 
   template <int R>
@@ -54,10 +54,10 @@ template <class Format>
 static inline void multiply_float_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
   int64_t tiles = (rows + kMaxFloatRows - 1) / kMaxFloatRows, groups = g.weight.num_groups();
   int64_t step = rows <= kFewRows ? 1 : kPieceBytes / g.weight.bytes_per_group();
-  int64_t fetched_bytes = first_row == 0 ? 4 * kPanel / tiles : 0;
+  int64_t prefetch_bytes = first_row == 0 ? 4 * kPanel / tiles : 0;
   for (int64_t begin = 0; begin < groups; begin += step) {
     const char* read = panel + begin * g.weight.bytes_per_group();
-    GroupRange range{begin, std::min(begin + step, groups), read, fetched_bytes, rows <= kFewRows};
+    GroupRange range{begin, std::min(begin + step, groups), read, prefetch_bytes, rows <= kFewRows};
     for_even_tiles<kMaxFloatRows>(rows, tiles, FloatPiece<Format>{g, panel, first_row, range, y});
   }
 }

@@ -95,7 +95,7 @@ class IntProduct {
   // Rows [begin, end) times a unit.
   void multiply(int64_t begin, int64_t end, int64_t unit) {
     const int64_t panels = panels_of(g_), blocks = (kHalves * (end - begin) + kBlockRows - 1) / kBlockRows;
-    fetcher_ = PanelFetcher(g_, unit, blocks * panels * kPanel / kStripColumns * g_.weight.padded_k() / kTileBytes);
+    prefetcher_ = PanelPrefetcher(g_, unit, blocks * panels * kPanel / kStripColumns * g_.weight.padded_k() / kTileBytes);
     for (int64_t row = begin; row < end; row += kChunkOfRows) {
       sums_of_chunk_ = sums_of_chunk_ == chunks_[0] ? chunks_[1] : chunks_[0];
       first_row_ = row, rows_ = std::min(kChunkOfRows, end - row), is_first_ = row == begin;
@@ -145,8 +145,8 @@ class IntProduct {
     pending_ = {sums_, scales, row_scales, g_.a.stride, y_ + row * kLdy + column, begin, end, group == 0};
   }
 
-  void fetch_scales(int64_t group) const {
-    fetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes());
+  void prefetch_scales(int64_t group) const {
+    prefetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes());
   }
 
   void multiply_flat_group(int64_t group) {
@@ -164,9 +164,9 @@ class IntProduct {
     } else {
       const char* words = reinterpret_cast<const char*>(g_.weight.word(panel_, group, 0, 0));
       auto words_at = [=](int64_t step) { return words + step * kStepBytes; };
-      fetch_scales(group);
+      prefetch_scales(group);
       multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
-        fetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
+        prefetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
         adder.add_part(step, part);
       });
     }
@@ -193,16 +193,16 @@ class IntProduct {
     constexpr int64_t kPartWords = kTileBytes / 4 / 4;
     auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + column + step * kStepWords); };
     const int64_t bytes = g_.weight.elements_of(group) * kPanel;
-    const char* far = reinterpret_cast<const char*>(words) + bytes + g_.weight.header_bytes() + (column > 0 ? bytes / 2 : 0);
-    if (column == 0) fetch_far(far - 2 * kLineBytes), fetch_far(far - kLineBytes);
+    const char* l2_next = reinterpret_cast<const char*>(words) + bytes + g_.weight.header_bytes() + (column > 0 ? bytes / 2 : 0);
+    if (column == 0) prefetch_l2(l2_next - 2 * kLineBytes), prefetch_l2(l2_next - kLineBytes);
     const SquareAdder adder(pending_);
     const TileWork work = work_of(group, 0, kStripColumns);
     multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
-      for (int64_t line = 0; line < kPartBytes / 2; line += kLineBytes) fetch_far(far + line);
-      far += kPartBytes / 2;
+      for (int64_t line = 0; line < kPartBytes / 2; line += kLineBytes) prefetch_l2(l2_next + line);
+      l2_next += kPartBytes / 2;
       const char* next = words_at(step + 1) + part * kPartWords * kWordStride;
-      fetch_lines(next, kWordStride, kPartWords);
-      fetch_lines(next + kLineBytes, kWordStride, kPartWords);
+      prefetch_lines(next, kWordStride, kPartWords);
+      prefetch_lines(next + kLineBytes, kWordStride, kPartWords);
       adder.add_part(step, part);
     });
     adder.add_rest(work.end);
@@ -217,21 +217,21 @@ class IntProduct {
     const bool is_first = row <= 0;
     const SquareAdder adder(pending_);
     GroupWidener widener = widener_;
-    PanelFetcher fetcher = fetcher_;
+    PanelPrefetcher prefetcher = prefetcher_;
     multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
       const char* rows = step + 1 < work.end ? work.rows + kLineBytes * (step + 1) : next_rows;
-      fetch_lines(rows + part * kPartRows * work.row_stride, work.row_stride, kPartRows);
+      prefetch_lines(rows + part * kPartRows * work.row_stride, work.row_stride, kPartRows);
       if (is_first) {
         const char* next = words_at(step + 1) + part * kPartWords * kWordStride;
-        fetch_lines(next, kWordStride, kPartWords);
-        fetch_lines(next + kLineBytes, kWordStride, kPartWords);
+        prefetch_lines(next, kWordStride, kPartWords);
+        prefetch_lines(next + kLineBytes, kWordStride, kPartWords);
       }
-      if (part == 0) fetcher.step();
+      if (part == 0) prefetcher.step();
       adder.add_part(step, part);
       if constexpr (kIsInt4) widener.widen_piece();
     });
     widener_ = widener;
-    fetcher_ = fetcher;
+    prefetcher_ = prefetcher;
     adder.add_rest(work.end);
   }
 
@@ -243,7 +243,7 @@ class IntProduct {
   int64_t first_row_ = 0, rows_ = 0, panel_ = 0;
   bool is_first_ = true;
   float* y_ = nullptr;
-  PanelFetcher fetcher_;
+  PanelPrefetcher prefetcher_;
   GroupSums pending_{};
   GroupWidener widener_;
   StepRing ring_;

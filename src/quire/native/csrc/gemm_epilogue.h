@@ -68,15 +68,15 @@ class Finisher {
   static constexpr int64_t kAhead = 8;
 
   [[gnu::noinline]] void finish_one() {
-    if (row_ + kAhead < g_.rows) fetch(row_ + kAhead);
+    if (row_ + kAhead < g_.rows) prefetch(row_ + kAhead);
     finish(g_, row_++, unit_, y_);
     y_ += kLdy;
   }
 
-  void fetch(int64_t row) const {
+  void prefetch(int64_t row) const {
     const int64_t bytes = goes_to_hidden(g_) && g_.hidden.format == RowFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
     const char* first = goes_to_hidden(g_) ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
-    fetch_lines(first + unit_ * bytes, kLineBytes, static_cast<int>(bytes / kLineBytes));
+    prefetch_lines(first + unit_ * bytes, kLineBytes, static_cast<int>(bytes / kLineBytes));
   }
 
   const Gemm& g_;

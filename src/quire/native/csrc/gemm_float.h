@@ -39,37 +39,37 @@ struct Sums {
   }
 };
 
-// Groups [begin, end) of K. While a tile of rows meets them, it fetches its part of what follows: `fetched_bytes` for every row of
+// Groups [begin, end) of K. While a tile of rows meets them, it prefetches its part of what follows: `prefetch_bytes` for every row of
 // words (0: nothing), counted from `read` on, as far ahead as is best for few rows or for many.
 struct GroupRange {
   int64_t begin;
   int64_t end;
   const char* read;
-  int64_t fetched_bytes;
+  int64_t prefetch_bytes;
   bool has_few_rows;
 };
 
 // Fetches in the order of addresses and as evenly as words are read, whatever the order in which tiles and passes read them:
 // bursts would find the line buffers full, and other orders the hardware's prefetcher asleep.
-class Fetcher {
+class Prefetcher {
  public:
-  explicit Fetcher(const GroupRange& groups) : next_(groups.read), row_bytes_(groups.fetched_bytes), has_few_rows_(groups.has_few_rows) {}
+  explicit Prefetcher(const GroupRange& groups) : next_(groups.read), bytes_per_word_row_(groups.prefetch_bytes), has_few_rows_(groups.has_few_rows) {}
 
   // Called once for V vectors of words.
   template <int V>
   void step() {
-    if (row_bytes_ == 0) return;
-    int64_t bytes = row_bytes_ * V * kLanes / kPanel;
+    if (bytes_per_word_row_ == 0) return;
+    int64_t bytes = bytes_per_word_row_ * V * kLanes / kPanel;
     if (has_few_rows_)
-      fetch_stream(next_, bytes);
+      prefetch_stream(next_, bytes);
     else
-      for (int64_t line = 0; line < bytes; line += kLineBytes) fetch_near(next_ + kFarAhead + line);
+      for (int64_t line = 0; line < bytes; line += kLineBytes) prefetch_l1(next_ + kL2Ahead + line);
     next_ += bytes;
   }
 
  private:
   const char* next_;
-  int64_t row_bytes_;
+  int64_t bytes_per_word_row_;
   bool has_few_rows_;
 };
 
@@ -78,12 +78,12 @@ struct Float32 {
 
   // A group: `k` is its first element, `w` its first row of words from the columns on.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Fetcher& fetcher, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Sums<R, V>& sums) {
     for (int i = 0; i < kGroup; ++i) {
       vf columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = load(reinterpret_cast<const float*>(w + i * kPanel + v * kLanes));
-      fetcher.step<V>();
+      prefetcher.step<V>();
       sums.add(a, k + i, columns);
     }
   }
@@ -94,12 +94,12 @@ struct BFloat16 {
 
 #if defined(QUIRE_BF16_DOT)
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Fetcher& fetcher, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Sums<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       vi columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = load_pairs(w + i * kPanel + v * kLanes);
-      fetcher.step<V>();
+      prefetcher.step<V>();
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         vi x = set1_pair(reinterpret_cast<const uint32_t*>(a[r])[k / 2 + i]);
@@ -111,13 +111,13 @@ struct BFloat16 {
 #else
   // Rows are floats here: the even element of every pair first, then the odd one.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Fetcher& fetcher, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Sums<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       const uint32_t* pairs = w + i * kPanel;
       vf columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = even_at(pairs + v * kLanes);
-      fetcher.step<V>();
+      prefetcher.step<V>();
       sums.add(a, k + 2 * i, columns);
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = odd_at(pairs + v * kLanes);
@@ -131,13 +131,13 @@ struct BFloat16 {
 template <class Format, int R>
 static inline void multiply_floats(const char* const (&a)[R], const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
   constexpr int V = kFloatVectors<R>;
-  Fetcher fetcher(groups);
+  Prefetcher prefetcher(groups);
   for (int column = 0; column < kPanel; column += V * kLanes) {
     const uint32_t* w = reinterpret_cast<const uint32_t*>(panel) + column;
     Sums<R, V> sums;
     sums.load_from(y + column, ldy);
     for (int64_t group = groups.begin; group < groups.end; ++group)
-      Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, fetcher, sums);
+      Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, prefetcher, sums);
     sums.store_to(y + column, ldy);
   }
 }

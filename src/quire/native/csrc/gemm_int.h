@@ -121,7 +121,7 @@ struct IntRows {
 };
 
 // sums [R, V] += a group of R rows times V vectors of columns, `w` being its first row of words from the columns on.
-template <class Format, bool kFetches, int R, int V>
+template <class Format, bool kPrefetch, int R, int V>
 static QUIRE_INLINE void add_group(const uint32_t* w, const IntRows& a, vi (&sums)[R][V]) {
   const uint32_t* rows[R];
 #pragma GCC unroll 8
@@ -129,7 +129,7 @@ static QUIRE_INLINE void add_group(const uint32_t* w, const IntRows& a, vi (&sum
 #pragma GCC unroll 8
   for (int i = 0; i < Format::kWords; ++i) {
     vi parts[V][Format::kParts];
-    if constexpr (kFetches) fetch_stream(reinterpret_cast<const char*>(w + i * kPanel), V * kLanes * sizeof(uint32_t));
+    if constexpr (kPrefetch) prefetch_stream(reinterpret_cast<const char*>(w + i * kPanel), V * kLanes * sizeof(uint32_t));
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) Format::split(load_pairs(w + i * kPanel + v * kLanes), parts[v]);
 #pragma GCC unroll 8
@@ -144,20 +144,20 @@ static QUIRE_INLINE void add_group(const uint32_t* w, const IntRows& a, vi (&sum
 }
 
 // y [R, 64] += a group of R rows times one of a panel. All of it is unrolled, so that sums stay in registers.
-template <class Format, bool kFetches, int R>
+template <class Format, bool kPrefetch, int R>
 static inline void multiply_group(const Rows& rows, int64_t row, int64_t group, const char* panel, float* y) {
   constexpr int V = kIntVectors<R>;
   const IntRows a(rows, row, group);
   const uint16_t* scales = reinterpret_cast<const uint16_t*>(panel + group * kPanel * (2 + 4 * Format::kWords));
   const uint32_t* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
-  if constexpr (kFetches) fetch_stream(reinterpret_cast<const char*>(scales), kPanel * sizeof(uint16_t));
+  if constexpr (kPrefetch) prefetch_stream(reinterpret_cast<const char*>(scales), kPanel * sizeof(uint16_t));
   for (int column = 0; column < kPanel; column += V * kLanes) {
     vi sums[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = Format::start(a.correction(r));
-    add_group<Format, kFetches>(words + column, a, sums);
+    add_group<Format, kPrefetch>(words + column, a, sums);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       vf scale = load_bf16(scales + column + v * kLanes);
@@ -171,19 +171,19 @@ static inline void multiply_group(const Rows& rows, int64_t row, int64_t group, 
   }
 }
 
-// A group of a panel for all rows of a chunk. One tile of rows fetches what the others read after it.
+// A group of a panel for all rows of a chunk. One tile of rows prefetches what the others read after it.
 template <class Format>
 struct IntTiles {
   const Gemm& g;
   const char* panel;
   int64_t first_row;
   int64_t group;
-  int64_t fetching_tile;
+  int64_t prefetching_panel;
   float* y;
 
   template <int R>
   void run(int64_t row, int64_t tile) const {
-    if (tile == fetching_tile) multiply_group<Format, true, R>(g.a, first_row + row, group, panel, y + row * kLdy);
+    if (tile == prefetching_panel) multiply_group<Format, true, R>(g.a, first_row + row, group, panel, y + row * kLdy);
     else multiply_group<Format, false, R>(g.a, first_row + row, group, panel, y + row * kLdy);
   }
 };
@@ -193,8 +193,8 @@ template <class Format>
 static inline void multiply_int_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
   int64_t tiles = (rows + kMaxIntRows - 1) / kMaxIntRows, groups = g.weight.num_groups();
   for (int64_t group = 0; group < groups; ++group) {
-    int64_t fetching_tile = first_row == 0 ? group % tiles : tiles;
-    for_even_tiles<kMaxIntRows>(rows, tiles, IntTiles<Format>{g, panel, first_row, group, fetching_tile, y});
+    int64_t prefetching_panel = first_row == 0 ? group % tiles : tiles;
+    for_even_tiles<kMaxIntRows>(rows, tiles, IntTiles<Format>{g, panel, first_row, group, prefetching_panel, y});
   }
 }
 

@@ -48,7 +48,7 @@ static QUIRE_INLINE void add_part(const uint32_t* words, const uint8_t* multipli
     of_part[r] = _mm512_mask_blend_epi32(is_turned, set1_pair(a.correction(0, r, part)), set1_pair(a.correction(1, r, part)));
 #pragma GCC unroll 4
   for (int i = 0; i < kWords; ++i) {
-    fetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
+    prefetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
     vi nibbles = load_pairs(words + i * kPanel);
     vi low = keep_bits(nibbles, 0x0f0f0f0fu), high = keep_bits(_mm512_srli_epi16(nibbles, 4), 0x0f0f0f0fu);
 #pragma GCC unroll 8
@@ -70,7 +70,7 @@ static inline void multiply_few_nibbles(const Panels& weight, int64_t panel, con
     const uint32_t* words = weight.word(panel, group, 0, 0);
     const uint8_t* multipliers = weight.multipliers(panel, group, 0);
     int64_t part = group * (kWideGroup / kGroup), end = part + weight.elements_of(group) / kGroup;
-    fetch_stream(reinterpret_cast<const char*>(scales), weight.header_bytes());
+    prefetch_stream(reinterpret_cast<const char*>(scales), weight.header_bytes());
     for (; part < end; ++part, words += kGroup / 8 * kPanel, multipliers += kPanel) {
 #pragma GCC unroll 4
       for (int v = 0; v < kPanel / kLanes; ++v) add_part<R>(words + v * kLanes, multipliers + v * kLanes, a, part, sums[v]);

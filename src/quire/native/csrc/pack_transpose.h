@@ -64,7 +64,7 @@ static inline void turn(const SourceMatrix& source, int64_t first_row, int64_t k
     const uint32_t* from[4];
     for (int r = 0; r < 4; ++r) {
       const From* row = static_cast<const From*>(source.base) + (first_row + n + r) * source.row_stride + k;
-      for (size_t line = 0; line < kGroup * sizeof(From); line += 64) fetch_near(reinterpret_cast<const char*>(row + kAhead) + line);
+      for (size_t line = 0; line < kGroup * sizeof(From); line += 64) prefetch_l1(reinterpret_cast<const char*>(row + kAhead) + line);
       from[r] = reinterpret_cast<const uint32_t*>(row);
     }
     turn4(from, kGroup * sizeof(From) / 4, reinterpret_cast<uint32_t(*)[kPanel]>(&to[0][n]));

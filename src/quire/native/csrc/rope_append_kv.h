@@ -73,12 +73,12 @@ struct SlotTiles {
 // Every word of a key lies in a cache line of its own, which is far away unless the token before, whose word lies in the same line, was
 // just written.
 template <class T>
-static inline void fetch_slot(const RotateAppend& a, const SlotTiles<T>& to, int64_t head) {
+static inline void prefetch_slot(const RotateAppend& a, const SlotTiles<T>& to, int64_t head) {
   constexpr int64_t kPerWord = 4 / sizeof(T);
   const T* keys = to.keys(head) + to.offset * kPerWord;
   const char* values = reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
-  for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) fetch_near(reinterpret_cast<const char*>(keys + d * kTile));
-  for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) fetch_near(values + byte);
+  for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) prefetch_l1(reinterpret_cast<const char*>(keys + d * kTile));
+  for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) prefetch_l1(values + byte);
 }
 
 // Heads of K from `head` on, `count` of them, with V and with the heads of Q that meet them.
@@ -103,14 +103,14 @@ static inline void rotate_append_units(const RotateAppend& a, int64_t unit_begin
   constexpr int64_t kAhead = 8;
   constexpr int32_t kLineSlots = kLineBytes / 4;
   int64_t heads = a.heads_per_unit(), per_row = a.pages.num_kv_heads / heads;
-  auto fetch = [&](int64_t unit) {
+  auto prefetch = [&](int64_t unit) {
     int64_t row = unit / per_row;
     bool is_near = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
-    for (int64_t h = 0; h < heads && !is_near; ++h) fetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
+    for (int64_t h = 0; h < heads && !is_near; ++h) prefetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
   };
-  for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) fetch(unit);
+  for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) prefetch(unit);
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
-    if (unit + kAhead < unit_end) fetch(unit + kAhead);
+    if (unit + kAhead < unit_end) prefetch(unit + kAhead);
     rotate_append_heads<T>(a, unit / per_row, unit % per_row * heads, heads);
   }
 }
