@@ -1,11 +1,11 @@
-// One varlen paged attention for every query length: prefill, chunk and decode differ only in the number of rows.
+// Varlen paged attention for any number of query rows: prefill, chunks and decode differ only in that number.
 //
-// Rows are the query heads of a group times the tokens of an item; they meet one K/V tile of 32 keys at a time, at
-// absolute positions. A row keeps an online softmax (maximum m, sum l, weighted values) inside a split of 512 keys, and
-// splits are merged in order. What a row computes depends on its position and window alone: not on its neighbours, the
-// chunk it came in, or what lies in slots it may not see.
+// Rows are (token, query head) pairs: the tokens of an item times the query heads that share its kv head (GQA packing). They meet one K/V
+// tile of 32 keys at a time, at absolute positions. A row keeps an online softmax (maximum m, sum l, weighted values) within a split of
+// 512 keys, and the partials of splits are merged in order. A row's arithmetic depends only on its position and its window: not on other
+// rows, not on the chunk it came in, not on the contents of slots that it may not see.
 //
-// Softmax in one pass: Milakov and Gimelshein 2018; tiles: Dao 2022; fixed splits: Flash-Decoding 2023.
+// Online softmax: Milakov and Gimelshein 2018. Tiles: FlashAttention, Dao 2022. Fixed splits: Flash-Decoding 2023.
 #pragma once
 
 #include "attention_softmax.h"
@@ -16,6 +16,7 @@
 
 namespace quire::QUIRE_ISA {
 
+// S: the stored element of the pages.
 template <class S>
 struct Attend {
   using Row = RowRead<S>;
@@ -25,33 +26,33 @@ struct Attend {
   const Attention& a;
   const AttentionItem& item;
   RowStates state;
-  int64_t group;
+  int64_t gqa;  // query heads per kv head
   int64_t rows;
   int64_t size;  // head_dim
-  const S* queries = nullptr;  // of matrix tiles
+  const S* queries = nullptr;  // AMX only: rows side by side
 
   Attend(const Attention& attention, const AttentionItem& work, float* scratch)
       : a(attention),
         item(work),
         state(scratch, attention_rows(attention.num_heads / attention.pages.num_kv_heads), attention.pages.head_dim),
-        group(attention.num_heads / attention.pages.num_kv_heads),
-        rows((work.row_end - work.row_begin) * group),
+        gqa(attention.num_heads / attention.pages.num_kv_heads),
+        rows((work.row_end - work.row_begin) * gqa),
         size(attention.pages.head_dim) {
-    for (int64_t r = 0; r < rows; ++r) state.sees(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
+    for (int64_t r = 0; r < rows; ++r) state.set_visible(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
     if constexpr (kWidens<S>) widen_queries();
-    if (in_tiles()) queries = gather_queries();
+    if (uses_amx()) queries = gather_queries();
   }
 
-  bool in_tiles() const {
+  bool uses_amx() const {
 #if defined(QUIRE_AMX)
-    return kIsPaired<S> && fills_tiles(size);
+    return kIsPaired<S> && fits_tmm(size);
 #else
     return false;
 #endif
   }
 
-  int64_t token(int64_t row) const { return a.rows[item.row_begin + row / group]; }
-  int64_t head(int64_t row) const { return item.kv_head * group + row % group; }
+  int64_t token(int64_t row) const { return a.rows[item.row_begin + row / gqa]; }
+  int64_t head(int64_t row) const { return item.kv_head * gqa + row % gqa; }
 
   const S* query(int64_t row) const { return static_cast<const S*>(a.q) + (token(row) * a.num_heads + head(row)) * size; }
 
@@ -60,7 +61,7 @@ struct Attend {
       for (int64_t d = 0; d < size; ++d) state.queries[r * state.width + d] = from_bf16(query(r)[d]);
   }
 
-  // Side by side, where those of one token lie already; where one matrix tile does not hold them, with rows of zeros up to a whole block.
+  // Queries side by side. One token's already are; more than 16 rows are padded with zero rows to a whole row panel.
   const S* gather_queries() {
     if (rows <= kTile / 2 && item.row_end - item.row_begin == 1) return query(0);
     S* to = reinterpret_cast<S*>(state.queries);
@@ -69,7 +70,7 @@ struct Attend {
     return to;
   }
 
-  // The row as products read it: widened in scratch, or where it is.
+  // The row as products read it: widened in scratch, or in place.
   const Row* read_query(int64_t row) const {
     if constexpr (kWidens<S>)
       return state.queries + row * state.width;
@@ -83,28 +84,27 @@ struct Attend {
   }
 
   void run() {
-    for (int64_t r = 0; r < rows; ++r) state.begin_total(r);
+    for (int64_t r = 0; r < rows; ++r) state.reset_total(r);
     for (int64_t split = a.first_split(token(0)); split <= a.last_split(token(rows - 1)); ++split) {
       walk_split(split);
       state.merge_split(rows, size);
     }
-    for (int64_t r = 0; r < rows; ++r)
-      write_attended(a, token(r), head(r), state.total + r * state.width, state.total_l[r]);
+    for (int64_t r = 0; r < rows; ++r) write_output(a, token(r), head(r), state.total + r * state.width, state.total_l[r]);
   }
 
   void run_split() {
     walk_split(item.split);
-    for (int64_t r = 0; r < rows; ++r) state.leave_split(r, a.partial(token(r), head(r), item.split));
+    for (int64_t r = 0; r < rows; ++r) state.store_partial(r, a.partial(token(r), head(r), item.split));
   }
 
   void walk_split(int64_t split) {
-    for (int64_t r = 0; r < rows; ++r) state.begin_split(r);
+    for (int64_t r = 0; r < rows; ++r) state.reset_split(r);
 #if defined(QUIRE_AMX)
     if constexpr (kIsPaired<S>)
-      if (in_tiles()) return SplitInTiles<Attend>(*this, split).walk();
+      if (uses_amx()) return AmxSplit<Attend>(*this, split).run();
 #endif
     for (int64_t r = 0; r < rows; ++r) state.clear_values(r);
-    KeyRange any = state.seen_by_any(rows);
+    KeyRange any = state.visible_to_any(rows);
     int64_t tile = std::max(split * kSplitTiles, any.begin / kTile);
     int64_t end = std::min((split + 1) * kSplitTiles, (any.end + kTile - 1) / kTile);
     const char* keys = tile < end ? tile_base(tile) : nullptr;
@@ -115,31 +115,32 @@ struct Attend {
     }
   }
 
+  // QK^T, softmax, PV over one K/V tile. The next tile lies `ahead` bytes further, and is prefetched.
   void walk_tile(int64_t tile, const char* keys, int64_t ahead) {
     RowRange active = state.enter_tile(tile, rows);
     if (active.begin == active.end) return;
     PageColumns<Page> k{reinterpret_cast<const Page*>(keys), kTile, ahead};
     PageColumns<Page> v{reinterpret_cast<const Page*>(keys + a.pages.tile_bytes()), size, ahead};
-    bool is_wide = kWidens<S> && active.end - active.begin >= kWideRows;
-    if (is_wide) return walk_widened(active, k, v);
-    for_rows(active.begin, active.end, ScoreRows<PageColumns<Page>>{*this, k});
-    weigh<S>(state, active, a.scale, a.softcap);
-    for_rows(active.begin, active.end, ValueRows<PageColumns<Page>>{*this, v});
+    bool widens = kWidens<S> && active.end - active.begin >= kMinRowsToWiden;
+    if (widens) return walk_widened(active, k, v);
+    for_rows(active.begin, active.end, QKProduct<PageColumns<Page>>{*this, k});
+    online_softmax<S>(state, active, a.scale, a.softcap);
+    for_rows(active.begin, active.end, PVProduct<PageColumns<Page>>{*this, v});
   }
 
   void walk_widened(RowRange active, const PageColumns<Page>& k, const PageColumns<Page>& v) {
     if constexpr (kWidens<S>) {
-      widen(k, size / kPerPage, kTile, state.wide, kTile);
-      for_rows(active.begin, active.end, ScoreRows<WideColumns>{*this, {state.wide, kTile}});
-      weigh<S>(state, active, a.scale, a.softcap);
-      widen(v, kTile / kPerPage, size, state.wide, state.width);
-      for_rows(active.begin, active.end, ValueRows<WideColumns>{*this, {state.wide, state.width}});
+      widen(k, size / kPerPage, kTile, state.widened, kTile);
+      for_rows(active.begin, active.end, QKProduct<WidenedColumns>{*this, {state.widened, kTile}});
+      online_softmax<S>(state, active, a.scale, a.softcap);
+      widen(v, kTile / kPerPage, size, state.widened, state.width);
+      for_rows(active.begin, active.end, PVProduct<WidenedColumns>{*this, {state.widened, state.width}});
     }
   }
 
   // scores[r] = q[r] * K
   template <class Columns>
-  struct ScoreRows {
+  struct QKProduct {
     const Attend& self;
     Columns keys;
 
@@ -149,7 +150,7 @@ struct Attend {
       float* scores = self.state.scores + first * kTile;
       const int64_t size = self.size;
       const Row* q[R];
-      for (int r = 0; r < R; ++r) q[r] = in_register(self.read_query(first + r));
+      for (int r = 0; r < R; ++r) q[r] = opaque_pointer(self.read_query(first + r));
       for (int c = 0; c < kTile; c += V * kLanes) {
         vf acc[R][V];
         for (int r = 0; r < R; ++r)
@@ -161,10 +162,10 @@ struct Attend {
     }
   };
 
-  // split[r] = split[r] * correction + weights[r] * V over exactly the keys that the row sees, in their order: first those
-  // that rows before it see no more, then what all R see, together, then the rest. Pairs of keys stay together.
+  // split[r] = split[r] * rescale + probs[r] * V over exactly the keys that the row sees, in order: first keys that not all R rows see,
+  // row by row; then the common keys of all R together; then the rest. Pairs of keys stay together.
   template <class Columns>
-  struct ValueRows {
+  struct PVProduct {
     const Attend& self;
     Columns values;
 
@@ -186,20 +187,20 @@ struct Attend {
     }
 
     template <int R>
-    void add(int64_t first, int64_t begin, int64_t end, bool corrects) const {
+    void add(int64_t first, int64_t begin, int64_t end, bool rescales) const {
       constexpr int V = R <= 2 ? 4 : kLanes == 16 ? 4 : 2;
-      const float* correction = self.state.correction + first;
+      const float* rescale = self.state.rescale + first;
       const int64_t size = self.size, width = self.state.width;
       float* out = self.state.split + first * width;
-      const Row* w[R];
-      for (int r = 0; r < R; ++r) w[r] = in_register(reinterpret_cast<const Row*>(self.state.scores + (first + r) * kTile));
+      const Row* p[R];
+      for (int r = 0; r < R; ++r) p[r] = opaque_pointer(reinterpret_cast<const Row*>(self.state.scores + (first + r) * kTile));
       for (int64_t c = 0; c < size; c += V * kLanes) {
         vf acc[R][V];
         for (int r = 0; r < R; ++r) {
-          vf factor = set1(corrects ? correction[r] : 1.0f);
+          vf factor = set1(rescales ? rescale[r] : 1.0f);
           for (int v = 0; v < V; ++v) acc[r][v] = mul(load(out + r * width + c + v * kLanes), factor);
         }
-        add_products<R, V>(w, values.from(c), begin, end, acc);
+        add_products<R, V>(p, values.from(c), begin, end, acc);
         for (int r = 0; r < R; ++r)
           for (int v = 0; v < V; ++v) store(out + r * width + c + v * kLanes, acc[r][v]);
       }
@@ -221,15 +222,16 @@ static void attend_split(const Attention& a, const AttentionItem& item, float* s
     Attend<uint16_t>(a, item, scratch).run_split();
 }
 
+// Merges a row's partials in split order, as one thread that walks all splits would.
 static void merge_splits(const Attention& a, int64_t row, int64_t head, float* scratch) {
   float m = kLowest, l = 0.0f;
   int64_t size = a.pages.head_dim, width = round_up(size, kPanel);
   std::memset(scratch, 0, static_cast<size_t>(width) * sizeof(float));
   for (int64_t split = a.first_split(row); split <= a.last_split(row); ++split) {
     const float* partial = a.partial(row, head, split);
-    fold({scratch, m, l}, partial, partial[width], partial[width + 1], size);
+    merge_partial({scratch, m, l}, partial, partial[width], partial[width + 1], size);
   }
-  write_attended(a, row, head, scratch, l);
+  write_output(a, row, head, scratch, l);
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -1,13 +1,16 @@
-// Attention over bfloat16 pages on matrix tiles: the rows of an item against one split of keys.
+// Attention over bfloat16 pages with AMX: an item's rows against one split of keys.
 //
-//   scores  [rows, 512] = queries [rows, D] * K     a K tile is D/32 by 2 matrix tiles, as it lies
-//   weights [rows, 512] = exp(scores - reference)   one reference for a row and split
-//   values  [rows, D]   = weights * V               a V tile is D/16 matrix tiles, as it lies
+//   scores [rows, 512] = Q [rows, D] * K       a K tile is the B operand of D / 32 by 2 TMULs
+//   probs  [rows, 512] = exp(scores - shift)   one fixed shift per row and split
+//   values [rows, D]   = probs * V             a V tile is the B operand of D / 16 TMULs
 //
-// Rows work in blocks of 32 that meet every tile of keys which one of them sees. Of the last tile up to 16 rows load no more than is seen.
+// Tiles are read as they lie in the pages.
 //
-// Tiles wait for their operands, so other work is done beside them, a little after each product: what comes next is fetched into the
-// first-level cache, and the scores of one tile become weights while the next tile has its products, so that scores stay in that cache.
+// Rows work in row panels of 32, each over every K/V tile that any of its rows sees. With <= 16 query rows (1xN) the last K/V tile is
+// truncated to the visible keys.
+//
+// TMULs wait for their operands, so other work is interleaved with them: the next operands are prefetched into L1, and the scores of one
+// tile become probabilities during the TMULs of the next one, while they are still in L1.
 #pragma once
 
 #include <limits>
@@ -16,189 +19,189 @@
 
 namespace quire::QUIRE_ISA {
 
-// Head dimensions that fill matrix tiles.
-static inline bool fills_tiles(int64_t head_dim) { return head_dim % kGroup == 0; }
+// Whether heads of this size fill whole tmm registers.
+static inline bool fits_tmm(int64_t head_dim) { return head_dim % kGroup == 0; }
 
 template <class Item>
-class SplitInTiles {
+class AmxSplit {
  public:
-  SplitInTiles(const Item& item, int64_t split)
+  AmxSplit(const Item& item, int64_t split)
       : view_(item, split),
         state_(item.state),
-        softmax_(reinterpret_cast<uint16_t*>(state_.scores), view_.is_flat ? 2 * kScoreStride : kWeightStride, item.a.scale, item.a.softcap) {}
+        softmax_(reinterpret_cast<uint16_t*>(state_.scores), view_.is_1xn ? 2 * kScoreStride : kProbStride, item.a.scale, item.a.softcap) {}
 
-  void walk() {
+  void run() {
     view_.configure();
-    for (int64_t block = 0; block < view_.num_blocks(); ++block) {
-      softmax_.begin();
-      view_.is_flat ? weigh_flat() : weigh_block(block);
-      for (int64_t r = view_.first_row(block); r < view_.end_row(block); ++r) end_weighing(r);
-      ValuesInTiles<Item>(view_, softmax_).add(block);
+    for (int64_t row_panel = 0; row_panel < view_.num_row_panels(); ++row_panel) {
+      softmax_.reset();
+      view_.is_1xn ? qk_softmax_1xn() : qk_softmax_2x2(row_panel);
+      for (int64_t r = view_.first_row(row_panel); r < view_.end_row(row_panel); ++r) finish_softmax(r);
+      AmxPV<Item>(view_, softmax_).run(row_panel);
     }
     _tile_release();
   }
 
  private:
-  static constexpr int64_t kKeyRowBytes = kTile * 4;                // a pair of K of a tile's keys
-  static constexpr int64_t kStepBytes = kGroup / 2 * kKeyRowBytes;  // what a product reads of them
-  static constexpr int64_t kWeightStride = kSplitKeys + kTile;      // of a block: rows 1 KB apart would share their cache sets
+  static constexpr int64_t kKeyRowBytes = kTile * 4;                 // one pair of K for all keys of a tile
+  static constexpr int64_t kSliceBytes = kGroup / 2 * kKeyRowBytes;  // what one k-slice reads of a tile
+  static constexpr int64_t kProbStride = kSplitKeys + kTile;         // 2x2: 1 KB would share L1 sets
 
-  int64_t steps() const { return view_.size / kGroup; }
-  float* flat_scores(int64_t row, int64_t tile) const { return state_.scores + row * kScoreStride + tile * kTile; }
+  int64_t num_slices() const { return view_.size / kGroup; }
+  float* scores_1xn(int64_t row, int64_t tile) const { return state_.scores + row * kScoreStride + tile * kTile; }
 
-  // Up to 16 rows: scores of all keys, which become weights in their place.
-  void weigh_flat() {
-    const KeyRange tiles = view_.tiles_of(0);
+  // Up to 16 rows: all scores of the split first, then their probabilities in the same place.
+  void qk_softmax_1xn() {
+    const KeyRange tiles = view_.visible_tiles(0);
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-      if (view_.num_seen(tile) > kTileColumns) score_flat<kTile>(tile);
-      else score_flat<kTileColumns>(tile);
+      if (view_.num_visible(tile) > kTmmColumns) qk_1xn<kTile>(tile);
+      else qk_1xn<kTmmColumns>(tile);
     }
-    const WeightOf weight_of = softmax_.weight_of();
+    const SchraudolphExp exp2 = softmax_.make_exp();
     for (int64_t r = 0; r < view_.item.rows; ++r)
-      for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) weigh_row(r, tile, view_.seen(r), flat_scores(r, tile), weight_of);
-    softmax_.add_up(0, tiles);
+      for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) softmax_row(r, tile, view_.visible(r), scores_1xn(r, tile), exp2);
+    softmax_.sum_probs(0, tiles);
   }
 
-  // The first kColumns keys of a tile. Beside them the tile after it is fetched, and its own values, which are read when all keys have
-  // their scores.
+  // Scores of a tile's first kColumns keys. Prefetches the next tile's keys, and this tile's values, which are read after all scores.
   template <int kColumns>
-  void score_flat(int64_t tile) {
-    constexpr int kParts = kColumns / kTileColumns;
-    constexpr int64_t kPartBytes = kStepBytes / kParts, kStride = kColumns == kTile ? kLineBytes : kKeyRowBytes;
-    const bool has_next = tile + 1 < view_.tiles_of(0).end;
-    const int64_t next_stride = has_next ? stride_of_keys(tile + 1) : kLineBytes, value_bytes = view_.num_pairs(tile) * view_.size * 4;
+  void qk_1xn(int64_t tile) {
+    constexpr int kTmuls = kColumns / kTmmColumns;
+    constexpr int64_t kTmulBytes = kSliceBytes / kTmuls, kStride = kColumns == kTile ? kLineBytes : kKeyRowBytes;
+    const bool has_next = tile + 1 < view_.visible_tiles(0).end;
+    const int64_t next_stride = has_next ? visible_stride(tile + 1) : kLineBytes, value_bytes = view_.num_pairs(tile) * view_.size * 4;
     const char* values = view_.values(tile);
     const char* next = has_next ? view_.keys[tile + 1] : view_.keys[tile];
-    const TileWork work{view_.query(0), view_.size * 2, kKeyRowBytes, 0, steps(), flat_scores(0, tile), kScoreStride * 4};
-    auto words = [=, keys = view_.keys[tile]](int64_t step) { return keys + step * kStepBytes; };
-    multiply_flat<kColumns>(work, words, [=](int64_t step, int part) __attribute__((always_inline)) {
-      const int64_t begin = (step * kParts + part) * kPartBytes;
-      for (int64_t line = 0; has_next && line < kPartBytes; line += next_stride) prefetch_l2(next + begin + line);
-      for (int64_t line = 0; begin < value_bytes && line < kPartBytes; line += kLineBytes) prefetch_l2(values + begin + line);
-      const char* l1_next = step + 1 < work.end ? words(step + 1) : next;
-      prefetch_lines(l1_next + part * kPartBytes, kStride, kPartBytes / kStride);
+    const TmulTask task{view_.query(0), view_.size * 2, kKeyRowBytes, 0, num_slices(), scores_1xn(0, tile), kScoreStride * 4};
+    auto b_at = [=, keys = view_.keys[tile]](int64_t k_slice) { return keys + k_slice * kSliceBytes; };
+    tmul_1xn<kColumns>(task, b_at, [=](int64_t k_slice, int i) __attribute__((always_inline)) {
+      const int64_t begin = (k_slice * kTmuls + i) * kTmulBytes;
+      for (int64_t line = 0; has_next && line < kTmulBytes; line += next_stride) prefetch_l2(next + begin + line);
+      for (int64_t line = 0; begin < value_bytes && line < kTmulBytes; line += kLineBytes) prefetch_l2(values + begin + line);
+      const char* l1_next = k_slice + 1 < task.end ? b_at(k_slice + 1) : next;
+      prefetch_lines(l1_next + i * kTmulBytes, kStride, kTmulBytes / kStride);
     });
   }
 
-  // Bytes from one line to be fetched of a tile's keys to the next: half of its columns may be all that is seen.
-  int64_t stride_of_keys(int64_t tile) const { return view_.num_seen(tile) > kTileColumns ? kLineBytes : 2 * kLineBytes; }
+  // Bytes between the lines of a K tile that are read: possibly only half of its columns are visible.
+  int64_t visible_stride(int64_t tile) const { return view_.num_visible(tile) > kTmmColumns ? kLineBytes : 2 * kLineBytes; }
 
-  // A block of more rows: scores of a tile wait beside the products of the next one for their rows to be weighed.
-  void weigh_block(int64_t block) {
-    if (steps() >= 8) weigh_block<1>(block);
-    else if (steps() >= 4) weigh_block<2>(block);
-    else if (steps() >= 2) weigh_block<4>(block);
-    else weigh_block<8>(block);
-    softmax_.add_up(0, view_.tiles_of(block));
-    softmax_.add_up(kTileRows, view_.tiles_of(block));
+  // More than 16 rows: the scores of a tile become probabilities during the TMULs of the next tile, kRows rows after each TMUL.
+  void qk_softmax_2x2(int64_t row_panel) {
+    if (num_slices() >= 8) qk_softmax_2x2<1>(row_panel);
+    else if (num_slices() >= 4) qk_softmax_2x2<2>(row_panel);
+    else if (num_slices() >= 2) qk_softmax_2x2<4>(row_panel);
+    else qk_softmax_2x2<8>(row_panel);
+    softmax_.sum_probs(0, view_.visible_tiles(row_panel));
+    softmax_.sum_probs(kTmmRows, view_.visible_tiles(row_panel));
   }
 
-  // kRows of them beside each product are enough.
   template <int kRows>
-  void weigh_block(int64_t block) {
-    const KeyRange tiles = view_.tiles_of(block);
-    const WeightOf weight_of = softmax_.weight_of();
+  void qk_softmax_2x2(int64_t row_panel) {
+    const KeyRange tiles = view_.visible_tiles(row_panel);
+    const SchraudolphExp exp2 = softmax_.make_exp();
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-      const bool was_begun = tile > tiles.begin, weighs = was_begun && is_plain(block, tile - 1);
-      score_tile<kRows>(block, tile, weighs, weight_of);
-      if (was_begun && !weighs) weigh_tile(block, tile - 1, weight_of);
-      if (!was_begun && is_plain(block, tile)) refer_all(tile);
+      const bool has_previous = tile > tiles.begin, interleaves = has_previous && needs_only_exp(row_panel, tile - 1);
+      qk_2x2<kRows>(row_panel, tile, interleaves, exp2);
+      if (has_previous && !interleaves) softmax_tile(row_panel, tile - 1, exp2);
+      if (!has_previous && needs_only_exp(row_panel, tile)) set_shift_all(tile);
     }
-    if (tiles.begin < tiles.end) weigh_tile(block, tiles.end - 1, weight_of);
+    if (tiles.begin < tiles.end) softmax_tile(row_panel, tiles.end - 1, exp2);
   }
 
-  // Scores of a tile, and perhaps weights of the tile before it. The first of at most two blocks prefetches keys and values from afar: of more
-  // blocks the others have them l1_next, which is worth more.
+  // Scores of a tile, interleaved with the probabilities of the previous tile if `interleaves`. Only row panel 0 of at most two prefetches
+  // K and V into L2: of more panels the others find them there, and L1 prefetches matter more.
   template <int kRows>
-  QUIRE_INLINE void score_tile(int64_t block, int64_t tile, bool weighs, const WeightOf& weight_of) {
-    constexpr int64_t kPartBytes = kStepBytes / 4;
-    const bool prefetches = block == 0 && view_.num_blocks() <= 2;
+  QUIRE_INLINE void qk_2x2(int64_t row_panel, int64_t tile, bool interleaves, const SchraudolphExp& exp2) {
+    constexpr int64_t kQuarterBytes = kSliceBytes / 4;
+    const bool prefetches = row_panel == 0 && view_.num_row_panels() <= 2;
     const char* values = view_.values(tile);
-    const char* next = view_.keys[tile + 1 < view_.tiles_of(block).end ? tile + 1 : tile];
-    const float* scores_before = scores_[(tile + 1) % 2];
-    const float* origins = softmax_.origins();
-    uint16_t* weights = softmax_.weights(0, std::max<int64_t>(tile - 1, 0));
-    int64_t row = weighs ? 0 : kBlockRows;
-    const TileWork work{view_.query(view_.first_row(block)), view_.size * 2, kKeyRowBytes, 0, steps(), scores_[tile % 2], kTile * 4};
-    auto words = [=, keys = view_.keys[tile]](int64_t step) { return keys + step * kStepBytes; };
-    multiply_square(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
-      const int64_t begin = step * kStepBytes + part * kPartBytes;
-      for (int64_t line = 0; prefetches && line < kPartBytes; line += kLineBytes) {
+    const char* next = view_.keys[tile + 1 < view_.visible_tiles(row_panel).end ? tile + 1 : tile];
+    const float* previous_scores = scores_[(tile + 1) % 2];
+    const float* biases = softmax_.biases();
+    uint16_t* probs = softmax_.probs(0, std::max<int64_t>(tile - 1, 0));
+    int64_t row = interleaves ? 0 : kRowPanel;
+    const TmulTask task{view_.query(view_.first_row(row_panel)), view_.size * 2, kKeyRowBytes, 0, num_slices(), scores_[tile % 2], kTile * 4};
+    auto b_at = [=, keys = view_.keys[tile]](int64_t k_slice) { return keys + k_slice * kSliceBytes; };
+    tmul_2x2(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+      const int64_t begin = k_slice * kSliceBytes + i * kQuarterBytes;
+      for (int64_t line = 0; prefetches && line < kQuarterBytes; line += kLineBytes) {
         prefetch_l2(next + begin + line);
         prefetch_l2(values + begin + line);
       }
-      const char* l1_next = step + 1 < work.end ? words(step + 1) : next;
-      prefetch_lines(l1_next + part * kPartBytes, kLineBytes, kPartBytes / kLineBytes);
-      if (row == kBlockRows) return;
+      const char* l1_next = k_slice + 1 < task.end ? b_at(k_slice + 1) : next;
+      prefetch_lines(l1_next + i * kQuarterBytes, kLineBytes, kQuarterBytes / kLineBytes);
+      if (row == kRowPanel) return;
       for (int r = 0; r < kRows; ++r, ++row)
-        _mm512_storeu_si512(weights + row * kWeightStride, weight_of(scores_before + row * kTile, set1(origins[row])));
+        _mm512_storeu_si512(probs + row * kProbStride, exp2(previous_scores + row * kTile, set1(biases[row])));
     });
   }
 
-  // Whether nothing but the weights is left to be found: every row sees the whole tile, and has its reference.
-  bool is_plain(int64_t block, int64_t tile) const {
-    KeyRange all = view_.keys_of_all(block);
-    bool is_first = tile == view_.tiles_of(block).begin, is_begun = is_first ? all.begin <= tile * kTile : all.begin < tile * kTile;
-    return is_begun && (tile + 1) * kTile <= all.end && !softmax_.caps();
+  // Whether nothing but exp() is left to do for a tile: every row sees all of it, has its shift, and there is no softcap.
+  bool needs_only_exp(int64_t row_panel, int64_t tile) const {
+    KeyRange common = view_.common_keys(row_panel);
+    bool is_first = tile == view_.visible_tiles(row_panel).begin;
+    bool has_begun = is_first ? common.begin <= tile * kTile : common.begin < tile * kTile;
+    return has_begun && (tile + 1) * kTile <= common.end && !softmax_.has_cap();
   }
 
-  void refer_all(int64_t tile) {
-    for (int64_t at = 0; at < kBlockRows; ++at) softmax_.refer(at, highest_of(scores_[tile % 2] + at * kTile, kAllKeys));
+  void set_shift_all(int64_t tile) {
+    for (int64_t at = 0; at < kRowPanel; ++at) softmax_.set_shift(at, masked_max(scores_[tile % 2] + at * kTile, kAllKeys));
   }
 
-  void weigh_tile(int64_t block, int64_t tile, const WeightOf& weight_of) {
+  void softmax_tile(int64_t row_panel, int64_t tile, const SchraudolphExp& exp2) {
     float* scores = scores_[tile % 2];
-    if (is_plain(block, tile)) {
-      for (int64_t at = 0; at < kBlockRows; ++at) softmax_.weigh(at, tile, scores + at * kTile, kAllKeys, weight_of);
+    if (needs_only_exp(row_panel, tile)) {
+      for (int64_t at = 0; at < kRowPanel; ++at) softmax_.store_probs(at, tile, scores + at * kTile, kAllKeys, exp2);
     } else {
-      for (int64_t r = view_.first_row(block); r < view_.end_row(block); ++r, scores += kTile)
-        weigh_row(r, tile, view_.seen(r), scores, weight_of);
+      for (int64_t r = view_.first_row(row_panel); r < view_.end_row(row_panel); ++r, scores += kTile)
+        softmax_row(r, tile, view_.visible(r), scores, exp2);
     }
   }
 
-  QUIRE_INLINE void weigh_row(int64_t row, int64_t tile, KeyRange keys, float* scores, const WeightOf& weight_of) {
-    TileKeys some = keys_in_tile(keys, tile);
-    if (softmax_.caps()) softmax_.cap(scores);
-    if (some != 0 && tile == keys.begin / kTile) softmax_.refer(row % kBlockRows, highest_of(scores, some));
-    softmax_.weigh(row % kBlockRows, tile, scores, some, weight_of);
+  QUIRE_INLINE void softmax_row(int64_t row, int64_t tile, KeyRange keys, float* scores, const SchraudolphExp& exp2) {
+    KeyMask visible = key_mask(keys, tile);
+    if (softmax_.has_cap()) softmax_.cap(scores);
+    if (visible != 0 && tile == keys.begin / kTile) softmax_.set_shift(row % kRowPanel, masked_max(scores, visible));
+    softmax_.store_probs(row % kRowPanel, tile, scores, visible, exp2);
   }
 
-  void end_weighing(int64_t row) {
-    int64_t at = row % kBlockRows;
-    KeyRange keys = view_.seen(row);
-    bool sees_some = keys.begin < keys.end;
-    if (sees_some && !softmax_.is_in_range(at)) weigh_again(row, keys);
-    state_.m[row] = softmax_.score_of_one(at);
-    state_.l[row] = !sees_some ? 0.0f : softmax_.is_in_range(at) ? softmax_.sum(at) : std::numeric_limits<float>::quiet_NaN();
+  // Stores the row's shift and sum.
+  void finish_softmax(int64_t row) {
+    int64_t at = row % kRowPanel;
+    KeyRange keys = view_.visible(row);
+    bool sees_any = keys.begin < keys.end;
+    if (sees_any && !softmax_.is_in_range(at)) softmax_with_true_max(row, keys);
+    state_.m[row] = softmax_.shift(at);
+    state_.l[row] = !sees_any ? 0.0f : softmax_.is_in_range(at) ? softmax_.sum(at) : std::numeric_limits<float>::quiet_NaN();
   }
 
-  // With the highest of all scores for a reference, which are computed once more. Only what is no number stays out of range.
-  void weigh_again(int64_t row, KeyRange keys) {
-    const int64_t at = row % kBlockRows;
+  // Slow path: recomputes the scores, and uses the true row maximum as the shift. Only NaN rows remain out of range.
+  void softmax_with_true_max(int64_t row, KeyRange keys) {
+    const int64_t at = row % kRowPanel;
     const KeyRange tiles = view_.tiles_over(keys);
-    const WeightOf weight_of = softmax_.weight_of();
-    float *scores = state_.wide, highest = kLowest;
-    configure_tiles(1);
+    const SchraudolphExp exp2 = softmax_.make_exp();
+    float *scores = state_.widened, highest = kLowest;
+    configure_tmm(1);
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, scores += kTile) {
-      const TileWork work{view_.query(row), view_.size * 2, kKeyRowBytes, 0, steps(), scores, kTile * 4};
-      multiply_flat<kTile>(work, [&](int64_t step) { return view_.keys[tile] + step * kStepBytes; }, [](int64_t, int) {});
-      if (softmax_.caps()) softmax_.cap(scores);
-      highest = std::max(highest, highest_of(scores, keys_in_tile(keys, tile)));
+      const TmulTask task{view_.query(row), view_.size * 2, kKeyRowBytes, 0, num_slices(), scores, kTile * 4};
+      tmul_1xn<kTile>(task, [&](int64_t k_slice) { return view_.keys[tile] + k_slice * kSliceBytes; }, [](int64_t, int) {});
+      if (softmax_.has_cap()) softmax_.cap(scores);
+      highest = std::max(highest, masked_max(scores, key_mask(keys, tile)));
     }
-    softmax_.refer_to_zero(at, highest);
-    scores = state_.wide;
+    softmax_.set_shift_zero(at, highest);
+    scores = state_.widened;
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile, scores += kTile) {
       for (int v = 0; v < kTile; v += kLanes) store(scores + v, sub(load(scores + v), set1(highest)));
-      softmax_.weigh(at, tile, scores, keys_in_tile(keys, tile), weight_of);
+      softmax_.store_probs(at, tile, scores, key_mask(keys, tile), exp2);
     }
-    softmax_.add_up(at, tiles);
+    softmax_.sum_probs(at, tiles);
     view_.configure();
   }
 
-  SplitView<Item> view_;
+  AmxSplitView<Item> view_;
   const RowStates& state_;
-  BlockSoftmax softmax_;
-  alignas(64) float scores_[2][kBlockRows * kTile];  // of a block, of every second tile
+  AmxSoftmax softmax_;
+  alignas(64) float scores_[2][kRowPanel * kTile];  // 2x2: of the current and the previous tile
 };
 
 }  // namespace quire::QUIRE_ISA

@@ -1,43 +1,43 @@
-// values [rows, D] = weights * V on matrix tiles, a V tile being D/16 of them as it lies.
+// PV with AMX: values [rows, D] = probs * V. A V tile is the B operand of D / 16 TMULs as it lies in the page.
 //
-// What a row does not see has weight zero, and zero times a finite value adds nothing. Where such a value is not finite, every row of the
-// block works alone, over tiles in which all that it does not see is cleared: the same arithmetic, so the same bits.
+// A key that a row does not see has probability zero, and zero times a finite value adds nothing. If such a value is not finite, each row
+// of the row panel works alone, over copies of the tiles in which all that it does not see is cleared: same arithmetic, same bits.
 #pragma once
 
-#include "attention_amx_view.h"
 #include "attention_amx_softmax.h"
+#include "attention_amx_view.h"
 
 namespace quire::QUIRE_ISA {
 
 template <class Item>
-class ValuesInTiles {
+class AmxPV {
  public:
-  ValuesInTiles(const SplitView<Item>& view, const BlockSoftmax& softmax)
-      : view_(view), state_(view.state), softmax_(softmax), size_(view.size) {}
+  AmxPV(const AmxSplitView<Item>& view, const AmxSoftmax& softmax) : view_(view), state_(view.state), softmax_(softmax), size_(view.size) {}
 
-  void add(int64_t block) const {
-    if (adds_only_finite(block)) {
-      multiply(view_.first_row(block), view_.tiles_of(block), view_.is_flat, [&](int64_t tile) { return view_.values(tile); });
+  void run(int64_t row_panel) const {
+    if (masked_values_are_finite(row_panel)) {
+      multiply(view_.first_row(row_panel), view_.visible_tiles(row_panel), view_.is_1xn, [&](int64_t tile) { return view_.values(tile); });
     } else {
-      configure_tiles(1);
-      for (int64_t r = view_.first_row(block); r < view_.end_row(block); ++r) add_alone(r);
+      configure_tmm(1);
+      for (int64_t r = view_.first_row(row_panel); r < view_.end_row(row_panel); ++r) run_row_alone(r);
       view_.configure();
     }
   }
 
  private:
-  // Whether all values are finite that are read and that some row of the block does not see.
-  bool adds_only_finite(int64_t block) const {
-    KeyRange tiles = view_.tiles_of(block), all = view_.keys_of_all(block);
+  // Whether all values are finite that TMULs read although some row of the panel does not see them.
+  bool masked_values_are_finite(int64_t row_panel) const {
+    KeyRange tiles = view_.visible_tiles(row_panel), common = view_.common_keys(row_panel);
     for (int64_t tile = tiles.begin; tile < tiles.end; ++tile) {
-      int64_t begin = all.begin - tile * kTile, end = all.end - tile * kTile, num_read = view_.is_flat ? view_.num_pairs(tile) : kTile / 2;
+      int64_t begin = common.begin - tile * kTile, end = common.end - tile * kTile;
+      int64_t num_read = view_.is_1xn ? view_.num_pairs(tile) : kTile / 2;
       if (begin > 0 && !are_finite(tile, 0, std::min((begin + 1) / 2, num_read))) return false;
       if (end < kTile && !are_finite(tile, std::max<int64_t>(end / 2, 0), num_read)) return false;
     }
     return true;
   }
 
-  // Values of these pairs of keys.
+  // Values of pairs [pair_begin, pair_end) of keys.
   bool are_finite(int64_t tile, int64_t pair_begin, int64_t pair_end) const {
     const __m512i exponent = _mm512_set1_epi16(0x7f80);
     const char* values = view_.values(tile);
@@ -47,58 +47,59 @@ class ValuesInTiles {
     return any == 0;
   }
 
-  // split[rows] = weights * V over these tiles, for the rows from `first` on: a strip of columns after the other.
+  // split[rows] = probs * V over these tiles, for the rows from `first` on, 32 columns at a time.
   template <class Values>
-  void multiply(int64_t first, KeyRange tiles, bool is_flat, const Values& values) const {
-    const char* weights = reinterpret_cast<const char*>(softmax_.weights(first % kBlockRows, 0));
-    TileWork work{weights, softmax_.stride() * 2, size_ * 4, tiles.begin, tiles.end, nullptr, state_.width * 4};
+  void multiply(int64_t first, KeyRange tiles, bool is_1xn, const Values& values) const {
+    const char* probs = reinterpret_cast<const char*>(softmax_.probs(first % kRowPanel, 0));
+    TmulTask task{probs, softmax_.stride() * 2, size_ * 4, tiles.begin, tiles.end, nullptr, state_.width * 4};
     for (int64_t c = 0; c < size_; c += kTile) {
-      work.sums = state_.split + first * state_.width + c;
-      is_flat ? multiply_strip<true>(work, c, values) : multiply_strip<false>(work, c, values);
+      task.c = state_.split + first * state_.width + c;
+      is_1xn ? multiply_columns<true>(task, c, values) : multiply_columns<false>(task, c, values);
     }
   }
 
   // Columns [c, c + 32).
-  template <bool kIsFlat, class Values>
-  void multiply_strip(const TileWork& work, int64_t c, const Values& values) const {
-    constexpr int kParts = kIsFlat ? kTile / kTileColumns : 4, kRows = kTile / 2 / kParts;
-    auto words = [&](int64_t tile) { return values(tile) + c * 4; };
-    auto beside = [&](int64_t tile, int part) __attribute__((always_inline)) {
-      const char* l1_next = tile + 1 < work.end ? words(tile + 1) : values(work.begin) + (c + kTile) % size_ * 4;
-      l1_next += part * kRows * work.word_stride;
-      for (int64_t column = 0; column < kTile * 4; column += kLineBytes) prefetch_lines(l1_next + column, work.word_stride, kRows);
+  template <bool kIs1xN, class Values>
+  void multiply_columns(const TmulTask& task, int64_t c, const Values& values) const {
+    constexpr int kTmuls = kIs1xN ? kTile / kTmmColumns : 4, kRows = kTile / 2 / kTmuls;
+    auto b_at = [&](int64_t tile) { return values(tile) + c * 4; };
+    auto interleave = [&](int64_t tile, int i) __attribute__((always_inline)) {
+      const char* next = tile + 1 < task.end ? b_at(tile + 1) : values(task.begin) + (c + kTile) % size_ * 4;
+      next += i * kRows * task.b_stride;
+      for (int64_t column = 0; column < kTile * 4; column += kLineBytes) prefetch_lines(next + column, task.b_stride, kRows);
     };
-    if constexpr (kIsFlat) multiply_flat<kTile, TileElement::kBF16, true>(work, words, beside);
-    else multiply_square(work, words, beside);
+    if constexpr (kIs1xN) tmul_1xn<kTile, TmmElement::kBF16, true>(task, b_at, interleave);
+    else tmul_2x2(task, b_at, interleave);
   }
 
-  void add_alone(int64_t row) const {
-    KeyRange keys = view_.seen(row);
+  void run_row_alone(int64_t row) const {
+    KeyRange keys = view_.visible(row);
     if (keys.begin >= keys.end) return;
     KeyRange tiles = view_.tiles_over(keys);
-    char* cleared = reinterpret_cast<char*>(state_.wide);
-    const char* first = clear_unseen(tiles.begin, keys, cleared);
-    const char* last = clear_unseen(tiles.end - 1, keys, cleared + view_.item.a.pages.tile_bytes());
+    char* cleared = reinterpret_cast<char*>(state_.widened);
+    const char* first = copy_visible(tiles.begin, keys, cleared);
+    const char* last = copy_visible(tiles.end - 1, keys, cleared + view_.item.a.pages.tile_bytes());
     multiply(row, tiles, true, [&](int64_t tile) {
       return tile == tiles.begin ? first : tile == tiles.end - 1 ? last : view_.values(tile);
     });
   }
 
-  // A copy of the tile's values without those of keys that are not seen.
-  const char* clear_unseen(int64_t tile, KeyRange keys, char* copy) const {
+  // Copies the tile's values, with those of keys outside the range cleared.
+  const char* copy_visible(int64_t tile, KeyRange keys, char* copy) const {
     const uint32_t* from = reinterpret_cast<const uint32_t*>(view_.values(tile));
     uint32_t* to = reinterpret_cast<uint32_t*>(copy);
     for (int64_t pair = 0; pair < kTile / 2; ++pair) {
       int64_t key = tile * kTile + 2 * pair;
-      uint32_t even = keys.begin <= key && key < keys.end ? 0x0000ffffu : 0, odd = keys.begin <= key + 1 && key + 1 < keys.end ? 0xffff0000u : 0;
+      uint32_t even = keys.begin <= key && key < keys.end ? 0x0000ffffu : 0;
+      uint32_t odd = keys.begin <= key + 1 && key + 1 < keys.end ? 0xffff0000u : 0;
       for (int64_t c = 0; c < size_; ++c) to[pair * size_ + c] = from[pair * size_ + c] & (even | odd);
     }
     return copy;
   }
 
-  const SplitView<Item>& view_;
+  const AmxSplitView<Item>& view_;
   const RowStates& state_;
-  const BlockSoftmax& softmax_;
+  const AmxSoftmax& softmax_;
   int64_t size_;
 };
 

@@ -5,19 +5,19 @@
 
 namespace quire {
 
-static constexpr int64_t kItemsPerThread = 4;       // a request of which an item is more work than this leaves idle is split
-static constexpr int64_t kMaxPartials = 1 << 16;  // states of a head: 32 MB where head_dim is 128
+static constexpr int64_t kItemsPerThread = 4;  // a request is split if one of its items exceeds a thread's share divided by this
+static constexpr int64_t kMaxPartials = 1 << 16;  // partials per head: 32 MB with head_dim 128
 
-// A request's rows meet a split.
+// A request's rows that read one split.
 struct Visit {
   int64_t split;
   int64_t request;
-  bool is_shareable;  // all rows see all of its keys
+  bool is_shareable;  // every row sees all of the split's keys
 };
 
 class Planner {
  public:
-  explicit Planner(const AttentionWork& work) : work_(work), rows_per_item_(attention_rows(group()) / group()) {}
+  explicit Planner(const AttentionWork& work) : work_(work), rows_per_item_(attention_rows(gqa()) / gqa()) {}
 
   AttentionPlan plan() {
     plan_.window = work_.window;
@@ -33,7 +33,7 @@ class Planner {
   }
 
  private:
-  int64_t group() const { return work_.num_heads / work_.num_kv_heads; }
+  int64_t gqa() const { return work_.num_heads / work_.num_kv_heads; }
   int64_t row_begin(int64_t request) const { return work_.query_start[request]; }
   int64_t row_end(int64_t request) const { return work_.query_start[request + 1]; }
   int64_t num_rows(int64_t request) const { return row_end(request) - row_begin(request); }
@@ -42,7 +42,7 @@ class Planner {
   int64_t first_split(int64_t row) const { return first_key(row) / kSplitKeys; }
   int64_t last_split(int64_t row) const { return work_.positions[row] / kSplitKeys; }
 
-  // Many rows of one request read K/V once for all of them anyway.
+  // Many rows of one request share each K/V read anyway.
   bool is_few(int64_t request) const { return num_rows(request) == 1 || 2 * num_rows(request) <= rows_per_item_; }
 
   void list_visits() {
@@ -64,16 +64,16 @@ class Planner {
     return end - v.split * kSplitTiles / work_.tiles_per_block;
   }
 
-  bool meets_same_keys(const Visit& a, const Visit& b) const {
+  bool reads_same_keys(const Visit& a, const Visit& b) const {
     return a.split == b.split && a.is_shareable && b.is_shareable &&
            std::equal(first_block(a), first_block(a) + num_blocks(a), first_block(b));
   }
 
-  // An order in which visits that meet the same keys stand side by side.
+  // Orders visits that read the same keys next to each other.
   bool is_before(const Visit& a, const Visit& b) const {
     if (a.split != b.split) return a.split < b.split;
     if (a.is_shareable != b.is_shareable) return a.is_shareable;
-    if (!a.is_shareable || meets_same_keys(a, b)) return a.request < b.request;
+    if (!a.is_shareable || reads_same_keys(a, b)) return a.request < b.request;
     return std::lexicographical_compare(first_block(a), first_block(a) + num_blocks(a), first_block(b), first_block(b) + num_blocks(b));
   }
 
@@ -81,12 +81,13 @@ class Planner {
   void for_runs(Body body) const {
     for (size_t begin = 0, end; begin < visits_.size(); begin = end) {
       end = begin + 1;
-      while (end < visits_.size() && meets_same_keys(visits_[begin], visits_[end])) ++end;
+      while (end < visits_.size() && reads_same_keys(visits_[begin], visits_[end])) ++end;
       body(begin, end);
     }
   }
 
-  // Requests that share a split, and those so long that threads would wait for them; as long as there is room for states.
+  // Splits requests that share a split's blocks with others, and requests long enough to keep threads
+  // waiting, while there is room for partials.
   void choose_split_requests() {
     std::vector<char> gains(static_cast<size_t>(work_.num_requests), 0);
     for_runs([&](size_t begin, size_t end) {
@@ -97,7 +98,7 @@ class Planner {
     for (int64_t b = 0; b < work_.num_requests; ++b) all += keys(b) * work_.num_kv_heads;
     for (int64_t b = 0; b < work_.num_requests; ++b) {
       int64_t partials = num_partials(b);
-      if (!is_few(b) || partials > room || !(gains[b] || is_too_long(b, all))) continue;
+      if (!is_few(b) || partials > room || !(gains[b] || is_long(b, all))) continue;
       is_split_[b] = 1;
       room -= partials;
     }
@@ -105,7 +106,7 @@ class Planner {
 
   int64_t keys(int64_t request) const { return num_rows(request) * (end_key(row_end(request) - 1) - first_key(row_begin(request))); }
 
-  bool is_too_long(int64_t request, int64_t keys_of_all) const {
+  bool is_long(int64_t request, int64_t keys_of_all) const {
     bool has_many_splits = first_split(row_begin(request)) < last_split(row_end(request) - 1);
     return work_.num_threads > 1 && has_many_splits && keys(request) * work_.num_threads * kItemsPerThread >= keys_of_all;
   }
@@ -150,7 +151,7 @@ class Planner {
       }
   }
 
-  // So that no thread begins the most work when the others have none left.
+  // Longest first, so that no thread starts the longest item when the others have run out.
   void longest_first(std::vector<AttentionItem>& items) const {
     auto is_longer = [this](const AttentionItem& a, const AttentionItem& b) {
       return work_.positions[a.row_end - 1] > work_.positions[b.row_end - 1];
@@ -161,7 +162,7 @@ class Planner {
   const AttentionWork& work_;
   int64_t rows_per_item_;
   std::vector<Visit> visits_;
-  std::vector<char> is_split_;  // by request
+  std::vector<char> is_split_;  // per request
   AttentionPlan plan_;
 };
 

@@ -1,10 +1,13 @@
-// Who attends to what in a step: rows are cut into items that threads take, without changing what a row computes.
+// Divides a step's attention into items that threads take, without changing what a row computes
+// (flash-decoding, split-KV).
 //
-//   whole items   rows of one request that walk all their splits and are written at once
-//   split items   few rows against one split of 512 keys: they leave a state, and the states of a row are merged in order
+//   whole items   rows of one request over all of their splits; written at once. Prefill, and decode of short
+//   contexts
+//   split items   few rows over one split of 512 keys: each row stores a partial, and a row's partials are
+//   merged in order
 //
-// Splitting lets threads share a long context, and lets requests share a split: where block tables hold the same blocks,
-// their rows are stacked, and K/V is read once for all of them.
+// Split items let threads share a long context, and let requests share a prefix: if their block tables hold
+// the same blocks for a split, their rows are stacked, and its K/V is read once for all of them.
 #pragma once
 
 #include <cstdint>
@@ -30,11 +33,11 @@ struct AttentionWork {
 
 struct AttentionPlan {
   int64_t window;
-  std::vector<int32_t> rows;  // of the step, in the order that items count them
+  std::vector<int32_t> rows;  // rows of the step in item order
   std::vector<AttentionItem> whole;
   std::vector<AttentionItem> split;
-  std::vector<int32_t> merged;         // rows of split items
-  std::vector<int64_t> first_partial;  // [T], for merged rows: where their states begin, in units of all heads
+  std::vector<int32_t> merged;  // rows of split items, whose partials must be merged
+  std::vector<int64_t> first_partial;  // [T] for merged rows: index of their first partial, in units of all heads
   int64_t num_partials = 0;
 };
 

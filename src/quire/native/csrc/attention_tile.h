@@ -1,8 +1,8 @@
-// The micro-kernels of attention: rows of queries or softmax weights times the columns of one K/V tile.
+// The micro-kernels of attention: rows of queries or probabilities times the columns of one K/V tile.
 //
-// An output is one lane fed in K order, one multiply-add an element (one instruction a pair where it multiplies pairs),
-// whatever the number of rows and wherever the columns lie: in the pages, or widened to float32 in scratch memory. The two
-// hold the same values, so they give the same bits; many rows are worth widening a tile for, a few are not.
+// An output is one lane fed in K order, one multiply-add per element (per pair with bfloat16 dot products),
+// whatever the number of rows and wherever the columns are: in the pages, or widened to float32 in scratch.
+// Both hold the same values, so they give the same bits. Widening a tile pays off only for many rows.
 #pragma once
 
 #include <type_traits>
@@ -15,26 +15,29 @@
 namespace quire::QUIRE_ISA {
 
 #if defined(QUIRE_BF16_DOT)
-constexpr bool kMultipliesPairs = true;
+constexpr bool kHasBF16Dot = true;
 #else
-constexpr bool kMultipliesPairs = false;
+constexpr bool kHasBF16Dot = false;
 #endif
 
-// A page of stored elements S is read as float32 or as pairs of bfloat16 along K; rows as pairs only where pairs multiply.
+// Pages of stored elements S are read as float32, or as bfloat16 pairs along K; rows are read as pairs only
+// with bfloat16 dot products.
 template <class S> constexpr bool kIsPaired = sizeof(S) == 2;
 template <class S> using PageRead = std::conditional_t<kIsPaired<S>, uint32_t, float>;
-template <class S> using RowRead = std::conditional_t<kIsPaired<S> && kMultipliesPairs, uint32_t, float>;
-template <class S> constexpr bool kWidens = kIsPaired<S> && !kMultipliesPairs;
-constexpr int64_t kWideRows = 16;
+template <class S> using RowRead = std::conditional_t<kIsPaired<S> && kHasBF16Dot, uint32_t, float>;
+template <class S> constexpr bool kWidens = kIsPaired<S> && !kHasBF16Dot;
+constexpr int64_t kMinRowsToWiden = 16;
 
-// A pointer whose origin the compiler forgets: it would derive it from others in the loop instead of keeping it.
+// Returns the pointer, opaque to the compiler, which would otherwise recompute it from other pointers in the
+// loop instead of keeping it in a register.
 template <class T>
-static QUIRE_INLINE const T* in_register(const T* pointer) {
+static QUIRE_INLINE const T* opaque_pointer(const T* pointer) {
   asm("" : "+r"(pointer));
   return pointer;
 }
 
-// Columns of a tile, `stride` reads from one row of K to the next. Those in a page lie `ahead` bytes before the next tile's.
+// Columns of a K/V tile in a page: `stride` elements of T between rows of K; the next tile lies `ahead` bytes
+// further.
 template <class T>
 struct PageColumns {
   const T* base;
@@ -50,11 +53,11 @@ struct PageColumns {
   }
 };
 
-struct WideColumns {
+struct WidenedColumns {
   const float* base;
   int64_t stride;
 
-  WideColumns from(int64_t column) const { return {base + column, stride}; }
+  WidenedColumns from(int64_t column) const { return {base + column, stride}; }
   const float* row(int64_t k) const { return base + k * stride; }
   template <int V>
   void prefetch_ahead(int64_t) const {}
@@ -70,7 +73,7 @@ static QUIRE_INLINE void add_column(const float* const* a, int64_t k, const vf (
   }
 }
 
-// acc[r][v] += a[r][k] * w[k][column v] for k in [k_begin, k_end), over columns of float32.
+// acc[r][v] += a[r][k] * w[k][column v] for k in [k_begin, k_end), over float32 columns.
 template <int R, int V, class Columns>
 static QUIRE_INLINE void add_products(const float* const* a, const Columns& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
   for (int64_t k = k_begin; k < k_end; ++k) {
@@ -84,37 +87,38 @@ static QUIRE_INLINE void add_products(const float* const* a, const Columns& w, i
 
 #if !defined(QUIRE_BF16_DOT)
 
-// Elements k of pairs, widened in registers.
+// Element k of each pair, widened in registers.
 template <int R, int V>
 static QUIRE_INLINE void add_half(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
   vf column[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) {
-    vi pair = load_pairs(pairs + v * kLanes);
-    column[v] = k % 2 == 0 ? even_of(pair) : odd_of(pair);
+    vi pair = load_words(pairs + v * kLanes);
+    column[v] = k % 2 == 0 ? even_bf16(pair) : odd_bf16(pair);
   }
   add_column<R, V>(a, k, column, acc);
 }
 
-// Elements k and k + 1, k even. Few rows keep theirs in registers; with many, a pair is loaded twice rather than kept.
+// Elements k and k + 1, k even. Few rows keep theirs in registers; with many rows a pair is loaded twice
+// rather than kept.
 template <int R, int V>
 static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
   if constexpr (R > 2) {
     add_half<R, V>(a, pairs, k, acc);
-    add_half<R, V>(a, in_register(pairs), k + 1, acc);
+    add_half<R, V>(a, opaque_pointer(pairs), k + 1, acc);
   } else {
     vf even[R], odd[R];
     for (int r = 0; r < R; ++r) even[r] = set1(a[r][k]), odd[r] = set1(a[r][k + 1]);
 #pragma GCC unroll 4
     for (int v = 0; v < V; ++v) {
-      vi pair = load_pairs(pairs + v * kLanes);
-      for (int r = 0; r < R; ++r) acc[r][v] = fma(even[r], even_of(pair), acc[r][v]);
-      for (int r = 0; r < R; ++r) acc[r][v] = fma(odd[r], odd_of(pair), acc[r][v]);
+      vi pair = load_words(pairs + v * kLanes);
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(even[r], even_bf16(pair), acc[r][v]);
+      for (int r = 0; r < R; ++r) acc[r][v] = fma(odd[r], odd_bf16(pair), acc[r][v]);
     }
   }
 }
 
-// The same over columns of pairs.
+// The same over columns of bfloat16 pairs.
 template <int R, int V>
 static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end,
                                       vf (&acc)[R][V]) {
@@ -133,16 +137,17 @@ template <int R, int V>
 static QUIRE_INLINE void add_pair(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t pair, uint32_t mask, vf (&acc)[R][V]) {
   vi column[V];
 #pragma GCC unroll 4
-  for (int v = 0; v < V; ++v) column[v] = keep_bits(load_pairs(w.row(pair) + v * kLanes), mask);
+  for (int v = 0; v < V; ++v) column[v] = and_bits(load_words(w.row(pair) + v * kLanes), mask);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    vi x = set1_pair(a[r][pair]);
+    vi x = set1_word(a[r][pair]);
 #pragma GCC unroll 4
-    for (int v = 0; v < V; ++v) acc[r][v] = dot_pairs(acc[r][v], x, column[v]);
+    for (int v = 0; v < V; ++v) acc[r][v] = dpbf16(acc[r][v], x, column[v]);
   }
 }
 
-// The same with pairs on both sides. The half of a pair outside the range is cleared: what lies there could be infinite.
+// The same with pairs on both sides. The half of a pair outside the range is cleared: it may hold an
+// infinity.
 template <int R, int V>
 static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end,
                                       vf (&acc)[R][V]) {
@@ -155,17 +160,18 @@ static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumn
 
 #endif
 
-// Writes pairs [k / 2][columns] as float32 [k][stride], so that many rows share the work of widening.
+// Widens pairs [k / 2][columns] to float32 [k][stride], once for many rows.
 static inline void widen(const PageColumns<uint32_t>& pairs, int64_t num_pairs, int64_t columns, float* out, int64_t stride) {
   for (int64_t p = 0; p < num_pairs; ++p)
     for (int64_t c = 0; c < columns; c += kLanes) {
-      vi pair = load_pairs(pairs.row(p) + c);
-      store(out + 2 * p * stride + c, even_of(pair));
-      store(out + (2 * p + 1) * stride + c, odd_of(pair));
+      vi pair = load_words(pairs.row(p) + c);
+      store(out + 2 * p * stride + c, even_bf16(pair));
+      store(out + (2 * p + 1) * stride + c, odd_bf16(pair));
     }
 }
 
-// Calls body.run<R>(first_row) so that the R's cover [begin, end): 6 while they last, then 4, 2, 1.
+// Calls body.run<R>(first_row) for panels of rows that cover [begin, end): R is 6 while possible, then 4, 2,
+// 1.
 template <class Body>
 static inline void for_rows(int64_t begin, int64_t end, const Body& body) {
   for (; end - begin >= 6; begin += 6) body.template run<6>(begin);

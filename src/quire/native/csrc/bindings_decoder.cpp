@@ -92,7 +92,7 @@ static void best(Decoder& d, Ints rows, OutInts token_ids, OutInts num_not_finit
   auto lock = alone_with(d);
   require_rows(d, wanted);
   nb::gil_scoped_release release;
-  std::vector<Best> found(wanted.size());
+  std::vector<Argmax> found(wanted.size());
   d.best(wanted.data(), static_cast<int64_t>(wanted.size()), found.data());
   for (size_t i = 0; i < found.size(); ++i) {
     ids[i] = found[i].num_not_finite ? 0 : static_cast<int32_t>(found[i].id);

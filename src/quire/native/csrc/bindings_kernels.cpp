@@ -9,7 +9,7 @@
 #include "checked.h"
 #include "machine_peak.h"
 #include "cpu.h"
-#include "pack.h"
+#include "packed_matrix.h"
 
 namespace quire {
 
@@ -23,16 +23,16 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   float* product = elements_of(out, "out");
   if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows || static_cast<int64_t>(out.shape(1)) != source.rows)
     throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed");
-  format = form_of(kernels, format);
+  format = packed_format(kernels, format);
   PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
   packed.pack(kernels, source, 0, 1, alone);
   int64_t stride = round_up(source.columns, kPanel) * static_cast<int64_t>(sizeof(float));
-  if (is_for_tiles(format)) stride = stride_for_tiles(format, source.columns);
+  if (is_amx_format(format)) stride = amx_row_stride(format, source.columns);
   Buffer converted(checked_bytes({rows, stride}));
   Norm n{};
   n.x = rows_in;
   n.ldx = n.size = source.columns;
-  n.out = {converted.get(), stride, kernels.row_formats[static_cast<int>(format)], source.columns, weight_offset(format)};
+  n.out = {converted.get(), stride, kernels.activation_formats[static_cast<int>(format)], source.columns, zero_point_of(format)};
   kernels.norm(n, 0, rows);
   Gemm g{};
   g.weight = packed.panels();
@@ -54,7 +54,7 @@ static void packed_values(const std::string& isa, WeightFormat format, FloatMatr
   if (static_cast<int64_t>(out.shape(0)) != source.rows || static_cast<int64_t>(out.shape(1)) != source.columns)
     throw std::invalid_argument("out must be [N, K] as the weight is");
   float* values = elements_of(out, "out");
-  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, form_of(kernels, format));
+  PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, packed_format(kernels, format));
   packed.pack(kernels, source, 0, 1, alone);
   std::vector<int32_t> rows(static_cast<size_t>(source.rows));
   std::iota(rows.begin(), rows.end(), 0);
@@ -67,7 +67,7 @@ void bind_kernels(nb::module_& m) {
     for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
     return names;
   });
-  m.def("has_integer_tiles", [](const std::string& isa) { return choose_kernels(isa).has_integer_tiles; }, nb::arg("isa"));
+  m.def("has_integer_tiles", [](const std::string& isa) { return choose_kernels(isa).int_layout == PackLayout::kAmx; }, nb::arg("isa"));
   m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
         nb::call_guard<nb::gil_scoped_release>());
   m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"), nb::arg("rounds"),

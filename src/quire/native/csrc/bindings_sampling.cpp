@@ -61,7 +61,7 @@ static std::optional<int64_t> best_id(const std::string& isa, Logits logits) {
   const Kernels& kernels = choose_kernels(isa);
   LogitsOf<Logits> row(logits);
   nb::gil_scoped_release release;
-  Best best = best_of(kernels, row.x, row.n, 0);
+  Argmax best = argmax(kernels, row.x, row.n, 0);
   return best.num_not_finite ? std::nullopt : std::optional<int64_t>(best.id);
 }
 

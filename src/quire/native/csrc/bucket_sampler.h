@@ -1,16 +1,45 @@
-// The weights of a row in buckets of nearly equal ones, heaviest first; see quire/sample/buckets.py. A token is found without weighing
-// the light ones: their sum is known roughly, and buckets are filled from the heaviest on, until they hold what is looked for.
+// Finds a token by cumulative weight without sorting: the weights of a row in buckets of nearly equal ones, heaviest first; see
+// quire/sample/buckets.py. Light tokens are rarely weighed: the sum of all weights is known approximately, and buckets are filled from
+// the heaviest on until they hold the goal.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
 #include <numeric>
+#include <stdexcept>
+#include <vector>
 
-#include "logit_row.h"
+#include "exp_buckets.h"
+#include "kernels.h"
 
 namespace quire {
 
-// 2^(-k/64) of every bucket k by square roots, which every machine rounds alike.
-inline double weight_of(int64_t bucket) {
+inline const LogitKernels<float>& kernels_of(const Kernels& kernels, const float*) { return kernels.logits; }
+inline const LogitKernels<double>& kernels_of(const Kernels& kernels, const double*) { return kernels.double_logits; }
+
+// A row of logits, with the maximum of each span of kLogitSpan.
+template <class T>
+struct LogitRow {
+  const LogitKernels<T>& kernels;
+  const T* x;
+  int64_t n;
+  std::vector<T> maxima;
+
+  // Throws std::invalid_argument for a row with NaN: it has no order.
+  LogitRow(const Kernels& all, const T* values, int64_t size)
+      : kernels(kernels_of(all, values)), x(values), n(size), maxima(static_cast<size_t>((size + kLogitSpan - 1) / kLogitSpan)) {
+    if (kernels.span_maxima(x, n, maxima.data())) throw std::invalid_argument("a logit of the row is NaN");
+  }
+  int64_t num_spans() const { return static_cast<int64_t>(maxima.size()); }
+  int64_t size_of(int64_t span) const { return std::min<int64_t>(kLogitSpan, n - span * kLogitSpan); }
+  T best() const { return *std::max_element(maxima.begin(), maxima.end()); }
+  // The order of sampling: larger logits first, then smaller ids.
+  bool is_before(int64_t a, int64_t b) const { return x[a] > x[b] || (x[a] == x[b] && a < b); }
+};
+
+// 2^(-k/64) for each bucket k, by square roots, which every machine rounds alike.
+inline double bucket_weight(int64_t bucket) {
   static const std::vector<double> weights = [] {
     double roots[6], root = 0.5;
     for (int bit = 5; bit >= 0; --bit) roots[bit] = root = std::sqrt(root);  // roots[bit] = 2^(-2^bit / 64)
@@ -25,9 +54,9 @@ inline double weight_of(int64_t bucket) {
 }
 
 template <class T>
-class Buckets {
+class BucketSampler {
  public:
-  // A token's place in the order: the bucket, its number inside, the cumulative weight up to and with it, and its id.
+  // A token's place in the order: its bucket, its index in the bucket, the cumulative weight including it, and its id.
   struct Place {
     int64_t bucket;
     int64_t number;
@@ -36,9 +65,9 @@ class Buckets {
   };
 
   // Throws std::invalid_argument for a row whose largest logit is infinite: weights are relative to it.
-  Buckets(const Row<T>& row, double sharpness, double least)
-      : row_(row), weighing_{static_cast<double>(row.best()), sharpness, std::max(least, kLeast)} {
-    if (!std::isfinite(weighing_.best)) throw std::invalid_argument("the largest logit of the row is infinite");
+  BucketSampler(const LogitRow<T>& row, double sharpness, double least)
+      : row_(row), params_{static_cast<double>(row.best()), sharpness, std::max(least, kMinNats)} {
+    if (!std::isfinite(params_.best)) throw std::invalid_argument("the largest logit of the row is infinite");
   }
 
   double total() {
@@ -46,93 +75,96 @@ class Buckets {
     return cumulative_.back();
   }
 
-  // What `find`, which never falls as the total grows, returns for it. Seldom is the rough total's error what decides.
+  // Returns find(total()), for a `find` that never decreases with the total. If both ends of the approximate total's error interval
+  // lead to the same token, that is the result; otherwise, rarely, the exact total is computed.
   template <class Find>
-  Place for_total(Find find) {
-    double about = row_.kernels.rough_sum(row_.x, row_.n, weighing_);
+  Place with_total(Find find) {
+    double about = row_.kernels.approx_exp_sum(row_.x, row_.n, params_);
     if (std::isnan(about)) return find(total());
-    Place place = find(about * (1 - kRoughness));
-    return find(about * (1 + kRoughness)).id == place.id ? place : find(total());
+    Place place = find(about * (1 - kApproxSumError));
+    return find(about * (1 + kApproxSumError)).id == place.id ? place : find(total());
   }
 
   // The first token at which the cumulative weight is `goal` or more, or the last one.
-  Place reaching(double goal) {
+  Place first_reaching(double goal) {
     while (!is_full() && held() < goal) fill(next_end());
     return place(std::lower_bound(cumulative_.cbegin(), cumulative_.cend(), goal), [goal](double sum) { return sum >= goal; });
   }
 
   // The first token at which it is more than `goal`, or the last one.
-  Place beyond(double goal) {
+  Place first_above(double goal) {
     while (!is_full() && held() <= goal) fill(next_end());
     return place(std::upper_bound(cumulative_.cbegin(), cumulative_.cend(), goal), [goal](double sum) { return sum > goal; });
   }
 
  private:
   struct Member {
-    double shade;
+    double residual;
     int64_t id;
   };
 
   int64_t num_filled() const { return static_cast<int64_t>(cumulative_.size()); }
   bool is_full() const { return num_filled() == kNumBuckets; }
-  double nats(T x) const { return (static_cast<double>(x) - weighing_.best) * weighing_.sharpness; }
+  double nats(T x) const { return (static_cast<double>(x) - params_.best) * params_.sharpness; }
   double held() const { return cumulative_.empty() ? 0.0 : cumulative_.back(); }
 
-  // How far to fill next: a few octaves, then what some sampled tokens say is a twelfth of all, then all of them.
+  // How far to fill next: a few octaves, then about a twelfth of the tokens (estimated from a sample), then everything.
   int64_t next_end() const {
     if (cumulative_.empty()) return 3 * kBucketsPerOctave;
     std::vector<T> sample;
     for (int64_t id = 0; id < row_.n; id += row_.n / 512 + 1) sample.push_back(row_.x[id]);
     auto lightest = sample.begin() + static_cast<int64_t>(sample.size() / 12);
     std::nth_element(sample.begin(), lightest, sample.end(), std::greater<T>());
-    int64_t end = static_cast<int64_t>(kShift - shifted_bucket(std::max(nats(*lightest), kLeast)));
+    int64_t end = static_cast<int64_t>(kRoundShift - shifted_bucket(std::max(nats(*lightest), kMinNats)));
     return end > num_filled() ? end : kNumBuckets;
   }
 
-  // Fills the next buckets, up to number `end`; where that is the last, all anew: whole blocks are added twice as fast as chosen ids.
+  // Fills the next buckets up to `end`. If that is the last one, fills all from the start: whole spans are added twice as fast as
+  // selected ids.
   void fill(int64_t end) {
     if (end == kNumBuckets) cumulative_.clear();
     BucketRange range{num_filled(), end};
     std::vector<double> sums(static_cast<size_t>((range.end - range.begin + 1) * kSumLanes));
-    auto add = [&](const uint32_t* ids, int64_t n) { row_.kernels.add_shades(row_.x, ids, n, weighing_, range, sums.data()); };
-    end == kNumBuckets && weighing_.least == kLeast ? for_blocks(add) : for_chosen(range, add);
+    auto add = [&](const uint32_t* ids, int64_t n) { row_.kernels.add_residuals(row_.x, ids, n, params_, range, sums.data()); };
+    end == kNumBuckets && params_.least == kMinNats ? for_spans(add) : for_selected(range, add);
     double before = held();
     for (int64_t b = range.begin; b < range.end; ++b) {
       const double* lanes = &sums[static_cast<size_t>((b - range.begin) * kSumLanes)];
-      cumulative_.push_back(before += ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) * weight_of(b));
+      cumulative_.push_back(before += ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) * bucket_weight(b));
     }
   }
 
-  // Calls `look` with the ids of every block that has a token of some weight.
-  template <class Look>
-  void for_blocks(Look look) const {
-    uint32_t ids[kBlock];
-    for (int64_t b = 0; b < row_.num_blocks(); ++b) {
-      if (row_.maxima[static_cast<size_t>(b)] < static_cast<T>(limit(kLeast))) continue;
-      std::iota(ids, ids + kBlock, static_cast<uint32_t>(b * kBlock));
-      look(ids, row_.size_of(b));
+  // Calls visit(ids, n) for each span that has a token of nonzero weight.
+  template <class Visit>
+  void for_spans(Visit visit) const {
+    uint32_t ids[kLogitSpan];
+    for (int64_t s = 0; s < row_.num_spans(); ++s) {
+      if (row_.maxima[static_cast<size_t>(s)] < static_cast<T>(limit(kMinNats))) continue;
+      std::iota(ids, ids + kLogitSpan, static_cast<uint32_t>(s * kLogitSpan));
+      visit(ids, row_.size_of(s));
     }
   }
 
-  // Calls `look` with all tokens of these buckets and a few more, a part of their ids at a time.
-  template <class Look>
-  void for_chosen(BucketRange range, Look look) const {
-    constexpr int64_t kPart = 8 * kBlock;
-    double low = limit(std::max(weighing_.least, -range.end / kBucketsPerNat));
+  // Calls visit(ids, n) so that the ids cover all tokens of these buckets, and a few more.
+  template <class Visit>
+  void for_selected(BucketRange range, Visit visit) const {
+    constexpr int64_t kCapacity = 8 * kLogitSpan;
+    double low = limit(std::max(params_.least, -range.end / kBucketsPerNat));
     double high = limit(-(range.begin - 1) / kBucketsPerNat);
-    uint32_t ids[kPart];
+    uint32_t ids[kCapacity];
     int64_t size = 0;
-    for (int64_t b = 0; b < row_.num_blocks(); ++b) {
-      if (row_.maxima[static_cast<size_t>(b)] < static_cast<T>(low)) continue;
-      if (size + kBlock > kPart) look(ids, size), size = 0;
-      size += row_.kernels.select_ids(row_.x, static_cast<uint32_t>(b * kBlock), row_.size_of(b), low, high, ids + size);
+    for (int64_t s = 0; s < row_.num_spans(); ++s) {
+      if (row_.maxima[static_cast<size_t>(s)] < static_cast<T>(low)) continue;
+      if (size + kLogitSpan > kCapacity) visit(ids, size), size = 0;
+      size += row_.kernels.select_ids(row_.x, static_cast<uint32_t>(s * kLogitSpan), row_.size_of(s), low, high, ids + size);
     }
-    look(ids, size);
+    visit(ids, size);
   }
 
-  double limit(double nats) const { return weighing_.best + nats / weighing_.sharpness; }
+  double limit(double nats) const { return params_.best + nats / params_.sharpness; }
 
-  // The token of a bucket where `is_there`, or its last. Sums down a bucket and of a bucket may round differently.
+  // The first token of the bucket for which is_there(cumulative weight), or its last: the sum over members may round differently from
+  // the bucket's sum.
   template <class Test>
   Place place(std::vector<double>::const_iterator found, Test is_there) {
     auto last = std::lower_bound(cumulative_.cbegin(), cumulative_.cend(), cumulative_.back());
@@ -141,32 +173,34 @@ class Buckets {
     double cumulative = bucket ? cumulative_[static_cast<size_t>(bucket - 1)] : 0.0;
     size_t number = 0;
     for (;; ++number) {
-      cumulative += members[number].shade * weight_of(bucket);
+      cumulative += members[number].residual * bucket_weight(bucket);
       if (is_there(cumulative) || number + 1 == members.size()) break;
     }
     return {bucket, static_cast<int64_t>(number), cumulative, members[number].id};
   }
 
-  // The bucket's tokens in order.
+  // The bucket's tokens, in order.
   const std::vector<Member>& members_of(int64_t bucket) {
     if (bucket == ordered_) return members_;
     ordered_ = bucket;
     members_.clear();
-    for_chosen({bucket, bucket + 1}, [&](const uint32_t* ids, int64_t n) {
+    for_selected({bucket, bucket + 1}, [&](const uint32_t* ids, int64_t n) {
       for (int64_t i = 0; i < n; ++i) {
         double d = nats(row_.x[ids[i]]), shifted = shifted_bucket(d);
-        if (d >= weighing_.least && kShift - shifted == bucket) members_.push_back({shade(d, shifted), ids[i]});
+        if (d >= params_.least && kRoundShift - shifted == bucket) members_.push_back({residual(d, shifted), ids[i]});
       }
     });
-    auto is_before = [](const Member& a, const Member& b) { return a.shade > b.shade || (a.shade == b.shade && a.id < b.id); };
+    auto is_before = [](const Member& a, const Member& b) {
+      return a.residual > b.residual || (a.residual == b.residual && a.id < b.id);
+    };
     if (!std::is_sorted(members_.begin(), members_.end(), is_before)) std::sort(members_.begin(), members_.end(), is_before);
     return members_;
   }
 
-  const Row<T>& row_;
-  const Weighing weighing_;
-  std::vector<double> cumulative_;  // of the buckets filled
-  int64_t ordered_ = -1;  // the bucket whose tokens are members_
+  const LogitRow<T>& row_;
+  const SoftmaxParams params_;
+  std::vector<double> cumulative_;  // per filled bucket
+  int64_t ordered_ = -1;            // the bucket whose tokens are in members_
   std::vector<Member> members_;
 };
 

@@ -1,7 +1,9 @@
-// A checksum at the speed of memory, in portable C++: eight sums over words of 64 bits, one multiplication a word.
+// A checksum at memory speed in portable C++: eight independent sums over 64-bit words, one multiplication
+// per word.
 //
-// A step (x ^ word) * odd, rotated, is one-to-one in the word and in x: damage within one word is always found, and any other
-// escapes with a chance of about 2^-64. It finds accidents. Whoever may write the file may also write a fitting checksum.
+// x -> rotate((x ^ word) * odd) is one-to-one in the word and in x: damage within one word is always found,
+// and any other damage is missed with a probability of about 2^-64. It finds accidents, not attacks: it is no
+// cryptographic hash.
 #pragma once
 
 #include <cstddef>

@@ -35,18 +35,18 @@ void Decoder::reserve(const Step& step) {
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
     hidden_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
-    if (is_for_tiles(format_)) gated_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
+    if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
-    if (format_ == WeightFormat::kInt4Tiles) widened_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
+    if (format_ == WeightFormat::kInt4Amx) widened_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
     capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
   }
 }
 
 // The rows of a buffer, [.., k], in the format that products with such weights read.
-Rows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
-  int64_t stride = is_for_tiles(meets) ? stride_for_tiles(meets, k) : stride_of(k) * static_cast<int64_t>(sizeof(float));
-  return {buffer.get(), stride, kernels_.row_formats[static_cast<int>(meets)], k, weight_offset(meets)};
+ActivationRows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
+  int64_t stride = is_amx_format(meets) ? amx_row_stride(meets, k) : stride_of(k) * static_cast<int64_t>(sizeof(float));
+  return {buffer.get(), stride, kernels_.activation_formats[static_cast<int>(meets)], k, zero_point_of(meets)};
 }
 
 void Decoder::embed(const Step& step) {
@@ -95,8 +95,8 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
   up.bias = pointer_or_null(layer.up_bias);
   up.epilogue = shape_.is_ffn_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = shape_.activation;
-  Rows hidden = rows_in(hidden_, shape_.ffn_size, format_);
-  bool is_final = !is_for_tiles(format_);  // else a scale is of more columns than a unit has
+  ActivationRows hidden = rows_in(hidden_, shape_.ffn_size, format_);
+  bool is_final = !is_amx_format(format_);  // else a scale is of more columns than a unit has
   up.hidden = is_final ? hidden : rows_in(gated_, shape_.ffn_size, WeightFormat::kF32);
   multiply(up);
   if (!is_final) convert(gated_, step.num_rows, hidden);
@@ -121,7 +121,7 @@ void Decoder::add_normalised(const std::vector<float>& weight, const std::vector
   threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
-void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const Rows& a, const Step& step) {
+void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a, const Step& step) {
   bool adds = shape_.norm_placement == NormPlacement::kPre;
   Gemm g{};
   g.weight = weight.panels();
@@ -160,7 +160,7 @@ void Decoder::project_qkv(const Step& step, const Layer& layer) {
 void Decoder::rotate_append(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   int64_t query = columns_of(shape_.num_heads * shape_.head_dim), kv = columns_of(shape_.num_kv_heads * shape_.head_dim);
-  RotateAppend r{};
+  RopeAppendKV r{};
   r.q = qkv_.as<float>();
   r.k = r.q + query;
   r.v = r.k + kv;
@@ -168,7 +168,7 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.num_heads = shape_.num_heads;
   r.q_norm = pointer_or_null(layer.q_norm);
   r.k_norm = pointer_or_null(layer.k_norm);
-  r.norms_whole = shape_.qk_norm == QKNorm::kWhole;
+  r.norm_spans_heads = shape_.qk_norm == QKNorm::kWhole;
   r.norm_eps = shape_.norm_eps;
   if (!shape_.has_learned_positions) {
     size_t rope = static_cast<size_t>(shape_.layers[static_cast<size_t>(index)].rope);
@@ -181,12 +181,12 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.q_out = queries_.get();
   r.pages = pages(index);
   int64_t per_row = shape_.num_kv_heads / r.heads_per_unit();
-  threads_.run(step.num_rows * per_row, 1 + per_row / 2, [&](int64_t begin, int64_t end, int) { kernels_.rotate_append(r, begin, end); });
+  threads_.run(step.num_rows * per_row, 1 + per_row / 2, [&](int64_t begin, int64_t end, int) { kernels_.rope_append_kv(r, begin, end); });
 }
 
 void Decoder::attend(const Step& step, int64_t index) {
   int64_t size = shape_.num_heads * shape_.head_dim;
-  Rows mixed = rows_in(mixed_, size, format_);
+  ActivationRows mixed = rows_in(mixed_, size, format_);
   Attention a{};
   a.pages = pages(index);
   a.q = queries_.get();
@@ -197,9 +197,9 @@ void Decoder::attend(const Step& step, int64_t index) {
   a.window = shape_.layers[static_cast<size_t>(index)].window;
   a.scale = shape_.attention_scale;
   a.softcap = shape_.attention_softcap;
-  bool is_final = mixed.format == RowFormat::kF32 || mixed.format == RowFormat::kBF16;
+  bool is_final = mixed.format == ActivationFormat::kF32 || mixed.format == ActivationFormat::kBF16;
   a.out = is_final ? mixed.base : attended_.get();
-  a.out_element = mixed.format == RowFormat::kBF16 ? Element::kBF16 : Element::kF32;
+  a.out_element = mixed.format == ActivationFormat::kBF16 ? Element::kBF16 : Element::kF32;
   a.ldo = is_final ? mixed.stride / element_bytes(a.out_element) : stride_of(size);
   const AttentionPlan& plan = plan_of(a.window);
   a.rows = plan.rows.data();
@@ -222,7 +222,7 @@ void Decoder::attend(const Step& step, int64_t index) {
 }
 
 // Rows of float32 in the format of the product that follows.
-void Decoder::convert(const Buffer& from, int64_t rows, const Rows& to) {
+void Decoder::convert(const Buffer& from, int64_t rows, const ActivationRows& to) {
   Norm n{};
   n.x = from.as<float>();
   n.ldx = stride_of(to.k);

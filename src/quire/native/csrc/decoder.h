@@ -13,7 +13,7 @@
 
 #include "attention_plan.h"
 #include "kernels.h"
-#include "pack.h"
+#include "packed_matrix.h"
 #include "sampling.h"
 #include "threads.h"
 
@@ -110,7 +110,7 @@ class Decoder {
   int64_t num_rows() const { return num_rows_; }
 
   // The best logit of each of these rows: the same values as `head` finds, looked at a few panels at a time and never all in memory.
-  void best(const int32_t* rows, int64_t count, Best* found);
+  void best(const int32_t* rows, int64_t count, Argmax* found);
 
   // Writes K and V of each slot, float32 [count, K, D].
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
@@ -148,7 +148,7 @@ class Decoder {
   int64_t qkv_stride() const { return stride_of(layers_[0].qkv.panels().num_panels * kPanel); }
   int64_t widest_scratch() const { return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, shape_.ffn_size})); }
   char* gemm_scratch_of(int worker) const { return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr; }
-  Rows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
+  ActivationRows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
 
   void reserve(const Step& step);
   void plan_attention(const Step& step);
@@ -160,14 +160,14 @@ class Decoder {
   void project_qkv(const Step& step, const Layer& layer);
   void rotate_append(const Step& step, int64_t layer);
   void attend(const Step& step, int64_t layer);
-  void convert(const Buffer& from, int64_t rows, const Rows& to);
+  void convert(const Buffer& from, int64_t rows, const ActivationRows& to);
 
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
-  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const Rows& a, const Step& step);
+  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a, const Step& step);
   void multiply(const Gemm& gemm);
   Gemm head_product(const int32_t* rows, int64_t count);
-  void merge_panels(Gemm product, int64_t begin, int64_t end, float* logits, Best* bests);
+  void merge_panels(Gemm product, int64_t begin, int64_t end, float* logits, Argmax* bests);
 
   std::mutex one_caller_;
   std::atomic<uint64_t> forks_before_call_{0};

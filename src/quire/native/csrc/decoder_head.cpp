@@ -42,7 +42,7 @@ void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
 constexpr int64_t kPanelsAtOnce = 8;  // of the head, whose logits are looked at while they are near
 
 // Some panels of the head's product, [count, ldo] in `logits`, and their best merged into `bests`.
-void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Best* bests) {
+void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Argmax* bests) {
   g.out = logits;
   g.ldo = kPanelsAtOnce * kPanel;
   g.out_column = begin * kPanel;
@@ -50,16 +50,16 @@ void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Be
   int64_t width = std::min((end - begin) * kPanel, g.num_columns - g.out_column);
   for (int64_t row = 0; row < g.rows; ++row, logits += g.ldo) {
     if (shape_.logit_softcap > 0) kernels_.softcap(logits, width, shape_.logit_softcap);
-    bests[row].merge(best_of(kernels_, logits, width, g.out_column));
+    bests[row].merge(argmax(kernels_, logits, width, g.out_column));
   }
 }
 
 // Every worker keeps the best of the panels it was handed; merged, they are the best of all, whoever had which.
-void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
+void Decoder::best(const int32_t* rows, int64_t count, Argmax* found) {
   if (count == 0) return;
   DefaultFloats floats;
   const Gemm g = head_product(rows, count);
-  std::vector<Best> bests(static_cast<size_t>(threads_.size() * count));
+  std::vector<Argmax> bests(static_cast<size_t>(threads_.size() * count));
   std::unique_ptr<float[]> logits(new float[checked_bytes({threads_.size(), count, kPanelsAtOnce * kPanel})]);
   threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
     Gemm own = g;
@@ -68,7 +68,7 @@ void Decoder::best(const int32_t* rows, int64_t count, Best* found) {
     for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce)
       merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), own_logits, bests.data() + worker * count);
   });
-  std::fill(found, found + count, Best{});
+  std::fill(found, found + count, Argmax{});
   for (size_t i = 0; i < bests.size(); ++i) found[i % static_cast<size_t>(count)].merge(bests[i]);
 }
 

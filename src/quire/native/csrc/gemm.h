@@ -1,10 +1,10 @@
-// y = a W^T over packed panels, with what follows the product fused onto it while it is still in cache.
+// C = A W^T over packed panels, with the epilogue fused on while C is in cache.
 //
-//   for each panel             64 columns, streamed from memory once for up to kChunkRows rows
-//     for each piece of K      as much of the panel as stays in the first-level cache
-//       for each tile of rows  as many as have their sums in registers
+//   for each panel                   64 columns, streamed from memory once per kMcRows rows
+//     for each K-slice of the panel  as much as stays in L1
+//       for each row panel           as many rows as have their accumulators in registers
 //
-// None of these borders is seen in the result: see gemm_float.h and gemm_int.h.
+// None of these boundaries shows in the result: see gemm_float.h and gemm_int.h.
 #pragma once
 
 #include <algorithm>
@@ -21,44 +21,45 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kChunkRows = 24;
-constexpr int64_t kPieceBytes = 16 << 10;
+constexpr int64_t kMcRows = 24;             // rows whose accumulators y stay in L1
+constexpr int64_t kKSliceBytes = 16 << 10;  // of a panel
 constexpr int64_t kFewRows = 12;
-static_assert(kL2Ahead == kPieceBytes, "many rows fetch the next piece");
+static_assert(kL2Ahead == kKSliceBytes, "many rows prefetch the next K-slice");
 
-// A piece of K of one panel for the rows of a chunk.
+// A K-slice of one panel times up to kMcRows rows.
 template <class Format>
-struct FloatPiece {
+struct FloatKSlice {
   const Gemm& g;
   const char* panel;
   int64_t first_row;
-  GroupRange groups;  // of the first tile
+  GroupRange groups;  // of the first row panel
   float* y;
 
-  // Every tile prefetches its part of what the piece prefetches.
-  GroupRange groups_for(int64_t tile) const {
+  // Each row panel prefetches its part of what the K-slice prefetches.
+  GroupRange groups_for(int64_t row_panel) const {
     int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
-    return {groups.begin, groups.end, groups.read + tile * rows * groups.prefetch_bytes, groups.prefetch_bytes, groups.has_few_rows};
+    return {groups.begin, groups.end, groups.read + row_panel * rows * groups.prefetch_bytes, groups.prefetch_bytes,
+            groups.has_few_rows};
   }
 
   template <int R>
-  void run(int64_t row, int64_t tile) const {
+  void run(int64_t row, int64_t row_panel) const {
     const char* a[R];
     for (int r = 0; r < R; ++r) a[r] = g.a.row(first_row + row + r);
-    multiply_floats<Format, R>(a, panel, groups_for(tile), y + row * kLdy, kLdy);
+    multiply_floats<Format, R>(a, panel, groups_for(row_panel), y + row * kLdy, kLdy);
   }
 };
 
-// y [rows, 64] += a panel's products, piece by piece: few rows wait for memory, and read small pieces that are fetched far ahead.
+// y [rows, 64] += A times a panel, one K-slice at a time. Few rows are memory-bound: their slices are one group, prefetched far ahead.
 template <class Format>
 static inline void multiply_float_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
-  int64_t tiles = (rows + kMaxFloatRows - 1) / kMaxFloatRows, groups = g.weight.num_groups();
-  int64_t step = rows <= kFewRows ? 1 : kPieceBytes / g.weight.bytes_per_group();
-  int64_t prefetch_bytes = first_row == 0 ? 4 * kPanel / tiles : 0;
-  for (int64_t begin = 0; begin < groups; begin += step) {
+  int64_t row_panels = (rows + kMaxFloatRows - 1) / kMaxFloatRows, groups = g.weight.num_groups();
+  int64_t groups_per_slice = rows <= kFewRows ? 1 : kKSliceBytes / g.weight.bytes_per_group();
+  int64_t prefetch_bytes = first_row == 0 ? 4 * kPanel / row_panels : 0;
+  for (int64_t begin = 0; begin < groups; begin += groups_per_slice) {
     const char* read = panel + begin * g.weight.bytes_per_group();
-    GroupRange range{begin, std::min(begin + step, groups), read, prefetch_bytes, rows <= kFewRows};
-    for_even_tiles<kMaxFloatRows>(rows, tiles, FloatPiece<Format>{g, panel, first_row, range, y});
+    GroupRange range{begin, std::min(begin + groups_per_slice, groups), read, prefetch_bytes, rows <= kFewRows};
+    for_row_panels<kMaxFloatRows>(rows, row_panels, FloatKSlice<Format>{g, panel, first_row, range, y});
   }
 }
 
@@ -72,22 +73,22 @@ static inline void multiply_panel(const Gemm& g, const char* panel, int64_t firs
 }
 
 static inline void multiply_unit(const Gemm& g, int64_t unit) {
-  alignas(64) float y[kChunkRows][kLdy];
-  int panels = panels_of(g);
-  for (int64_t row = 0; row < g.rows; row += kChunkRows) {
-    int64_t rows = g.rows - row < kChunkRows ? g.rows - row : kChunkRows;
+  alignas(64) float y[kMcRows][kLdy];
+  int panels = panels_per_unit(g);
+  for (int64_t row = 0; row < g.rows; row += kMcRows) {
+    int64_t rows = g.rows - row < kMcRows ? g.rows - row : kMcRows;
     std::memset(y, 0, static_cast<size_t>(rows) * sizeof y[0]);
     for (int p = 0; p < panels; ++p) multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
-    for (int64_t r = 0; r < rows; ++r) finish(g, row + r, unit, y[r]);
+    for (int64_t r = 0; r < rows; ++r) run_epilogue(g, row + r, unit, y[r]);
   }
 }
 
 static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
-  if (g.weight.format == WeightFormat::kBF16) return gemm_tiles(g, unit_begin, unit_end);
-  if (g.weight.format == WeightFormat::kInt8Tiles) return gemm_int_tiles<2>(g, unit_begin, unit_end);
-  if (g.weight.format == WeightFormat::kInt4Tiles && g.rows <= kFewNibbleRows) return gemm_few_nibbles(g, unit_begin, unit_end);
-  if (g.weight.format == WeightFormat::kInt4Tiles) return gemm_int_tiles<1>(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kBF16) return gemm_amx_bf16(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kInt8Amx) return gemm_amx_int<2>(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kInt4Amx && g.rows <= kMaxGemvRows) return gemv_int4_vnni(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kInt4Amx) return gemm_amx_int<1>(g, unit_begin, unit_end);
 #endif
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);
 }

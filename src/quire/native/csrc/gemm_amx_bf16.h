@@ -1,102 +1,101 @@
-// bfloat16 products on matrix tiles: two by two for blocks of 32 rows, so that what is loaded is used twice.
+// bfloat16 products with AMX: row panels of 32 rows by 32 columns (2x2 tmm), so that each load feeds two TMULs.
 #pragma once
 
 #include <algorithm>
 
-#include "prefetch.h"
-#include "gemm_epilogue.h"
 #include "amx.h"
+#include "gemm_epilogue.h"
+#include "prefetch.h"
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kRowsBytes = 8 << 20;  // of activations that meet all panels before the next: they stay in the third-level cache
+constexpr int64_t kL3ActivationBytes = 8 << 20;  // activations that meet all weight panels before the next: they stay in L3
 
-// Fetches the panels of the next unit evenly, while blocks of rows meet those of this one in so many steps.
+// Prefetches the weight panels of the next unit into L2, evenly over the k-slices of this unit's row panels.
 class PanelPrefetcher {
  public:
   PanelPrefetcher() = default;
-  PanelPrefetcher(const Gemm& g, int64_t unit, int64_t steps) : next_(g.weight.panel((unit + 1) * panels_of(g))) {
-    int64_t bytes = panels_of(g) * g.weight.bytes_per_panel();
+  PanelPrefetcher(const Gemm& g, int64_t unit, int64_t num_slices) : next_(g.weight.panel((unit + 1) * panels_per_unit(g))) {
+    int64_t bytes = panels_per_unit(g) * g.weight.bytes_per_panel();
     end_ = next_ + bytes;
-    step_bytes_ = round_up((bytes + steps - 1) / steps, kLineBytes);
+    slice_bytes_ = round_up((bytes + num_slices - 1) / num_slices, kLineBytes);
   }
 
-  void step() {
-    for (const char* end = std::min(next_ + step_bytes_, end_); next_ < end; next_ += kLineBytes) prefetch_l2(next_);
+  void advance() {
+    for (const char* end = std::min(next_ + slice_bytes_, end_); next_ < end; next_ += kLineBytes) prefetch_l2(next_);
   }
 
  private:
   const char* next_ = nullptr;
   const char* end_ = nullptr;
-  int64_t step_bytes_ = 0;
+  int64_t slice_bytes_ = 0;
 };
 
-constexpr int64_t kWordStride = 4 * kPanel;  // bytes from one row of words to the next
+constexpr int64_t kWordStride = 4 * kPanel;  // bytes between rows of words
 
-// Units, one after the other. The sums of a block of rows are finished beside the products of the next one, so there is room for two.
-class FloatProduct {
+// Multiplies one unit after another. The epilogue of a row panel runs interleaved with the TMULs of the next one, so y has two buffers.
+class AmxBf16Gemm {
  public:
-  explicit FloatProduct(const Gemm& g) : g_(g), finisher_(g) {}
-  ~FloatProduct() { _tile_release(); }
+  explicit AmxBf16Gemm(const Gemm& g) : g_(g), epilogues_(g) {}
+  ~AmxBf16Gemm() { _tile_release(); }
 
   void multiply(int64_t first_row, int64_t rows, int64_t unit) {
-    const int64_t panels = panels_of(g_), num_blocks = (rows + kBlockRows - 1) / kBlockRows;
-    PanelPrefetcher prefetcher(g_, unit, num_blocks * panels * 2 * g_.weight.num_groups());
-    for (int64_t row = 0; row < rows; row += kBlockRows) {
-      int64_t block = std::min<int64_t>(kBlockRows, rows - row);
-      if (row == 0 || block < kBlockRows) configure_tiles(static_cast<int>(block));
-      y_ = y_ == rooms_[0] ? rooms_[1] : rooms_[0];
-      for (int64_t p = 0; p < panels; ++p) multiply_block(first_row + row, block, unit * panels + p, y_ + p * kPanel, prefetcher);
-      finisher_.start(first_row + row, block, unit, y_);
+    const int64_t panels = panels_per_unit(g_), row_panels = (rows + kRowPanel - 1) / kRowPanel;
+    PanelPrefetcher prefetcher(g_, unit, row_panels * panels * 2 * g_.weight.num_groups());
+    for (int64_t row = 0; row < rows; row += kRowPanel) {
+      int64_t size = std::min<int64_t>(kRowPanel, rows - row);
+      if (row == 0 || size < kRowPanel) configure_tmm(static_cast<int>(size));
+      y_ = y_ == buffers_[0] ? buffers_[1] : buffers_[0];
+      for (int64_t p = 0; p < panels; ++p) multiply_rows(first_row + row, size, unit * panels + p, y_ + p * kPanel, prefetcher);
+      epilogues_.push(first_row + row, size, unit, y_);
     }
   }
 
-  void finish() { finisher_.finish_all(); }
+  void finish() { epilogues_.flush(); }
 
  private:
-  void multiply_block(int64_t row, int64_t block, int64_t panel, float* y, PanelPrefetcher& prefetcher) {
-    const TileWork work{g_.a.row(row), g_.a.stride, kWordStride, 0, g_.weight.num_groups(), y, kLdy * 4, block / 2};
-    if (block <= kTileRows) multiply_few(work, g_.weight.panel(panel));
-    else multiply_many(work, g_.weight.panel(panel), prefetcher);
+  void multiply_rows(int64_t row, int64_t size, int64_t panel, float* y, PanelPrefetcher& prefetcher) {
+    const TmulTask task{g_.a.row(row), g_.a.stride, kWordStride, 0, g_.weight.num_groups(), y, kLdy * 4, size / 2};
+    if (size <= kTmmRows) multiply_1xn(task, g_.weight.panel(panel));
+    else multiply_2x2(task, g_.weight.panel(panel), prefetcher);
   }
 
-  // Up to 16 rows. If there are no others they wait for memory; else the panel is in the second-level cache.
-  void multiply_few(const TileWork& work, const char* panel) {
-    constexpr int64_t kPartBytes = kGroup / 2 / 4 * kWordStride;
-    const bool from_memory = g_.rows <= kTileRows;
-    auto words = [=, bytes = g_.weight.bytes_per_group()](int64_t step) { return panel + step * bytes; };
-    multiply_flat<kPanel>(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
-      if (from_memory) prefetch_stream(words(step) + part * kPartBytes, kPartBytes);
-      if (part == 3) finisher_.finish_some(1);
+  // Up to 16 rows. If the step has no others the panel streams from memory; else it is in L2.
+  void multiply_1xn(const TmulTask& task, const char* panel) {
+    constexpr int64_t kQuarterBytes = kGroup / 2 / 4 * kWordStride;
+    const bool from_memory = g_.rows <= kTmmRows;
+    auto b_at = [=, bytes = g_.weight.bytes_per_group()](int64_t k_slice) { return panel + k_slice * bytes; };
+    tmul_1xn<kPanel>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+      if (from_memory) prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes);
+      if (i == 3) epilogues_.run_some(1);
     });
   }
 
-  // 17 to 32 rows, a strip of 32 columns after the other. What the next step reads is fetched from the second-level cache, and the
-  // next panels into it.
-  void multiply_many(TileWork work, const char* panel, PanelPrefetcher& prefetcher) {
-    constexpr int64_t kPartRows = kBlockRows / 4, kPartWords = kGroup / 2 / 4;
-    for (const char* strip = panel; strip < panel + kWordStride; strip += 2 * kLineBytes, work.sums += 2 * kTileColumns) {
-      auto words = [=, bytes = g_.weight.bytes_per_group()](int64_t step) { return strip + step * bytes; };
-      multiply_square(work, words, [&](int64_t step, int part) __attribute__((always_inline)) {
-        const char* next = words(step + 1) + part * kPartWords * kWordStride;
-        prefetch_lines(work.rows + kLineBytes * (step + 1) + part * kPartRows * work.row_stride, work.row_stride, kPartRows);
-        prefetch_lines(next, kWordStride, kPartWords);
-        prefetch_lines(next + kLineBytes, kWordStride, kPartWords);
-        if (part == 0) prefetcher.step();
-        if (part == 2) finisher_.finish_some(1);
+  // 17 to 32 rows, 32 columns at a time. Prefetches what the next k-slice reads from L2 into L1, and the next panels into L2.
+  void multiply_2x2(TmulTask task, const char* panel, PanelPrefetcher& prefetcher) {
+    constexpr int64_t kQuarterRows = kRowPanel / 4, kQuarterWords = kGroup / 2 / 4;
+    for (const char* columns = panel; columns < panel + kWordStride; columns += 2 * kLineBytes, task.c += 2 * kTmmColumns) {
+      auto b_at = [=, bytes = g_.weight.bytes_per_group()](int64_t k_slice) { return columns + k_slice * bytes; };
+      tmul_2x2(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+        const char* next = b_at(k_slice + 1) + i * kQuarterWords * kWordStride;
+        prefetch_lines(task.a + kLineBytes * (k_slice + 1) + i * kQuarterRows * task.a_stride, task.a_stride, kQuarterRows);
+        prefetch_lines(next, kWordStride, kQuarterWords);
+        prefetch_lines(next + kLineBytes, kWordStride, kQuarterWords);
+        if (i == 0) prefetcher.advance();
+        if (i == 2) epilogues_.run_some(1);
       });
     }
   }
 
   const Gemm& g_;
-  Finisher finisher_;
-  alignas(64) float rooms_[2][kBlockRows * kLdy];
-  float* y_ = rooms_[0];
+  EpilogueQueue epilogues_;
+  alignas(64) float buffers_[2][kRowPanel * kLdy];
+  float* y_ = buffers_[0];
 };
 
-static inline void gemm_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
-  int64_t most = std::max<int64_t>(1, kRowsBytes / (g.a.values_bytes() * kBlockRows)) * kBlockRows;
-  FloatProduct product(g);
+static inline void gemm_amx_bf16(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
+  int64_t most = std::max<int64_t>(1, kL3ActivationBytes / (g.a.values_bytes() * kRowPanel)) * kRowPanel;
+  AmxBf16Gemm product(g);
   for (int64_t row = 0; row < g.rows; row += most)
     for (int64_t unit = unit_begin; unit < unit_end; ++unit) product.multiply(row, std::min(most, g.rows - row), unit);
   product.finish();

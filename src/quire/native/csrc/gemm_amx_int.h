@@ -1,10 +1,11 @@
-// int8 and int4 products on matrix tiles.
+// int8 and int4 products with AMX, one kernel for both.
 //
-// Tiles multiply bytes. In int4 activations are bytes; in int8 they have 16 bits, and a row counts as two: its upper and its lower halves.
-// Sums over a wide group of K are exact, also 256 * upper + lower, which fits 32 bits; groups are added up as floats, in order. So rows may
-// be grouped in any way, and vectors may find the same sums (gemv_int4_vnni.h).
+// TMULs multiply bytes. For int4 weights activations are bytes; for int8 weights they are 16-bit, and a row counts as two rows of A, its
+// high and its low bytes. Sums over an AMX group of 256 elements are exact, also 256 * high + low, which fits 32 bits; groups are added
+// in float32, in order. So rows may be panelled in any way, and gemv_int4_vnni.h finds the same sums.
 //
-// Vectors work between the tile products: they add up the sums of what was multiplied before, and make bytes of the nibbles that come next.
+// Vector work is interleaved with the TMULs: scaling and accumulating the previous group's int32 sums into y, and unpacking the nibbles
+// of the next k-slices.
 #pragma once
 
 #include <algorithm>
@@ -14,133 +15,136 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kChunkOfRows = 128;                // rows that meet a group before the next one
-constexpr int64_t kStripColumns = 2 * kTileColumns;  // columns of a block
-constexpr int64_t kStepBytes = 4 * kStepWords;       // of a panel
-constexpr int64_t kPartBytes = kStepBytes / 4;       // beside one of four products
+constexpr int64_t kIntMcRows = 128;                // rows that multiply a group before the next group
+constexpr int64_t kPairColumns = 2 * kTmmColumns;  // columns of a 2x2 product
+constexpr int64_t kSliceBytes = 4 * kSliceWords;   // of a panel
+constexpr int64_t kQuarterBytes = kSliceBytes / 4;  // per TMUL, four of them per k-slice
 
-// Sums of a block for one group, which wait to be added to y.
-struct GroupSums {
+// The int32 sums of a row panel for one group, to be accumulated into y.
+struct PendingSums {
   const int32_t* sums;
   const uint16_t* scales;
   const char* row_scales;
   int64_t row_stride;
   float* y;
   int64_t begin, end;  // rows
-  bool is_first;       // group, whose sums meet none in y
+  bool is_first;       // the first group overwrites y
 };
 
-// Adds them, some rows beside each of four products a step, kRows in four steps. What lies at the same place for all rows stays in
-// registers: beside a tile product every instruction counts.
-template <int kHalves, int kRows, int64_t kColumns>
-class SumAdder {
+// Accumulates the previous group's int32 sums into y, interleaved with the TMULs: kRows rows per four k-slices. What is the same for
+// all rows stays in registers, because every instruction next to a TMUL counts.
+template <int kValueBytes, int kRows, int64_t kColumns>
+class SumAccumulator {
  public:
-  explicit SumAdder(const GroupSums& from) : from_(from), keeps_(static_cast<__mmask16>(from.is_first ? 0 : 0xffff)) {
+  explicit SumAccumulator(const PendingSums& from) : from_(from), keeps_(static_cast<__mmask16>(from.is_first ? 0 : 0xffff)) {
     if (from_.begin == from_.end) return;
     for (int v = 0; v < kVectors; ++v) scales_[v] = load_bf16(from_.scales + v * kLanes);
   }
 
-  QUIRE_INLINE void add_part(int64_t step, int part) const {
+  // The rows due after TMUL `i` of a k-slice.
+  QUIRE_INLINE void add_after(int64_t k_slice, int i) const {
 #pragma GCC unroll 2
-    for (int row = part * kRowsPerStep / 4; row < (part + 1) * kRowsPerStep / 4; ++row) {
-      int64_t r = step * kRowsPerStep + row;
+    for (int row = i * kRowsPerSlice / 4; row < (i + 1) * kRowsPerSlice / 4; ++row) {
+      int64_t r = k_slice * kRowsPerSlice + row;
       if (from_.begin <= r && r < from_.end) add_row(r);
     }
   }
 
-  // The rows that so many steps have left.
-  void add_rest(int64_t steps) const {
-    for (int64_t row = std::max(from_.begin, steps * kRowsPerStep); row < from_.end; ++row) add_row(row);
+  // The rows left after that many k-slices.
+  void add_rest(int64_t num_slices) const {
+    for (int64_t row = std::max(from_.begin, num_slices * kRowsPerSlice); row < from_.end; ++row) add_row(row);
   }
 
  private:
-  static constexpr int kRowsPerStep = kRows * kTileBytes / kWideGroup;
+  static constexpr int kRowsPerSlice = kRows * kTmmBytes / kAmxGroup;
   static constexpr int kVectors = kColumns / kLanes;
 
   QUIRE_INLINE void add_row(int64_t row) const {
-    const int32_t* sums = from_.sums + kHalves * row * kColumns;
+    const int32_t* sums = from_.sums + kValueBytes * row * kColumns;
     float* to = from_.y + row * kLdy;
-    vf of_row = set1(*reinterpret_cast<const float*>(from_.row_scales + row * from_.row_stride));
+    vf row_scale = set1(*reinterpret_cast<const float*>(from_.row_scales + row * from_.row_stride));
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v, sums += kLanes, to += kLanes) {
       vi total = _mm512_load_si512(sums);
-      if constexpr (kHalves == 2) total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(sums + kColumns));
-      store(to, fma(to_float(total), mul(scales_[v], of_row), _mm512_maskz_loadu_ps(keeps_, to)));
+      if constexpr (kValueBytes == 2) total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(sums + kColumns));
+      store(to, fma(to_float(total), mul(scales_[v], row_scale), _mm512_maskz_loadu_ps(keeps_, to)));
     }
   }
 
-  const GroupSums from_;
+  const PendingSums from_;
   const __mmask16 keeps_;
   vf scales_[kVectors];
 };
 
-// Units, one after the other, whose rows are finished beside the next one's products. kHalves: 2 for int8, 1 for int4.
-template <int kHalves>
-class IntProduct {
+// Multiplies one unit after another; epilogues run interleaved with the next unit's TMULs. kValueBytes is the size of an activation:
+// 2 for int8 weights, 1 for int4.
+template <int kValueBytes>
+class AmxIntGemm {
  public:
-  static constexpr bool kIsInt4 = kHalves == 1;
-  static constexpr int64_t kRows = kBlockRows / kHalves;     // of a block
-  static constexpr int64_t kFlatRows = kTileRows / kHalves;  // that fit one tile
-  static constexpr int64_t kFinishedRows = kRows / 8;       // after each block
-  using FlatAdder = SumAdder<kHalves, kFlatRows, kPanel>;
-  using SquareAdder = SumAdder<kHalves, kRows, kStripColumns>;
+  static constexpr bool kIsInt4 = kValueBytes == 1;
+  static constexpr int64_t kRows = kRowPanel / kValueBytes;    // of a 2x2 product
+  static constexpr int64_t k1xNRows = kTmmRows / kValueBytes;  // that fit one tmm
+  static constexpr int64_t kEpilogueRows = kRows / 8;         // per row panel
+  using Accumulator1xN = SumAccumulator<kValueBytes, k1xNRows, kPanel>;
+  using Accumulator2x2 = SumAccumulator<kValueBytes, kRows, kPairColumns>;
 
-  IntProduct(const Gemm& g, int64_t unit_begin, int64_t unit_end)
-      : g_(g), finisher_(g), is_alone_(g.rows <= kTileRows), is_flat_(g.rows <= kFlatRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
-    configure_tiles(static_cast<int>(block_rows()));
-    if (kIsInt4 && is_alone_) ring_ = StepRing(g.weight, unit_begin * panels_of(g), unit_end * panels_of(g), scratch_);
+  AmxIntGemm(const Gemm& g, int64_t unit_begin, int64_t unit_end)
+      : g_(g), epilogues_(g), from_memory_(g.rows <= kTmmRows), is_1xn_(g.rows <= k1xNRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
+    configure_tmm(static_cast<int>(panel_rows()));
+    if (kIsInt4 && from_memory_)
+      ring_ = UnpackRing(g.weight, unit_begin * panels_per_unit(g), unit_end * panels_per_unit(g), scratch_);
   }
-  ~IntProduct() { _tile_release(); }
+  ~AmxIntGemm() { _tile_release(); }
 
   // Rows [begin, end) times a unit.
   void multiply(int64_t begin, int64_t end, int64_t unit) {
-    const int64_t panels = panels_of(g_), blocks = (kHalves * (end - begin) + kBlockRows - 1) / kBlockRows;
-    prefetcher_ = PanelPrefetcher(g_, unit, blocks * panels * kPanel / kStripColumns * g_.weight.padded_k() / kTileBytes);
-    for (int64_t row = begin; row < end; row += kChunkOfRows) {
-      sums_of_chunk_ = sums_of_chunk_ == chunks_[0] ? chunks_[1] : chunks_[0];
-      first_row_ = row, rows_ = std::min(kChunkOfRows, end - row), is_first_ = row == begin;
-      for (int64_t p = 0; p < panels; ++p) multiply_panel(unit * panels + p, p, sums_of_chunk_ + p * kPanel);
-      finisher_.start(row, rows_, unit, sums_of_chunk_);
+    const int64_t panels = panels_per_unit(g_), row_panels = (kValueBytes * (end - begin) + kRowPanel - 1) / kRowPanel;
+    prefetcher_ = PanelPrefetcher(g_, unit, row_panels * panels * kPanel / kPairColumns * g_.weight.padded_k() / kTmmBytes);
+    for (int64_t row = begin; row < end; row += kIntMcRows) {
+      unit_y_ = unit_y_ == y_buffers_[0] ? y_buffers_[1] : y_buffers_[0];
+      first_row_ = row, rows_ = std::min(kIntMcRows, end - row), is_first_ = row == begin;
+      for (int64_t p = 0; p < panels; ++p) multiply_panel(unit * panels + p, p, unit_y_ + p * kPanel);
+      epilogues_.push(row, rows_, unit, unit_y_);
     }
   }
 
-  void finish() { finisher_.finish_all(); }
+  void finish() { epilogues_.flush(); }
 
  private:
-  // y [rows, kLdy] = the products of the chunk with a panel, whose bytes are `place` panels into the scratch; the first chunk that
-  // meets it leaves them there.
+  // y [rows, kLdy] = up to kIntMcRows rows times a panel. An int4 panel is unpacked into slot `place` of the scratch by the first rows
+  // that meet it.
   void multiply_panel(int64_t panel, int64_t place, float* y) {
     panel_ = panel, y_ = y;
     for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
-      if (is_flat_) multiply_flat_group(group);
-      else multiply_square_group(group, kIsInt4 ? widened(group, place) : g_.weight.word(panel, group, 0, 0));
+      if (is_1xn_) multiply_group_1xn(group);
+      else multiply_group_2x2(group, kIsInt4 ? unpacked(group, place) : g_.weight.word(panel, group, 0, 0));
     }
-    if (is_flat_) FlatAdder(pending_).add_rest(0);
-    else SquareAdder(pending_).add_rest(0);
+    if (is_1xn_) Accumulator1xN(pending_).add_rest(0);
+    else Accumulator2x2(pending_).add_rest(0);
     pending_ = {};
   }
 
-  // The bytes of a group, and the next one begun.
-  const uint32_t* widened(int64_t group, int64_t place) {
-    uint32_t* words = scratch_ + place * g_.weight.padded_k() / 4 * kPanel + group * kWideGroupWords;
+  // A group's unpacked words; also starts to unpack the next group.
+  const uint32_t* unpacked(int64_t group, int64_t place) {
+    uint32_t* words = scratch_ + place * g_.weight.padded_k() / 4 * kPanel + group * kAmxGroupWords;
     if (!is_first_) return words;
-    if (group == 0) widener_ = GroupWidener(g_.weight, panel_, 0, words);
-    widener_.widen_all();
-    if (group + 1 < g_.weight.num_groups()) widener_ = GroupWidener(g_.weight, panel_, group + 1, words + kWideGroupWords);
+    if (group == 0) unpacker_ = GroupUnpacker(g_.weight, panel_, 0, words);
+    unpacker_.unpack_all();
+    if (group + 1 < g_.weight.num_groups()) unpacker_ = GroupUnpacker(g_.weight, panel_, group + 1, words + kAmxGroupWords);
     return words;
   }
 
-  TileWork work_of(int64_t group, int64_t row, int64_t columns) {
-    sums_ = sums_ == rooms_[0] ? rooms_[1] : rooms_[0];
-    int64_t steps = g_.weight.elements_of(group) / kTileBytes;
-    return {rows_at(row, group), g_.a.stride / kHalves, kWordStride, 0, steps, reinterpret_cast<float*>(sums_), columns * 4, block_rows() / 2};
+  TmulTask task_of(int64_t group, int64_t row, int64_t columns) {
+    sums_ = sums_ == sum_buffers_[0] ? sum_buffers_[1] : sum_buffers_[0];
+    int64_t slices = g_.weight.group_elements(group) / kTmmBytes;
+    return {a_at(row, group), g_.a.stride / kValueBytes, kWordStride, 0, slices, reinterpret_cast<float*>(sums_), columns * 4, panel_rows() / 2};
   }
-  int64_t block_rows() const { return std::min(kHalves * g_.rows, int64_t{kBlockRows}); }
-  const char* rows_at(int64_t row, int64_t group) const { return g_.a.row(first_row_ + row) + group * kWideGroup; }
+  int64_t panel_rows() const { return std::min(kValueBytes * g_.rows, int64_t{kRowPanel}); }
+  const char* a_at(int64_t row, int64_t group) const { return g_.a.row(first_row_ + row) + group * kAmxGroup; }
 
-  // What is added up beside the next products.
-  void leave_sums(int64_t group, int64_t row, int64_t column, int64_t begin, int64_t end) {
-    const char* row_scales = reinterpret_cast<const char*>(g_.a.wide_scales(first_row_ + row) + group);
+  // Queues the sums just stored; they are accumulated during the next TMULs.
+  void queue_sums(int64_t group, int64_t row, int64_t column, int64_t begin, int64_t end) {
+    const char* row_scales = reinterpret_cast<const char*>(g_.a.amx_scales(first_row_ + row) + group);
     const uint16_t* scales = g_.weight.scales(panel_, group) + column;
     pending_ = {sums_, scales, row_scales, g_.a.stride, y_ + row * kLdy + column, begin, end, group == 0};
   }
@@ -149,115 +153,116 @@ class IntProduct {
     prefetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes());
   }
 
-  void multiply_flat_group(int64_t group) {
-    const FlatAdder adder(pending_);
-    const TileWork work = work_of(group, 0, kPanel);
+  void multiply_group_1xn(int64_t group) {
+    const Accumulator1xN accumulator(pending_);
+    const TmulTask task = task_of(group, 0, kPanel);
     if constexpr (kIsInt4) {
-      StepRing ring = ring_;
-      auto words_at = [&](int64_t step) { return reinterpret_cast<const char*>(ring.words(first_step_ + step)); };
-      multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
-        adder.add_part(step, part);
-        ring.widen_part(part);
+      UnpackRing ring = ring_;
+      auto b_at = [&](int64_t k_slice) { return reinterpret_cast<const char*>(ring.words(first_slice_ + k_slice)); };
+      tmul_1xn<kPanel, TmmElement::kInt8>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+        accumulator.add_after(k_slice, i);
+        ring.unpack_quarter(i);
       });
       ring_ = ring;
-      first_step_ += work.end;
+      first_slice_ += task.end;
     } else {
       const char* words = reinterpret_cast<const char*>(g_.weight.word(panel_, group, 0, 0));
-      auto words_at = [=](int64_t step) { return words + step * kStepBytes; };
+      auto b_at = [=](int64_t k_slice) { return words + k_slice * kSliceBytes; };
       prefetch_scales(group);
-      multiply_flat<kPanel, TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
-        prefetch_stream(words_at(step) + part * kPartBytes, kPartBytes);
-        adder.add_part(step, part);
+      tmul_1xn<kPanel, TmmElement::kInt8>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+        prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes);
+        accumulator.add_after(k_slice, i);
       });
     }
-    adder.add_rest(work.end);
-    leave_sums(group, 0, 0, 0, rows_);
-    finisher_.finish_some(kFinishedRows);
+    accumulator.add_rest(task.end);
+    queue_sums(group, 0, 0, 0, rows_);
+    epilogues_.run_some(kEpilogueRows);
   }
 
-  // Blocks of 16 rows, or 32 in int4; the last one may begin among the rows before it, also those of another chunk, whose sums are there already.
-  void multiply_square_group(int64_t group, const uint32_t* words) {
-    for (int64_t column = 0; column < kPanel; column += kStripColumns)
+  // Row panels of 16 rows, or 32 in int4. The last panel may start before its first new row, even among rows that were multiplied
+  // earlier; only its new rows are accumulated.
+  void multiply_group_2x2(int64_t group, const uint32_t* words) {
+    for (int64_t column = 0; column < kPanel; column += kPairColumns)
       for (int64_t row = 0; row < rows_; row += kRows) {
         int64_t first = g_.rows <= kRows ? 0 : std::min(row, rows_ - kRows);
-        if (!kIsInt4 && is_alone_) multiply_lonely_block(group, words, column);
-        else multiply_block(group, words + column, first);
-        leave_sums(group, first, column, row - first, std::min(kRows, rows_ - first));
-        finisher_.finish_some(kFinishedRows);
+        if (!kIsInt4 && from_memory_) multiply_rows_from_memory(group, words, column);
+        else multiply_rows(group, words + column, first);
+        queue_sums(group, first, column, row - first, std::min(kRows, rows_ - first));
+        epilogues_.run_some(kEpilogueRows);
       }
   }
 
-  // Up to 16 rows of int8 that are all there are. Words come from memory: those of the next group, half of them beside each strip, into
-  // the second-level cache, and from there those of the strip's next step.
-  void multiply_lonely_block(int64_t group, const uint32_t* words, int64_t column) {
-    constexpr int64_t kPartWords = kTileBytes / 4 / 4;
-    auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + column + step * kStepWords); };
-    const int64_t bytes = g_.weight.elements_of(group) * kPanel;
+  // int8 with 9 to 16 rows in all: weights stream from memory. Prefetches the next group into L2, one half per column pair, and this
+  // pair's next k-slice from there into L1.
+  void multiply_rows_from_memory(int64_t group, const uint32_t* words, int64_t column) {
+    constexpr int64_t kQuarterWords = kTmmBytes / 4 / 4;
+    auto b_at = [=](int64_t k_slice) { return reinterpret_cast<const char*>(words + column + k_slice * kSliceWords); };
+    const int64_t bytes = g_.weight.group_elements(group) * kPanel;
     const char* l2_next = reinterpret_cast<const char*>(words) + bytes + g_.weight.header_bytes() + (column > 0 ? bytes / 2 : 0);
     if (column == 0) prefetch_l2(l2_next - 2 * kLineBytes), prefetch_l2(l2_next - kLineBytes);
-    const SquareAdder adder(pending_);
-    const TileWork work = work_of(group, 0, kStripColumns);
-    multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
-      for (int64_t line = 0; line < kPartBytes / 2; line += kLineBytes) prefetch_l2(l2_next + line);
-      l2_next += kPartBytes / 2;
-      const char* next = words_at(step + 1) + part * kPartWords * kWordStride;
-      prefetch_lines(next, kWordStride, kPartWords);
-      prefetch_lines(next + kLineBytes, kWordStride, kPartWords);
-      adder.add_part(step, part);
+    const Accumulator2x2 accumulator(pending_);
+    const TmulTask task = task_of(group, 0, kPairColumns);
+    tmul_2x2<TmmElement::kInt8>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+      for (int64_t line = 0; line < kQuarterBytes / 2; line += kLineBytes) prefetch_l2(l2_next + line);
+      l2_next += kQuarterBytes / 2;
+      const char* next = b_at(k_slice + 1) + i * kQuarterWords * kWordStride;
+      prefetch_lines(next, kWordStride, kQuarterWords);
+      prefetch_lines(next + kLineBytes, kWordStride, kQuarterWords);
+      accumulator.add_after(k_slice, i);
     });
-    adder.add_rest(work.end);
+    accumulator.add_rest(task.end);
   }
 
-  // One block of many. Rows are fetched for the next step or the next block, words by the first block for all.
-  void multiply_block(int64_t group, const uint32_t* words, int64_t row) {
-    constexpr int64_t kPartRows = kBlockRows / 4, kPartWords = kTileBytes / 4 / 4;
-    const TileWork work = work_of(group, row, kStripColumns);
-    auto words_at = [=](int64_t step) { return reinterpret_cast<const char*>(words + step * kStepWords); };
-    const char* next_rows = rows_at(row + 2 * kRows <= rows_ ? row + kRows : row, group);
+  // One row panel of many. Prefetches the rows of the next k-slice or panel; the first panel prefetches the words for all of them.
+  void multiply_rows(int64_t group, const uint32_t* words, int64_t row) {
+    constexpr int64_t kQuarterRows = kRowPanel / 4, kQuarterWords = kTmmBytes / 4 / 4;
+    const TmulTask task = task_of(group, row, kPairColumns);
+    auto b_at = [=](int64_t k_slice) { return reinterpret_cast<const char*>(words + k_slice * kSliceWords); };
+    const char* next_a = a_at(row + 2 * kRows <= rows_ ? row + kRows : row, group);
     const bool is_first = row <= 0;
-    const SquareAdder adder(pending_);
-    GroupWidener widener = widener_;
+    const Accumulator2x2 accumulator(pending_);
+    GroupUnpacker unpacker = unpacker_;
     PanelPrefetcher prefetcher = prefetcher_;
-    multiply_square<TileElement::kByte>(work, words_at, [&](int64_t step, int part) __attribute__((always_inline)) {
-      const char* rows = step + 1 < work.end ? work.rows + kLineBytes * (step + 1) : next_rows;
-      prefetch_lines(rows + part * kPartRows * work.row_stride, work.row_stride, kPartRows);
+    tmul_2x2<TmmElement::kInt8>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+      const char* a = k_slice + 1 < task.end ? task.a + kLineBytes * (k_slice + 1) : next_a;
+      prefetch_lines(a + i * kQuarterRows * task.a_stride, task.a_stride, kQuarterRows);
       if (is_first) {
-        const char* next = words_at(step + 1) + part * kPartWords * kWordStride;
-        prefetch_lines(next, kWordStride, kPartWords);
-        prefetch_lines(next + kLineBytes, kWordStride, kPartWords);
+        const char* next = b_at(k_slice + 1) + i * kQuarterWords * kWordStride;
+        prefetch_lines(next, kWordStride, kQuarterWords);
+        prefetch_lines(next + kLineBytes, kWordStride, kQuarterWords);
       }
-      if (part == 0) prefetcher.step();
-      adder.add_part(step, part);
-      if constexpr (kIsInt4) widener.widen_piece();
+      if (i == 0) prefetcher.advance();
+      accumulator.add_after(k_slice, i);
+      if constexpr (kIsInt4) unpacker.unpack_some();
     });
-    widener_ = widener;
+    unpacker_ = unpacker;
     prefetcher_ = prefetcher;
-    adder.add_rest(work.end);
+    accumulator.add_rest(task.end);
   }
 
   const Gemm& g_;
-  Finisher finisher_;
-  const bool is_alone_;  // up to 16 rows: weights come from memory
-  const bool is_flat_;   // rows that fit one tile
+  EpilogueQueue epilogues_;
+  const bool from_memory_;  // up to 16 rows: weights stream from memory
+  const bool is_1xn_;       // A fits one tmm
   uint32_t* const scratch_;
   int64_t first_row_ = 0, rows_ = 0, panel_ = 0;
   bool is_first_ = true;
   float* y_ = nullptr;
   PanelPrefetcher prefetcher_;
-  GroupSums pending_{};
-  GroupWidener widener_;
-  StepRing ring_;
-  int64_t first_step_ = 0;  // of the group, among those of the ring
-  alignas(64) int32_t rooms_[2][kBlockRows * kStripColumns];
-  int32_t* sums_ = rooms_[0];
-  alignas(64) float chunks_[2][kChunkOfRows * kLdy];
-  float* sums_of_chunk_ = chunks_[0];
+  PendingSums pending_{};
+  GroupUnpacker unpacker_;
+  UnpackRing ring_;
+  int64_t first_slice_ = 0;  // of the group, within the ring's count
+  alignas(64) int32_t sum_buffers_[2][kRowPanel * kPairColumns];
+  int32_t* sums_ = sum_buffers_[0];
+  alignas(64) float y_buffers_[2][kIntMcRows * kLdy];
+  float* unit_y_ = y_buffers_[0];
 };
 
-template <int kHalves>
-static inline void gemm_int_tiles(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
-  int64_t most = std::max<int64_t>(1, kRowsBytes / (g.a.stride * kChunkOfRows)) * kChunkOfRows;
-  IntProduct<kHalves> product(g, unit_begin, unit_end);
+template <int kValueBytes>
+static inline void gemm_amx_int(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
+  int64_t most = std::max<int64_t>(1, kL3ActivationBytes / (g.a.stride * kIntMcRows)) * kIntMcRows;
+  AmxIntGemm<kValueBytes> product(g, unit_begin, unit_end);
   for (int64_t row = 0; row < g.rows; row += most)
     for (int64_t unit = unit_begin; unit < unit_end; ++unit) product.multiply(row, std::min(row + most, g.rows), unit);
   product.finish();

@@ -1,4 +1,4 @@
-// What follows a product while it is still in cache: bias, residual, activation, gate, and the format of the next product.
+// What follows a product while C is still in cache: bias, residual, activation, gate, conversion to the next product's format.
 #pragma once
 
 #include "prefetch.h"
@@ -7,11 +7,11 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kLdy = 2 * kPanel;  // sums of a row: the panels of a pair
+constexpr int64_t kLdy = 2 * kPanel;  // accumulators per row: the panels of a gate/up pair
 
 static inline vf with_bias(const Gemm& g, int64_t column, vf y) { return g.bias ? add(y, load(g.bias + column)) : y; }
 
-static inline void finish_out(const Gemm& g, int64_t row, int64_t panel, const float* y) {
+static inline void store_out(const Gemm& g, int64_t row, int64_t panel, const float* y) {
   int64_t column = panel * kPanel;
   int64_t width = g.num_columns - column < kPanel ? g.num_columns - column : kPanel;
   float* out = g.out + row * g.ldo + column - g.out_column;
@@ -23,7 +23,7 @@ static inline void finish_out(const Gemm& g, int64_t row, int64_t panel, const f
   }
 }
 
-static inline void finish_hidden(const Gemm& g, int64_t row, int64_t unit, const float* y) {
+static inline void store_hidden(const Gemm& g, int64_t row, int64_t unit, const float* y) {
   bool gated = g.epilogue == Epilogue::kGate;
   int64_t column = unit * kPanel * (gated ? 2 : 1);
   float hidden[kPanel];
@@ -36,46 +36,46 @@ static inline void finish_hidden(const Gemm& g, int64_t row, int64_t unit, const
   for (int c = 0; c < kPanel && first + c < end; c += kGroup) write_group(g.hidden, row, first + c, hidden + c, kGroup);
 }
 
-static inline int panels_of(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
-static inline bool goes_to_hidden(const Gemm& g) { return g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate; }
+static inline int panels_per_unit(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
+static inline bool writes_hidden(const Gemm& g) { return g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate; }
 
-// y: the products of one row with the panels of a unit.
-static inline void finish(const Gemm& g, int64_t row, int64_t unit, const float* y) {
-  if (goes_to_hidden(g))
-    finish_hidden(g, row, unit, y);
+// y: one row's products with the panels of a unit.
+static inline void run_epilogue(const Gemm& g, int64_t row, int64_t unit, const float* y) {
+  if (writes_hidden(g))
+    store_hidden(g, row, unit, y);
   else
-    finish_out(g, row, unit, y);
+    store_out(g, row, unit, y);
 }
 
-// Rows whose products with a unit are in y. They are finished one at a time, beside the tile products of what comes next: a row's lines in
-// memory, which are fetched some rows before, are waited for there too.
-class Finisher {
+// Rows whose products with a unit are in y and whose epilogue is pending. Epilogues run one row at a time, interleaved with the TMULs
+// of the next row panel, which hides the latency of their stores; the destination lines are prefetched some rows ahead.
+class EpilogueQueue {
  public:
-  explicit Finisher(const Gemm& g) : g_(g) {}
+  explicit EpilogueQueue(const Gemm& g) : g_(g) {}
 
-  void start(int64_t first_row, int64_t rows, int64_t unit, const float* y) {
-    finish_all();
+  void push(int64_t first_row, int64_t rows, int64_t unit, const float* y) {
+    flush();
     row_ = first_row, end_ = first_row + rows, unit_ = unit, y_ = y;
   }
 
-  QUIRE_INLINE void finish_some(int64_t rows) {
-    for (; rows > 0 && row_ < end_; --rows) finish_one();
+  QUIRE_INLINE void run_some(int64_t rows) {
+    for (; rows > 0 && row_ < end_; --rows) run_next();
   }
 
-  void finish_all() { finish_some(end_ - row_); }
+  void flush() { run_some(end_ - row_); }
 
  private:
   static constexpr int64_t kAhead = 8;
 
-  [[gnu::noinline]] void finish_one() {
+  [[gnu::noinline]] void run_next() {
     if (row_ + kAhead < g_.rows) prefetch(row_ + kAhead);
-    finish(g_, row_++, unit_, y_);
+    run_epilogue(g_, row_++, unit_, y_);
     y_ += kLdy;
   }
 
   void prefetch(int64_t row) const {
-    const int64_t bytes = goes_to_hidden(g_) && g_.hidden.format == RowFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
-    const char* first = goes_to_hidden(g_) ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
+    const int64_t bytes = writes_hidden(g_) && g_.hidden.format == ActivationFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
+    const char* first = writes_hidden(g_) ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
     prefetch_lines(first + unit_ * bytes, kLineBytes, static_cast<int>(bytes / kLineBytes));
   }
 

@@ -1,24 +1,23 @@
-// Micro-kernels over float32 and bfloat16 panels: R rows of activations times V vectors of columns, fed in K order.
+// Micro-kernels over float32 and bfloat16 panels: R rows of activations times V vectors of columns, in K order.
 //
-// The sums live in `y` between calls, so that a panel can be read a piece of K at a time while it is in the first-level cache.
-// Leaving registers rounds nothing: an output is one lane whose additions happen in the same order whatever R, V and the
-// pieces are.
+// Accumulators live in `y` between calls, so that a panel can be read one K-slice at a time while the slice is in L1. Storing an
+// accumulator rounds nothing: an output is one lane whose additions happen in the same order for every R, V and slice size.
 #pragma once
 
-#include "prefetch.h"
 #include "kernels.h"
+#include "prefetch.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
 
-// Vectors of columns beside R rows of sums: all that fit into registers.
+// Vectors of columns per R rows of accumulators: as many as fit in registers.
 template <int R>
 constexpr int kFloatVectors = kLanes == 16 ? 4 : R == 1 ? 8 : R == 2 ? 4 : 2;
 
-constexpr int kMaxFloatRows = 6;
+constexpr int kMaxFloatRows = 6;  // of a row panel
 
 template <int R, int V>
-struct Sums {
+struct Accumulators {
   vf at[R][V];
 
   void load_from(const float* y, int64_t ldy) {
@@ -32,15 +31,15 @@ struct Sums {
   void add(const char* const (&a)[R], int64_t k, const vf (&columns)[V]) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      vf x = everywhere(reinterpret_cast<const float*>(a[r]) + k);
+      vf x = broadcast(reinterpret_cast<const float*>(a[r]) + k);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) add_product(at[r][v], x, columns[v]);
+      for (int v = 0; v < V; ++v) fma_into(at[r][v], x, columns[v]);
     }
   }
 };
 
-// Groups [begin, end) of K. While a tile of rows meets them, it prefetches its part of what follows: `prefetch_bytes` for every row of
-// words (0: nothing), counted from `read` on, as far ahead as is best for few rows or for many.
+// Groups [begin, end) of K. While a row panel reads them it prefetches its part of what follows: `prefetch_bytes` per row of words
+// (0: none), counted from `read`, at the distance that is best for few rows or for many.
 struct GroupRange {
   int64_t begin;
   int64_t end;
@@ -49,15 +48,16 @@ struct GroupRange {
   bool has_few_rows;
 };
 
-// Fetches in the order of addresses and as evenly as words are read, whatever the order in which tiles and passes read them:
-// bursts would find the line buffers full, and other orders the hardware's prefetcher asleep.
+// Prefetches in address order and at the rate words are read, whatever order row panels and passes read them in: bursts would find the
+// line buffers full, and other orders defeat the hardware prefetcher.
 class Prefetcher {
  public:
-  explicit Prefetcher(const GroupRange& groups) : next_(groups.read), bytes_per_word_row_(groups.prefetch_bytes), has_few_rows_(groups.has_few_rows) {}
+  explicit Prefetcher(const GroupRange& groups)
+      : next_(groups.read), bytes_per_word_row_(groups.prefetch_bytes), has_few_rows_(groups.has_few_rows) {}
 
-  // Called once for V vectors of words.
+  // Call once per V vectors of words.
   template <int V>
-  void step() {
+  void advance() {
     if (bytes_per_word_row_ == 0) return;
     int64_t bytes = bytes_per_word_row_ * V * kLanes / kPanel;
     if (has_few_rows_)
@@ -76,14 +76,14 @@ class Prefetcher {
 struct Float32 {
   static constexpr int kWords = kGroup;
 
-  // A group: `k` is its first element, `w` its first row of words from the columns on.
+  // sums += R rows times one group: `k` is its first element, `w` its first row of words, at the columns to multiply.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Sums<R, V>& sums) {
-    for (int i = 0; i < kGroup; ++i) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Accumulators<R, V>& sums) {
+    for (int i = 0; i < kWords; ++i) {
       vf columns[V];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) columns[v] = load(reinterpret_cast<const float*>(w + i * kPanel + v * kLanes));
-      prefetcher.step<V>();
+      prefetcher.advance<V>();
       sums.add(a, k + i, columns);
     }
   }
@@ -94,47 +94,47 @@ struct BFloat16 {
 
 #if defined(QUIRE_BF16_DOT)
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Accumulators<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       vi columns[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = load_pairs(w + i * kPanel + v * kLanes);
-      prefetcher.step<V>();
+      for (int v = 0; v < V; ++v) columns[v] = load_words(w + i * kPanel + v * kLanes);
+      prefetcher.advance<V>();
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        vi x = set1_pair(reinterpret_cast<const uint32_t*>(a[r])[k / 2 + i]);
+        vi x = set1_word(reinterpret_cast<const uint32_t*>(a[r])[k / 2 + i]);
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sums.at[r][v] = dot_pairs(sums.at[r][v], x, columns[v]);
+        for (int v = 0; v < V; ++v) sums.at[r][v] = dpbf16(sums.at[r][v], x, columns[v]);
       }
     }
   }
 #else
-  // Rows are floats here: the even element of every pair first, then the odd one.
+  // Activations are floats here (kBF16AsF32): the even element of each pair first, then the odd one.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Sums<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Accumulators<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       const uint32_t* pairs = w + i * kPanel;
       vf columns[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = even_at(pairs + v * kLanes);
-      prefetcher.step<V>();
+      for (int v = 0; v < V; ++v) columns[v] = load_even_bf16(pairs + v * kLanes);
+      prefetcher.advance<V>();
       sums.add(a, k + 2 * i, columns);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = odd_at(pairs + v * kLanes);
+      for (int v = 0; v < V; ++v) columns[v] = load_odd_bf16(pairs + v * kLanes);
       sums.add(a, k + 2 * i + 1, columns);
     }
   }
 #endif
 };
 
-// y [R, 64] += the products of some groups of K of one panel.
+// y [R, 64] += R rows times some groups of one panel.
 template <class Format, int R>
 static inline void multiply_floats(const char* const (&a)[R], const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
   constexpr int V = kFloatVectors<R>;
   Prefetcher prefetcher(groups);
   for (int column = 0; column < kPanel; column += V * kLanes) {
     const uint32_t* w = reinterpret_cast<const uint32_t*>(panel) + column;
-    Sums<R, V> sums;
+    Accumulators<R, V> sums;
     sums.load_from(y + column, ldy);
     for (int64_t group = groups.begin; group < groups.end; ++group)
       Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, prefetcher, sums);

@@ -1,10 +1,9 @@
-// The kernels, compiled once for each instruction set under the namespace QUIRE_ISA.
+// The kernels, compiled once per instruction set in the namespace QUIRE_ISA.
 #include "rope_append_kv.h"
 #include "attention.h"
 #include "gemm.h"
 #include "logit_kernels.h"
 #include "pack_panel.h"
-#include "approx_exp_sum.h"
 #include "norm_embed.h"
 #include "peak_flops.h"
 
@@ -27,11 +26,11 @@ static void softcap_all(float* x, int64_t count, float cap) {
 static uint64_t read(const char* data, int64_t num_bytes) {
   constexpr int kStreams = 8;
   vi acc[kStreams];
-  for (vi& x : acc) x = set1_pair(0);
+  for (vi& x : acc) x = set1_word(0);
   for (int64_t i = 0; i + kStreams * static_cast<int64_t>(sizeof(vi)) <= num_bytes; i += kStreams * sizeof(vi)) {
     prefetch_stream(data + i, kStreams * sizeof(vi));
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) acc[s] = xor_bits(acc[s], load_pairs(reinterpret_cast<const uint32_t*>(data + i) + s * kLanes));
+    for (int s = 0; s < kStreams; ++s) acc[s] = xor_bits(acc[s], load_words(reinterpret_cast<const uint32_t*>(data + i) + s * kLanes));
   }
   uint64_t sum = 0;
   for (vi x : acc) {
@@ -46,22 +45,37 @@ static uint64_t read(const char* data, int64_t num_bytes) {
 #define QUIRE_NAME(x) QUIRE_TEXT(x)
 
 #if defined(QUIRE_BF16_DOT)
-constexpr RowFormat kBF16Rows = RowFormat::kBF16;
+constexpr ActivationFormat kBF16Activations = ActivationFormat::kBF16;
 #else
-constexpr RowFormat kBF16Rows = RowFormat::kRounded;
+constexpr ActivationFormat kBF16Activations = ActivationFormat::kBF16AsF32;
 #endif
 
 #if defined(QUIRE_AMX)
-constexpr bool kHasIntegerTiles = true;
+constexpr PackLayout kIntLayout = PackLayout::kAmx;
 #else
-constexpr bool kHasIntegerTiles = false;
+constexpr PackLayout kIntLayout = PackLayout::kVnni;
 #endif
 
 extern const Kernels kernels = {
-    QUIRE_NAME(QUIRE_ISA), kHasIntegerTiles, {RowFormat::kF32, kBF16Rows, kInt8Rows, RowFormat::kInt8, RowFormat::kHalves, RowFormat::kWide},
-    pack, gemm, norm, embed, rotate_append, attend, attend_split, merge_splits, activate_all, softcap_all,
-    is_finite, {block_maxima<float, vs>, select_ids<float>, rough_sum<float>, add_shades<float>},
-    {block_maxima<double, vd>, select_ids<double>, rough_sum<double>, add_shades<double>}, spin, read,
+    QUIRE_NAME(QUIRE_ISA),
+    kIntLayout,
+    {ActivationFormat::kF32, kBF16Activations, kInt8Activations, ActivationFormat::kInt8, ActivationFormat::kInt16Split,
+     ActivationFormat::kInt8Wide},
+    pack,
+    gemm,
+    norm,
+    embed,
+    rope_append_kv,
+    attend,
+    attend_split,
+    merge_splits,
+    activate_all,
+    softcap_all,
+    is_finite,
+    {span_maxima<float, vs>, select_ids<float>, approx_exp_sum<float>, add_residuals<float>},
+    {span_maxima<double, vd>, select_ids<double>, approx_exp_sum<double>, add_residuals<double>},
+    peak_flops,
+    read,
 };
 
 }  // namespace quire::QUIRE_ISA

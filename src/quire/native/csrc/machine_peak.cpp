@@ -48,7 +48,7 @@ double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_by
 }
 
 double measure_flops(const std::string& isa, int num_threads, WeightFormat format, int rounds) {
-  constexpr int64_t kSpins = 1 << 20, kUnits = 4;
+  constexpr int64_t kRounds = 1 << 20, kUnits = 4;
   const Kernels& kernels = choose_kernels(isa);
   require_positive(rounds, "rounds");
   ThreadPool threads(num_threads);
@@ -58,7 +58,7 @@ double measure_flops(const std::string& isa, int num_threads, WeightFormat forma
     flops = 0;
     threads.run(num_threads * kUnits, 1, [&](int64_t begin, int64_t end, int) {
       float sum = 0.0f;
-      flops += kernels.spin(format, (end - begin) * kSpins, sum);
+      flops += kernels.peak_flops(format, (end - begin) * kRounds, sum);
       sink += sum > 0.0f;
     });
   });

@@ -1,4 +1,4 @@
-// Row-wise kernels: embedding and normalisation. Each row is worked on alone.
+// Row-wise kernels: norms, conversion of activations, embedding. Rows are independent.
 #pragma once
 
 #include "kernels.h"
@@ -13,27 +13,27 @@ static inline float mean_square(const float* x, int64_t size, float mean) {
   for (int64_t i = 0; i < size; i += kLanes) {
     int n = lanes_left(i, size);
     vf d = sub(load_n(x + i, n), set1(mean));
-    if (n < kLanes) d = if_less(lane_index(), set1(static_cast<float>(n)), d, set1(0.0f));
+    if (n < kLanes) d = select_less(lane_index(), set1(static_cast<float>(n)), d, set1(0.0f));
     sum = fma(d, d, sum);
   }
-  return sum_of(sum) / static_cast<float>(size);
+  return reduce_add(sum) / static_cast<float>(size);
 }
 
 static inline float mean_of(const float* x, int64_t size) {
   vf sum = set1(0.0f);
   for (int64_t i = 0; i < size; i += kLanes) sum = add(sum, load_n(x + i, lanes_left(i, size)));
-  return sum_of(sum) / static_cast<float>(size);
+  return reduce_add(sum) / static_cast<float>(size);
 }
 
-// The n normalised values from column i on, or the values themselves where there is no weight; zero beyond.
-static inline void normed_values(const Norm& a, const float* x, int64_t i, vf mean, vf factor, float* y) {
+// y [32] = the normalized values from column i on, or the values themselves without a weight; zero beyond the row's end.
+static inline void normalized_values(const Norm& a, const float* x, int64_t i, vf mean, vf factor, float* y) {
   for (int64_t c = 0; c < kGroup; c += kLanes) {
     int n = i + c < a.size ? lanes_left(i + c, a.size) : 0;
     vf value = load_n(x + i + c, n);
     if (a.weight) {
       value = mul(mul(sub(value, mean), factor), load_n(a.weight + i + c, n));
       if (a.bias) value = add(value, load_n(a.bias + i + c, n));
-      value = if_less(lane_index(), set1(static_cast<float>(n)), value, set1(0.0f));
+      value = select_less(lane_index(), set1(static_cast<float>(n)), value, set1(0.0f));
     }
     store(y + c, value);
   }
@@ -47,12 +47,12 @@ static inline void add_values(float* residual, const float* y, int n) {
 }
 
 #if defined(QUIRE_AMX)
-static inline void norm_row_in_wide_groups(const Norm& a, const float* x, int64_t row, vf mean, vf factor) {
-  float y[kWideGroup];
-  for (int64_t begin = 0, end = round_up(a.size, kTileBytes); begin < end; begin += kWideGroup) {
-    int64_t count = std::min<int64_t>(kWideGroup, end - begin);
-    for (int64_t i = 0; i < count; i += kGroup) normed_values(a, x, begin + i, mean, factor, y + i);
-    quantise_wide_group(a.out, row, begin, y, count);
+static inline void norm_row_in_amx_groups(const Norm& a, const float* x, int64_t row, vf mean, vf factor) {
+  float y[kAmxGroup];
+  for (int64_t begin = 0, end = round_up(a.size, kTmmBytes); begin < end; begin += kAmxGroup) {
+    int64_t count = std::min<int64_t>(kAmxGroup, end - begin);
+    for (int64_t i = 0; i < count; i += kGroup) normalized_values(a, x, begin + i, mean, factor, y + i);
+    quantize_amx_group(a.out, row, begin, y, count);
   }
 }
 #endif
@@ -61,13 +61,13 @@ static inline void norm_row(const Norm& a, const float* x, int64_t row) {
   float mean = a.weight && a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
   vf factor = a.weight ? inverse_sqrt(mean_square(x, a.size, mean) + a.eps) : set1(1.0f);
 #if defined(QUIRE_AMX)
-  bool is_wide = a.out.format == RowFormat::kHalves || a.out.format == RowFormat::kWide;
-  if (!a.adds && is_wide) return norm_row_in_wide_groups(a, x, row, set1(mean), factor);
+  bool has_amx_groups = a.out.format == ActivationFormat::kInt16Split || a.out.format == ActivationFormat::kInt8Wide;
+  if (!a.adds && has_amx_groups) return norm_row_in_amx_groups(a, x, row, set1(mean), factor);
 #endif
   for (int64_t i = 0; i < a.size; i += kGroup) {
     float y[kGroup];
     int n = a.size - i < kGroup ? static_cast<int>(a.size - i) : kGroup;
-    normed_values(a, x, i, set1(mean), factor, y);
+    normalized_values(a, x, i, set1(mean), factor, y);
     if (a.adds)
       add_values(reinterpret_cast<float*>(a.out.row(row)) + i, y, n);
     else
@@ -79,55 +79,55 @@ static void norm(const Norm& a, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) norm_row(a, a.x + (a.rows ? a.rows[row] : row) * a.ldx, row);
 }
 
-// Weights of one column as they lie in a group: words a panel's width apart.
-struct ColumnOfGroup {
+// One column of a group of packed weights. Its words are a panel's width apart.
+struct GroupColumn {
   const uint32_t* words;
-  const uint8_t* multipliers;  // of int4 on tiles, for 32 elements each
-  float scale;                 // of integers
+  const uint8_t* sub_scales;  // int4 AMX: one per 32 elements
+  float scale;                // integer formats
 
-  ColumnOfGroup(const Panels& w, int64_t column, int64_t group)
-      : words(w.word(column / kPanel, group, column % kPanel, 0)), multipliers(w.multipliers(column / kPanel, group, 0) + column % kPanel),
+  GroupColumn(const Panels& w, int64_t column, int64_t group)
+      : words(w.word(column / kPanel, group, column % kPanel, 0)), sub_scales(w.sub_scales(column / kPanel, group, 0) + column % kPanel),
         scale(w.header_bytes() ? from_bf16(w.scales(column / kPanel, group)[column % kPanel]) : 0.0f) {}
 
   template <WeightFormat kFormat>
   float weight(int64_t element) const {
-    constexpr int64_t kPerWord = 32 / bits_of(kFormat);
+    constexpr int64_t kPerWord = 32 / bits_per_weight(kFormat);
     uint32_t word = words[element / kPerWord * kPanel];
-    if constexpr (kFormat == WeightFormat::kF32) return float_of(word);
+    if constexpr (kFormat == WeightFormat::kF32) return float_from_bits(word);
     if constexpr (kFormat == WeightFormat::kBF16) return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
     uint32_t byte = word >> (element % 4 * 8) & 0xff, nibble = word >> (element % 4 * 8 + element / 4 % 2 * 4) & 0xf;
-    if constexpr (kFormat == WeightFormat::kInt8) return scale * static_cast<float>(static_cast<int32_t>(byte) - weight_offset(kFormat));
-    if constexpr (kFormat == WeightFormat::kInt4) return scale * static_cast<float>(static_cast<int32_t>(nibble) - weight_offset(kFormat));
-    if constexpr (kFormat == WeightFormat::kInt8Tiles) return scale * static_cast<float>(static_cast<int8_t>(byte));
-    Multiplier multiplier(multipliers[element / kGroup * kPanel]);
-    return scale * static_cast<float>((static_cast<int32_t>(nibble) - multiplier.offset) * multiplier.t);
+    if constexpr (kFormat == WeightFormat::kInt8) return scale * static_cast<float>(static_cast<int32_t>(byte) - zero_point_of(kFormat));
+    if constexpr (kFormat == WeightFormat::kInt4) return scale * static_cast<float>(static_cast<int32_t>(nibble) - zero_point_of(kFormat));
+    if constexpr (kFormat == WeightFormat::kInt8Amx) return scale * static_cast<float>(static_cast<int8_t>(byte));
+    SubScale sub_scale(sub_scales[element / kGroup * kPanel]);
+    return scale * static_cast<float>((static_cast<int32_t>(nibble) - sub_scale.zero_point) * sub_scale.scale);
   }
 };
 
-// x [K] = the weights of an output column, times `factor`.
+// x [K] = the dequantized weights of one output column, times `factor`.
 template <WeightFormat kFormat>
-static inline void read_column(const Panels& w, int64_t column, float factor, float* x) {
+static inline void dequantize_column(const Panels& w, int64_t column, float factor, float* x) {
   for (int64_t group = 0, begin = 0; begin < w.k; ++group, begin += w.group_size()) {
-    ColumnOfGroup weights(w, column, group);
+    GroupColumn weights(w, column, group);
     for (int64_t i = 0, end = std::min(w.group_size(), w.k - begin); i < end; ++i) x[begin + i] = weights.weight<kFormat>(i) * factor;
   }
 }
 
-static inline void read_column(const Panels& w, int64_t column, float factor, float* x) {
+static inline void dequantize_column(const Panels& w, int64_t column, float factor, float* x) {
   switch (w.format) {
-    case WeightFormat::kF32: return read_column<WeightFormat::kF32>(w, column, factor, x);
-    case WeightFormat::kBF16: return read_column<WeightFormat::kBF16>(w, column, factor, x);
-    case WeightFormat::kInt8: return read_column<WeightFormat::kInt8>(w, column, factor, x);
-    case WeightFormat::kInt4: return read_column<WeightFormat::kInt4>(w, column, factor, x);
-    case WeightFormat::kInt8Tiles: return read_column<WeightFormat::kInt8Tiles>(w, column, factor, x);
-    default: return read_column<WeightFormat::kInt4Tiles>(w, column, factor, x);
+    case WeightFormat::kF32: return dequantize_column<WeightFormat::kF32>(w, column, factor, x);
+    case WeightFormat::kBF16: return dequantize_column<WeightFormat::kBF16>(w, column, factor, x);
+    case WeightFormat::kInt8: return dequantize_column<WeightFormat::kInt8>(w, column, factor, x);
+    case WeightFormat::kInt4: return dequantize_column<WeightFormat::kInt4>(w, column, factor, x);
+    case WeightFormat::kInt8Amx: return dequantize_column<WeightFormat::kInt8Amx>(w, column, factor, x);
+    default: return dequantize_column<WeightFormat::kInt4Amx>(w, column, factor, x);
   }
 }
 
 static void embed(const Embed& a, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     float* x = a.x + row * a.ldx;
-    read_column(a.table, a.token_ids[row], a.scale, x);
+    dequantize_column(a.table, a.token_ids[row], a.scale, x);
     if (!a.position_table) continue;
     const float* position = a.position_table + a.positions[row] * a.table.k;
     for (int64_t k = 0; k < a.table.k; ++k) x[k] += position[k];

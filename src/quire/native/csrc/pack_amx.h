@@ -1,91 +1,93 @@
-// Packing integers for matrix tiles. A wide group shares a scale, so that sums stay integers for as long. In int8 the scale takes its
-// largest value to -128 steps. In int4 each 32 elements keep a multiplier, and the scale takes the largest of these to 15.
+// Packs integers in the AMX layout. 256 elements share a scale, so that sums stay integers for as long. In int8 the scale maps the value
+// of largest magnitude to -128. In int4 each 32 elements have a sub-scale, and the scale maps the largest of these to 15.
 #pragma once
 
 #include "pack_quantize.h"
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kPartsOfGroup = kWideGroup / kGroup;
+constexpr int64_t kSubgroups = kAmxGroup / kGroup;
 
-struct alignas(64) TurnedWideGroup {
-  float rows[kWideGroup][kPanel];
+struct alignas(64) TransposedAmxGroup {
+  float rows[kAmxGroup][kPanel];
 };
 using Columns = const float (*)[kPanel];  // kLanes of them
 
-static inline Columns columns_at(const TurnedWideGroup& x, int64_t row, int column) {
+static inline Columns columns_at(const TransposedAmxGroup& x, int64_t row, int column) {
   return reinterpret_cast<Columns>(&x.rows[row][column]);
 }
 
-static inline void write_int8_columns(const TurnedWideGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
-  int64_t count = target.elements_of(group);
+static inline void write_int8_columns(const TransposedAmxGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
+  int64_t count = target.group_elements(group);
   Columns columns = columns_at(x, 0, n);
   Extremes extremes = extremes_of(columns, count);
   vf size = magnitude(extremes.value);
-  vf scale = store_scales(div(extremes.value, set1(-128.0f)), size, extremes.poison, target.scales(panel, group) + n);
+  vf scale = store_scales(div(extremes.value, set1(-128.0f)), size, extremes.nan_or_zero, target.scales(panel, group) + n);
   vf inverse = inverse_of(scale, size);
   for (int64_t i = 0; i < count / 4; ++i) {
     word_lanes word{};
     for (int byte = 0; byte < 4; ++byte)
-      word |= quantised(load(columns[4 * i + byte]), inverse, set1(-128.0f), set1(127.0f), set1(0.0f)) << (8 * byte);
+      word |= quantized(load(columns[4 * i + byte]), inverse, set1(-128.0f), set1(127.0f), set1(0.0f)) << (8 * byte);
     std::memcpy(target.word(panel, group, n, i), &word, sizeof word);
   }
 }
 
-// Multipliers of 32 elements of kLanes columns, which are `wanted` wide with a sign and become multiples of `scale`.
-struct Multipliers {
-  vf inverse, offset;
+// Rounds the wanted int4 scales of one subgroup of kLanes columns to sub-scales in units of `scale`, stores these, and quantizes with them.
+// A negative wanted scale selects zero point 7.
+struct SubgroupQuantizer {
+  vf inverse, zero_point;
 
-  Multipliers(vf wanted, vf scale, uint8_t* bytes) {
+  SubgroupQuantizer(vf wanted, vf scale, uint8_t* sub_scales) {
     vf zero = set1(0.0f), one = set1(1.0f), width = magnitude(wanted);
-    vf least = if_less(zero, width, one, zero);
-    vf size = min(max(sub(add(div(width, scale), set1(kMagic)), set1(kMagic)), least), set1(15.0f));
-    vf is_turned = if_less(wanted, zero, one, zero);
-    size = if_less(zero, width, size, zero);
-    offset = sub(set1(8.0f), is_turned);
-    inverse = if_less(zero, size, div(one, mul(size, scale)), zero);
-    word_lanes word = bits_of(add(fma(is_turned, set1(16.0f), size), set1(kMagic)));
-    for (int lane = 0; lane < kLanes; ++lane) bytes[lane] = static_cast<uint8_t>(word[lane] & 31);
+    vf least = select_less(zero, width, one, zero);
+    vf sub_scale = min(max(sub(add(div(width, scale), set1(kMagic)), set1(kMagic)), least), set1(15.0f));
+    vf is_negative = select_less(wanted, zero, one, zero);
+    sub_scale = select_less(zero, width, sub_scale, zero);
+    zero_point = sub(set1(8.0f), is_negative);
+    inverse = select_less(zero, sub_scale, div(one, mul(sub_scale, scale)), zero);
+    word_lanes word = bits_of(add(fma(is_negative, set1(16.0f), sub_scale), set1(kMagic)));
+    for (int lane = 0; lane < kLanes; ++lane) sub_scales[lane] = static_cast<uint8_t>(word[lane] & 31);
   }
 
   word_lanes operator()(const float* x) const {
-    return quantised(load(x), inverse, sub(set1(0.0f), offset), sub(set1(15.0f), offset), offset);
+    return quantized(load(x), inverse, sub(set1(0.0f), zero_point), sub(set1(15.0f), zero_point), zero_point);
   }
 };
 
-static inline void write_int4_columns(const TurnedWideGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
-  int64_t parts = target.elements_of(group) / kGroup;
-  vf wanted[kPartsOfGroup], widest = set1(0.0f), poison = set1(0.0f);
-  for (int64_t part = 0; part < parts; ++part) {
-    Columns columns = columns_at(x, part * kGroup, n);
+static inline void write_int4_columns(const TransposedAmxGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
+  int64_t subgroups = target.group_elements(group) / kGroup;
+  vf wanted[kSubgroups], widest = set1(0.0f), nan_or_zero = set1(0.0f);
+  for (int64_t s = 0; s < subgroups; ++s) {
+    Columns columns = columns_at(x, s * kGroup, n);
     Extremes extremes = extremes_of(columns, kGroup);
-    wanted[part] = if_less(magnitude(extremes.value), set1(kSmallest), set1(0.0f), best_int4_scale(columns, extremes.value));
-    widest = max(magnitude(wanted[part]), widest);
-    poison = add(poison, extremes.poison);
+    wanted[s] = select_less(magnitude(extremes.value), set1(kSmallest), set1(0.0f), best_int4_scale(columns, extremes.value));
+    widest = max(magnitude(wanted[s]), widest);
+    nan_or_zero = add(nan_or_zero, extremes.nan_or_zero);
   }
-  vf is_some = if_less(set1(0.0f), widest, set1(1.0f), set1(0.0f));
-  vf scale = store_scales(div(widest, set1(15.0f)), is_some, poison, target.scales(panel, group) + n);
-  for (int64_t part = 0; part < parts; ++part) {
-    Columns columns = columns_at(x, part * kGroup, n);
-    Multipliers multiplied(wanted[part], scale, target.multipliers(panel, group, part) + n);
+  vf is_some = select_less(set1(0.0f), widest, set1(1.0f), set1(0.0f));
+  vf scale = store_scales(div(widest, set1(15.0f)), is_some, nan_or_zero, target.scales(panel, group) + n);
+  for (int64_t s = 0; s < subgroups; ++s) {
+    Columns columns = columns_at(x, s * kGroup, n);
+    SubgroupQuantizer quantize(wanted[s], scale, target.sub_scales(panel, group, s) + n);
     for (int64_t i = 0; i < kGroup / 8; ++i) {
       word_lanes word{};
       for (int byte = 0; byte < 4; ++byte) {
-        word |= multiplied(columns[8 * i + byte]) << (8 * byte);
-        word |= multiplied(columns[8 * i + 4 + byte]) << (8 * byte + 4);
+        word |= quantize(columns[8 * i + byte]) << (8 * byte);
+        word |= quantize(columns[8 * i + 4 + byte]) << (8 * byte + 4);
       }
-      std::memcpy(target.word(panel, group, n, part * (kGroup / 8) + i), &word, sizeof word);
+      std::memcpy(target.word(panel, group, n, s * (kGroup / 8) + i), &word, sizeof word);
     }
   }
 }
 
-static inline void pack_for_tiles(const SourceMatrix& source, int64_t first_row, const Panels& target, int64_t panel) {
-  TurnedWideGroup turned;
+static inline void pack_amx(const SourceMatrix& source, int64_t first_row, const Panels& target, int64_t panel) {
+  TransposedAmxGroup transposed;
   for (int64_t group = 0; group < target.num_groups(); ++group) {
-    for (int64_t i = 0; i < target.elements_of(group); i += kGroup) read_group(source, first_row, group * kWideGroup + i, turned.rows + i);
+    for (int64_t i = 0; i < target.group_elements(group); i += kGroup)
+      read_group(source, first_row, group * kAmxGroup + i, transposed.rows + i);
     for (int n = 0; n < kPanel; n += kLanes) {
-      if (target.format == WeightFormat::kInt8Tiles) write_int8_columns(turned, n, target, panel, group);
-      else write_int4_columns(turned, n, target, panel, group);
+      if (target.format == WeightFormat::kInt8Amx) write_int8_columns(transposed, n, target, panel, group);
+      else write_int4_columns(transposed, n, target, panel, group);
     }
   }
 }

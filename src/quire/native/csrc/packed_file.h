@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "pack.h"
+#include "packed_matrix.h"
 #include "threads.h"
 
 namespace quire {

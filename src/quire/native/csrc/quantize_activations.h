@@ -1,4 +1,4 @@
-// Activations on their way into a product: written in the format that the product reads, a group of 32 at a time or a wide one.
+// Writes activations in the format that the next product reads: 32 values at a time, or an AMX group of up to 256.
 #pragma once
 
 #include "kernels.h"
@@ -6,71 +6,73 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr float kSmallest = 1e-30f;  // of the largest magnitude; below it the inverse of a step could overflow
+// The smallest absolute maximum that is quantized; below it the inverse scale could overflow.
+constexpr float kSmallest = 1e-30f;
 
-static inline float largest_magnitude(const float* x) {
+static inline float abs_max(const float* x) {
   vf highest = set1(0.0f);
   for (int i = 0; i < kGroup; i += kLanes) highest = max(highest, magnitude(load(x + i)));
-  return max_of(highest);
+  return reduce_max(highest);
 }
 
-// NaN where a value is NaN or infinite, else zero.
-static inline float poison_of(const float* x) {
+// NaN if a value is NaN or infinite, else zero.
+static inline float nan_if_not_finite(const float* x) {
   vf sum = set1(0.0f);
   for (int i = 0; i < kGroup; i += kLanes) sum = fma(load(x + i), set1(0.0f), sum);
-  return sum_of(sum);
+  return reduce_add(sum);
 }
 
-// A group in steps of its largest magnitude / 127. The scale of values that are not finite is NaN, and so is what comes of
-// them; their integers are any, so sums of them may wrap around.
+// Quantizes 32 values with the scale abs_max / 127. If a value is not finite, the scale is NaN, and so is every product with it; the
+// integers are then arbitrary, and their sums may wrap around.
 template <class T>
-static inline void quantise_group(const Rows& out, int64_t row, int64_t group, const float* x) {
-  float highest = largest_magnitude(x);
+static inline void quantize_group(const ActivationRows& out, int64_t row, int64_t group, const float* x) {
+  float highest = abs_max(x);
   vf inverse = set1(highest > kSmallest ? 127.0f / highest : 0.0f);
   T* values = reinterpret_cast<T*>(out.row(row)) + group * kGroup;
-  int32_t sum = store_quantised(values, x, inverse);
-  out.scales(row)[group] = highest * (1.0f / 127.0f) + poison_of(x);
-  out.corrections(row)[group] = static_cast<int32_t>(-static_cast<uint32_t>(out.offset) * static_cast<uint32_t>(sum));
+  int32_t sum = store_quantized(values, x, inverse);
+  out.scales(row)[group] = highest * (1.0f / 127.0f) + nan_if_not_finite(x);
+  out.compensations(row)[group] = static_cast<int32_t>(-static_cast<uint32_t>(out.zero_point) * static_cast<uint32_t>(sum));
 }
 
 #if defined(QUIRE_AMX)
-constexpr float kHighestHalves = 32512.0f;  // 127 * 256
+constexpr float kMaxInt16Split = 32512.0f;  // 127 * 256
 
-static inline void write_wide(const Rows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
+static inline void write_int8_wide(const ActivationRows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
   for (int64_t i = column; i < column + count; i += kGroup) {
     int8_t* values = reinterpret_cast<int8_t*>(out.row(row)) + i;
-    uint32_t sum = static_cast<uint32_t>(store_quantised(values, x + i - column, inverse));
-    for (uint32_t offset : {8u, 7u}) out.wide_corrections(row, offset)[i / kGroup] = static_cast<int32_t>(-offset * sum);
+    uint32_t sum = static_cast<uint32_t>(store_quantized(values, x + i - column, inverse));
+    for (uint32_t zero_point : {8u, 7u}) out.amx_compensations(row, zero_point)[i / kGroup] = static_cast<int32_t>(-zero_point * sum);
   }
 }
 
-static inline void write_halves(const Rows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
+static inline void write_int16_split(const ActivationRows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
   for (int64_t i = column; i < column + count; i += kLanes)
-    store_halves(out.upper_halves(row) + i, out.lower_halves(row) + i, mul(load(x + i - column), inverse));
+    store_high_low(out.high_bytes(row) + i, out.low_bytes(row) + i, mul(load(x + i - column), inverse));
 }
 
-// `count` values of a wide group from `column` on, a multiple of 32, in steps of their largest magnitude / 127 or, as halves, / 32512.
-static inline void quantise_wide_group(const Rows& out, int64_t row, int64_t column, const float* x, int64_t count) {
-  bool are_halves = out.format == RowFormat::kHalves;
-  vf magnitudes = set1(0.0f), poison = set1(0.0f);
+// Quantizes `count` values of an AMX group from `column` on, a multiple of 32, with the scale abs_max / 127 (kInt8Wide) or
+// abs_max / 32512 (kInt16Split).
+static inline void quantize_amx_group(const ActivationRows& out, int64_t row, int64_t column, const float* x, int64_t count) {
+  bool is_split = out.format == ActivationFormat::kInt16Split;
+  vf magnitudes = set1(0.0f), nan_or_zero = set1(0.0f);
   for (int64_t i = 0; i < count; i += kLanes) {
     magnitudes = max(magnitudes, magnitude(load(x + i)));
-    poison = fma(load(x + i), set1(0.0f), poison);
+    nan_or_zero = fma(load(x + i), set1(0.0f), nan_or_zero);
   }
-  float highest = max_of(magnitudes), most = are_halves ? kHighestHalves : 127.0f;
+  float highest = reduce_max(magnitudes), most = is_split ? kMaxInt16Split : 127.0f;
   vf inverse = set1(highest > kSmallest ? most / highest : 0.0f);
-  out.wide_scales(row)[column / kWideGroup] = highest * (1.0f / most) + sum_of(poison);
-  if (are_halves) write_halves(out, row, column, x, count, inverse);
-  else write_wide(out, row, column, x, count, inverse);
+  out.amx_scales(row)[column / kAmxGroup] = highest * (1.0f / most) + reduce_add(nan_or_zero);
+  if (is_split) write_int16_split(out, row, column, x, count, inverse);
+  else write_int8_wide(out, row, column, x, count, inverse);
 }
 #endif
 
 // Writes n values at `column`, a multiple of 32, of a row in any other format; x is zero from n up to 32.
-static inline void write_group(const Rows& out, int64_t row, int64_t column, const float* x, int n) {
+static inline void write_group(const ActivationRows& out, int64_t row, int64_t column, const float* x, int n) {
   switch (out.format) {
-    case RowFormat::kInt8: return quantise_group<int8_t>(out, row, column / kGroup, x);
-    case RowFormat::kInt16: return quantise_group<int16_t>(out, row, column / kGroup, x);
-    case RowFormat::kBF16: {
+    case ActivationFormat::kInt8: return quantize_group<int8_t>(out, row, column / kGroup, x);
+    case ActivationFormat::kInt16: return quantize_group<int16_t>(out, row, column / kGroup, x);
+    case ActivationFormat::kBF16: {
       uint16_t* to = reinterpret_cast<uint16_t*>(out.row(row)) + column;
       for (int i = 0; i < n; i += kLanes) store_as(to + i, load(x + i), lanes_left(i, n));
       return;
@@ -79,7 +81,7 @@ static inline void write_group(const Rows& out, int64_t row, int64_t column, con
       float* to = reinterpret_cast<float*>(out.row(row)) + column;
       for (int i = 0; i < n; i += kLanes) {
         vf y = load(x + i);
-        store_as(to + i, out.format == RowFormat::kRounded ? round_to_bf16(y) : y, lanes_left(i, n));
+        store_as(to + i, out.format == ActivationFormat::kBF16AsF32 ? round_to_bf16(y) : y, lanes_left(i, n));
       }
     }
   }

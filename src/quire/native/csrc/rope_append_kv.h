@@ -1,12 +1,12 @@
-// Rotation of queries and keys, and the append of K/V to its slots. Each row is worked on alone.
+// QK-norm, RoPE, and the append of K/V to their slots. Rows are independent.
 #pragma once
 
-#include "prefetch.h"
 #include "norm_embed.h"
+#include "prefetch.h"
 
 namespace quire::QUIRE_ISA {
 
-// The bits of `norm_row`, without its formats.
+// The bits of `norm_row` for RMS norm, in place and in float32.
 static inline void norm_in_place(float* x, const float* weight, int64_t size, float eps) {
   vf factor = inverse_sqrt(mean_square(x, size, 0.0f) + eps);
   for (int64_t i = 0; i < size; i += kLanes) {
@@ -15,15 +15,15 @@ static inline void norm_in_place(float* x, const float* weight, int64_t size, fl
   }
 }
 
-static inline void norm_heads(const RotateAppend& a, float* x, const float* weight, int64_t heads) {
+static inline void norm_heads(const RopeAppendKV& a, float* x, const float* weight, int64_t heads) {
   int64_t size = a.pages.head_dim;
   if (!weight) return;
-  if (a.norms_whole) return norm_in_place(x, weight, heads * size, a.norm_eps);
+  if (a.norm_spans_heads) return norm_in_place(x, weight, heads * size, a.norm_eps);
   for (int64_t h = 0; h < heads; ++h) norm_in_place(x + h * size, weight, size, a.norm_eps);
 }
 
 // Rotates the pairs (i, i + rotary_dim / 2) of one head.
-static inline void rotate(const RotateAppend& a, float* x, int64_t row) {
+static inline void rotate(const RopeAppendKV& a, float* x, int64_t row) {
   int64_t half = a.rotary_dim / 2;
   const float* cos = a.cos + row * half;
   const float* sin = a.sin + row * half;
@@ -44,6 +44,7 @@ static inline void write_query(const float* q, int64_t size, T* out) {
   }
 }
 
+// Writes one head of K and V as token `offset` of a K/V tile (layout: KVPages).
 static inline void append_head(float* keys, float* values, int64_t offset, const float* k, const float* v, int64_t size) {
   for (int64_t d = 0; d < size; ++d) keys[d * kTile + offset] = k[d];
   for (int64_t d = 0; d < size; ++d) values[offset * size + d] = v[d];
@@ -55,7 +56,7 @@ static inline void append_head(uint16_t* keys, uint16_t* values, int64_t offset,
     int n = lanes_left(d, size);
     store_as(bits, load_n(k + d, n), n);
     for (int i = 0; i < n; i += 2) std::memcpy(keys + ((d + i) / 2 * kTile + offset) * 2, bits + i, 2 * sizeof *bits);
-    store_bf16_in_pairs(values + (offset / 2 * size + d) * 2, static_cast<int>(offset % 2), load_n(v + d, n), n);
+    store_bf16_interleaved(values + (offset / 2 * size + d) * 2, static_cast<int>(offset % 2), load_n(v + d, n), n);
   }
 }
 
@@ -70,10 +71,9 @@ struct SlotTiles {
   T* values(int64_t head) const { return reinterpret_cast<T*>(pages.value_tile(block, head, tile)); }
 };
 
-// Every word of a key lies in a cache line of its own, which is far away unless the token before, whose word lies in the same line, was
-// just written.
+// A key scatters over D (bfloat16: D / 2) cache lines. They miss the cache unless the previous token, which shares them, was just written.
 template <class T>
-static inline void prefetch_slot(const RotateAppend& a, const SlotTiles<T>& to, int64_t head) {
+static inline void prefetch_slot(const RopeAppendKV& a, const SlotTiles<T>& to, int64_t head) {
   constexpr int64_t kPerWord = 4 / sizeof(T);
   const T* keys = to.keys(head) + to.offset * kPerWord;
   const char* values = reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
@@ -81,43 +81,43 @@ static inline void prefetch_slot(const RotateAppend& a, const SlotTiles<T>& to, 
   for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) prefetch_l1(values + byte);
 }
 
-// Heads of K from `head` on, `count` of them, with V and with the heads of Q that meet them.
+// `count` kv heads from `head` on, with the query heads that share them (GQA).
 template <class T>
-static inline void rotate_append_heads(const RotateAppend& a, int64_t row, int64_t head, int64_t count) {
-  int64_t size = a.pages.head_dim, group = a.num_heads / a.pages.num_kv_heads;
-  float* q = a.q + row * a.ldqkv + head * group * size;
+static inline void rope_append_heads(const RopeAppendKV& a, int64_t row, int64_t head, int64_t count) {
+  int64_t size = a.pages.head_dim, gqa = a.num_heads / a.pages.num_kv_heads;
+  float* q = a.q + row * a.ldqkv + head * gqa * size;
   float* k = a.k + row * a.ldqkv + head * size;
   const float* v = a.v + row * a.ldqkv + head * size;
-  norm_heads(a, q, a.q_norm, count * group);
+  norm_heads(a, q, a.q_norm, count * gqa);
   norm_heads(a, k, a.k_norm, count);
-  for (int64_t h = 0; a.cos && h < count * group; ++h) rotate(a, q + h * size, row);
+  for (int64_t h = 0; a.cos && h < count * gqa; ++h) rotate(a, q + h * size, row);
   for (int64_t h = 0; a.cos && h < count; ++h) rotate(a, k + h * size, row);
-  write_query(q, count * group * size, static_cast<T*>(a.q_out) + (row * a.num_heads + head * group) * size);
+  write_query(q, count * gqa * size, static_cast<T*>(a.q_out) + (row * a.num_heads + head * gqa) * size);
   SlotTiles<T> to(a.pages, a.slots[row]);
   for (int64_t h = 0; h < count; ++h) append_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
 }
 
-// A unit is a row's head of K, or all of them: see `heads_per_unit`. What is written is fetched some units before.
+// A unit is one kv head of a row, or all of them: see `heads_per_unit`. Destinations are prefetched some units ahead.
 template <class T>
-static inline void rotate_append_units(const RotateAppend& a, int64_t unit_begin, int64_t unit_end) {
+static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
   constexpr int64_t kAhead = 8;
   constexpr int32_t kLineSlots = kLineBytes / 4;
   int64_t heads = a.heads_per_unit(), per_row = a.pages.num_kv_heads / heads;
   auto prefetch = [&](int64_t unit) {
     int64_t row = unit / per_row;
-    bool is_near = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
-    for (int64_t h = 0; h < heads && !is_near; ++h) prefetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
+    bool is_cached = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
+    for (int64_t h = 0; h < heads && !is_cached; ++h) prefetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
   };
   for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) prefetch(unit);
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
     if (unit + kAhead < unit_end) prefetch(unit + kAhead);
-    rotate_append_heads<T>(a, unit / per_row, unit % per_row * heads, heads);
+    rope_append_heads<T>(a, unit / per_row, unit % per_row * heads, heads);
   }
 }
 
-static void rotate_append(const RotateAppend& a, int64_t unit_begin, int64_t unit_end) {
-  if (a.pages.element == Element::kF32) rotate_append_units<float>(a, unit_begin, unit_end);
-  else rotate_append_units<uint16_t>(a, unit_begin, unit_end);
+static void rope_append_kv(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
+  if (a.pages.element == Element::kF32) rope_append_units<float>(a, unit_begin, unit_end);
+  else rope_append_units<uint16_t>(a, unit_begin, unit_end);
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -1,26 +1,27 @@
-// Tiles of rows, whose number of rows the compiler knows.
+// Row panels: a few rows of a product's left operand whose number is a template parameter, so that accumulators stay in registers.
 #pragma once
 
 #include <cstdint>
 
 namespace quire::QUIRE_ISA {
 
-// Accumulators stay in registers only where the compiler sees all that is done with them.
+// Accumulators stay in registers only if everything that touches them is inlined.
 #define QUIRE_INLINE inline __attribute__((always_inline))
 
+// Calls body.run<size>(first_row, row_panel), for size in [1, R].
 template <int R, class Body>
-static QUIRE_INLINE void run_tile(int64_t size, int64_t row, int64_t tile, const Body& body) {
-  if constexpr (R == 1) return body.template run<1>(row, tile);
-  else if (size == R) return body.template run<R>(row, tile);
-  else run_tile<R - 1>(size, row, tile, body);
+static QUIRE_INLINE void dispatch_rows(int64_t size, int64_t row, int64_t row_panel, const Body& body) {
+  if constexpr (R == 1) return body.template run<1>(row, row_panel);
+  else if (size == R) return body.template run<R>(row, row_panel);
+  else dispatch_rows<R - 1>(size, row, row_panel, body);
 }
 
-// Calls body.run<R>(first_row, tile) for `tiles` tiles of at most kMost rows, as even as can be.
+// Splits `rows` into `row_panels` panels of at most kMost rows, as evenly as possible, and calls body.run<R>(first_row, row_panel).
 template <int kMost, class Body>
-static inline void for_even_tiles(int64_t rows, int64_t tiles, const Body& body) {
-  for (int64_t row = 0, tile = 0; tile < tiles; ++tile) {
-    int64_t size = (rows - row + tiles - tile - 1) / (tiles - tile);
-    run_tile<kMost>(size, row, tile, body);
+static inline void for_row_panels(int64_t rows, int64_t row_panels, const Body& body) {
+  for (int64_t row = 0, row_panel = 0; row_panel < row_panels; ++row_panel) {
+    int64_t size = (rows - row + row_panels - row_panel - 1) / (row_panels - row_panel);
+    dispatch_rows<kMost>(size, row, row_panel, body);
     row += size;
   }
 }

@@ -12,19 +12,19 @@
 namespace quire {
 
 // The largest of some logits. `merge` may be called in any order: the result is that of one pass.
-struct Best {
+struct Argmax {
   float value = -std::numeric_limits<float>::infinity();
   int64_t id = std::numeric_limits<int64_t>::max();
   int64_t num_not_finite = 0;
 
-  void merge(const Best& other) {
+  void merge(const Argmax& other) {
     num_not_finite += other.num_not_finite;
     if (other.value > value || (other.value == value && other.id < id)) value = other.value, id = other.id;
   }
 };
 
 // The best of x[0..n), whose first id is `first_id`. `id` means nothing where a value is not finite.
-Best best_of(const Kernels& kernels, const float* x, int64_t n, int64_t first_id);
+Argmax argmax(const Kernels& kernels, const float* x, int64_t n, int64_t first_id);
 
 // How a token is drawn; see Draw in quire/sampling.py. top_k as large as the row keeps all.
 struct DrawMethod {

@@ -27,34 +27,34 @@ static inline vf div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
-static inline vf if_less(vf a, vf b, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
-static inline uint32_t lanes_at_least(vf x, vf bound) {
+static inline vf select_less(vf a, vf b, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+static inline uint32_t mask_at_least(vf x, vf bound) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GE_OQ)));
 }
-static inline uint32_t lanes_at_least(__m256d x, __m256d bound) {
+static inline uint32_t mask_at_least(__m256d x, __m256d bound) {
   return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(x, bound, _CMP_GE_OQ)));
 }
-static inline vf to_nearest(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline vf power_of_two(vf n) {
+static inline vf round_nearest(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf exp2_int(vf n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 static inline vf lane_index() { return _mm256_set_ps(7, 6, 5, 4, 3, 2, 1, 0); }
 
 static inline vf magnitude(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
 
-static inline vi set1_pair(uint32_t pair) { return _mm256_set1_epi32(static_cast<int>(pair)); }
-static inline vi load_pairs(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-static inline vi keep_bits(vi x, uint32_t mask) { return _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(mask))); }
+static inline vi set1_word(uint32_t pair) { return _mm256_set1_epi32(static_cast<int>(pair)); }
+static inline vi load_words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+static inline vi and_bits(vi x, uint32_t mask) { return _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(mask))); }
 static inline vi xor_bits(vi a, vi b) { return _mm256_xor_si256(a, b); }
-static inline vf even_of(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
-static inline vf odd_of(vi x) { return _mm256_castsi256_ps(keep_bits(x, 0xffff0000u)); }
+static inline vf even_bf16(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
+static inline vf odd_bf16(vi x) { return _mm256_castsi256_ps(and_bits(x, 0xffff0000u)); }
 static inline vf to_float(vi x) { return _mm256_cvtepi32_ps(x); }
 static inline vf load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 
-// Sixteen values of x * factor, rounded to 16-bit integers in order.
-static inline vi quantised_pairs(const float* x, vf factor) {
+// Sixteen values of x * factor, rounded to 16-bit integers, in order.
+static inline vi quantized_pairs(const float* x, vf factor) {
   vi low = _mm256_cvtps_epi32(mul(load(x), factor)), high = _mm256_cvtps_epi32(mul(load(x + 8), factor));
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
 }
@@ -64,13 +64,13 @@ static inline int32_t sum_of_pairs(vi a, vi b) {
   std::memcpy(lanes, &sums, sizeof sums);
   return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
 }
-static inline int32_t store_quantised(int8_t* p, const float* x, vf factor) {
-  vi a = quantised_pairs(x, factor), b = quantised_pairs(x + 16, factor);
+static inline int32_t store_quantized(int8_t* p, const float* x, vf factor) {
+  vi a = quantized_pairs(x, factor), b = quantized_pairs(x + 16, factor);
   _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8));
   return sum_of_pairs(a, b);
 }
-static inline int32_t store_quantised(int16_t* p, const float* x, vf factor) {
-  vi a = quantised_pairs(x, factor), b = quantised_pairs(x + 16, factor);
+static inline int32_t store_quantized(int16_t* p, const float* x, vf factor) {
+  vi a = quantized_pairs(x, factor), b = quantized_pairs(x + 16, factor);
   const vi order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
   _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_shuffle_epi8(a, order));
   _mm256_storeu_si256(reinterpret_cast<vi*>(p + 16), _mm256_shuffle_epi8(b, order));
@@ -83,7 +83,7 @@ static inline vf round_to_bf16(vf x) {
   vi rounded = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
   vf quiet = _mm256_or_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32(0x400000)));
   vf chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  return odd_of(_mm256_castps_si256(chosen));
+  return odd_bf16(_mm256_castps_si256(chosen));
 }
 
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
@@ -93,35 +93,35 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
   std::memcpy(p, &bits, static_cast<size_t>(n) * sizeof *p);
 }
 
-// sum += a * b in the register of `sum`, and a float in all lanes, in the order they are written: with sixteen registers GCC 12
-// would load further floats before it needs them and keep a sum in memory instead.
-static inline void add_product(vf& sum, vf a, vf b) { asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
-static inline vf everywhere(const float* p) {
+// In assembly, to keep `sum` in its register and the loads in program order: with sixteen registers GCC 12
+// would load broadcasts early and keep a sum in memory instead.
+static inline void fma_into(vf& sum, vf a, vf b) { asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+static inline vf broadcast(const float* p) {
   vf x;
   asm volatile("vbroadcastss %1, %0" : "=x"(x) : "m"(*p));
   return x;
 }
-// The same for the halves of pairs; the mask stays in memory.
-static inline vf even_at(const uint32_t* p) {
+// The mask stays in memory, for lack of a register.
+static inline vf load_even_bf16(const uint32_t* p) {
   vi x;
   asm volatile("vmovdqu %1, %0\n\tvpslld $16, %0, %0" : "=x"(x) : "m"(*reinterpret_cast<const vi*>(p)));
   return _mm256_castsi256_ps(x);
 }
-static inline vf odd_at(const uint32_t* p) {
+static inline vf load_odd_bf16(const uint32_t* p) {
   alignas(32) static const uint32_t kMask[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
   vi x;
   asm volatile("vmovdqu %1, %0\n\tvpand %2, %0, %0" : "=x"(x) : "m"(*reinterpret_cast<const vi*>(p)), "m"(*reinterpret_cast<const vi*>(kMask)));
   return _mm256_castsi256_ps(x);
 }
 
-// The trees of simd.h, in registers.
-static inline float sum_of(vf x) {
+// The reduction trees of simd.h, in registers.
+static inline float reduce_add(vf x) {
   __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-static inline float max_of(vf x) {
+static inline float reduce_max(vf x) {
   __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));

@@ -34,45 +34,45 @@ static inline vf div(vf a, vf b) { return a / b; }
 static inline vf fma(vf a, vf b, vf c) { return a * b + c; }  // compiled with -ffp-contract=off
 static inline vf max(vf a, vf b) { return a > b ? a : b; }
 static inline vf min(vf a, vf b) { return a < b ? a : b; }
-static inline vf if_less(vf a, vf b, vf yes, vf no) { return a < b ? yes : no; }
-static inline uint32_t lanes_at_least(vf x, vf bound) {
+static inline vf select_less(vf a, vf b, vf yes, vf no) { return a < b ? yes : no; }
+static inline uint32_t mask_at_least(vf x, vf bound) {
   vi lanes = (x >= bound) & vi{1, 2, 4, 8};
   return static_cast<uint32_t>(lanes[0] | lanes[1] | lanes[2] | lanes[3]);
 }
 typedef double two_doubles __attribute__((vector_size(16)));
-static inline uint32_t lanes_at_least(two_doubles x, two_doubles bound) { return (x[0] >= bound[0] ? 1u : 0u) | (x[1] >= bound[1] ? 2u : 0u); }
-static inline vf to_nearest(vf x) {
+static inline uint32_t mask_at_least(two_doubles x, two_doubles bound) { return (x[0] >= bound[0] ? 1u : 0u) | (x[1] >= bound[1] ? 2u : 0u); }
+static inline vf round_nearest(vf x) {
   const vf magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits, for |x| < 2^22
   return (x + magic) - magic;
 }
-static inline vf power_of_two(vf n) { return (vf)((__builtin_convertvector(n, vi) + 127) << 23); }
+static inline vf exp2_int(vf n) { return (vf)((__builtin_convertvector(n, vi) + 127) << 23); }
 static inline vf lane_index() { return vf{0, 1, 2, 3}; }
 
 static inline vf magnitude(vf x) { return (vf)((vi)x & vi{0x7fffffff, 0x7fffffff, 0x7fffffff, 0x7fffffff}); }
 
-static inline vi set1_pair(uint32_t pair) {
+static inline vi set1_word(uint32_t pair) {
   int32_t bits = static_cast<int32_t>(pair);
   return vi{bits, bits, bits, bits};
 }
-static inline vi load_pairs(const uint32_t* p) {
+static inline vi load_words(const uint32_t* p) {
   vi x;
   std::memcpy(&x, p, sizeof x);
   return x;
 }
-static inline vi keep_bits(vi x, uint32_t mask) { return x & set1_pair(mask); }
+static inline vi and_bits(vi x, uint32_t mask) { return x & set1_word(mask); }
 static inline vi xor_bits(vi a, vi b) { return a ^ b; }
-static inline vf even_of(vi x) { return (vf)(x << 16); }
-static inline vf odd_of(vi x) { return (vf)keep_bits(x, 0xffff0000u); }
+static inline vf even_bf16(vi x) { return (vf)(x << 16); }
+static inline vf odd_bf16(vi x) { return (vf)and_bits(x, 0xffff0000u); }
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
 static inline vf load_bf16(const uint16_t* p) {
   return (vf)(vi{p[0], p[1], p[2], p[3]} << 16);
 }
 template <class T>
-static inline int32_t store_quantised(T* p, const float* x, vf factor) {
+static inline int32_t store_quantized(T* p, const float* x, vf factor) {
   constexpr int kOrder[kLanes] = {0, sizeof(T) == 1 ? 1 : 2, sizeof(T) == 1 ? 2 : 1, 3};
   uint32_t sum = 0;
   for (int i = 0; i < 32; i += kLanes) {
-    vi q = __builtin_convertvector(to_nearest(mul(load(x + i), factor)), vi);
+    vi q = __builtin_convertvector(round_nearest(mul(load(x + i), factor)), vi);
     for (int lane = 0; lane < kLanes; ++lane) {
       p[i + lane] = static_cast<T>(q[kOrder[lane]]);
       sum += static_cast<uint32_t>(q[lane]);
@@ -84,7 +84,7 @@ static inline int32_t store_quantised(T* p, const float* x, vf factor) {
 static inline vf round_to_bf16(vf x) {
   vi bits = (vi)x;
   vi rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return odd_of(x == x ? rounded : bits | 0x400000);
+  return odd_bf16(x == x ? rounded : bits | 0x400000);
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -48,7 +48,7 @@ static ModelShape checked(ModelShape s) {
 }
 
 Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads)
-    : shape_(checked(std::move(shape))), kernels_(choose_kernels(isa)), format_(form_of(kernels_, weights)), threads_(num_threads),
+    : shape_(checked(std::move(shape))), kernels_(choose_kernels(isa)), format_(packed_format(kernels_, weights)), threads_(num_threads),
       layers_(shape_.layers.size()) {
   add_tables();
   for (size_t index = 0; index < layers_.size(); ++index) add_layer("layers." + std::to_string(index) + ".", layers_[index]);

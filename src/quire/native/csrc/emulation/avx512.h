@@ -1,4 +1,4 @@
-// AVX-512 F, BW, DQ and VL, as much as the kernels use.
+// AVX-512 F, BW, DQ and VL, as far as the kernels use them.
 #pragma once
 
 #include "floats.h"

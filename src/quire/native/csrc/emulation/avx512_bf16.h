@@ -5,7 +5,7 @@
 
 #include "avx512.h"
 
-#define QUIRE_EMULATED  // instructions in assembly become functions
+#define QUIRE_EMULATED  // inline assembly becomes function calls
 
 #undef _mm256_dpbusd_epi32
 #undef _mm256_dpwssd_epi32
@@ -14,7 +14,7 @@
 
 namespace quire::QUIRE_ISA {
 
-// A denormal becomes a zero of its sign.
+// Replaces a denormal by a zero of its sign.
 static inline __m256 flush(__m256 x) {
   __m256 sign = _mm256_set1_ps(-0.0f);
   __m256 is_denormal = _mm256_cmp_ps(_mm256_andnot_ps(sign, x), _mm256_set1_ps(1.17549435e-38f), _CMP_LT_OQ);
@@ -22,8 +22,9 @@ static inline __m256 flush(__m256 x) {
 }
 static inline __m512 flush(const __m512& x) { return {flush(x.low), flush(x.high)}; }
 
-// a * b + c as one FMA that takes denormals as zero and flushes what is tiny *after* rounding to 24 bits. A sum just below
-// the least normal number is tiny although it rounds up to it as a denormal: the same sum times 2^64 tells.
+// a * b + c as one FMA that takes denormals as zero and flushes results that are tiny *after* rounding to 24
+// bits. A sum just below the least normal number is tiny although it rounds up to it as a denormal: the same
+// sum times 2^64 shows this.
 static inline __m256 fma_flushed(__m256 a, __m256 b, __m256 c) {
   const __m256 scale = _mm256_set1_ps(18446744073709551616.0f), sign = _mm256_set1_ps(-0.0f);
   a = flush(a), b = flush(b), c = flush(c);
@@ -57,7 +58,8 @@ static inline __m512 _mm512_cvtpbh_ps(__m256bh x) {
   return static_cast<__m512>(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16));
 }
 
-// A lane of the sum gains the products of its elements: four of unsigned and signed bytes, or two of signed words.
+// Each lane of the sum gains the products of its elements: four of unsigned and signed bytes, or two of
+// signed 16-bit integers.
 template <class A, class B, class V>
 static inline V dot_wrapping(const V& sum, const V& a, const V& b) {
   Lanes<uint32_t, V> out(sum);
@@ -71,7 +73,7 @@ static inline V dot_wrapping(const V& sum, const V& a, const V& b) {
   return out.vector();
 }
 
-// The same, brought into range once, after the last addition.
+// The same, saturated once after the last addition.
 template <class A, class B, class V>
 static inline V dot_saturating(const V& sum, const V& a, const V& b) {
   Lanes<int32_t, V> out(sum);

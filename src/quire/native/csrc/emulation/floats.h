@@ -28,7 +28,7 @@ static inline __m512 _mm512_abs_ps(const __m512& a) {
   return {_mm256_andnot_ps(sign, a.low), _mm256_andnot_ps(sign, a.high)};
 }
 
-// `control` as in the SDM: bits 0 to 2 say how to round, the upper four how many fraction bits stay.
+// `control` as in the SDM: bits 0 to 2 select the rounding, the upper four how many fraction bits to keep.
 static inline __m512 _mm512_roundscale_ps(const __m512& a, int control) {
   require(control >> 4 == 0, "roundscale keeps no fraction bits here");
   auto round = [control](__m256 x) {
@@ -50,8 +50,8 @@ QUIRE_MASKED(_mm512, __m512, float, div_ps)
 QUIRE_MASKED(_mm512, __m512, float, max_ps)
 QUIRE_MASKED(_mm512, __m512, float, min_ps)
 
-// Predicate p of the 32 of VCMPPS (SDM, table "Comparison Predicate"; bit 4 only chooses which NaNs signal). Bit p of a table
-// says whether it holds of lanes that are less, equal, greater or unordered.
+// Predicate p of the 32 of VCMPPS (SDM, table "Comparison Predicate"; bit 4 only selects which NaNs signal).
+// Bit p of a table is whether p holds for lanes that are less, equal, greater or unordered.
 static inline unsigned compare(__m256 a, __m256 b, int p) {
   constexpr unsigned kLess = 0x96, kEqual = 0xa5, kGreater = 0xf0, kUnordered = 0x8778;
   unsigned less = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
@@ -74,7 +74,7 @@ static inline __mmask16 _mm512_cmple_ps_mask(const __m512& a, const __m512& b) {
 static inline __mmask16 _mm512_cmpneq_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
 static inline __mmask16 _mm512_cmpunord_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 
-// Doubles stay in the compiler's own vectors.
+// Doubles use the compiler's own vectors.
 static inline __mmask8 _mm512_cmp_pd_mask(const __m512d& a, const __m512d& b, int predicate) {
   require(predicate == _CMP_GE_OQ, "doubles are only compared for >= here");
   return where<double>(a, b, [](double x, double y) { return x >= y; });
@@ -99,7 +99,7 @@ static inline __m256i _mm512_cvtps_ph(const __m512& a, int control) {
   return _mm256_set_m128i(_mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT), _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
 }
 
-// The compilers' order: halves, halves of those, and so on.
+// Adds in the compilers' order: halves, then halves of those, and so on.
 template <class T, class V, class Op>
 static inline T reduce(const V& a, Op op) {
   Lanes<T, V> x(a);

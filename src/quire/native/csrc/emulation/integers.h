@@ -68,7 +68,7 @@ QUIRE_TWICE_2(__m512i, mul_epi32, _mm256_mul_epi32)
 QUIRE_TWICE_2(__m512i, mul_epu32, _mm256_mul_epu32)
 QUIRE_TWICE_2(__m512i, sad_epu8, _mm256_sad_epu8)
 
-// Bitwise operations differ by the size of lanes only where a mask chooses them.
+// Bitwise operations depend on the lane size only through a mask.
 #define QUIRE_BITWISE(name)                                   \
   QUIRE_TWICE_2(__m512i, name##_si512, _mm256_##name##_si256) \
   QUIRE_TWICE_2(__m512i, name##_epi32, _mm256_##name##_si256) \
@@ -158,7 +158,7 @@ QUIRE_WIDEN(cvtepi16_epi32, int16_t, __m256i, int32_t)
 QUIRE_WIDEN(cvtepu16_epi32, uint16_t, __m256i, uint32_t)
 #undef QUIRE_WIDEN
 
-// Keeps the low bits (cvt), or the nearest value that fits (cvts, cvtus).
+// cvt keeps the low bits; cvts and cvtus saturate.
 #define QUIRE_NARROW(prefix, name, V, From, ToV, To, value)                          \
   static inline ToV prefix##_##name(const V& a) {                                    \
     return convert<To, ToV, From>(a, [](From x) { return static_cast<To>(value); }); \

@@ -1,8 +1,9 @@
-// 512-bit registers as two of AVX2, and lanes of any register as an array: what emulated instructions are written with.
+// 512-bit registers as two of AVX2, and the lanes of any register as an array: the building blocks of
+// emulated instructions.
 //
-// CMakeLists.txt includes the header of an instruction set before anything else. Its names live in the namespace of the
-// kernels, where they hide the compiler's own types and intrinsics of the same name; a name that is not emulated fails to
-// compile ("target specific option mismatch", or no conversion from this __m512).
+// CMakeLists.txt includes an instruction set's header before anything else. Its names live in the kernels'
+// namespace, where they hide the compiler's own types and intrinsics of the same name; a name that is not
+// emulated fails to compile ("target specific option mismatch", or no conversion from this __m512).
 #pragma once
 
 #include <immintrin.h>
@@ -12,7 +13,8 @@
 #include <cstdlib>
 #include <cstring>
 
-// A template forgets that a register may alias other types; here registers meet memory through memcpy alone.
+// Template arguments drop the may_alias attribute of registers; here registers are read and written through
+// memcpy only.
 #pragma GCC diagnostic ignored "-Wignored-attributes"
 
 namespace quire::QUIRE_ISA {
@@ -46,7 +48,7 @@ inline __m512i::operator __m512bh() const { return {low, high}; }
 inline __m512bh::operator __m512() const { return {_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)}; }
 inline __m512bh::operator __m512i() const { return {low, high}; }
 
-// What raises an exception on hardware ends the process.
+// What raises an exception on hardware aborts the process.
 static inline void require(bool holds, const char* what) {
   if (holds) return;
   std::fprintf(stderr, "emulated instruction set: %s\n", what);
@@ -85,7 +87,8 @@ static inline V each(Op op, const V& a, const More&... more) {
   }(Lanes<T, V>(a), Lanes<T, More>(more)...);
 }
 
-// Lane i of the result is op(lane i of x), of another type: as many lanes as the smaller register has, zero above them.
+// Lane i of the result is op(lane i of x), of another type: as many lanes as the smaller register has, zeros
+// above.
 template <class To, class ToV, class From, class FromV, class Op>
 static inline ToV convert(const FromV& x, Op op) {
   Lanes<From, FromV> in(x);
@@ -95,7 +98,7 @@ static inline ToV convert(const FromV& x, Op op) {
   return out.vector();
 }
 
-// Bit i of the result is whether op(lane i of a, lane i of b) holds.
+// Bit i of the result is op(lane i of a, lane i of b).
 template <class T, class V, class Op>
 static inline Mask<T, V> where(const V& a, const V& b, Op op) {
   Lanes<T, V> x(a), y(b);
@@ -104,7 +107,7 @@ static inline Mask<T, V> where(const V& a, const V& b, Op op) {
   return static_cast<Mask<T, V>>(bits);
 }
 
-// All bits of lane i where bit i of `mask` is set, for eight lanes.
+// All bits of lane i if bit i of `mask` is set, for eight lanes.
 static inline __m256 spread(uint64_t mask) {
   __m256i bit = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
   return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bit), bit));
@@ -133,7 +136,7 @@ static inline V load_whole(const void* from) {
 template <class T, class V>
 constexpr Mask<T, V> kEveryLane = static_cast<Mask<T, V>>(~uint64_t{0} >> (64 - Lanes<T, V>::kCount));
 
-// Masked loads and stores touch no memory of the lanes they leave out.
+// Masked loads and stores do not touch the memory of lanes outside the mask.
 template <class T, class V>
 static inline V load_masked(const V& x, uint64_t mask, const void* from) {
   if (mask == kEveryLane<T, V>) return load_whole<V>(from);
@@ -166,7 +169,7 @@ static inline void store_aligned(void* to, const V& x) {
   std::memcpy(to, &x, sizeof x);
 }
 
-// Instructions that do to each half of a register what one of AVX2 does: the hardware's own arithmetic.
+// Instructions that apply an AVX2 instruction to each half of a register: the hardware's own arithmetic.
 #define QUIRE_TWICE_1(V, name, half) \
   static inline V _mm512_##name(const V& a) { return {half(a.low), half(a.high)}; }
 #define QUIRE_TWICE_2(V, name, half) \
@@ -176,7 +179,7 @@ static inline void store_aligned(void* to, const V& x) {
     return {half(a.low, b.low, c.low), half(a.high, b.high, c.high)}; \
   }
 
-// The masked forms of `name`, whose lanes are T: the lanes left out come from `source`, or are zero.
+// The masked forms of `name` with lanes T: lanes outside the mask come from `source`, or are zero.
 #define QUIRE_MASKED(prefix, V, T, name)                                                    \
   template <class... In>                                                                    \
   static inline V prefix##_mask_##name(const V& source, Mask<T, V> mask, const In&... in) { \

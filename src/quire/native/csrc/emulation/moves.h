@@ -1,4 +1,4 @@
-// AVX-512 that only moves bits: constants, memory, casts, parts of registers, permutations.
+// AVX-512 instructions that only move bits: constants, memory, casts, parts of registers, permutations.
 #pragma once
 
 #include "integers.h"
@@ -14,7 +14,7 @@ static inline __m512i _mm512_set1_epi16(short x) { return {_mm256_set1_epi16(x),
 static inline __m512i _mm512_set1_epi32(int x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline __m512i _mm512_set1_epi64(long long x) { return {_mm256_set1_epi64x(x), _mm256_set1_epi64x(x)}; }
 
-// The last lane first. (The compilers' setr are macros that call these.)
+// Last lane first. (The compilers' setr are macros that call these.)
 template <class T, class V, class... In>
 static inline V set_lanes(In... in) {
   static_assert(sizeof...(in) == Lanes<T, V>::kCount, "one value for each lane");
@@ -64,7 +64,7 @@ QUIRE_MASKED_MEMORY(_mm256, ps, __m256, float)
 #undef QUIRE_INTEGER_MEMORY
 #undef QUIRE_MASKED_MEMORY
 
-// What narrows straight into memory.
+// Narrowing stores.
 static inline void _mm512_mask_cvtepi32_storeu_epi16(void* p, __mmask16 mask, const __m512i& x) {
   store_masked<int16_t>(p, mask, _mm512_cvtepi32_epi16(x));
 }
@@ -111,7 +111,8 @@ static inline __m512i _mm512_inserti64x4(const __m512i& a, __m256i b, int part) 
 
 static inline __m512i _mm512_maskz_mov_epi16(__mmask32 mask, const __m512i& a) { return select<int16_t>(mask, a, __m512i{}); }
 
-// Lane i of the result is the lane of `a` that lane i of `index` names; of `a` and `b` in a row for permutex2var.
+// Lane i of the result is the lane of `a` selected by lane i of `index`; for permutex2var, of `a` and `b`
+// concatenated.
 template <class T, class I, class V>
 static inline V permute(const __m512i& index, const V& a, const V& b) {
   Lanes<I, __m512i> from(index);
@@ -131,7 +132,7 @@ QUIRE_PERMUTE(epi64, __m512i, int64_t, uint64_t)
 QUIRE_PERMUTE(ps, __m512, float, uint32_t)
 #undef QUIRE_PERMUTE
 
-// Four lanes of 128 bits: two of `a`, then two of `b`, two bits of `control` each.
+// Four 128-bit lanes: two of `a`, then two of `b`, two bits of `control` each.
 template <class Part, class V>
 static inline V shuffle_parts(const V& a, const V& b, int control) {
   Lanes<Part, V> x(a), y(b), out;
