@@ -1,4 +1,4 @@
-// int4 weights in the AMX layout: nibbles are unpacked to bytes sub_scale * q, in the order of int8 AMX panels.
+// Unpacks int4 weights of the AMX layout: nibbles become bytes sub_scale * q, in int8 AMX order.
 #pragma once
 
 #include "amx.h"
@@ -11,9 +11,10 @@ namespace quire::QUIRE_ISA {
 constexpr int64_t kSliceWords = kTmmBytes / 4 * kPanel;  // of an unpacked panel per k-slice of 64 elements
 constexpr int64_t kAmxGroupWords = kAmxGroup / 4 * kPanel;
 
-// Multiplies nibbles of 32 elements of kLanes columns by their sub-scales. Two nibbles times a sub-scale, each product up to 225, are
-// one 16-bit multiplication; high nibbles are 16 times their value in place, and their product is taken from the high half (mulhi).
-// The zero points, multiplied alike, are then subtracted per byte.
+// Multiplies nibbles of 32 elements of kLanes columns by their sub-scales. Two nibbles times a sub-scale,
+// each product up to 225, are one 16-bit multiplication; high nibbles are 16 times their value in place, and
+// their product is taken from the high half (mulhi). The zero points, multiplied alike, are then subtracted
+// per byte.
 class NibbleUnpacker {
  public:
   QUIRE_INLINE explicit NibbleUnpacker(const uint8_t* sub_scales) {
@@ -22,10 +23,13 @@ class NibbleUnpacker {
     vi scale = and_bits(bytes, 15);
     scales_ = _mm512_or_si512(scale, _mm512_slli_epi32(scale, 16));
     scales_of_high_ = _mm512_slli_epi16(scales_, 12);
-    zero_points_ = _mm512_mullo_epi16(scales_, _mm512_mask_blend_epi32(has_zero_point_7, set1_word(0x08080808u), set1_word(0x07070707u)));
+    zero_points_ = _mm512_mullo_epi16(
+        scales_, _mm512_mask_blend_epi32(has_zero_point_7, set1_word(0x08080808u), set1_word(0x07070707u)));
   }
 
-  QUIRE_INLINE vi low(vi nibbles) const { return _mm512_sub_epi8(_mm512_mullo_epi16(and_bits(nibbles, 0x0f0f0f0fu), scales_), zero_points_); }
+  QUIRE_INLINE vi low(vi nibbles) const {
+    return _mm512_sub_epi8(_mm512_mullo_epi16(and_bits(nibbles, 0x0f0f0f0fu), scales_), zero_points_);
+  }
   QUIRE_INLINE vi high(vi nibbles) const {
     return _mm512_sub_epi8(_mm512_mulhi_epu16(and_bits(nibbles, 0xf0f0f0f0u), scales_of_high_), zero_points_);
   }
@@ -55,14 +59,17 @@ class GroupUnpacker {
  public:
   GroupUnpacker() = default;
   GroupUnpacker(const Panels& weight, int64_t panel, int64_t group, uint32_t* to)
-      : sub_scales_(weight.sub_scales(panel, group, 0)), words_(weight.word(panel, group, 0, 0)), to_(to),
+      : sub_scales_(weight.sub_scales(panel, group, 0)),
+        words_(weight.word(panel, group, 0, 0)),
+        to_(to),
         end_(weight.group_elements(group) / kGroup * kPanelVectors) {}
 
   QUIRE_INLINE void unpack_some() {
     if (next_ == end_) return;
     int64_t subgroup = next_ / kPanelVectors, column = next_ % kPanelVectors * kLanes;
     uint32_t* to = to_ + subgroup * 2 * kNibbleWords * kPanel + column;
-    unpack<false>(words_ + subgroup * kNibbleWords * kPanel + column, sub_scales_ + subgroup * kPanel + column, to);
+    unpack<false>(words_ + subgroup * kNibbleWords * kPanel + column,
+                  sub_scales_ + subgroup * kPanel + column, to);
     ++next_;
   }
   void unpack_all() {
@@ -76,8 +83,9 @@ class GroupUnpacker {
   int64_t next_ = 0, end_ = 0;
 };
 
-// Panels that stream from memory and are read once: k-slices of 64 elements are unpacked into a ring that stays in L1. A slice is
-// written two slices ahead of the TMULs that read it, because a TILELOADD waits for all stores to its lines.
+// Panels that stream from memory and are read once: k-slices of 64 elements are unpacked into a ring that
+// stays in L1. A slice is written two slices ahead of the TMULs that read it, because a TILELOADD waits for
+// all stores to its lines.
 class UnpackRing {
  public:
   static constexpr int64_t kSlices = 4, kAhead = 2;
@@ -97,7 +105,7 @@ class UnpackRing {
     return ring_ + k_slice % kSlices * kSliceWords;
   }
 
-  // Unpacks a quarter of the next k-slice: 32 of its elements of 32 columns. The last quarter completes the slice.
+  // Unpacks a quarter of the next k-slice: 32 of its elements of 32 columns. Quarter 3 completes the slice.
   QUIRE_INLINE void unpack_quarter(int quarter) {
     if (slices_left_ == 0) return;
     int half = quarter / 2, column = quarter % 2 * 2 * kLanes;

@@ -1,11 +1,13 @@
 // Varlen paged attention for any number of query rows: prefill, chunks and decode differ only in that number.
 //
-// Rows are (token, query head) pairs: the tokens of an item times the query heads that share its kv head (GQA packing). They meet one K/V
-// tile of 32 keys at a time, at absolute positions. A row keeps an online softmax (maximum m, sum l, weighted values) within a split of
-// 512 keys, and the partials of splits are merged in order. A row's arithmetic depends only on its position and its window: not on other
-// rows, not on the chunk it came in, not on the contents of slots that it may not see.
+// Rows are (token, query head) pairs: the tokens of an item times the query heads that share its kv head (GQA
+// packing). They meet one K/V tile of 32 keys at a time, at absolute positions. A row keeps an online softmax
+// (maximum m, sum l, weighted values) within a split of 512 keys, and the partials of splits are merged in
+// order. A row's arithmetic depends only on its position and its window: not on other rows, not on the chunk
+// it came in, not on the contents of slots that it may not see.
 //
-// Online softmax: Milakov and Gimelshein 2018. Tiles: FlashAttention, Dao 2022. Fixed splits: Flash-Decoding 2023.
+// Online softmax: Milakov and Gimelshein 2018. Tiles: FlashAttention, Dao 2022. Fixed splits: Flash-Decoding
+// 2023.
 #pragma once
 
 #include "attention_softmax.h"
@@ -28,17 +30,19 @@ struct Attend {
   RowStates state;
   int64_t gqa;  // query heads per kv head
   int64_t rows;
-  int64_t size;  // head_dim
+  int64_t size;                // head_dim
   const S* queries = nullptr;  // AMX only: rows side by side
 
   Attend(const Attention& attention, const AttentionItem& work, float* scratch)
       : a(attention),
         item(work),
-        state(scratch, attention_rows(attention.num_heads / attention.pages.num_kv_heads), attention.pages.head_dim),
+        state(scratch, attention_rows(attention.num_heads / attention.pages.num_kv_heads),
+              attention.pages.head_dim),
         gqa(attention.num_heads / attention.pages.num_kv_heads),
         rows((work.row_end - work.row_begin) * gqa),
         size(attention.pages.head_dim) {
-    for (int64_t r = 0; r < rows; ++r) state.set_visible(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
+    for (int64_t r = 0; r < rows; ++r)
+      state.set_visible(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
     if constexpr (kWidens<S>) widen_queries();
     if (uses_amx()) queries = gather_queries();
   }
@@ -54,33 +58,37 @@ struct Attend {
   int64_t token(int64_t row) const { return a.rows[item.row_begin + row / gqa]; }
   int64_t head(int64_t row) const { return item.kv_head * gqa + row % gqa; }
 
-  const S* query(int64_t row) const { return static_cast<const S*>(a.q) + (token(row) * a.num_heads + head(row)) * size; }
+  const S* query(int64_t row) const {
+    return static_cast<const S*>(a.q) + (token(row) * a.num_heads + head(row)) * size;
+  }
 
   void widen_queries() {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t d = 0; d < size; ++d) state.queries[r * state.width + d] = from_bf16(query(r)[d]);
   }
 
-  // Queries side by side. One token's already are; more than 16 rows are padded with zero rows to a whole row panel.
+  // Queries side by side. One token's already are; more than 16 rows are padded with zeros to a row panel.
   const S* gather_queries() {
     if (rows <= kTile / 2 && item.row_end - item.row_begin == 1) return query(0);
     S* to = reinterpret_cast<S*>(state.queries);
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * size, query(r), static_cast<size_t>(size) * sizeof(S));
-    if (rows > kTile / 2) std::memset(to + rows * size, 0, static_cast<size_t>((round_up(rows, kTile) - rows) * size) * sizeof(S));
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(to + r * size, query(r), static_cast<size_t>(size) * sizeof(S));
+    if (rows > kTile / 2)
+      std::memset(to + rows * size, 0,
+                  static_cast<size_t>((round_up(rows, kTile) - rows) * size) * sizeof(S));
     return to;
   }
 
   // The row as products read it: widened in scratch, or in place.
   const Row* read_query(int64_t row) const {
-    if constexpr (kWidens<S>)
-      return state.queries + row * state.width;
-    else
-      return reinterpret_cast<const Row*>(query(row));
+    if constexpr (kWidens<S>) return state.queries + row * state.width;
+    else return reinterpret_cast<const Row*>(query(row));
   }
 
   const char* tile_base(int64_t tile) const {
     int64_t block = tile / a.pages.tiles_per_block;
-    return a.pages.key_tile(a.block_tables[item.request * a.blocks_per_request + block], item.kv_head, tile % a.pages.tiles_per_block);
+    return a.pages.key_tile(a.block_tables[item.request * a.blocks_per_request + block], item.kv_head,
+                            tile % a.pages.tiles_per_block);
   }
 
   void run() {
@@ -89,7 +97,8 @@ struct Attend {
       walk_split(split);
       state.merge_split(rows, size);
     }
-    for (int64_t r = 0; r < rows; ++r) write_output(a, token(r), head(r), state.total + r * state.width, state.total_l[r]);
+    for (int64_t r = 0; r < rows; ++r)
+      write_output(a, token(r), head(r), state.total + r * state.width, state.total_l[r]);
   }
 
   void run_split() {
@@ -162,8 +171,9 @@ struct Attend {
     }
   };
 
-  // split[r] = split[r] * rescale + probs[r] * V over exactly the keys that the row sees, in order: first keys that not all R rows see,
-  // row by row; then the common keys of all R together; then the rest. Pairs of keys stay together.
+  // split[r] = split[r] * rescale + probs[r] * V over exactly the keys that the row sees, in order: first
+  // keys that not all R rows see, row by row; then the common keys of all R together; then the rest. Pairs of
+  // keys stay together.
   template <class Columns>
   struct PVProduct {
     const Attend& self;
@@ -181,9 +191,11 @@ struct Attend {
       begin = (begin + 1) / 2 * 2;
       end = end / 2 * 2;
       if (end <= begin) begin = end = kTile;
-      for (int r = 0; r < R; ++r) add<1>(first + r, state.begin[first + r], std::min(begin, state.end[first + r]), true);
+      for (int r = 0; r < R; ++r)
+        add<1>(first + r, state.begin[first + r], std::min(begin, state.end[first + r]), true);
       add<R>(first, begin, end, false);
-      for (int r = 0; r < R; ++r) add<1>(first + r, std::max(end, state.begin[first + r]), state.end[first + r], false);
+      for (int r = 0; r < R; ++r)
+        add<1>(first + r, std::max(end, state.begin[first + r]), state.end[first + r], false);
     }
 
     template <int R>
@@ -193,7 +205,8 @@ struct Attend {
       const int64_t size = self.size, width = self.state.width;
       float* out = self.state.split + first * width;
       const Row* p[R];
-      for (int r = 0; r < R; ++r) p[r] = opaque_pointer(reinterpret_cast<const Row*>(self.state.scores + (first + r) * kTile));
+      for (int r = 0; r < R; ++r)
+        p[r] = opaque_pointer(reinterpret_cast<const Row*>(self.state.scores + (first + r) * kTile));
       for (int64_t c = 0; c < size; c += V * kLanes) {
         vf acc[R][V];
         for (int r = 0; r < R; ++r) {
@@ -209,17 +222,13 @@ struct Attend {
 };
 
 static void attend(const Attention& a, const AttentionItem& item, float* scratch) {
-  if (a.pages.element == Element::kF32)
-    Attend<float>(a, item, scratch).run();
-  else
-    Attend<uint16_t>(a, item, scratch).run();
+  if (a.pages.element == Element::kF32) Attend<float>(a, item, scratch).run();
+  else Attend<uint16_t>(a, item, scratch).run();
 }
 
 static void attend_split(const Attention& a, const AttentionItem& item, float* scratch) {
-  if (a.pages.element == Element::kF32)
-    Attend<float>(a, item, scratch).run_split();
-  else
-    Attend<uint16_t>(a, item, scratch).run_split();
+  if (a.pages.element == Element::kF32) Attend<float>(a, item, scratch).run_split();
+  else Attend<uint16_t>(a, item, scratch).run_split();
 }
 
 // Merges a row's partials in split order, as one thread that walks all splits would.

@@ -1,7 +1,8 @@
-// PV with AMX: values [rows, D] = probs * V. A V tile is the B operand of D / 16 TMULs as it lies in the page.
+// PV with AMX: values [rows, D] = probs * V. V tiles are B operands of TMULs as they lie in the pages.
 //
-// A key that a row does not see has probability zero, and zero times a finite value adds nothing. If such a value is not finite, each row
-// of the row panel works alone, over copies of the tiles in which all that it does not see is cleared: same arithmetic, same bits.
+// A key that a row does not see has probability zero, and zero times a finite value adds nothing. If such a
+// value is not finite, each row of the row panel works alone, over copies of the tiles in which all that it
+// does not see is cleared: same arithmetic, same bits.
 #pragma once
 
 #include "attention_amx_softmax.h"
@@ -12,11 +13,13 @@ namespace quire::QUIRE_ISA {
 template <class Item>
 class AmxPV {
  public:
-  AmxPV(const AmxSplitView<Item>& view, const AmxSoftmax& softmax) : view_(view), state_(view.state), softmax_(softmax), size_(view.size) {}
+  AmxPV(const AmxSplitView<Item>& view, const AmxSoftmax& softmax)
+      : view_(view), state_(view.state), softmax_(softmax), size_(view.size) {}
 
   void run(int64_t row_panel) const {
     if (masked_values_are_finite(row_panel)) {
-      multiply(view_.first_row(row_panel), view_.visible_tiles(row_panel), view_.is_1xn, [&](int64_t tile) { return view_.values(tile); });
+      multiply(view_.first_row(row_panel), view_.visible_tiles(row_panel), view_.is_1xn,
+               [&](int64_t tile) { return view_.values(tile); });
     } else {
       configure_tmm(1);
       for (int64_t r = view_.first_row(row_panel); r < view_.end_row(row_panel); ++r) run_row_alone(r);
@@ -66,7 +69,8 @@ class AmxPV {
     auto interleave = [&](int64_t tile, int i) __attribute__((always_inline)) {
       const char* next = tile + 1 < task.end ? b_at(tile + 1) : values(task.begin) + (c + kTile) % size_ * 4;
       next += i * kRows * task.b_stride;
-      for (int64_t column = 0; column < kTile * 4; column += kLineBytes) prefetch_lines(next + column, task.b_stride, kRows);
+      for (int64_t column = 0; column < kTile * 4; column += kLineBytes)
+        prefetch_lines(next + column, task.b_stride, kRows);
     };
     if constexpr (kIs1xN) tmul_1xn<kTile, TmmElement::kBF16, true>(task, b_at, interleave);
     else tmul_2x2(task, b_at, interleave);

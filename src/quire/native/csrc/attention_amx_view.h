@@ -1,4 +1,5 @@
-// One split of an item's keys as AMX kernels see it: where its K/V tiles are, and what row panels of 32 rows see of them.
+// One split of an item's keys as AMX kernels see it: where its K/V tiles are, and what row panels of 32 rows
+// see of them.
 #pragma once
 
 #include "amx.h"
@@ -6,7 +7,8 @@
 
 namespace quire::QUIRE_ISA {
 
-static_assert(kTmmRows == kTile / 2 && kRowPanel == kTile, "Attend::gather_queries pads with these numbers of rows");
+static_assert(kTmmRows == kTile / 2 && kRowPanel == kTile,
+              "Attend::gather_queries pads with these numbers of rows");
 
 template <class Item>
 struct AmxSplitView {
@@ -19,14 +21,19 @@ struct AmxSplitView {
   const char* keys[kSplitTiles] = {};
 
   AmxSplitView(const Item& owner, int64_t split)
-      : item(owner), state(owner.state), size(owner.size), start(split * kSplitKeys), is_1xn(owner.rows <= kTmmRows) {
+      : item(owner),
+        state(owner.state),
+        size(owner.size),
+        start(split * kSplitKeys),
+        is_1xn(owner.rows <= kTmmRows) {
     KeyRange any = state.visible_to_any(item.rows);
     end = std::min(any.end - start, kSplitKeys);
-    for (int64_t t = std::max<int64_t>(any.begin - start, 0) / kTile; t <= last_tile(); ++t) keys[t] = item.tile_base(split * kSplitTiles + t);
+    for (int64_t t = std::max<int64_t>(any.begin - start, 0) / kTile; t <= last_tile(); ++t)
+      keys[t] = item.tile_base(split * kSplitTiles + t);
     for (int64_t row_panel = 0; row_panel < num_row_panels(); ++row_panel) find_ranges(row_panel);
   }
 
-  // With up to 16 rows the last tile may be truncated: positions are consecutive, so every row sees a key of it.
+  // Up to 16 rows may truncate the last tile: positions are consecutive, so every row sees a key of it.
   void configure() const {
     if (is_1xn) configure_tmm(static_cast<int>(item.rows), static_cast<int>(num_pairs(last_tile())));
     else configure_tmm(kRowPanel);
@@ -40,13 +47,14 @@ struct AmxSplitView {
 
   // The keys of the split that a row sees, relative to `start`.
   KeyRange visible(int64_t row) const {
-    return {std::max<int64_t>(state.first_key[row] - start, 0), std::min<int64_t>(state.end_key[row] - start, kSplitKeys)};
+    return {std::max<int64_t>(state.first_key[row] - start, 0),
+            std::min<int64_t>(state.end_key[row] - start, kSplitKeys)};
   }
 
   static KeyRange tiles_over(KeyRange keys) { return {keys.begin / kTile, (keys.end + kTile - 1) / kTile}; }
 
-  // Stores two ranges per row panel in state.begin and state.end: the tiles that any of its rows sees (entry 2 * row_panel), and the
-  // keys that all of its rows see (entry 2 * row_panel + 1).
+  // Stores two ranges per row panel in state.begin and state.end: the tiles that any of its rows sees (entry
+  // 2 * row_panel), and the keys that all of its rows see (entry 2 * row_panel + 1).
   void find_ranges(int64_t row_panel) {
     int32_t first = INT32_MAX, last_first = 0, first_end = INT32_MAX, end = 0;
     for (int64_t r = first_row(row_panel); r < end_row(row_panel); ++r) {
@@ -55,14 +63,20 @@ struct AmxSplitView {
       first_end = std::min(first_end, state.end_key[r]);
       end = std::max(end, state.end_key[r]);
     }
-    auto in_split = [&](int32_t key) { return static_cast<int32_t>(std::clamp<int64_t>(key - start, 0, kSplitKeys)); };
+    auto in_split = [&](int32_t key) {
+      return static_cast<int32_t>(std::clamp<int64_t>(key - start, 0, kSplitKeys));
+    };
     state.begin[2 * row_panel] = in_split(first) / kTile;
     state.end[2 * row_panel] = (in_split(end) + kTile - 1) / kTile;
     state.begin[2 * row_panel + 1] = in_split(last_first);
     state.end[2 * row_panel + 1] = std::max(in_split(last_first), in_split(first_end));
   }
-  KeyRange visible_tiles(int64_t row_panel) const { return {state.begin[2 * row_panel], state.end[2 * row_panel]}; }
-  KeyRange common_keys(int64_t row_panel) const { return {state.begin[2 * row_panel + 1], state.end[2 * row_panel + 1]}; }
+  KeyRange visible_tiles(int64_t row_panel) const {
+    return {state.begin[2 * row_panel], state.end[2 * row_panel]};
+  }
+  KeyRange common_keys(int64_t row_panel) const {
+    return {state.begin[2 * row_panel + 1], state.end[2 * row_panel + 1]};
+  }
 
   // Keys of a tile up to the last one that any row sees, and pairs of values.
   int64_t num_visible(int64_t tile) const { return std::min<int64_t>(end - tile * kTile, kTile); }

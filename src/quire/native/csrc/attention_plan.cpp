@@ -5,7 +5,8 @@
 
 namespace quire {
 
-static constexpr int64_t kItemsPerThread = 4;  // a request is split if one of its items exceeds a thread's share divided by this
+static constexpr int64_t kItemsPerThread =
+    4;  // a request is split if one of its items exceeds a thread's share divided by this
 static constexpr int64_t kMaxPartials = 1 << 16;  // partials per head: 32 MB with head_dim 128
 
 // A request's rows that read one split.
@@ -43,20 +44,25 @@ class Planner {
   int64_t last_split(int64_t row) const { return work_.positions[row] / kSplitKeys; }
 
   // Many rows of one request share each K/V read anyway.
-  bool is_few(int64_t request) const { return num_rows(request) == 1 || 2 * num_rows(request) <= rows_per_item_; }
+  bool is_few(int64_t request) const {
+    return num_rows(request) == 1 || 2 * num_rows(request) <= rows_per_item_;
+  }
 
   void list_visits() {
     for (int64_t b = 0; b < work_.num_requests; ++b) {
       if (!is_few(b)) continue;
       int64_t first = row_begin(b), last = row_end(b) - 1;
       for (int64_t split = first_split(first); split <= last_split(last); ++split)
-        visits_.push_back({split, b, first_key(last) <= split * kSplitKeys && end_key(first) >= (split + 1) * kSplitKeys});
+        visits_.push_back(
+            {split, b, first_key(last) <= split * kSplitKeys && end_key(first) >= (split + 1) * kSplitKeys});
     }
-    std::sort(visits_.begin(), visits_.end(), [this](const Visit& a, const Visit& b) { return is_before(a, b); });
+    std::sort(visits_.begin(), visits_.end(),
+              [this](const Visit& a, const Visit& b) { return is_before(a, b); });
   }
 
   const int32_t* first_block(const Visit& v) const {
-    return work_.block_tables + v.request * work_.blocks_per_request + v.split * kSplitTiles / work_.tiles_per_block;
+    return work_.block_tables + v.request * work_.blocks_per_request +
+           v.split * kSplitTiles / work_.tiles_per_block;
   }
 
   int64_t num_blocks(const Visit& v) const {
@@ -74,7 +80,8 @@ class Planner {
     if (a.split != b.split) return a.split < b.split;
     if (a.is_shareable != b.is_shareable) return a.is_shareable;
     if (!a.is_shareable || reads_same_keys(a, b)) return a.request < b.request;
-    return std::lexicographical_compare(first_block(a), first_block(a) + num_blocks(a), first_block(b), first_block(b) + num_blocks(b));
+    return std::lexicographical_compare(first_block(a), first_block(a) + num_blocks(a), first_block(b),
+                                        first_block(b) + num_blocks(b));
   }
 
   template <class Body>
@@ -91,7 +98,8 @@ class Planner {
   void choose_split_requests() {
     std::vector<char> gains(static_cast<size_t>(work_.num_requests), 0);
     for_runs([&](size_t begin, size_t end) {
-      for (size_t i = begin; i < end && end - begin > 1; ++i) gains[static_cast<size_t>(visits_[i].request)] = 1;
+      for (size_t i = begin; i < end && end - begin > 1; ++i)
+        gains[static_cast<size_t>(visits_[i].request)] = 1;
     });
     is_split_.assign(gains.size(), 0);
     int64_t all = 0, room = kMaxPartials / work_.num_heads;
@@ -104,16 +112,20 @@ class Planner {
     }
   }
 
-  int64_t keys(int64_t request) const { return num_rows(request) * (end_key(row_end(request) - 1) - first_key(row_begin(request))); }
+  int64_t keys(int64_t request) const {
+    return num_rows(request) * (end_key(row_end(request) - 1) - first_key(row_begin(request)));
+  }
 
   bool is_long(int64_t request, int64_t keys_of_all) const {
     bool has_many_splits = first_split(row_begin(request)) < last_split(row_end(request) - 1);
-    return work_.num_threads > 1 && has_many_splits && keys(request) * work_.num_threads * kItemsPerThread >= keys_of_all;
+    return work_.num_threads > 1 && has_many_splits &&
+           keys(request) * work_.num_threads * kItemsPerThread >= keys_of_all;
   }
 
   int64_t num_partials(int64_t request) const {
     int64_t count = 0;
-    for (int64_t row = row_begin(request); row < row_end(request); ++row) count += last_split(row) + 1 - first_split(row);
+    for (int64_t row = row_begin(request); row < row_end(request); ++row)
+      count += last_split(row) + 1 - first_split(row);
     return count;
   }
 
@@ -135,7 +147,8 @@ class Planner {
     for (size_t i = begin; i < end; ++i) {
       if (!is_split_[visits_[i].request]) continue;
       for (int64_t row = row_begin(visits_[i].request); row < row_end(visits_[i].request); ++row)
-        if (first_split(row) <= any.split && any.split <= last_split(row)) plan_.rows.push_back(static_cast<int32_t>(row));
+        if (first_split(row) <= any.split && any.split <= last_split(row))
+          plan_.rows.push_back(static_cast<int32_t>(row));
     }
     AttentionItem item{static_cast<int32_t>(any.request), 0, 0, 0, static_cast<int32_t>(any.split)};
     add_items(plan_.split, item, first, static_cast<int64_t>(plan_.rows.size()));

@@ -1,5 +1,4 @@
-// Divides a step's attention into items that threads take, without changing what a row computes
-// (flash-decoding, split-KV).
+// Divides a step's attention into items for threads, without changing what a row computes (split-KV).
 //
 //   whole items   rows of one request over all of their splits; written at once. Prefill, and decode of short
 //   contexts
@@ -37,7 +36,8 @@ struct AttentionPlan {
   std::vector<AttentionItem> whole;
   std::vector<AttentionItem> split;
   std::vector<int32_t> merged;  // rows of split items, whose partials must be merged
-  std::vector<int64_t> first_partial;  // [T] for merged rows: index of their first partial, in units of all heads
+  std::vector<int64_t>
+      first_partial;  // [T] for merged rows: index of their first partial, in units of all heads
   int64_t num_partials = 0;
 };
 

@@ -31,7 +31,8 @@ static inline float scale_and_mask_row(const RowStates& state, int64_t r, float 
 
 static inline void store_probs(float* probs, int v, vf p, std::false_type) { store(probs + v * kLanes, p); }
 
-// With bfloat16 pages, probabilities are rounded to bfloat16; they are stored as pairs if products read pairs, else as float32.
+// With bfloat16 pages, probabilities are rounded to bfloat16; they are stored as pairs if products read
+// pairs, else as float32.
 static inline void store_probs(float* probs, int v, vf p, std::true_type) {
 #if defined(QUIRE_BF16_DOT)
   store_bf16_n(reinterpret_cast<uint16_t*>(probs) + v * kLanes, p, kLanes);

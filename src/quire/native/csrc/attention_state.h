@@ -27,14 +27,17 @@ struct Total {
   float& l;
 };
 
-// total = total * total_scale + split * split_scale. A sum of products with zero may be -0 or 0: it counts as 0.
-static QUIRE_INLINE void add_scaled(float* total, float total_scale, const float* split, float split_scale, int64_t size) {
+// total = total * total_scale + split * split_scale. Sums of products with zero may be -0, which counts as 0.
+static QUIRE_INLINE void add_scaled(float* total, float total_scale, const float* split, float split_scale,
+                                    int64_t size) {
   for (int64_t c = 0; c < size; c += kLanes)
-    store(total + c, fma(add(load(split + c), set1(0.0f)), set1(split_scale), mul(load(total + c), set1(total_scale))));
+    store(total + c,
+          fma(add(load(split + c), set1(0.0f)), set1(split_scale), mul(load(total + c), set1(total_scale))));
 }
 
-// Merges the partial of a split into the total (log-sum-exp). A split that saw no key has sum 0 and is skipped.
-static inline void merge_partial(Total total, const float* split, float split_m, float split_l, int64_t size) {
+// Merges a split's partial into the total (log-sum-exp). A split that saw no key has sum 0 and is skipped.
+static inline void merge_partial(Total total, const float* split, float split_m, float split_l,
+                                 int64_t size) {
   if (split_l == 0.0f) return;
   float m = total.m > split_m ? total.m : split_m;
   float total_scale = exp(total.m - m), split_scale = exp(split_m - m);
@@ -46,27 +49,29 @@ static inline void merge_partial(Total total, const float* split, float split_m,
 template <class Out>
 static inline void write_divided(const float* values, float l, int64_t size, Out* out) {
   vf inverse = set1(1.0f / l);
-  for (int64_t c = 0; c < size; c += kLanes) store_as(out + c, mul(load(values + c), inverse), lanes_left(c, size));
+  for (int64_t c = 0; c < size; c += kLanes)
+    store_as(out + c, mul(load(values + c), inverse), lanes_left(c, size));
 }
 
 static inline void write_output(const Attention& a, int64_t row, int64_t head, const float* values, float l) {
   int64_t size = a.pages.head_dim, start = row * a.ldo + head * size;
-  if (a.out_element == Element::kF32)
-    write_divided(values, l, size, static_cast<float*>(a.out) + start);
-  else
-    write_divided(values, l, size, static_cast<uint16_t*>(a.out) + start);
+  if (a.out_element == Element::kF32) write_divided(values, l, size, static_cast<float*>(a.out) + start);
+  else write_divided(values, l, size, static_cast<uint16_t*>(a.out) + start);
 }
 
 // The running state of an item's rows, in scratch memory.
 struct RowStates {
   int64_t width;   // floats per row of values, padded to whole panels
   float* queries;  // [rows][width] widened to float32; with AMX, bfloat16 rows side by side
-  float* scores;   // [rows][32], then probabilities as products read them; with AMX a whole split's, see attention_amx.h
+  float* scores;   // [rows][32], then probabilities as products read them; with AMX a whole split's, see
+                   // attention_amx.h
   float* split;    // [rows][width] values of the current split
   float* total;    // [rows][width] values of the merged splits
-  float* widened;  // one widened tile, of K [D][32] or of V [32][width]; with AMX scratch for a row that works alone
-  // Per row: of the split, the maximum (with AMX the shift that probabilities are relative to), the sum, and the factor by which
-  // the tile's new maximum rescales earlier tiles; then maximum and sum of the merged splits.
+  float* widened;  // one widened tile, of K [D][32] or of V [32][width]; with AMX scratch for a row that
+                   // works alone
+  // Per row: of the split, the maximum (with AMX the shift that probabilities are relative to), the sum, and
+  // the factor by which the tile's new maximum rescales earlier tiles; then maximum and sum of the merged
+  // splits.
   float* m;
   float* l;
   float* rescale;
@@ -74,7 +79,8 @@ struct RowStates {
   float* total_l;
   int32_t* first_key;  // per row: the keys it sees, as absolute positions
   int32_t* end_key;
-  int32_t* begin;  // per row: the keys it sees in the current tile, as offsets; with AMX per row panel, see AmxSplitView
+  int32_t* begin;  // per row: the keys it sees in the current tile, as offsets; with AMX per row panel, see
+                   // AmxSplitView
   int32_t* end;
 
   RowStates(float* scratch, int64_t max_rows, int64_t head_dim) : width(round_up(head_dim, kPanel)) {
@@ -126,7 +132,9 @@ struct RowStates {
   }
 
   // For values that are accumulated tile by tile; AMX writes them once.
-  void clear_values(int64_t r) { std::memset(split + r * width, 0, static_cast<size_t>(width) * sizeof(float)); }
+  void clear_values(int64_t r) {
+    std::memset(split + r * width, 0, static_cast<size_t>(width) * sizeof(float));
+  }
 
   void reset_total(int64_t r) {
     total_m[r] = kLowest;

@@ -22,10 +22,14 @@ constexpr bool kHasBF16Dot = false;
 
 // Pages of stored elements S are read as float32, or as bfloat16 pairs along K; rows are read as pairs only
 // with bfloat16 dot products.
-template <class S> constexpr bool kIsPaired = sizeof(S) == 2;
-template <class S> using PageRead = std::conditional_t<kIsPaired<S>, uint32_t, float>;
-template <class S> using RowRead = std::conditional_t<kIsPaired<S> && kHasBF16Dot, uint32_t, float>;
-template <class S> constexpr bool kWidens = kIsPaired<S> && !kHasBF16Dot;
+template <class S>
+constexpr bool kIsPaired = sizeof(S) == 2;
+template <class S>
+using PageRead = std::conditional_t<kIsPaired<S>, uint32_t, float>;
+template <class S>
+using RowRead = std::conditional_t<kIsPaired<S> && kHasBF16Dot, uint32_t, float>;
+template <class S>
+constexpr bool kWidens = kIsPaired<S> && !kHasBF16Dot;
 constexpr int64_t kMinRowsToWiden = 16;
 
 // Returns the pointer, opaque to the compiler, which would otherwise recompute it from other pointers in the
@@ -36,8 +40,7 @@ static QUIRE_INLINE const T* opaque_pointer(const T* pointer) {
   return pointer;
 }
 
-// Columns of a K/V tile in a page: `stride` elements of T between rows of K; the next tile lies `ahead` bytes
-// further.
+// Columns of a K/V tile in a page, `stride` elements between rows of K; the next tile is `ahead` bytes away.
 template <class T>
 struct PageColumns {
   const T* base;
@@ -49,7 +52,8 @@ struct PageColumns {
   template <int V>
   void prefetch_ahead(int64_t k) const {
     const char* line = reinterpret_cast<const char*>(row(k)) + ahead;
-    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLineBytes) prefetch_l1(reinterpret_cast<const char*>(line + i));
+    for (int64_t i = 0; i < V * kLanes * static_cast<int64_t>(sizeof(T)); i += kLineBytes)
+      prefetch_l1(reinterpret_cast<const char*>(line + i));
   }
 };
 
@@ -64,7 +68,8 @@ struct WidenedColumns {
 };
 
 template <int R, int V>
-static QUIRE_INLINE void add_column(const float* const* a, int64_t k, const vf (&column)[V], vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_column(const float* const* a, int64_t k, const vf (&column)[V],
+                                    vf (&acc)[R][V]) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
     vf x = set1(a[r][k]);
@@ -75,7 +80,8 @@ static QUIRE_INLINE void add_column(const float* const* a, int64_t k, const vf (
 
 // acc[r][v] += a[r][k] * w[k][column v] for k in [k_begin, k_end), over float32 columns.
 template <int R, int V, class Columns>
-static QUIRE_INLINE void add_products(const float* const* a, const Columns& w, int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_products(const float* const* a, const Columns& w, int64_t k_begin, int64_t k_end,
+                                      vf (&acc)[R][V]) {
   for (int64_t k = k_begin; k < k_end; ++k) {
     vf column[V];
 #pragma GCC unroll 4
@@ -102,7 +108,8 @@ static QUIRE_INLINE void add_half(const float* const* a, const uint32_t* pairs, 
 // Elements k and k + 1, k even. Few rows keep theirs in registers; with many rows a pair is loaded twice
 // rather than kept.
 template <int R, int V>
-static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs, int64_t k, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs, int64_t k,
+                                    vf (&acc)[R][V]) {
   if constexpr (R > 2) {
     add_half<R, V>(a, pairs, k, acc);
     add_half<R, V>(a, opaque_pointer(pairs), k + 1, acc);
@@ -120,8 +127,8 @@ static QUIRE_INLINE void add_halves(const float* const* a, const uint32_t* pairs
 
 // The same over columns of bfloat16 pairs.
 template <int R, int V>
-static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end,
-                                      vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<uint32_t>& w, int64_t k_begin,
+                                      int64_t k_end, vf (&acc)[R][V]) {
   int64_t k = k_begin;
   if (k % 2 != 0 && k < k_end) add_half<R, V>(a, w.row(k / 2), k, acc), ++k;
   for (; k + 1 < k_end; k += 2) {
@@ -134,7 +141,8 @@ static QUIRE_INLINE void add_products(const float* const* a, const PageColumns<u
 #else
 
 template <int R, int V>
-static QUIRE_INLINE void add_pair(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t pair, uint32_t mask, vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_pair(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t pair,
+                                  uint32_t mask, vf (&acc)[R][V]) {
   vi column[V];
 #pragma GCC unroll 4
   for (int v = 0; v < V; ++v) column[v] = and_bits(load_words(w.row(pair) + v * kLanes), mask);
@@ -146,14 +154,14 @@ static QUIRE_INLINE void add_pair(const uint32_t* const* a, const PageColumns<ui
   }
 }
 
-// The same with pairs on both sides. The half of a pair outside the range is cleared: it may hold an
-// infinity.
+// The same with pairs on both sides. The half of a pair outside the range is cleared: it may be infinite.
 template <int R, int V>
-static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w, int64_t k_begin, int64_t k_end,
-                                      vf (&acc)[R][V]) {
+static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumns<uint32_t>& w,
+                                      int64_t k_begin, int64_t k_end, vf (&acc)[R][V]) {
   for (int64_t pair = k_begin / 2; 2 * pair < k_end; ++pair) {
     w.template prefetch_ahead<V>(pair);
-    uint32_t mask = (2 * pair < k_begin ? 0xffff0000u : 0xffffffffu) & (2 * pair + 1 >= k_end ? 0x0000ffffu : 0xffffffffu);
+    uint32_t mask = (2 * pair < k_begin ? 0xffff0000u : 0xffffffffu) &
+                    (2 * pair + 1 >= k_end ? 0x0000ffffu : 0xffffffffu);
     add_pair<R, V>(a, w, pair, mask, acc);
   }
 }
@@ -161,7 +169,8 @@ static QUIRE_INLINE void add_products(const uint32_t* const* a, const PageColumn
 #endif
 
 // Widens pairs [k / 2][columns] to float32 [k][stride], once for many rows.
-static inline void widen(const PageColumns<uint32_t>& pairs, int64_t num_pairs, int64_t columns, float* out, int64_t stride) {
+static inline void widen(const PageColumns<uint32_t>& pairs, int64_t num_pairs, int64_t columns, float* out,
+                         int64_t stride) {
   for (int64_t p = 0; p < num_pairs; ++p)
     for (int64_t c = 0; c < columns; c += kLanes) {
       vi pair = load_words(pairs.row(p) + c);
@@ -170,13 +179,18 @@ static inline void widen(const PageColumns<uint32_t>& pairs, int64_t num_pairs, 
     }
 }
 
-// Calls body.run<R>(first_row) for panels of rows that cover [begin, end): R is 6 while possible, then 4, 2,
-// 1.
+// Calls body.run<R>(first_row) for panels that cover rows [begin, end): R is 6 while possible, then 4, 2, 1.
 template <class Body>
 static inline void for_rows(int64_t begin, int64_t end, const Body& body) {
   for (; end - begin >= 6; begin += 6) body.template run<6>(begin);
-  if (end - begin >= 4) { body.template run<4>(begin); begin += 4; }
-  if (end - begin >= 2) { body.template run<2>(begin); begin += 2; }
+  if (end - begin >= 4) {
+    body.template run<4>(begin);
+    begin += 4;
+  }
+  if (end - begin >= 2) {
+    body.template run<2>(begin);
+    begin += 2;
+  }
   if (end - begin >= 1) body.template run<1>(begin);
 }
 

@@ -1,4 +1,5 @@
-// What Python sees of the core: shapes in, arrays in and out, no ownership shared, the GIL released while it computes.
+// What Python sees of the core: shapes in, arrays in and out, no ownership shared, the GIL released while it
+// computes.
 #include "bindings.h"
 
 #include <nanobind/stl/string.h>
@@ -21,15 +22,24 @@ static void bind_shapes(nb::module_& m) {
       .value("PRE", NormPlacement::kPre)
       .value("POST", NormPlacement::kPost)
       .value("SANDWICH", NormPlacement::kSandwich);
-  nb::enum_<QKNorm>(m, "QKNorm").value("NONE", QKNorm::kNone).value("PER_HEAD", QKNorm::kPerHead).value("WHOLE", QKNorm::kWhole);
+  nb::enum_<QKNorm>(m, "QKNorm")
+      .value("NONE", QKNorm::kNone)
+      .value("PER_HEAD", QKNorm::kPerHead)
+      .value("WHOLE", QKNorm::kWhole);
   nb::enum_<Activation>(m, "Activation")
       .value("SILU", Activation::kSilu)
       .value("GELU", Activation::kGelu)
       .value("GELU_TANH", Activation::kGeluTanh)
       .value("RELU", Activation::kRelu);
 
-  nb::class_<Rope>(m, "Rope").def(nb::init<>()).def_rw("inv_freq", &Rope::inv_freq).def_rw("attention_factor", &Rope::attention_factor);
-  nb::class_<LayerShape>(m, "LayerShape").def(nb::init<>()).def_rw("rope", &LayerShape::rope).def_rw("window", &LayerShape::window);
+  nb::class_<Rope>(m, "Rope")
+      .def(nb::init<>())
+      .def_rw("inv_freq", &Rope::inv_freq)
+      .def_rw("attention_factor", &Rope::attention_factor);
+  nb::class_<LayerShape>(m, "LayerShape")
+      .def(nb::init<>())
+      .def_rw("rope", &LayerShape::rope)
+      .def_rw("window", &LayerShape::window);
   nb::class_<ModelShape>(m, "ModelShape")
       .def(nb::init<>())
       .def_rw("hidden_size", &ModelShape::hidden_size)

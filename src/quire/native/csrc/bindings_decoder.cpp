@@ -1,4 +1,5 @@
-// What Python sees of a decoder. A wrong caller gets an exception, whatever the arguments are: never a wrong answer, never a crash.
+// What Python sees of a decoder. A wrong caller gets an exception, whatever the arguments are: never a wrong
+// answer, never a crash.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -26,7 +27,8 @@ struct ForkedError : std::runtime_error {
 // A decoder serves one caller at a time; a second one is an error, never a wrong answer.
 static std::unique_lock<std::mutex> alone_with(Decoder& d) {
   std::unique_lock<std::mutex> lock(d.one_caller(), std::try_to_lock);
-  if (!lock && d.forks_before_call() != num_forks()) throw ForkedError("this process was forked while another call ran on the executor");
+  if (!lock && d.forks_before_call() != num_forks())
+    throw ForkedError("this process was forked while another call ran on the executor");
   if (!lock) throw BusyError("another call is running on this executor");
   d.forks_before_call() = num_forks();
   return lock;
@@ -41,8 +43,8 @@ static std::vector<int32_t> copied(const Array& array, const char* name) {
 
 static void require_size(const std::vector<int32_t>& array, size_t size, const char* name) {
   if (array.size() == size) return;
-  throw std::invalid_argument(std::string("the arrays of the step do not fit each other: ") + name + " has " + std::to_string(array.size()) +
-                              " elements instead of " + std::to_string(size));
+  throw std::invalid_argument(std::string("the arrays of the step do not fit each other: ") + name + " has " +
+                              std::to_string(array.size()) + " elements instead of " + std::to_string(size));
 }
 
 static float* logits_of(const Decoder& d, const OutMatrix& logits, size_t num_rows) {
@@ -51,19 +53,29 @@ static float* logits_of(const Decoder& d, const OutMatrix& logits, size_t num_ro
   return elements_of(logits, "logits");
 }
 
-static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, Ints context_lens, IntTable block_tables, Ints slots,
-                Ints sample_rows, OutMatrix logits) {
+static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, Ints context_lens,
+                IntTable block_tables, Ints slots, Ints sample_rows, OutMatrix logits) {
   std::vector<int32_t> tokens = copied(token_ids, "token_ids"), places = copied(positions, "positions"),
-                       starts = copied(query_start, "query_start"), lens = copied(context_lens, "context_lens"),
-                       tables = copied(block_tables, "block_tables"), targets = copied(slots, "slots"), rows = copied(sample_rows, "sample_rows");
+                       starts = copied(query_start, "query_start"),
+                       lens = copied(context_lens, "context_lens"),
+                       tables = copied(block_tables, "block_tables"), targets = copied(slots, "slots"),
+                       rows = copied(sample_rows, "sample_rows");
   if (tokens.empty() || lens.empty()) throw std::invalid_argument("the step has no rows or no requests");
   require_size(places, tokens.size(), "positions");
   require_size(targets, tokens.size(), "slots");
   require_size(starts, lens.size() + 1, "query_start");
   require_size(tables, lens.size() * block_tables.shape(1), "block_tables");
   float* out = logits_of(d, logits, rows.size());
-  Step step{static_cast<int64_t>(tokens.size()), static_cast<int64_t>(lens.size()), static_cast<int64_t>(block_tables.shape(1)),
-            static_cast<int64_t>(rows.size()), tokens.data(), places.data(), starts.data(), tables.data(), targets.data(), rows.data()};
+  Step step{static_cast<int64_t>(tokens.size()),
+            static_cast<int64_t>(lens.size()),
+            static_cast<int64_t>(block_tables.shape(1)),
+            static_cast<int64_t>(rows.size()),
+            tokens.data(),
+            places.data(),
+            starts.data(),
+            tables.data(),
+            targets.data(),
+            rows.data()};
   auto lock = alone_with(d);
   check_step(d, step, lens.data());
   nb::gil_scoped_release release;
@@ -110,10 +122,12 @@ static float* heads_of(const Decoder& d, const OutHeads& heads, size_t num_slots
 static void read_kv(Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHeads values) {
   std::vector<int32_t> wanted = copied(slots, "slots");
   float *k = heads_of(d, keys, wanted.size(), "keys"), *v = heads_of(d, values, wanted.size(), "values");
-  if (layer < 0 || layer >= static_cast<int64_t>(d.shape().layers.size())) throw std::invalid_argument("there is no such layer");
+  if (layer < 0 || layer >= static_cast<int64_t>(d.shape().layers.size()))
+    throw std::invalid_argument("there is no such layer");
   auto lock = alone_with(d);
   for (int32_t slot : wanted)
-    if (slot < 0 || slot / d.block_size() >= d.num_blocks()) throw std::invalid_argument("a slot is outside the KV memory");
+    if (slot < 0 || slot / d.block_size() >= d.num_blocks())
+      throw std::invalid_argument("a slot is outside the KV memory");
   d.read_kv(layer, wanted.data(), static_cast<int64_t>(wanted.size()), k, v);
 }
 
@@ -166,10 +180,12 @@ static nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> packed_bytes(nb::handl
   return {reinterpret_cast<const uint8_t*>(matrix.data()), {matrix.bytes()}, self};
 }
 
-static bool read_packed_matrix(Decoder& d, size_t index, int file, int64_t offset, const std::vector<uint64_t>& checksums) {
+static bool read_packed_matrix(Decoder& d, size_t index, int file, int64_t offset,
+                               const std::vector<uint64_t>& checksums) {
   auto lock = alone_with(d);
   PackedMatrix& matrix = matrix_at(d, index);
-  if (static_cast<int64_t>(checksums.size()) != pieces_of(matrix)) throw std::invalid_argument("every piece needs a checksum");
+  if (static_cast<int64_t>(checksums.size()) != pieces_of(matrix))
+    throw std::invalid_argument("every piece needs a checksum");
   if (offset < 0 || offset > std::numeric_limits<int64_t>::max() - static_cast<int64_t>(matrix.bytes()))
     throw std::invalid_argument("no file has such an offset");
   nb::gil_scoped_release release;
@@ -183,21 +199,28 @@ void bind_decoder(nb::module_& m) {
   nb::exception<BusyError>(m, "BusyError", PyExc_RuntimeError);
   nb::exception<ForkedError>(m, "ForkedError", PyExc_RuntimeError);
   nb::class_<Decoder>(m, "Decoder")
-      .def(nb::init<ModelShape, WeightFormat, const std::string&, int>(), nb::arg("shape"), nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
-      .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"), nb::arg("weight").noconvert())
-      .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"), nb::arg("weight").noconvert())
+      .def(nb::init<ModelShape, WeightFormat, const std::string&, int>(), nb::arg("shape"),
+           nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
+      .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"),
+           nb::arg("weight").noconvert())
+      .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"),
+           nb::arg("weight").noconvert())
       .def("set_vector", &set_vector, nb::arg("name"), nb::arg("values").noconvert())
       .def("packed_sizes", &packed_sizes)
       .def("packed_checksums", &packed_checksums, nb::arg("index"))
       .def("packed_bytes", &packed_bytes, nb::arg("index"))
-      .def("read_packed", &read_packed_matrix, nb::arg("index"), nb::arg("file"), nb::arg("offset"), nb::arg("checksums"))
+      .def("read_packed", &read_packed_matrix, nb::arg("index"), nb::arg("file"), nb::arg("offset"),
+           nb::arg("checksums"))
       .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("element"))
-      .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(), nb::arg("query_start").noconvert(),
-           nb::arg("context_lens").noconvert(), nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
+      .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
+           nb::arg("query_start").noconvert(), nb::arg("context_lens").noconvert(),
+           nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
            nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert())
       .def("head", &head, nb::arg("rows").noconvert(), nb::arg("logits").noconvert())
-      .def("best", &best, nb::arg("rows").noconvert(), nb::arg("token_ids").noconvert(), nb::arg("num_not_finite").noconvert())
-      .def("read_kv", &read_kv, nb::arg("layer"), nb::arg("slots").noconvert(), nb::arg("keys").noconvert(), nb::arg("values").noconvert())
+      .def("best", &best, nb::arg("rows").noconvert(), nb::arg("token_ids").noconvert(),
+           nb::arg("num_not_finite").noconvert())
+      .def("read_kv", &read_kv, nb::arg("layer"), nb::arg("slots").noconvert(), nb::arg("keys").noconvert(),
+           nb::arg("values").noconvert())
       .def("copy_block", &copy_block, nb::arg("source"), nb::arg("target"))
       .def_prop_ro("isa", &Decoder::isa)
       .def_prop_ro("num_threads", &Decoder::num_threads)

@@ -1,4 +1,5 @@
-// What Python sees of single kernels: which there are, how fast they could be, and a few of them alone, for tests.
+// What Python sees of single kernels: which there are, how fast they could be, and a few of them alone, for
+// tests.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -13,15 +14,18 @@
 
 namespace quire {
 
-// One product on one instruction set, for the kernel tests: out = a W^T, both written as the format wants them.
-static void multiply(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix a, OutMatrix out) {
+// One product on one instruction set, for the kernel tests: out = a W^T, both written as the format wants
+// them.
+static void multiply(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix a,
+                     OutMatrix out) {
   const Kernels& kernels = choose_kernels(isa);
   ThreadPool alone(1);
   SourceMatrix source = source_of(weight, Element::kF32);
   int64_t rows = static_cast<int64_t>(a.shape(0));
   const float* rows_in = elements_of(a, "a");
   float* product = elements_of(out, "out");
-  if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows || static_cast<int64_t>(out.shape(1)) != source.rows)
+  if (static_cast<int64_t>(a.shape(1)) != source.columns || static_cast<int64_t>(out.shape(0)) != rows ||
+      static_cast<int64_t>(out.shape(1)) != source.rows)
     throw std::invalid_argument("out [R, N] = a [R, K] * weight [N, K] transposed");
   format = packed_format(kernels, format);
   PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, format);
@@ -32,7 +36,8 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   Norm n{};
   n.x = rows_in;
   n.ldx = n.size = source.columns;
-  n.out = {converted.get(), stride, kernels.activation_formats[static_cast<int>(format)], source.columns, zero_point_of(format)};
+  n.out = {converted.get(), stride, kernels.activation_formats[static_cast<int>(format)], source.columns,
+           zero_point_of(format)};
   kernels.norm(n, 0, rows);
   Gemm g{};
   g.weight = packed.panels();
@@ -51,14 +56,16 @@ static void packed_values(const std::string& isa, WeightFormat format, FloatMatr
   const Kernels& kernels = choose_kernels(isa);
   ThreadPool alone(1);
   SourceMatrix source = source_of(weight, Element::kF32);
-  if (static_cast<int64_t>(out.shape(0)) != source.rows || static_cast<int64_t>(out.shape(1)) != source.columns)
+  if (static_cast<int64_t>(out.shape(0)) != source.rows ||
+      static_cast<int64_t>(out.shape(1)) != source.columns)
     throw std::invalid_argument("out must be [N, K] as the weight is");
   float* values = elements_of(out, "out");
   PackedMatrix packed(round_up(source.rows, kPanel) / kPanel, source.columns, packed_format(kernels, format));
   packed.pack(kernels, source, 0, 1, alone);
   std::vector<int32_t> rows(static_cast<size_t>(source.rows));
   std::iota(rows.begin(), rows.end(), 0);
-  kernels.embed({packed.panels(), rows.data(), nullptr, nullptr, 1.0f, values, source.columns}, 0, source.rows);
+  kernels.embed({packed.panels(), rows.data(), nullptr, nullptr, 1.0f, values, source.columns}, 0,
+                source.rows);
 }
 
 void bind_kernels(nb::module_& m) {
@@ -67,20 +74,30 @@ void bind_kernels(nb::module_& m) {
     for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
     return names;
   });
-  m.def("has_integer_tiles", [](const std::string& isa) { return choose_kernels(isa).int_layout == PackLayout::kAmx; }, nb::arg("isa"));
-  m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"), nb::arg("rounds"),
-        nb::call_guard<nb::gil_scoped_release>());
-  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"), nb::arg("rounds"),
-        nb::call_guard<nb::gil_scoped_release>());
+  m.def(
+      "has_integer_tiles",
+      [](const std::string& isa) { return choose_kernels(isa).int_layout == PackLayout::kAmx; },
+      nb::arg("isa"));
+  m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"),
+        nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
+  m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"),
+        nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("multiply", &multiply, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(),
         nb::arg("a").noconvert(), nb::arg("out").noconvert());
-  m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(), nb::arg("out").noconvert());
-  m.def("activate", [](const std::string& isa, Activation kind, OutFloats x) {
-    choose_kernels(isa).activate(kind, elements_of(x, "x"), static_cast<int64_t>(x.shape(0)));
-  }, nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());
-  m.def("softcap", [](const std::string& isa, OutFloats x, float cap) {
-    choose_kernels(isa).softcap(elements_of(x, "x"), static_cast<int64_t>(x.shape(0)), cap);
-  }, nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("cap"));
+  m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("weight_format"),
+        nb::arg("weight").noconvert(), nb::arg("out").noconvert());
+  m.def(
+      "activate",
+      [](const std::string& isa, Activation kind, OutFloats x) {
+        choose_kernels(isa).activate(kind, elements_of(x, "x"), static_cast<int64_t>(x.shape(0)));
+      },
+      nb::arg("isa"), nb::arg("kind"), nb::arg("x").noconvert());
+  m.def(
+      "softcap",
+      [](const std::string& isa, OutFloats x, float cap) {
+        choose_kernels(isa).softcap(elements_of(x, "x"), static_cast<int64_t>(x.shape(0)), cap);
+      },
+      nb::arg("isa"), nb::arg("x").noconvert(), nb::arg("cap"));
 }
 
 }  // namespace quire

@@ -26,9 +26,11 @@ struct LogitsOf {
   Element* x;
   int64_t n;
 
-  explicit LogitsOf(const Array& logits) : x(elements_of(logits, "logits")), n(static_cast<int64_t>(logits.shape(0))) {
+  explicit LogitsOf(const Array& logits)
+      : x(elements_of(logits, "logits")), n(static_cast<int64_t>(logits.shape(0))) {
     if (n == 0) throw std::invalid_argument("a row without logits");
-    if (n > std::numeric_limits<int32_t>::max()) throw std::invalid_argument("a row of more logits than int32 can number");
+    if (n > std::numeric_limits<int32_t>::max())
+      throw std::invalid_argument("a row of more logits than int32 can number");
   }
 };
 
@@ -37,7 +39,8 @@ static void check(const DrawMethod& method, double noise) {
   auto require = [](bool holds, const char* what) {
     if (!holds) throw std::invalid_argument(what);
   };
-  require(method.sharpness > 0 && std::isfinite(method.sharpness), "sharpness to draw with must be positive and finite");
+  require(method.sharpness > 0 && std::isfinite(method.sharpness),
+          "sharpness to draw with must be positive and finite");
   require(method.top_k >= 1, "top_k must be positive: there is nothing to draw from");
   require(method.top_p > 0 && method.top_p <= 1, "top_p to draw with must be in (0, 1]");
   require(method.least <= 0, "least to draw with must be ln(min_p), 0 or below");
@@ -45,8 +48,8 @@ static void check(const DrawMethod& method, double noise) {
 }
 
 template <class Array>
-static int64_t draw_row(const std::string& isa, Array logits, double sharpness, std::optional<int64_t> top_k, double top_p, double least,
-                        double noise) {
+static int64_t draw_row(const std::string& isa, Array logits, double sharpness, std::optional<int64_t> top_k,
+                        double top_p, double least, double noise) {
   LogitsOf<Array> row(logits);
   DrawMethod method{sharpness, top_k.value_or(row.n), top_p, least};
   check(method, noise);
@@ -86,10 +89,10 @@ static int64_t rank_of(Logits logits, int64_t token_id) {
 
 void bind_sampling(nb::module_& m) {
   m.def("best_id", &best_id, nb::arg("isa"), nb::arg("logits").noconvert());
-  m.def("draw", &draw_row<Logits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"), nb::arg("top_k").none(),
-        nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
-  m.def("draw", &draw_row<WideLogits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"), nb::arg("top_k").none(),
-        nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
+  m.def("draw", &draw_row<Logits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"),
+        nb::arg("top_k").none(), nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
+  m.def("draw", &draw_row<WideLogits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"),
+        nb::arg("top_k").none(), nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
   m.def("largest_ids", &largest, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("count"));
   m.def("exp_sum", &weight_of_all, nb::arg("isa"), nb::arg("logits").noconvert());
   m.def("num_before", &rank_of, nb::arg("logits").noconvert(), nb::arg("token_id"));

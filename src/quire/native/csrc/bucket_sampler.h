@@ -1,6 +1,6 @@
-// Finds a token by cumulative weight without sorting: the weights of a row in buckets of nearly equal ones, heaviest first; see
-// quire/sample/buckets.py. Light tokens are rarely weighed: the sum of all weights is known approximately, and buckets are filled from
-// the heaviest on until they hold the goal.
+// Finds a token by cumulative weight without sorting: the weights of a row in buckets of nearly equal ones,
+// heaviest first; see quire/sample/buckets.py. Light tokens are rarely weighed: the sum of all weights is
+// known approximately, and buckets are filled from the heaviest on until they hold the goal.
 #pragma once
 
 #include <algorithm>
@@ -16,7 +16,9 @@
 namespace quire {
 
 inline const LogitKernels<float>& kernels_of(const Kernels& kernels, const float*) { return kernels.logits; }
-inline const LogitKernels<double>& kernels_of(const Kernels& kernels, const double*) { return kernels.double_logits; }
+inline const LogitKernels<double>& kernels_of(const Kernels& kernels, const double*) {
+  return kernels.double_logits;
+}
 
 // A row of logits, with the maximum of each span of kLogitSpan.
 template <class T>
@@ -28,7 +30,10 @@ struct LogitRow {
 
   // Throws std::invalid_argument for a row with NaN: it has no order.
   LogitRow(const Kernels& all, const T* values, int64_t size)
-      : kernels(kernels_of(all, values)), x(values), n(size), maxima(static_cast<size_t>((size + kLogitSpan - 1) / kLogitSpan)) {
+      : kernels(kernels_of(all, values)),
+        x(values),
+        n(size),
+        maxima(static_cast<size_t>((size + kLogitSpan - 1) / kLogitSpan)) {
     if (kernels.span_maxima(x, n, maxima.data())) throw std::invalid_argument("a logit of the row is NaN");
   }
   int64_t num_spans() const { return static_cast<int64_t>(maxima.size()); }
@@ -56,7 +61,8 @@ inline double bucket_weight(int64_t bucket) {
 template <class T>
 class BucketSampler {
  public:
-  // A token's place in the order: its bucket, its index in the bucket, the cumulative weight including it, and its id.
+  // A token's place in the order: its bucket, its index in the bucket, the cumulative weight including it,
+  // and its id.
   struct Place {
     int64_t bucket;
     int64_t number;
@@ -75,8 +81,9 @@ class BucketSampler {
     return cumulative_.back();
   }
 
-  // Returns find(total()), for a `find` that never decreases with the total. If both ends of the approximate total's error interval
-  // lead to the same token, that is the result; otherwise, rarely, the exact total is computed.
+  // Returns find(total()), for a `find` that never decreases with the total. If both ends of the approximate
+  // total's error interval lead to the same token, that is the result; otherwise, rarely, the exact total is
+  // computed.
   template <class Find>
   Place with_total(Find find) {
     double about = row_.kernels.approx_exp_sum(row_.x, row_.n, params_);
@@ -88,13 +95,15 @@ class BucketSampler {
   // The first token at which the cumulative weight is `goal` or more, or the last one.
   Place first_reaching(double goal) {
     while (!is_full() && held() < goal) fill(next_end());
-    return place(std::lower_bound(cumulative_.cbegin(), cumulative_.cend(), goal), [goal](double sum) { return sum >= goal; });
+    return place(std::lower_bound(cumulative_.cbegin(), cumulative_.cend(), goal),
+                 [goal](double sum) { return sum >= goal; });
   }
 
   // The first token at which it is more than `goal`, or the last one.
   Place first_above(double goal) {
     while (!is_full() && held() <= goal) fill(next_end());
-    return place(std::upper_bound(cumulative_.cbegin(), cumulative_.cend(), goal), [goal](double sum) { return sum > goal; });
+    return place(std::upper_bound(cumulative_.cbegin(), cumulative_.cend(), goal),
+                 [goal](double sum) { return sum > goal; });
   }
 
  private:
@@ -108,7 +117,7 @@ class BucketSampler {
   double nats(T x) const { return (static_cast<double>(x) - params_.best) * params_.sharpness; }
   double held() const { return cumulative_.empty() ? 0.0 : cumulative_.back(); }
 
-  // How far to fill next: a few octaves, then about a twelfth of the tokens (estimated from a sample), then everything.
+  // How far to fill next: a few octaves, then about a twelfth of the tokens (by a sample), then everything.
   int64_t next_end() const {
     if (cumulative_.empty()) return 3 * kBucketsPerOctave;
     std::vector<T> sample;
@@ -119,14 +128,16 @@ class BucketSampler {
     return end > num_filled() ? end : kNumBuckets;
   }
 
-  // Fills the next buckets up to `end`. If that is the last one, fills all from the start: whole spans are added twice as fast as
-  // selected ids.
+  // Fills the next buckets up to `end`. If that is the last one, fills all from the start: whole spans are
+  // added twice as fast as selected ids.
   void fill(int64_t end) {
     if (end == kNumBuckets) cumulative_.clear();
     BucketRange range{num_filled(), end};
     std::vector<double> sums(static_cast<size_t>((range.end - range.begin + 1) * kSumLanes));
-    auto add = [&](const uint32_t* ids, int64_t n) { row_.kernels.add_residuals(row_.x, ids, n, params_, range, sums.data()); };
-    end == kNumBuckets && params_.least == kMinNats ? for_spans(add) : for_selected(range, add);
+    auto add = [&](const uint32_t* ids, int64_t n) {
+      row_.kernels.add_residuals(row_.x, ids, n, params_, range, sums.data());
+    };
+    end == kNumBuckets&& params_.least == kMinNats ? for_spans(add) : for_selected(range, add);
     double before = held();
     for (int64_t b = range.begin; b < range.end; ++b) {
       const double* lanes = &sums[static_cast<size_t>((b - range.begin) * kSumLanes)];
@@ -156,15 +167,16 @@ class BucketSampler {
     for (int64_t s = 0; s < row_.num_spans(); ++s) {
       if (row_.maxima[static_cast<size_t>(s)] < static_cast<T>(low)) continue;
       if (size + kLogitSpan > kCapacity) visit(ids, size), size = 0;
-      size += row_.kernels.select_ids(row_.x, static_cast<uint32_t>(s * kLogitSpan), row_.size_of(s), low, high, ids + size);
+      size += row_.kernels.select_ids(row_.x, static_cast<uint32_t>(s * kLogitSpan), row_.size_of(s), low,
+                                      high, ids + size);
     }
     visit(ids, size);
   }
 
   double limit(double nats) const { return params_.best + nats / params_.sharpness; }
 
-  // The first token of the bucket for which is_there(cumulative weight), or its last: the sum over members may round differently from
-  // the bucket's sum.
+  // The first token of the bucket for which is_there(cumulative weight), or its last: the sum over members
+  // may round differently from the bucket's sum.
   template <class Test>
   Place place(std::vector<double>::const_iterator found, Test is_there) {
     auto last = std::lower_bound(cumulative_.cbegin(), cumulative_.cend(), cumulative_.back());
@@ -187,13 +199,15 @@ class BucketSampler {
     for_selected({bucket, bucket + 1}, [&](const uint32_t* ids, int64_t n) {
       for (int64_t i = 0; i < n; ++i) {
         double d = nats(row_.x[ids[i]]), shifted = shifted_bucket(d);
-        if (d >= params_.least && kRoundShift - shifted == bucket) members_.push_back({residual(d, shifted), ids[i]});
+        if (d >= params_.least && kRoundShift - shifted == bucket)
+          members_.push_back({residual(d, shifted), ids[i]});
       }
     });
     auto is_before = [](const Member& a, const Member& b) {
       return a.residual > b.residual || (a.residual == b.residual && a.id < b.id);
     };
-    if (!std::is_sorted(members_.begin(), members_.end(), is_before)) std::sort(members_.begin(), members_.end(), is_before);
+    if (!std::is_sorted(members_.begin(), members_.end(), is_before))
+      std::sort(members_.begin(), members_.end(), is_before);
     return members_;
   }
 

@@ -18,8 +18,8 @@ class Buffer {
  public:
   Buffer() = default;
 
-  // Zeroed. The operating system hands out the pages of a large buffer when they are first touched, but refuses one that it could never
-  // fill. Throws std::bad_alloc.
+  // Zeroed. The operating system hands out the pages of a large buffer when they are first touched, but
+  // refuses one that it could never fill. Throws std::bad_alloc.
   explicit Buffer(size_t bytes) : bytes_(bytes) {
     if (bytes > std::numeric_limits<size_t>::max() - 2 * kPage) throw std::bad_alloc();
 #if defined(__linux__)
@@ -61,7 +61,9 @@ class Buffer {
   size_t size() const { return bytes_; }
 
   template <class T>
-  T* as() const { return reinterpret_cast<T*>(base_); }
+  T* as() const {
+    return reinterpret_cast<T*>(base_);
+  }
 
  private:
   static constexpr size_t kPage = size_t{2} << 20;

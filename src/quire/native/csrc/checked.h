@@ -11,10 +11,13 @@ namespace quire {
 inline int64_t checked_mul(std::initializer_list<int64_t> factors) {
   int64_t product = 1;
   for (int64_t factor : factors)
-    if (__builtin_mul_overflow(product, factor, &product)) throw std::overflow_error("a size is beyond 2^63 - 1 bytes");
+    if (__builtin_mul_overflow(product, factor, &product))
+      throw std::overflow_error("a size is beyond 2^63 - 1 bytes");
   return product;
 }
 
-inline size_t checked_bytes(std::initializer_list<int64_t> factors) { return static_cast<size_t>(checked_mul(factors)); }
+inline size_t checked_bytes(std::initializer_list<int64_t> factors) {
+  return static_cast<size_t>(checked_mul(factors));
+}
 
 }  // namespace quire

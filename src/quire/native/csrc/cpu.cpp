@@ -20,17 +20,19 @@ static bool has_avx512_bf16() {
 }
 
 static bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 
 #if defined(QUIRE_AMX_BUILT)
-// CPUID leaf 7 EDX: bit 22 AMX_BF16, 24 AMX_TILE, 25 AMX_INT8. Linux hands out tile state to a process that asks for it.
+// CPUID leaf 7 EDX: bit 22 AMX_BF16, 24 AMX_TILE, 25 AMX_INT8. Linux hands out tile state to a process that
+// asks for it.
 static bool has_amx() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) || (edx >> 24 & 3) != 3) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx >> 22 & 1) || (edx >> 24 & 3) != 3)
+    return false;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 #endif
@@ -46,7 +48,8 @@ static std::vector<const Kernels*> probe() {
     if (QUIRE_EMULATE || (has_avx512_bf16() && __builtin_cpu_supports("avx512vnni"))) {
       found.push_back(&avx512_bf16::kernels);
 #if defined(QUIRE_AMX_BUILT)
-      if (QUIRE_EMULATE || (has_amx() && __builtin_cpu_supports("avx512vbmi"))) found.push_back(&amx_bf16::kernels);
+      if (QUIRE_EMULATE || (has_amx() && __builtin_cpu_supports("avx512vbmi")))
+        found.push_back(&amx_bf16::kernels);
 #endif
     }
   }

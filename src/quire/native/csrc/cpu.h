@@ -11,7 +11,8 @@ namespace quire {
 // Every table compiled in that runs here, slowest first; never empty. The processor is asked once.
 const std::vector<const Kernels*>& available_kernels();
 
-// The table of that name, or the fastest when the name is empty. Throws std::invalid_argument naming the choices.
+// The table of that name, or the fastest when the name is empty. Throws std::invalid_argument naming the
+// choices.
 const Kernels& choose_kernels(const std::string& name);
 
 }  // namespace quire

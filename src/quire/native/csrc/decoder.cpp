@@ -22,7 +22,8 @@ void Decoder::run(const Step& step, float* logits) {
   head(step.sample_rows, step.num_samples, logits);
 }
 
-// What lies beyond a row's end stays zero: products read whole groups. So a buffer serves rows of one length only.
+// What lies beyond a row's end stays zero: products read whole groups. So a buffer serves rows of one length
+// only.
 void Decoder::reserve(const Step& step) {
   int64_t hidden = stride_of(shape_.hidden_size), query = stride_of(shape_.num_heads * shape_.head_dim);
   if (step.num_rows > capacity_) {
@@ -37,21 +38,30 @@ void Decoder::reserve(const Step& step) {
     hidden_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
     if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
     int64_t group = shape_.num_heads / shape_.num_kv_heads;
-    scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) * sizeof(float));
-    if (format_ == WeightFormat::kInt4Amx) widened_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
+    scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) *
+                      sizeof(float));
+    if (format_ == WeightFormat::kInt4Amx)
+      widened_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
     capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
   }
 }
 
 // The rows of a buffer, [.., k], in the format that products with such weights read.
 ActivationRows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
-  int64_t stride = is_amx_format(meets) ? amx_row_stride(meets, k) : stride_of(k) * static_cast<int64_t>(sizeof(float));
-  return {buffer.get(), stride, kernels_.activation_formats[static_cast<int>(meets)], k, zero_point_of(meets)};
+  int64_t stride =
+      is_amx_format(meets) ? amx_row_stride(meets, k) : stride_of(k) * static_cast<int64_t>(sizeof(float));
+  return {buffer.get(), stride, kernels_.activation_formats[static_cast<int>(meets)], k,
+          zero_point_of(meets)};
 }
 
 void Decoder::embed(const Step& step) {
-  Embed e{embed_.panels(), step.token_ids, step.positions, pointer_or_null(position_table_), shape_.embedding_scale,
-          residual_.as<float>(), stride_of(shape_.hidden_size)};
+  Embed e{embed_.panels(),
+          step.token_ids,
+          step.positions,
+          pointer_or_null(position_table_),
+          shape_.embedding_scale,
+          residual_.as<float>(),
+          stride_of(shape_.hidden_size)};
   threads_.run(step.num_rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.embed(e, begin, end); });
 }
 
@@ -107,8 +117,16 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
 // normed = norm(residual), or the residual itself where the block has no norm of its own.
 void Decoder::normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
   int64_t stride = stride_of(shape_.hidden_size);
-  Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), residual_.as<float>(), stride, nullptr,
-         shape_.hidden_size, rows_in(normed_, shape_.hidden_size, format_), false};
+  Norm n{shape_.norm,
+         shape_.norm_eps,
+         pointer_or_null(weight),
+         pointer_or_null(bias),
+         residual_.as<float>(),
+         stride,
+         nullptr,
+         shape_.hidden_size,
+         rows_in(normed_, shape_.hidden_size, format_),
+         false};
   threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
@@ -116,12 +134,21 @@ void Decoder::normalise(const std::vector<float>& weight, const std::vector<floa
 void Decoder::add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
   if (shape_.norm_placement == NormPlacement::kPre) return;
   int64_t stride = stride_of(shape_.hidden_size);
-  Norm n{shape_.norm, shape_.norm_eps, pointer_or_null(weight), pointer_or_null(bias), product_.as<float>(), stride, nullptr,
-         shape_.hidden_size, rows_in(residual_, shape_.hidden_size, WeightFormat::kF32), true};
+  Norm n{shape_.norm,
+         shape_.norm_eps,
+         pointer_or_null(weight),
+         pointer_or_null(bias),
+         product_.as<float>(),
+         stride,
+         nullptr,
+         shape_.hidden_size,
+         rows_in(residual_, shape_.hidden_size, WeightFormat::kF32),
+         true};
   threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
-void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a, const Step& step) {
+void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a,
+                          const Step& step) {
   bool adds = shape_.norm_placement == NormPlacement::kPre;
   Gemm g{};
   g.weight = weight.panels();
@@ -159,7 +186,8 @@ void Decoder::project_qkv(const Step& step, const Layer& layer) {
 
 void Decoder::rotate_append(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  int64_t query = columns_of(shape_.num_heads * shape_.head_dim), kv = columns_of(shape_.num_kv_heads * shape_.head_dim);
+  int64_t query = columns_of(shape_.num_heads * shape_.head_dim),
+          kv = columns_of(shape_.num_kv_heads * shape_.head_dim);
   RopeAppendKV r{};
   r.q = qkv_.as<float>();
   r.k = r.q + query;
@@ -181,7 +209,8 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.q_out = queries_.get();
   r.pages = pages(index);
   int64_t per_row = shape_.num_kv_heads / r.heads_per_unit();
-  threads_.run(step.num_rows * per_row, 1 + per_row / 2, [&](int64_t begin, int64_t end, int) { kernels_.rope_append_kv(r, begin, end); });
+  threads_.run(step.num_rows * per_row, 1 + per_row / 2,
+               [&](int64_t begin, int64_t end, int) { kernels_.rope_append_kv(r, begin, end); });
 }
 
 void Decoder::attend(const Step& step, int64_t index) {
@@ -206,7 +235,8 @@ void Decoder::attend(const Step& step, int64_t index) {
   a.partials = partials_.as<float>();
   a.first_partial = plan.first_partial.data();
   int64_t scratch = attention_scratch(shape_.num_heads / shape_.num_kv_heads, shape_.head_dim);
-  int64_t num_whole = static_cast<int64_t>(plan.whole.size()), num_split = static_cast<int64_t>(plan.split.size());
+  int64_t num_whole = static_cast<int64_t>(plan.whole.size()),
+          num_split = static_cast<int64_t>(plan.split.size());
   threads_.run(num_whole + num_split, attention_grain_, [&](int64_t begin, int64_t end, int worker) {
     float* own = scratch_.as<float>() + worker * scratch;
     for (int64_t i = begin; i < end; ++i) {
@@ -214,10 +244,12 @@ void Decoder::attend(const Step& step, int64_t index) {
       else kernels_.attend_split(a, plan.split[static_cast<size_t>(i - num_whole)], own);
     }
   });
-  threads_.run(static_cast<int64_t>(plan.merged.size()) * a.num_heads, 8, [&](int64_t begin, int64_t end, int worker) {
-    for (int64_t i = begin; i < end; ++i)
-      kernels_.merge_splits(a, plan.merged[static_cast<size_t>(i / a.num_heads)], i % a.num_heads, scratch_.as<float>() + worker * scratch);
-  });
+  threads_.run(static_cast<int64_t>(plan.merged.size()) * a.num_heads, 8,
+               [&](int64_t begin, int64_t end, int worker) {
+                 for (int64_t i = begin; i < end; ++i)
+                   kernels_.merge_splits(a, plan.merged[static_cast<size_t>(i / a.num_heads)],
+                                         i % a.num_heads, scratch_.as<float>() + worker * scratch);
+               });
   if (!is_final) convert(attended_, step.num_rows, mixed);
 }
 
@@ -232,13 +264,16 @@ void Decoder::convert(const Buffer& from, int64_t rows, const ActivationRows& to
 }
 
 const AttentionPlan& Decoder::plan_of(int64_t window) const {
-  return *std::find_if(plans_.begin(), plans_.end(), [window](const AttentionPlan& plan) { return plan.window == window; });
+  return *std::find_if(plans_.begin(), plans_.end(),
+                       [window](const AttentionPlan& plan) { return plan.window == window; });
 }
 
 // One plan for each distinct window of the layers, and room for the states that it leaves.
 void Decoder::plan_attention(const Step& step) {
-  AttentionWork work{step.num_requests, step.positions, step.query_start, step.block_tables, step.blocks_per_request,
-                     tiles_per_block_, shape_.num_heads, shape_.num_kv_heads, 0, threads_.size()};
+  AttentionWork work{step.num_requests, step.positions,          step.query_start,
+                     step.block_tables, step.blocks_per_request, tiles_per_block_,
+                     shape_.num_heads,  shape_.num_kv_heads,     0,
+                     threads_.size()};
   size_t most_partials = 0;
   plans_.clear();
   for (const LayerShape& layer : shape_.layers) {
@@ -248,11 +283,13 @@ void Decoder::plan_attention(const Step& step) {
     plans_.push_back(quire::plan_attention(work));
     most_partials = std::max(most_partials, static_cast<size_t>(plans_.back().num_partials));
   }
-  size_t bytes = most_partials * static_cast<size_t>(shape_.num_heads * partial_floats(shape_.head_dim)) * sizeof(float);
+  size_t bytes =
+      most_partials * static_cast<size_t>(shape_.num_heads * partial_floats(shape_.head_dim)) * sizeof(float);
   if (bytes > partials_.size()) partials_ = Buffer(bytes);
   constexpr int64_t kKeysToBegin = 128;  // what an item costs before its first key, in keys
   int64_t longest = 1 + *std::max_element(step.positions, step.positions + step.num_rows);
-  attention_grain_ = grain_of((kKeysToBegin + std::min(longest, kSplitKeys)) * shape_.num_heads / shape_.num_kv_heads * shape_.head_dim);
+  attention_grain_ = grain_of((kKeysToBegin + std::min(longest, kSplitKeys)) * shape_.num_heads /
+                              shape_.num_kv_heads * shape_.head_dim);
 }
 
 }  // namespace quire

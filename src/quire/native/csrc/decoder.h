@@ -1,6 +1,7 @@
 // The decoder: packed weights, paged K/V memory, and one call a step that runs the whole forward pass.
 //
-// The story of a step is Decoder::run in decoder.cpp; its end is in decoder_head.cpp, and loading in weights.cpp.
+// The story of a step is Decoder::run in decoder.cpp; its end is in decoder_head.cpp, and loading in
+// weights.cpp.
 #pragma once
 
 #include <algorithm>
@@ -34,7 +35,8 @@ struct LayerShape {
 
 // The fields of ModelSpec that the forward pass reads, under the same names.
 struct ModelShape {
-  int64_t hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, ffn_size = 0, vocab_size = 0, max_context = 0;
+  int64_t hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, ffn_size = 0, vocab_size = 0,
+          max_context = 0;
   NormKind norm = NormKind::kRms;
   float norm_eps = 0;
   NormPlacement norm_placement = NormPlacement::kPre;
@@ -42,13 +44,14 @@ struct ModelShape {
   bool is_ffn_gated = true, is_head_tied = false, has_learned_positions = false;
   bool has_qkv_bias = false, has_attention_out_bias = false, has_ffn_bias = false;
   Activation activation = Activation::kSilu;
-  float attention_scale = 1, embedding_scale = 1, attention_softcap = 0, logit_softcap = 0;  // softcap 0: none
+  float attention_scale = 1, embedding_scale = 1, attention_softcap = 0,
+        logit_softcap = 0;  // softcap 0: none
   std::vector<Rope> ropes;
   std::vector<LayerShape> layers;
 };
 
-// Where a named tensor goes: a linear weight into panels of a matrix, which `q`, `k`, `v` and `gate`, `up` share; its bias into a vector
-// laid out like the panels; any other vector as it is.
+// Where a named tensor goes: a linear weight into panels of a matrix, which `q`, `k`, `v` and `gate`, `up`
+// share; its bias into a vector laid out like the panels; any other vector as it is.
 struct Target {
   PackedMatrix* matrix;        // null: the tensor is a vector
   std::vector<float>* vector;  // null: the tensor is a matrix
@@ -78,17 +81,24 @@ struct Step {
   const int32_t* sample_rows;
 };
 
-inline const float* pointer_or_null(const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); }
+inline const float* pointer_or_null(const std::vector<float>& values) {
+  return values.empty() ? nullptr : values.data();
+}
 
-// Units worth handing to another thread at once: below some 64k multiplications the hand-over costs more than it saves.
-inline int64_t grain_of(int64_t multiplications_per_unit) { return 1 + (1 << 16) / (1 + multiplications_per_unit); }
+// Units worth handing to another thread at once: below some 64k multiplications the hand-over costs more than
+// it saves.
+inline int64_t grain_of(int64_t multiplications_per_unit) {
+  return 1 + (1 << 16) / (1 + multiplications_per_unit);
+}
 
 class Decoder {
  public:
-  // Makes room for all weights. Throws std::invalid_argument for a shape that contradicts itself or is beyond the kernels' sizes.
+  // Makes room for all weights. Throws std::invalid_argument for a shape that contradicts itself or is beyond
+  // the kernels' sizes.
   Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads);
 
-  // Packs the weight of that canonical name. Throws std::invalid_argument for a name or shape that the model has not.
+  // Packs the weight of that canonical name. Throws std::invalid_argument for a name or shape that the model
+  // has not.
   void set_matrix(const std::string& name, const SourceMatrix& source);
   void set_vector(const std::string& name, const float* values, int64_t size);
 
@@ -98,25 +108,29 @@ class Decoder {
   void mark_read(const PackedMatrix& matrix, bool is_whole);
   ThreadPool& threads() { return threads_; }
 
-  // Reserves K/V memory for blocks of `block_size` tokens. Throws std::invalid_argument, std::overflow_error and std::bad_alloc.
+  // Reserves K/V memory for blocks of `block_size` tokens. Throws std::invalid_argument, std::overflow_error
+  // and std::bad_alloc.
   void allocate_kv(int64_t num_blocks, int64_t block_size, Element element);
 
-  // Runs one step, which check_step let pass, and writes logits [num_samples, vocab_size]. Throws std::invalid_argument with the name of a
-  // weight that was never set.
+  // Runs one step, which check_step let pass, and writes logits [num_samples, vocab_size]. Throws
+  // std::invalid_argument with the name of a weight that was never set.
   void run(const Step& step, float* logits);
 
-  // Writes logits [count, vocab_size] of rows in [0, num_rows()) of the latest step: what `run` does for its sample rows.
+  // Writes logits [count, vocab_size] of rows in [0, num_rows()) of the latest step: what `run` does for its
+  // sample rows.
   void head(const int32_t* rows, int64_t count, float* logits);
   int64_t num_rows() const { return num_rows_; }
 
-  // The best logit of each of these rows: the same values as `head` finds, looked at a few panels at a time and never all in memory.
+  // The best logit of each of these rows: the same values as `head` finds, looked at a few panels at a time
+  // and never all in memory.
   void best(const int32_t* rows, int64_t count, Argmax* found);
 
   // Writes K and V of each slot, float32 [count, K, D].
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
 
-  // Held while a call from outside works on the decoder; and how often the process had been forked when it last began.
+  // Held while a call from outside works on the decoder; and how often the process had been forked when it
+  // last began.
   std::mutex& one_caller() { return one_caller_; }
   std::atomic<uint64_t>& forks_before_call() { return forks_before_call_; }
   const ModelShape& shape() const { return shape_; }
@@ -142,12 +156,16 @@ class Decoder {
   void require_weights();
   KVPages pages(int64_t layer) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
-  // Floats from one row of activations to the next: whole panels, which every format fits into, and a cache line more. Rows that
-  // are a multiple of 4 KB apart would share their sets of the first-level cache.
+  // Floats from one row of activations to the next: whole panels, which every format fits into, and a cache
+  // line more. Rows that are a multiple of 4 KB apart would share their sets of the first-level cache.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
   int64_t qkv_stride() const { return stride_of(layers_[0].qkv.panels().num_panels * kPanel); }
-  int64_t widest_scratch() const { return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, shape_.ffn_size})); }
-  char* gemm_scratch_of(int worker) const { return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr; }
+  int64_t widest_scratch() const {
+    return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, shape_.ffn_size}));
+  }
+  char* gemm_scratch_of(int worker) const {
+    return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr;
+  }
   ActivationRows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
 
   void reserve(const Step& step);
@@ -164,7 +182,8 @@ class Decoder {
 
   void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
-  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a, const Step& step);
+  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a,
+                   const Step& step);
   void multiply(const Gemm& gemm);
   Gemm head_product(const int32_t* rows, int64_t count);
   void merge_panels(Gemm product, int64_t begin, int64_t end, float* logits, Argmax* bests);
@@ -179,7 +198,8 @@ class Decoder {
   PackedMatrix embed_, head_;
   std::vector<float> position_table_, final_norm_, final_norm_bias_;
   std::vector<Layer> layers_;
-  std::map<std::string, Target> targets_;  // every tensor of the model by its canonical name; linear weights without ".weight"
+  std::map<std::string, Target>
+      targets_;  // every tensor of the model by its canonical name; linear weights without ".weight"
   std::vector<PackedMatrix*> matrices_;
   bool has_all_weights_ = false;
 
@@ -189,7 +209,8 @@ class Decoder {
 
   // Activations of a step, grown when a step is larger than any before.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
-  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, gated_, product_, sampled_, scratch_, widened_, partials_;
+  Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, gated_, product_, sampled_, scratch_,
+      widened_, partials_;
   std::vector<float> cos_, sin_;
   std::vector<AttentionPlan> plans_;  // of the step, one for each distinct window
   int64_t attention_grain_ = 1;

@@ -14,8 +14,16 @@ Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
     sampled_ = Buffer(checked_bytes({count, stride, sizeof(float)}));
     sample_capacity_ = count;
   }
-  Norm n{shape_.norm, shape_.norm_eps, final_norm_.data(), pointer_or_null(final_norm_bias_), residual_.as<float>(), stride,
-         rows, shape_.hidden_size, rows_in(sampled_, shape_.hidden_size, format_), false};
+  Norm n{shape_.norm,
+         shape_.norm_eps,
+         final_norm_.data(),
+         pointer_or_null(final_norm_bias_),
+         residual_.as<float>(),
+         stride,
+         rows,
+         shape_.hidden_size,
+         rows_in(sampled_, shape_.hidden_size, format_),
+         false};
   threads_.run(count, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
   Gemm g{};
   g.weight = shape_.is_head_tied ? embed_.panels() : head_.panels();
@@ -35,7 +43,8 @@ void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
   multiply(g);
   if (shape_.logit_softcap > 0)
     threads_.run(count, 1, [&](int64_t begin, int64_t end, int) {
-      kernels_.softcap(logits + begin * shape_.vocab_size, (end - begin) * shape_.vocab_size, shape_.logit_softcap);
+      kernels_.softcap(logits + begin * shape_.vocab_size, (end - begin) * shape_.vocab_size,
+                       shape_.logit_softcap);
     });
 }
 
@@ -54,20 +63,23 @@ void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Ar
   }
 }
 
-// Every worker keeps the best of the panels it was handed; merged, they are the best of all, whoever had which.
+// Every worker keeps the best of the panels it was handed; merged, they are the best of all, whoever had
+// which.
 void Decoder::best(const int32_t* rows, int64_t count, Argmax* found) {
   if (count == 0) return;
   DefaultFloats floats;
   const Gemm g = head_product(rows, count);
   std::vector<Argmax> bests(static_cast<size_t>(threads_.size() * count));
   std::unique_ptr<float[]> logits(new float[checked_bytes({threads_.size(), count, kPanelsAtOnce * kPanel})]);
-  threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count), [&](int64_t begin, int64_t end, int worker) {
-    Gemm own = g;
-    own.scratch = gemm_scratch_of(worker);
-    float* own_logits = logits.get() + worker * count * kPanelsAtOnce * kPanel;
-    for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce)
-      merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), own_logits, bests.data() + worker * count);
-  });
+  threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count),
+               [&](int64_t begin, int64_t end, int worker) {
+                 Gemm own = g;
+                 own.scratch = gemm_scratch_of(worker);
+                 float* own_logits = logits.get() + worker * count * kPanelsAtOnce * kPanel;
+                 for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce)
+                   merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), own_logits,
+                                bests.data() + worker * count);
+               });
   std::fill(found, found + count, Argmax{});
   for (size_t i = 0; i < bests.size(); ++i) found[i % static_cast<size_t>(count)].merge(bests[i]);
 }

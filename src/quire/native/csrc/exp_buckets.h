@@ -1,8 +1,10 @@
-// e^d for d <= 0 in two parts: d = -k ln(2) / 64 + r. The bucket k is an integer, and the residual e^r lies within half a percent of 1.
-// Residuals are summed per bucket, so that a token needs no power of two of its own.
+// e^d for d <= 0 in two parts: d = -k ln(2) / 64 + r. The bucket k is an integer, and the residual e^r lies
+// within half a percent of 1. Residuals are summed per bucket, so that a token needs no power of two of its
+// own.
 //
-// Only the four operations, lane by lane and never fused, so that every instruction set finds the same bits, and NumPy too
-// (quire/sample/buckets.py). V is double or a vector of doubles; everything is inlined into the calling instruction set.
+// Only the four operations, lane by lane and never fused, so that every instruction set finds the same bits,
+// and NumPy too (quire/sample/buckets.py). V is double or a vector of doubles; everything is inlined into the
+// calling instruction set.
 #pragma once
 
 #include <cstdint>

@@ -38,8 +38,8 @@ struct FloatKSlice {
   // Each row panel prefetches its part of what the K-slice prefetches.
   GroupRange groups_for(int64_t row_panel) const {
     int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
-    return {groups.begin, groups.end, groups.read + row_panel * rows * groups.prefetch_bytes, groups.prefetch_bytes,
-            groups.has_few_rows};
+    return {groups.begin, groups.end, groups.read + row_panel * rows * groups.prefetch_bytes,
+            groups.prefetch_bytes, groups.has_few_rows};
   }
 
   template <int R>
@@ -50,20 +50,24 @@ struct FloatKSlice {
   }
 };
 
-// y [rows, 64] += A times a panel, one K-slice at a time. Few rows are memory-bound: their slices are one group, prefetched far ahead.
+// y [rows, 64] += A times a panel, one K-slice at a time. Few rows are memory-bound: their slices are one
+// group, prefetched far ahead.
 template <class Format>
-static inline void multiply_float_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
+static inline void multiply_float_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows,
+                                        float* y) {
   int64_t row_panels = (rows + kMaxFloatRows - 1) / kMaxFloatRows, groups = g.weight.num_groups();
   int64_t groups_per_slice = rows <= kFewRows ? 1 : kKSliceBytes / g.weight.bytes_per_group();
   int64_t prefetch_bytes = first_row == 0 ? 4 * kPanel / row_panels : 0;
   for (int64_t begin = 0; begin < groups; begin += groups_per_slice) {
     const char* read = panel + begin * g.weight.bytes_per_group();
-    GroupRange range{begin, std::min(begin + groups_per_slice, groups), read, prefetch_bytes, rows <= kFewRows};
+    GroupRange range{begin, std::min(begin + groups_per_slice, groups), read, prefetch_bytes,
+                     rows <= kFewRows};
     for_row_panels<kMaxFloatRows>(rows, row_panels, FloatKSlice<Format>{g, panel, first_row, range, y});
   }
 }
 
-static inline void multiply_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
+static inline void multiply_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows,
+                                  float* y) {
   switch (g.weight.format) {
     case WeightFormat::kF32: return multiply_float_panel<Float32>(g, panel, first_row, rows, y);
     case WeightFormat::kBF16: return multiply_float_panel<BFloat16>(g, panel, first_row, rows, y);
@@ -78,7 +82,8 @@ static inline void multiply_unit(const Gemm& g, int64_t unit) {
   for (int64_t row = 0; row < g.rows; row += kMcRows) {
     int64_t rows = g.rows - row < kMcRows ? g.rows - row : kMcRows;
     std::memset(y, 0, static_cast<size_t>(rows) * sizeof y[0]);
-    for (int p = 0; p < panels; ++p) multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
+    for (int p = 0; p < panels; ++p)
+      multiply_panel(g, g.weight.panel(unit * panels + p), row, rows, y[0] + p * kPanel);
     for (int64_t r = 0; r < rows; ++r) run_epilogue(g, row + r, unit, y[r]);
   }
 }
@@ -87,7 +92,8 @@ static void gemm(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
 #if defined(QUIRE_AMX)
   if (g.weight.format == WeightFormat::kBF16) return gemm_amx_bf16(g, unit_begin, unit_end);
   if (g.weight.format == WeightFormat::kInt8Amx) return gemm_amx_int<2>(g, unit_begin, unit_end);
-  if (g.weight.format == WeightFormat::kInt4Amx && g.rows <= kMaxGemvRows) return gemv_int4_vnni(g, unit_begin, unit_end);
+  if (g.weight.format == WeightFormat::kInt4Amx && g.rows <= kMaxGemvRows)
+    return gemv_int4_vnni(g, unit_begin, unit_end);
   if (g.weight.format == WeightFormat::kInt4Amx) return gemm_amx_int<1>(g, unit_begin, unit_end);
 #endif
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) multiply_unit(g, unit);

@@ -1,4 +1,4 @@
-// bfloat16 products with AMX: row panels of 32 rows by 32 columns (2x2 tmm), so that each load feeds two TMULs.
+// bfloat16 products with AMX: row panels of 32 by 32 columns (2x2 tmm), so that each load feeds two TMULs.
 #pragma once
 
 #include <algorithm>
@@ -9,20 +9,23 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kL3ActivationBytes = 8 << 20;  // activations that meet all weight panels before the next: they stay in L3
+constexpr int64_t kL3ActivationBytes =
+    8 << 20;  // activations that meet all weight panels before the next: they stay in L3
 
 // Prefetches the weight panels of the next unit into L2, evenly over the k-slices of this unit's row panels.
 class PanelPrefetcher {
  public:
   PanelPrefetcher() = default;
-  PanelPrefetcher(const Gemm& g, int64_t unit, int64_t num_slices) : next_(g.weight.panel((unit + 1) * panels_per_unit(g))) {
+  PanelPrefetcher(const Gemm& g, int64_t unit, int64_t num_slices)
+      : next_(g.weight.panel((unit + 1) * panels_per_unit(g))) {
     int64_t bytes = panels_per_unit(g) * g.weight.bytes_per_panel();
     end_ = next_ + bytes;
     slice_bytes_ = round_up((bytes + num_slices - 1) / num_slices, kLineBytes);
   }
 
   void advance() {
-    for (const char* end = std::min(next_ + slice_bytes_, end_); next_ < end; next_ += kLineBytes) prefetch_l2(next_);
+    for (const char* end = std::min(next_ + slice_bytes_, end_); next_ < end; next_ += kLineBytes)
+      prefetch_l2(next_);
   }
 
  private:
@@ -33,7 +36,8 @@ class PanelPrefetcher {
 
 constexpr int64_t kWordStride = 4 * kPanel;  // bytes between rows of words
 
-// Multiplies one unit after another. The epilogue of a row panel runs interleaved with the TMULs of the next one, so y has two buffers.
+// Multiplies one unit after another. The epilogue of a row panel runs interleaved with the TMULs of the next
+// one, so y has two buffers.
 class AmxBf16Gemm {
  public:
   explicit AmxBf16Gemm(const Gemm& g) : g_(g), epilogues_(g) {}
@@ -46,7 +50,8 @@ class AmxBf16Gemm {
       int64_t size = std::min<int64_t>(kRowPanel, rows - row);
       if (row == 0 || size < kRowPanel) configure_tmm(static_cast<int>(size));
       y_ = y_ == buffers_[0] ? buffers_[1] : buffers_[0];
-      for (int64_t p = 0; p < panels; ++p) multiply_rows(first_row + row, size, unit * panels + p, y_ + p * kPanel, prefetcher);
+      for (int64_t p = 0; p < panels; ++p)
+        multiply_rows(first_row + row, size, unit * panels + p, y_ + p * kPanel, prefetcher);
       epilogues_.push(first_row + row, size, unit, y_);
     }
   }
@@ -55,7 +60,8 @@ class AmxBf16Gemm {
 
  private:
   void multiply_rows(int64_t row, int64_t size, int64_t panel, float* y, PanelPrefetcher& prefetcher) {
-    const TmulTask task{g_.a.row(row), g_.a.stride, kWordStride, 0, g_.weight.num_groups(), y, kLdy * 4, size / 2};
+    const TmulTask task{g_.a.row(row),          g_.a.stride, kWordStride, 0,
+                        g_.weight.num_groups(), y,           kLdy * 4,    size / 2};
     if (size <= kTmmRows) multiply_1xn(task, g_.weight.panel(panel));
     else multiply_2x2(task, g_.weight.panel(panel), prefetcher);
   }
@@ -71,14 +77,19 @@ class AmxBf16Gemm {
     });
   }
 
-  // 17 to 32 rows, 32 columns at a time. Prefetches what the next k-slice reads from L2 into L1, and the next panels into L2.
+  // 17 to 32 rows, 32 columns at a time. Prefetches what the next k-slice reads from L2 into L1, and the next
+  // panels into L2.
   void multiply_2x2(TmulTask task, const char* panel, PanelPrefetcher& prefetcher) {
     constexpr int64_t kQuarterRows = kRowPanel / 4, kQuarterWords = kGroup / 2 / 4;
-    for (const char* columns = panel; columns < panel + kWordStride; columns += 2 * kLineBytes, task.c += 2 * kTmmColumns) {
-      auto b_at = [=, bytes = g_.weight.bytes_per_group()](int64_t k_slice) { return columns + k_slice * bytes; };
+    for (const char* columns = panel; columns < panel + kWordStride;
+         columns += 2 * kLineBytes, task.c += 2 * kTmmColumns) {
+      auto b_at = [=, bytes = g_.weight.bytes_per_group()](int64_t k_slice) {
+        return columns + k_slice * bytes;
+      };
       tmul_2x2(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
         const char* next = b_at(k_slice + 1) + i * kQuarterWords * kWordStride;
-        prefetch_lines(task.a + kLineBytes * (k_slice + 1) + i * kQuarterRows * task.a_stride, task.a_stride, kQuarterRows);
+        prefetch_lines(task.a + kLineBytes * (k_slice + 1) + i * kQuarterRows * task.a_stride, task.a_stride,
+                       kQuarterRows);
         prefetch_lines(next, kWordStride, kQuarterWords);
         prefetch_lines(next + kLineBytes, kWordStride, kQuarterWords);
         if (i == 0) prefetcher.advance();
@@ -97,7 +108,8 @@ static inline void gemm_amx_bf16(const Gemm& g, int64_t unit_begin, int64_t unit
   int64_t most = std::max<int64_t>(1, kL3ActivationBytes / (g.a.values_bytes() * kRowPanel)) * kRowPanel;
   AmxBf16Gemm product(g);
   for (int64_t row = 0; row < g.rows; row += most)
-    for (int64_t unit = unit_begin; unit < unit_end; ++unit) product.multiply(row, std::min(most, g.rows - row), unit);
+    for (int64_t unit = unit_begin; unit < unit_end; ++unit)
+      product.multiply(row, std::min(most, g.rows - row), unit);
   product.finish();
 }
 

@@ -1,11 +1,12 @@
 // int8 and int4 products with AMX, one kernel for both.
 //
-// TMULs multiply bytes. For int4 weights activations are bytes; for int8 weights they are 16-bit, and a row counts as two rows of A, its
-// high and its low bytes. Sums over an AMX group of 256 elements are exact, also 256 * high + low, which fits 32 bits; groups are added
-// in float32, in order. So rows may be panelled in any way, and gemv_int4_vnni.h finds the same sums.
+// TMULs multiply bytes. For int4 weights activations are bytes; for int8 weights they are 16-bit, and a row
+// counts as two rows of A, its high and its low bytes. Sums over an AMX group of 256 elements are exact, also
+// 256 * high + low, which fits 32 bits; groups are added in float32, in order. So rows may be panelled in any
+// way, and gemv_int4_vnni.h finds the same sums.
 //
-// Vector work is interleaved with the TMULs: scaling and accumulating the previous group's int32 sums into y, and unpacking the nibbles
-// of the next k-slices.
+// Vector work is interleaved with the TMULs: scaling and accumulating the previous group's int32 sums into y,
+// and unpacking the nibbles of the next k-slices.
 #pragma once
 
 #include <algorithm>
@@ -15,9 +16,9 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kIntMcRows = 128;                // rows that multiply a group before the next group
-constexpr int64_t kPairColumns = 2 * kTmmColumns;  // columns of a 2x2 product
-constexpr int64_t kSliceBytes = 4 * kSliceWords;   // of a panel
+constexpr int64_t kIntMcRows = 128;                 // rows that multiply a group before the next group
+constexpr int64_t kPairColumns = 2 * kTmmColumns;   // columns of a 2x2 product
+constexpr int64_t kSliceBytes = 4 * kSliceWords;    // of a panel
 constexpr int64_t kQuarterBytes = kSliceBytes / 4;  // per TMUL, four of them per k-slice
 
 // The int32 sums of a row panel for one group, to be accumulated into y.
@@ -31,12 +32,14 @@ struct PendingSums {
   bool is_first;       // the first group overwrites y
 };
 
-// Accumulates the previous group's int32 sums into y, interleaved with the TMULs: kRows rows per four k-slices. What is the same for
-// all rows stays in registers, because every instruction next to a TMUL counts.
+// Accumulates the previous group's int32 sums into y, interleaved with the TMULs: kRows rows per four
+// k-slices. What is the same for all rows stays in registers, because every instruction next to a TMUL
+// counts.
 template <int kValueBytes, int kRows, int64_t kColumns>
 class SumAccumulator {
  public:
-  explicit SumAccumulator(const PendingSums& from) : from_(from), keeps_(static_cast<__mmask16>(from.is_first ? 0 : 0xffff)) {
+  explicit SumAccumulator(const PendingSums& from)
+      : from_(from), keeps_(static_cast<__mmask16>(from.is_first ? 0 : 0xffff)) {
     if (from_.begin == from_.end) return;
     for (int v = 0; v < kVectors; ++v) scales_[v] = load_bf16(from_.scales + v * kLanes);
   }
@@ -52,7 +55,8 @@ class SumAccumulator {
 
   // The rows left after that many k-slices.
   void add_rest(int64_t num_slices) const {
-    for (int64_t row = std::max(from_.begin, num_slices * kRowsPerSlice); row < from_.end; ++row) add_row(row);
+    for (int64_t row = std::max(from_.begin, num_slices * kRowsPerSlice); row < from_.end; ++row)
+      add_row(row);
   }
 
  private:
@@ -66,7 +70,8 @@ class SumAccumulator {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v, sums += kLanes, to += kLanes) {
       vi total = _mm512_load_si512(sums);
-      if constexpr (kValueBytes == 2) total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(sums + kColumns));
+      if constexpr (kValueBytes == 2)
+        total = _mm512_add_epi32(_mm512_slli_epi32(total, 8), _mm512_load_si512(sums + kColumns));
       store(to, fma(to_float(total), mul(scales_[v], row_scale), _mm512_maskz_loadu_ps(keeps_, to)));
     }
   }
@@ -76,20 +81,24 @@ class SumAccumulator {
   vf scales_[kVectors];
 };
 
-// Multiplies one unit after another; epilogues run interleaved with the next unit's TMULs. kValueBytes is the size of an activation:
-// 2 for int8 weights, 1 for int4.
+// Multiplies one unit after another; epilogues run interleaved with the next unit's TMULs. kValueBytes is the
+// size of an activation: 2 for int8 weights, 1 for int4.
 template <int kValueBytes>
 class AmxIntGemm {
  public:
   static constexpr bool kIsInt4 = kValueBytes == 1;
   static constexpr int64_t kRows = kRowPanel / kValueBytes;    // of a 2x2 product
   static constexpr int64_t k1xNRows = kTmmRows / kValueBytes;  // that fit one tmm
-  static constexpr int64_t kEpilogueRows = kRows / 8;         // per row panel
+  static constexpr int64_t kEpilogueRows = kRows / 8;          // per row panel
   using Accumulator1xN = SumAccumulator<kValueBytes, k1xNRows, kPanel>;
   using Accumulator2x2 = SumAccumulator<kValueBytes, kRows, kPairColumns>;
 
   AmxIntGemm(const Gemm& g, int64_t unit_begin, int64_t unit_end)
-      : g_(g), epilogues_(g), from_memory_(g.rows <= kTmmRows), is_1xn_(g.rows <= k1xNRows), scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
+      : g_(g),
+        epilogues_(g),
+        from_memory_(g.rows <= kTmmRows),
+        is_1xn_(g.rows <= k1xNRows),
+        scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
     configure_tmm(static_cast<int>(panel_rows()));
     if (kIsInt4 && from_memory_)
       ring_ = UnpackRing(g.weight, unit_begin * panels_per_unit(g), unit_end * panels_per_unit(g), scratch_);
@@ -98,8 +107,10 @@ class AmxIntGemm {
 
   // Rows [begin, end) times a unit.
   void multiply(int64_t begin, int64_t end, int64_t unit) {
-    const int64_t panels = panels_per_unit(g_), row_panels = (kValueBytes * (end - begin) + kRowPanel - 1) / kRowPanel;
-    prefetcher_ = PanelPrefetcher(g_, unit, row_panels * panels * kPanel / kPairColumns * g_.weight.padded_k() / kTmmBytes);
+    const int64_t panels = panels_per_unit(g_),
+                  row_panels = (kValueBytes * (end - begin) + kRowPanel - 1) / kRowPanel;
+    prefetcher_ = PanelPrefetcher(
+        g_, unit, row_panels * panels * kPanel / kPairColumns * g_.weight.padded_k() / kTmmBytes);
     for (int64_t row = begin; row < end; row += kIntMcRows) {
       unit_y_ = unit_y_ == y_buffers_[0] ? y_buffers_[1] : y_buffers_[0];
       first_row_ = row, rows_ = std::min(kIntMcRows, end - row), is_first_ = row == begin;
@@ -111,8 +122,8 @@ class AmxIntGemm {
   void finish() { epilogues_.flush(); }
 
  private:
-  // y [rows, kLdy] = up to kIntMcRows rows times a panel. An int4 panel is unpacked into slot `place` of the scratch by the first rows
-  // that meet it.
+  // y [rows, kLdy] = up to kIntMcRows rows times a panel. An int4 panel is unpacked into slot `place` of the
+  // scratch by the first rows that meet it.
   void multiply_panel(int64_t panel, int64_t place, float* y) {
     panel_ = panel, y_ = y;
     for (int64_t group = 0; group < g_.weight.num_groups(); ++group) {
@@ -130,17 +141,21 @@ class AmxIntGemm {
     if (!is_first_) return words;
     if (group == 0) unpacker_ = GroupUnpacker(g_.weight, panel_, 0, words);
     unpacker_.unpack_all();
-    if (group + 1 < g_.weight.num_groups()) unpacker_ = GroupUnpacker(g_.weight, panel_, group + 1, words + kAmxGroupWords);
+    if (group + 1 < g_.weight.num_groups())
+      unpacker_ = GroupUnpacker(g_.weight, panel_, group + 1, words + kAmxGroupWords);
     return words;
   }
 
   TmulTask task_of(int64_t group, int64_t row, int64_t columns) {
     sums_ = sums_ == sum_buffers_[0] ? sum_buffers_[1] : sum_buffers_[0];
     int64_t slices = g_.weight.group_elements(group) / kTmmBytes;
-    return {a_at(row, group), g_.a.stride / kValueBytes, kWordStride, 0, slices, reinterpret_cast<float*>(sums_), columns * 4, panel_rows() / 2};
+    return {a_at(row, group), g_.a.stride / kValueBytes,       kWordStride, 0,
+            slices,           reinterpret_cast<float*>(sums_), columns * 4, panel_rows() / 2};
   }
   int64_t panel_rows() const { return std::min(kValueBytes * g_.rows, int64_t{kRowPanel}); }
-  const char* a_at(int64_t row, int64_t group) const { return g_.a.row(first_row_ + row) + group * kAmxGroup; }
+  const char* a_at(int64_t row, int64_t group) const {
+    return g_.a.row(first_row_ + row) + group * kAmxGroup;
+  }
 
   // Queues the sums just stored; they are accumulated during the next TMULs.
   void queue_sums(int64_t group, int64_t row, int64_t column, int64_t begin, int64_t end) {
@@ -158,29 +173,33 @@ class AmxIntGemm {
     const TmulTask task = task_of(group, 0, kPanel);
     if constexpr (kIsInt4) {
       UnpackRing ring = ring_;
-      auto b_at = [&](int64_t k_slice) { return reinterpret_cast<const char*>(ring.words(first_slice_ + k_slice)); };
-      tmul_1xn<kPanel, TmmElement::kInt8>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
-        accumulator.add_after(k_slice, i);
-        ring.unpack_quarter(i);
-      });
+      auto b_at = [&](int64_t k_slice) {
+        return reinterpret_cast<const char*>(ring.words(first_slice_ + k_slice));
+      };
+      tmul_1xn<kPanel, TmmElement::kInt8>(task, b_at,
+                                          [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+                                            accumulator.add_after(k_slice, i);
+                                            ring.unpack_quarter(i);
+                                          });
       ring_ = ring;
       first_slice_ += task.end;
     } else {
       const char* words = reinterpret_cast<const char*>(g_.weight.word(panel_, group, 0, 0));
       auto b_at = [=](int64_t k_slice) { return words + k_slice * kSliceBytes; };
       prefetch_scales(group);
-      tmul_1xn<kPanel, TmmElement::kInt8>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
-        prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes);
-        accumulator.add_after(k_slice, i);
-      });
+      tmul_1xn<kPanel, TmmElement::kInt8>(task, b_at,
+                                          [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+                                            prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes);
+                                            accumulator.add_after(k_slice, i);
+                                          });
     }
     accumulator.add_rest(task.end);
     queue_sums(group, 0, 0, 0, rows_);
     epilogues_.run_some(kEpilogueRows);
   }
 
-  // Row panels of 16 rows, or 32 in int4. The last panel may start before its first new row, even among rows that were multiplied
-  // earlier; only its new rows are accumulated.
+  // Row panels of 16 rows, or 32 in int4. The last panel may start before its first new row, even among rows
+  // that were multiplied earlier; only its new rows are accumulated.
   void multiply_group_2x2(int64_t group, const uint32_t* words) {
     for (int64_t column = 0; column < kPanel; column += kPairColumns)
       for (int64_t row = 0; row < rows_; row += kRows) {
@@ -192,13 +211,16 @@ class AmxIntGemm {
       }
   }
 
-  // int8 with 9 to 16 rows in all: weights stream from memory. Prefetches the next group into L2, one half per column pair, and this
-  // pair's next k-slice from there into L1.
+  // int8 with 9 to 16 rows in all: weights stream from memory. Prefetches the next group into L2, one half
+  // per column pair, and this pair's next k-slice from there into L1.
   void multiply_rows_from_memory(int64_t group, const uint32_t* words, int64_t column) {
     constexpr int64_t kQuarterWords = kTmmBytes / 4 / 4;
-    auto b_at = [=](int64_t k_slice) { return reinterpret_cast<const char*>(words + column + k_slice * kSliceWords); };
+    auto b_at = [=](int64_t k_slice) {
+      return reinterpret_cast<const char*>(words + column + k_slice * kSliceWords);
+    };
     const int64_t bytes = g_.weight.group_elements(group) * kPanel;
-    const char* l2_next = reinterpret_cast<const char*>(words) + bytes + g_.weight.header_bytes() + (column > 0 ? bytes / 2 : 0);
+    const char* l2_next = reinterpret_cast<const char*>(words) + bytes + g_.weight.header_bytes() +
+                          (column > 0 ? bytes / 2 : 0);
     if (column == 0) prefetch_l2(l2_next - 2 * kLineBytes), prefetch_l2(l2_next - kLineBytes);
     const Accumulator2x2 accumulator(pending_);
     const TmulTask task = task_of(group, 0, kPairColumns);
@@ -213,7 +235,8 @@ class AmxIntGemm {
     accumulator.add_rest(task.end);
   }
 
-  // One row panel of many. Prefetches the rows of the next k-slice or panel; the first panel prefetches the words for all of them.
+  // One row panel of many. Prefetches the rows of the next k-slice or panel; the first panel prefetches the
+  // words for all of them.
   void multiply_rows(int64_t group, const uint32_t* words, int64_t row) {
     constexpr int64_t kQuarterRows = kRowPanel / 4, kQuarterWords = kTmmBytes / 4 / 4;
     const TmulTask task = task_of(group, row, kPairColumns);
@@ -264,7 +287,8 @@ static inline void gemm_amx_int(const Gemm& g, int64_t unit_begin, int64_t unit_
   int64_t most = std::max<int64_t>(1, kL3ActivationBytes / (g.a.stride * kIntMcRows)) * kIntMcRows;
   AmxIntGemm<kValueBytes> product(g, unit_begin, unit_end);
   for (int64_t row = 0; row < g.rows; row += most)
-    for (int64_t unit = unit_begin; unit < unit_end; ++unit) product.multiply(row, std::min(row + most, g.rows), unit);
+    for (int64_t unit = unit_begin; unit < unit_end; ++unit)
+      product.multiply(row, std::min(row + most, g.rows), unit);
   product.finish();
 }
 

@@ -1,4 +1,4 @@
-// What follows a product while C is still in cache: bias, residual, activation, gate, conversion to the next product's format.
+// What follows a product while C is in cache: bias, residual, activation, gate, the next product's format.
 #pragma once
 
 #include "prefetch.h"
@@ -9,7 +9,9 @@ namespace quire::QUIRE_ISA {
 
 constexpr int64_t kLdy = 2 * kPanel;  // accumulators per row: the panels of a gate/up pair
 
-static inline vf with_bias(const Gemm& g, int64_t column, vf y) { return g.bias ? add(y, load(g.bias + column)) : y; }
+static inline vf with_bias(const Gemm& g, int64_t column, vf y) {
+  return g.bias ? add(y, load(g.bias + column)) : y;
+}
 
 static inline void store_out(const Gemm& g, int64_t row, int64_t panel, const float* y) {
   int64_t column = panel * kPanel;
@@ -33,22 +35,24 @@ static inline void store_hidden(const Gemm& g, int64_t row, int64_t unit, const 
     store(hidden + c, value);
   }
   int64_t first = unit * kPanel, end = round_up(g.hidden.k, kGroup);
-  for (int c = 0; c < kPanel && first + c < end; c += kGroup) write_group(g.hidden, row, first + c, hidden + c, kGroup);
+  for (int c = 0; c < kPanel && first + c < end; c += kGroup)
+    write_group(g.hidden, row, first + c, hidden + c, kGroup);
 }
 
 static inline int panels_per_unit(const Gemm& g) { return g.epilogue == Epilogue::kGate ? 2 : 1; }
-static inline bool writes_hidden(const Gemm& g) { return g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate; }
+static inline bool writes_hidden(const Gemm& g) {
+  return g.epilogue == Epilogue::kActivate || g.epilogue == Epilogue::kGate;
+}
 
 // y: one row's products with the panels of a unit.
 static inline void run_epilogue(const Gemm& g, int64_t row, int64_t unit, const float* y) {
-  if (writes_hidden(g))
-    store_hidden(g, row, unit, y);
-  else
-    store_out(g, row, unit, y);
+  if (writes_hidden(g)) store_hidden(g, row, unit, y);
+  else store_out(g, row, unit, y);
 }
 
-// Rows whose products with a unit are in y and whose epilogue is pending. Epilogues run one row at a time, interleaved with the TMULs
-// of the next row panel, which hides the latency of their stores; the destination lines are prefetched some rows ahead.
+// Rows whose products with a unit are in y and whose epilogue is pending. Epilogues run one row at a time,
+// interleaved with the TMULs of the next row panel, which hides the latency of their stores; the destination
+// lines are prefetched some rows ahead.
 class EpilogueQueue {
  public:
   explicit EpilogueQueue(const Gemm& g) : g_(g) {}
@@ -74,8 +78,11 @@ class EpilogueQueue {
   }
 
   void prefetch(int64_t row) const {
-    const int64_t bytes = writes_hidden(g_) && g_.hidden.format == ActivationFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
-    const char* first = writes_hidden(g_) ? g_.hidden.row(row) : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
+    const int64_t bytes =
+        writes_hidden(g_) && g_.hidden.format == ActivationFormat::kBF16 ? 2 * kPanel : 4 * kPanel;
+    const char* first = writes_hidden(g_)
+                            ? g_.hidden.row(row)
+                            : reinterpret_cast<const char*>(g_.out + row * g_.ldo - g_.out_column);
     prefetch_lines(first + unit_ * bytes, kLineBytes, static_cast<int>(bytes / kLineBytes));
   }
 

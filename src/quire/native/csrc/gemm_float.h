@@ -1,7 +1,8 @@
-// Micro-kernels over float32 and bfloat16 panels: R rows of activations times V vectors of columns, in K order.
+// Micro-kernels over float32 and bfloat16 panels: R rows of activations by V vectors of columns, in K order.
 //
-// Accumulators live in `y` between calls, so that a panel can be read one K-slice at a time while the slice is in L1. Storing an
-// accumulator rounds nothing: an output is one lane whose additions happen in the same order for every R, V and slice size.
+// Accumulators live in `y` between calls, so that a panel can be read one K-slice at a time while the slice
+// is in L1. Storing an accumulator rounds nothing: an output is one lane whose additions happen in the same
+// order for every R, V and slice size.
 #pragma once
 
 #include "kernels.h"
@@ -12,7 +13,10 @@ namespace quire::QUIRE_ISA {
 
 // Vectors of columns per R rows of accumulators: as many as fit in registers.
 template <int R>
-constexpr int kFloatVectors = kLanes == 16 ? 4 : R == 1 ? 8 : R == 2 ? 4 : 2;
+constexpr int kFloatVectors = kLanes == 16 ? 4
+                              : R == 1     ? 8
+                              : R == 2     ? 4
+                                           : 2;
 
 constexpr int kMaxFloatRows = 6;  // of a row panel
 
@@ -38,8 +42,9 @@ struct Accumulators {
   }
 };
 
-// Groups [begin, end) of K. While a row panel reads them it prefetches its part of what follows: `prefetch_bytes` per row of words
-// (0: none), counted from `read`, at the distance that is best for few rows or for many.
+// Groups [begin, end) of K. While a row panel reads them it prefetches its part of what follows:
+// `prefetch_bytes` per row of words (0: none), counted from `read`, at the distance that is best for few rows
+// or for many.
 struct GroupRange {
   int64_t begin;
   int64_t end;
@@ -48,8 +53,8 @@ struct GroupRange {
   bool has_few_rows;
 };
 
-// Prefetches in address order and at the rate words are read, whatever order row panels and passes read them in: bursts would find the
-// line buffers full, and other orders defeat the hardware prefetcher.
+// Prefetches in address order and at the rate words are read, whatever order row panels and passes read them
+// in: bursts would find the line buffers full, and other orders defeat the hardware prefetcher.
 class Prefetcher {
  public:
   explicit Prefetcher(const GroupRange& groups)
@@ -60,8 +65,7 @@ class Prefetcher {
   void advance() {
     if (bytes_per_word_row_ == 0) return;
     int64_t bytes = bytes_per_word_row_ * V * kLanes / kPanel;
-    if (has_few_rows_)
-      prefetch_stream(next_, bytes);
+    if (has_few_rows_) prefetch_stream(next_, bytes);
     else
       for (int64_t line = 0; line < bytes; line += kLineBytes) prefetch_l1(next_ + kL2Ahead + line);
     next_ += bytes;
@@ -76,13 +80,16 @@ class Prefetcher {
 struct Float32 {
   static constexpr int kWords = kGroup;
 
-  // sums += R rows times one group: `k` is its first element, `w` its first row of words, at the columns to multiply.
+  // sums += R rows times one group: `k` is its first element, `w` its first row of words, at the columns to
+  // multiply.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Accumulators<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w,
+                               Prefetcher& prefetcher, Accumulators<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       vf columns[V];
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) columns[v] = load(reinterpret_cast<const float*>(w + i * kPanel + v * kLanes));
+      for (int v = 0; v < V; ++v)
+        columns[v] = load(reinterpret_cast<const float*>(w + i * kPanel + v * kLanes));
       prefetcher.advance<V>();
       sums.add(a, k + i, columns);
     }
@@ -94,7 +101,8 @@ struct BFloat16 {
 
 #if defined(QUIRE_BF16_DOT)
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Accumulators<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w,
+                               Prefetcher& prefetcher, Accumulators<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       vi columns[V];
 #pragma GCC unroll 8
@@ -111,7 +119,8 @@ struct BFloat16 {
 #else
   // Activations are floats here (kBF16AsF32): the even element of each pair first, then the odd one.
   template <int R, int V>
-  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w, Prefetcher& prefetcher, Accumulators<R, V>& sums) {
+  static inline void add_group(const char* const (&a)[R], int64_t k, const uint32_t* w,
+                               Prefetcher& prefetcher, Accumulators<R, V>& sums) {
     for (int i = 0; i < kWords; ++i) {
       const uint32_t* pairs = w + i * kPanel;
       vf columns[V];
@@ -129,7 +138,8 @@ struct BFloat16 {
 
 // y [R, 64] += R rows times some groups of one panel.
 template <class Format, int R>
-static inline void multiply_floats(const char* const (&a)[R], const char* panel, const GroupRange& groups, float* y, int64_t ldy) {
+static inline void multiply_floats(const char* const (&a)[R], const char* panel, const GroupRange& groups,
+                                   float* y, int64_t ldy) {
   constexpr int V = kFloatVectors<R>;
   Prefetcher prefetcher(groups);
   for (int column = 0; column < kPanel; column += V * kLanes) {
@@ -137,7 +147,8 @@ static inline void multiply_floats(const char* const (&a)[R], const char* panel,
     Accumulators<R, V> sums;
     sums.load_from(y + column, ldy);
     for (int64_t group = groups.begin; group < groups.end; ++group)
-      Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, prefetcher, sums);
+      Format::template add_group<R, V>(a, group * kGroup, w + group * Format::kWords * kPanel, prefetcher,
+                                       sums);
     sums.store_to(y + column, ldy);
   }
 }

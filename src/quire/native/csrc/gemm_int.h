@@ -1,8 +1,9 @@
-// Micro-kernels over int8 and int4 panels in the VNNI layout. Sums within a group of 32 elements of K are exact integers, in whatever
-// order they are added; between groups they are floats, added in group order. So each instruction set may compute a group in its own way.
+// Micro-kernels over int8 and int4 panels in the VNNI layout. Sums within a group of 32 elements of K are
+// exact integers, in whatever order they are added; between groups they are floats, added in group order. So
+// each instruction set may compute a group in its own way.
 //
-// Weights are unsigned: w = scale * (u - zero_point). A group's sum of u * a is compensated by -zero_point * sum(a), which the
-// activation row holds.
+// Weights are unsigned: w = scale * (u - zero_point). A group's sum of u * a is compensated by -zero_point *
+// sum(a), which the activation row holds.
 #pragma once
 
 #include "gemm_epilogue.h"
@@ -12,8 +13,8 @@
 
 namespace quire::QUIRE_ISA {
 
-// A format reads one column of a group as kWords words, splits each into kFactors vectors, and multiplies factor f of word i with
-// activation word i * kFactors + f:
+// A format reads one column of a group as kWords words, splits each into kFactors vectors, and multiplies
+// factor f of word i with activation word i * kFactors + f:
 //   init(compensation)         the sum before the group's first word
 //   add(sum, factor, word)     the dot product of a factor and an activation word
 //   finish(sum, compensation)  the group's sum as float
@@ -41,7 +42,8 @@ static inline vi madd_bytes(vi sum, vi u, vi s) {
 }
 #endif
 
-// Bytes are widened to 16 bits, elements 0 and 2 of each four, then 1 and 3: a sum of two byte products does not always fit 16 bits.
+// Bytes are widened to 16 bits, elements 0 and 2 of each four, then 1 and 3: a sum of two byte products does
+// not always fit 16 bits.
 struct ByteDot {
   static constexpr int kFactors = 2;
   static void split(vi raw, vi (&factors)[kFactors]) {
@@ -64,7 +66,7 @@ struct NibbleDot {
 
 #else
 
-// AVX-512 with VNNI, and the generic kernels: vpdpbusd multiplies nibbles in bytes exactly as it multiplies bytes.
+// AVX-512 with VNNI, and the generic kernels: vpdpbusd multiplies unpacked nibbles as it does bytes.
 constexpr ActivationFormat kInt8Activations = ActivationFormat::kInt8;
 
 #if defined(QUIRE_VNNI)
@@ -104,12 +106,14 @@ struct Int4 : NibbleDot {
 
 // Vectors of columns per R rows of accumulators, and the most rows of a row panel.
 template <int R>
-constexpr int kIntVectors = kLanes == 16 ? (R > 6 ? 2 : 4) : R == 1 ? 8 : 2;
+constexpr int kIntVectors = kLanes == 16 ? (R > 6 ? 2 : 4)
+                            : R == 1     ? 8
+                                         : 2;
 
 constexpr int kMaxIntRows = kLanes == 16 ? 8 : 4;
 
-// One group of a row panel's activations. Strides instead of a pointer per row: GCC would keep pointers that do not fit in registers in
-// vectors.
+// One group of a row panel's activations. Strides instead of a pointer per row: GCC would keep pointers that
+// do not fit in registers in vectors.
 struct IntActivations {
   const char* values;
   const char* scales;
@@ -124,10 +128,13 @@ struct IntActivations {
 
   const uint32_t* words(int64_t r) const { return reinterpret_cast<const uint32_t*>(values + r * stride); }
   float scale(int64_t r) const { return *reinterpret_cast<const float*>(scales + r * stride); }
-  int32_t compensation(int64_t r) const { return *reinterpret_cast<const int32_t*>(compensations + r * stride); }
+  int32_t compensation(int64_t r) const {
+    return *reinterpret_cast<const int32_t*>(compensations + r * stride);
+  }
 };
 
-// sums [R, V] += one group of R rows times V vectors of columns; `w` is the group's first row of words at those columns.
+// sums [R, V] += one group of R rows times V vectors of columns; `w` is the group's first row of words at
+// those columns.
 template <class Format, bool kPrefetch, int R, int V>
 static QUIRE_INLINE void add_group(const uint32_t* w, const IntActivations& a, vi (&sums)[R][V]) {
   const uint32_t* rows[R];
@@ -136,7 +143,8 @@ static QUIRE_INLINE void add_group(const uint32_t* w, const IntActivations& a, v
 #pragma GCC unroll 8
   for (int i = 0; i < Format::kWords; ++i) {
     vi factors[V][Format::kFactors];
-    if constexpr (kPrefetch) prefetch_stream(reinterpret_cast<const char*>(w + i * kPanel), V * kLanes * sizeof(uint32_t));
+    if constexpr (kPrefetch)
+      prefetch_stream(reinterpret_cast<const char*>(w + i * kPanel), V * kLanes * sizeof(uint32_t));
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) Format::split(load_words(w + i * kPanel + v * kLanes), factors[v]);
 #pragma GCC unroll 8
@@ -150,12 +158,14 @@ static QUIRE_INLINE void add_group(const uint32_t* w, const IntActivations& a, v
   }
 }
 
-// y [R, 64] += one group of R rows times one group of a panel. Fully unrolled, so that sums stay in registers.
+// y [R, 64] += one group of R rows times one group of a panel. Unrolled, so that sums stay in registers.
 template <class Format, bool kPrefetch, int R>
-static inline void multiply_group(const ActivationRows& rows, int64_t row, int64_t group, const char* panel, float* y) {
+static inline void multiply_group(const ActivationRows& rows, int64_t row, int64_t group, const char* panel,
+                                  float* y) {
   constexpr int V = kIntVectors<R>;
   const IntActivations a(rows, row, group);
-  const uint16_t* scales = reinterpret_cast<const uint16_t*>(panel + group * kPanel * (2 + 4 * Format::kWords));
+  const uint16_t* scales =
+      reinterpret_cast<const uint16_t*>(panel + group * kPanel * (2 + 4 * Format::kWords));
   const uint32_t* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
   if constexpr (kPrefetch) prefetch_stream(reinterpret_cast<const char*>(scales), kPanel * sizeof(uint16_t));
   for (int column = 0; column < kPanel; column += V * kLanes) {
@@ -192,18 +202,19 @@ struct IntRowPanels {
   void run(int64_t row, int64_t row_panel) const {
     if (row_panel == prefetching_panel)
       multiply_group<Format, true, R>(g.a, first_row + row, group, panel, y + row * kLdy);
-    else
-      multiply_group<Format, false, R>(g.a, first_row + row, group, panel, y + row * kLdy);
+    else multiply_group<Format, false, R>(g.a, first_row + row, group, panel, y + row * kLdy);
   }
 };
 
-// y [rows, 64] += A times a panel, group by group. Only the rows from 0 on read the panel from memory, and prefetch.
+// y [rows, 64] += A times a panel, group by group. Only rows from 0 on read it from memory, and prefetch.
 template <class Format>
-static inline void multiply_int_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows, float* y) {
+static inline void multiply_int_panel(const Gemm& g, const char* panel, int64_t first_row, int64_t rows,
+                                      float* y) {
   int64_t row_panels = (rows + kMaxIntRows - 1) / kMaxIntRows, groups = g.weight.num_groups();
   for (int64_t group = 0; group < groups; ++group) {
     int64_t prefetching_panel = first_row == 0 ? group % row_panels : row_panels;
-    for_row_panels<kMaxIntRows>(rows, row_panels, IntRowPanels<Format>{g, panel, first_row, group, prefetching_panel, y});
+    for_row_panels<kMaxIntRows>(rows, row_panels,
+                                IntRowPanels<Format>{g, panel, first_row, group, prefetching_panel, y});
   }
 }
 

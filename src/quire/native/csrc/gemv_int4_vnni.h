@@ -1,7 +1,9 @@
-// int4 products of few rows in the AMX layout, on vectors with VNNI: the integer sums of an AMX group are the same as with TMULs.
+// int4 products of few rows in the AMX layout, on vectors with VNNI: the integer sums of an AMX group are the
+// same as with TMULs.
 //
-// A subgroup of 32 elements multiplies the nibbles u unsigned (vpdpbusd), starting from the compensation -zero_point * sum(a). Its sum
-// fits 16 bits, so vpdpwssd multiplies it by the sub-scale while adding it to the group's sum.
+// A subgroup of 32 elements multiplies the nibbles u unsigned (vpdpbusd), starting from the compensation
+// -zero_point * sum(a). Its sum fits 16 bits, so vpdpwssd multiplies it by the sub-scale while adding it to
+// the group's sum.
 #pragma once
 
 #include "gemm_epilogue.h"
@@ -26,26 +28,34 @@ struct GemvRows {
   int64_t stride;
 
   explicit GemvRows(const ActivationRows& a)
-      : values(a.row(0)), compensations{as_bytes(a.amx_compensations(0, 8)), as_bytes(a.amx_compensations(0, 7))},
-        scales(as_bytes(a.amx_scales(0))), stride(a.stride) {}
+      : values(a.row(0)),
+        compensations{as_bytes(a.amx_compensations(0, 8)), as_bytes(a.amx_compensations(0, 7))},
+        scales(as_bytes(a.amx_scales(0))),
+        stride(a.stride) {}
 
-  const uint32_t* quad(int64_t row, int64_t i) const { return reinterpret_cast<const uint32_t*>(values + row * stride) + i; }
+  const uint32_t* quad(int64_t row, int64_t i) const {
+    return reinterpret_cast<const uint32_t*>(values + row * stride) + i;
+  }
   uint32_t compensation(int which, int64_t row, int64_t subgroup) const {
     return reinterpret_cast<const uint32_t*>(compensations[which] + row * stride)[subgroup];
   }
-  float scale(int64_t row, int64_t group) const { return reinterpret_cast<const float*>(scales + row * stride)[group]; }
+  float scale(int64_t row, int64_t group) const {
+    return reinterpret_cast<const float*>(scales + row * stride)[group];
+  }
 };
 
-// sums [R] += sub_scale * (one subgroup of R rows times kLanes columns). `subgroup` counts from the row's first element.
+// sums [R] += sub_scale * (one subgroup of R rows times kLanes columns). `subgroup` counts along the row.
 template <int R>
-static QUIRE_INLINE void add_subgroup(const uint32_t* words, const uint8_t* sub_scales, const GemvRows& a, int64_t subgroup, vi (&sums)[R]) {
+static QUIRE_INLINE void add_subgroup(const uint32_t* words, const uint8_t* sub_scales, const GemvRows& a,
+                                      int64_t subgroup, vi (&sums)[R]) {
   constexpr int kWords = kGroup / 8;
   vi bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sub_scales)));
   __mmask16 has_zero_point_7 = _mm512_test_epi32_mask(bytes, set1_word(16));
   vi partial[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
-    partial[r] = _mm512_mask_blend_epi32(has_zero_point_7, set1_word(a.compensation(0, r, subgroup)), set1_word(a.compensation(1, r, subgroup)));
+    partial[r] = _mm512_mask_blend_epi32(has_zero_point_7, set1_word(a.compensation(0, r, subgroup)),
+                                         set1_word(a.compensation(1, r, subgroup)));
 #pragma GCC unroll 4
   for (int i = 0; i < kWords; ++i) {
     prefetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
@@ -74,7 +84,8 @@ static inline void gemv_int4_panel(const Panels& weight, int64_t panel, const Ge
     prefetch_stream(reinterpret_cast<const char*>(scales), weight.header_bytes());
     for (; subgroup < end; ++subgroup, words += kGroup / 8 * kPanel, sub_scales += kPanel) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kPanel / kLanes; ++v) add_subgroup<R>(words + v * kLanes, sub_scales + v * kLanes, a, subgroup, sums[v]);
+      for (int v = 0; v < kPanel / kLanes; ++v)
+        add_subgroup<R>(words + v * kLanes, sub_scales + v * kLanes, a, subgroup, sums[v]);
     }
     for (int v = 0; v < kPanel / kLanes; ++v) {
       vf scale = load_bf16(scales + v * kLanes);

@@ -27,10 +27,12 @@ static uint64_t read(const char* data, int64_t num_bytes) {
   constexpr int kStreams = 8;
   vi acc[kStreams];
   for (vi& x : acc) x = set1_word(0);
-  for (int64_t i = 0; i + kStreams * static_cast<int64_t>(sizeof(vi)) <= num_bytes; i += kStreams * sizeof(vi)) {
+  for (int64_t i = 0; i + kStreams * static_cast<int64_t>(sizeof(vi)) <= num_bytes;
+       i += kStreams * sizeof(vi)) {
     prefetch_stream(data + i, kStreams * sizeof(vi));
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) acc[s] = xor_bits(acc[s], load_words(reinterpret_cast<const uint32_t*>(data + i) + s * kLanes));
+    for (int s = 0; s < kStreams; ++s)
+      acc[s] = xor_bits(acc[s], load_words(reinterpret_cast<const uint32_t*>(data + i) + s * kLanes));
   }
   uint64_t sum = 0;
   for (vi x : acc) {
@@ -59,8 +61,8 @@ constexpr PackLayout kIntLayout = PackLayout::kVnni;
 extern const Kernels kernels = {
     QUIRE_NAME(QUIRE_ISA),
     kIntLayout,
-    {ActivationFormat::kF32, kBF16Activations, kInt8Activations, ActivationFormat::kInt8, ActivationFormat::kInt16Split,
-     ActivationFormat::kInt8Wide},
+    {ActivationFormat::kF32, kBF16Activations, kInt8Activations, ActivationFormat::kInt8,
+     ActivationFormat::kInt16Split, ActivationFormat::kInt8Wide},
     pack,
     gemm,
     norm,

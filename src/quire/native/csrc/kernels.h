@@ -1,9 +1,10 @@
 // The kernel table, one instance per instruction set, and the structs that hold the kernels' arguments.
 //
-// Kernels are plain functions over pointers and half-open ranges of units. They do not allocate and use no threads: the caller
-// distributes units, and a unit's bits do not depend on which other units run with it.
+// Kernels are plain functions over pointers and half-open ranges of units. They do not allocate and use no
+// threads: the caller distributes units, and a unit's bits do not depend on which other units run with it.
 //
-// Letters: T rows of the step, E hidden size, H query heads, K kv heads, D head_dim. H / K query heads share a kv head (GQA).
+// Letters: T rows of the step, E hidden size, H query heads, K kv heads, D head_dim. H / K query heads share
+// a kv head (GQA).
 #pragma once
 
 #include "layouts.h"
@@ -23,8 +24,8 @@ enum class Epilogue {
   kGate,      // panels 2u and 2u+1 are gate and up: hidden[.., u] = act(gate) * up
 };
 
-// Bytes of scratch per thread for int4 AMX products with this K: the panels of one unit unpacked to bytes. Products of few rows use the
-// same scratch as a ring of four k-slices.
+// Bytes of scratch per thread for int4 AMX products with this K: the panels of one unit unpacked to bytes.
+// Products of few rows use the same scratch as a ring of four k-slices.
 inline int64_t gemm_scratch(int64_t k) { return 2 * round_up(k, kAmxGroup) * kPanel; }
 
 // C = A W^T + bias, then the epilogue. A unit is a panel of W (kGate: a pair).
@@ -35,7 +36,7 @@ struct Gemm {
   const float* bias;  // [num_panels * 64] or null
   Epilogue epilogue;
   Activation activation;
-  float* out;  // [rows, ldo]
+  float* out;          // [rows, ldo]
   int64_t out_column;  // the column of C stored at out[0]
   int64_t ldo;
   int64_t num_columns;  // columns that `out` has
@@ -68,16 +69,16 @@ struct Embed {
   int64_t ldx;
 };
 
-// QK-norm and RoPE; writes queries for attention and K/V into their slots. A unit is a row, or one of its kv heads with the query
-// heads that share it: see `heads_per_unit`.
+// QK-norm and RoPE; writes queries for attention and K/V into their slots. A unit is a row, or one of its kv
+// heads with the query heads that share it: see `heads_per_unit`.
 struct RopeAppendKV {
   float* q;  // [T, ldqkv], changed in place
   float* k;
   float* v;
   int64_t ldqkv;
   int64_t num_heads;
-  const float* q_norm;  // [D] or [H * D] or null
-  const float* k_norm;  // [D] or [K * D] or null
+  const float* q_norm;    // [D] or [H * D] or null
+  const float* k_norm;    // [D] or [K * D] or null
   bool norm_spans_heads;  // one norm over all heads instead of one per head
   float norm_eps;
   const float* cos;  // [T, rotary_dim / 2] or null: no rotation
@@ -92,7 +93,9 @@ struct RopeAppendKV {
 };
 
 // The query at `position` sees keys in (position - window, position].
-inline int64_t first_key(int64_t position, int64_t window) { return position + 1 > window ? position + 1 - window : 0; }
+inline int64_t first_key(int64_t position, int64_t window) {
+  return position + 1 > window ? position + 1 - window : 0;
+}
 
 // Floats of one partial (one row and head after one split): values, maximum or shift, sum.
 inline int64_t partial_floats(int64_t head_dim) { return round_up(head_dim, kPanel) + 2; }
@@ -111,19 +114,22 @@ struct Attention {
   void* out;      // [T, ldo] in `out_element`
   int64_t ldo;
   Element out_element;
-  const int32_t* rows;           // rows of the step in item order: items index this array
-  float* partials;               // partials of single splits [.., H, partial_floats]
-  const int64_t* first_partial;  // [T] index of the partial of a row's first visible split; rows of split items only
+  const int32_t* rows;  // rows of the step in item order: items index this array
+  float* partials;      // partials of single splits [.., H, partial_floats]
+  const int64_t*
+      first_partial;  // [T] index of the partial of a row's first visible split; rows of split items only
 
   int64_t first_split(int64_t row) const { return first_key(positions[row], window) / kSplitKeys; }
   int64_t last_split(int64_t row) const { return positions[row] / kSplitKeys; }
   float* partial(int64_t row, int64_t head, int64_t split) const {
-    return partials + ((first_partial[row] + split - first_split(row)) * num_heads + head) * partial_floats(pages.head_dim);
+    return partials + ((first_partial[row] + split - first_split(row)) * num_heads + head) *
+                          partial_floats(pages.head_dim);
   }
 };
 
-// Rows rows[row_begin, row_end) against one kv head, with all of its query heads (GQA packing). The rows belong to one request, in
-// order of position; or they read one split that lies in the same blocks for all their requests, and `request` is one of these.
+// Rows rows[row_begin, row_end) against one kv head, with all of its query heads (GQA packing). The rows
+// belong to one request, in order of position; or they read one split that lies in the same blocks for all
+// their requests, and `request` is one of these.
 struct AttentionItem {
   int32_t request;
   int32_t kv_head;
@@ -136,7 +142,8 @@ struct AttentionItem {
 inline int64_t attention_rows(int64_t gqa) { return gqa > 96 ? gqa : 96 / gqa * gqa; }
 // Floats between rows of a split's scores: rows a multiple of 4 KB apart would share L1 sets.
 constexpr int64_t kScoreStride = kSplitKeys + 16;
-// Floats of scratch per thread: scores, queries, values of the split and merged values, nine numbers per row, one widened tile.
+// Floats of scratch per thread: scores, queries, values of the split and merged values, nine numbers per row,
+// one widened tile.
 inline int64_t attention_scratch(int64_t gqa, int64_t head_dim) {
   int64_t rows = round_up(attention_rows(gqa), kTile), width = round_up(head_dim, kPanel);
   return rows * (kScoreStride + 3 * width + 9) + kTile * width;
@@ -145,7 +152,7 @@ inline int64_t attention_scratch(int64_t gqa, int64_t head_dim) {
 constexpr int kLogitSpan = 64;                      // logits per maximum: the columns of a panel
 constexpr double kApproxSumError = 6 / 16777216.0;  // relative error bound of approx_exp_sum
 
-// Token x has weight e^d with d = (x - best) * sharpness, and weight 0 where d < least. `least` is kMinNats or more.
+// Token x has weight e^d, d = (x - best) * sharpness, and weight 0 where d < least. least >= kMinNats.
 struct SoftmaxParams {
   double best;
   double sharpness;  // 1 / temperature
@@ -163,48 +170,65 @@ template <class T>
 struct LogitKernels {
   // Stores one value per span, which NaN is never; returns whether a value is NaN.
   bool (*span_maxima)(const T* x, int64_t n, T* maxima);
-  // Writes the ids, in [id, id + n) of row x and within one span, whose logits lie in [low, high] up to rounding; returns their number.
-  // `ids` holds a whole span.
+  // Writes the ids, in [id, id + n) of row x and within one span, whose logits lie in [low, high] up to
+  // rounding; returns their number. `ids` holds a whole span.
   int64_t (*select_ids)(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids);
   // The sum of all weights with a relative error of at most kApproxSumError, or NaN.
   double (*approx_exp_sum)(const T* x, int64_t n, const SoftmaxParams&);
-  // Adds the residuals of n tokens of row x (see exp_buckets.h) to sums [end - begin + 1, kSumLanes]; the last entry takes the tokens
-  // outside the range.
-  void (*add_residuals)(const T* x, const uint32_t* ids, int64_t n, const SoftmaxParams&, BucketRange range, double* sums);
+  // Adds the residuals of n tokens of row x (see exp_buckets.h) to sums [end - begin + 1, kSumLanes]; the
+  // last entry takes the tokens outside the range.
+  void (*add_residuals)(const T* x, const uint32_t* ids, int64_t n, const SoftmaxParams&, BucketRange range,
+                        double* sums);
 };
 
 struct Kernels {
   const char* name;
-  PackLayout int_layout;                                    // of int8 and int4 weights
+  PackLayout int_layout;                                   // of int8 and int4 weights
   ActivationFormat activation_formats[kNumWeightFormats];  // what `gemm` reads, per weight format
   void (*pack)(const SourceMatrix&, int64_t first_row, const Panels&, int64_t panel);
   void (*gemm)(const Gemm&, int64_t unit_begin, int64_t unit_end);
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
   void (*rope_append_kv)(const RopeAppendKV&, int64_t unit_begin, int64_t unit_end);
-  void (*attend)(const Attention&, const AttentionItem&, float* scratch);             // all splits, and writes the output rows
-  void (*attend_split)(const Attention&, const AttentionItem&, float* scratch);       // one split, and stores its partials
-  void (*merge_splits)(const Attention&, int64_t row, int64_t head, float* scratch);  // merges a row's partials, and writes it
+  void (*attend)(const Attention&, const AttentionItem&,
+                 float* scratch);  // all splits, and writes the output rows
+  void (*attend_split)(const Attention&, const AttentionItem&,
+                       float* scratch);  // one split, and stores its partials
+  void (*merge_splits)(const Attention&, int64_t row, int64_t head,
+                       float* scratch);  // merges a row's partials, and writes it
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
   bool (*is_finite)(const float* x, int64_t n);
   LogitKernels<float> logits;
   LogitKernels<double> double_logits;
   // The peaks of a roofline.
-  int64_t (*peak_flops)(WeightFormat, int64_t rounds, float& sink);  // multiply-adds in registers; returns the number of operations
-  uint64_t (*read)(const char* data, int64_t num_bytes);             // reads whole cache lines, in order
+  int64_t (*peak_flops)(WeightFormat, int64_t rounds,
+                        float& sink);  // multiply-adds in registers; returns the number of operations
+  uint64_t (*read)(const char* data, int64_t num_bytes);  // reads whole cache lines, in order
 };
 
 // The format that a weight format has after packing for these kernels.
 inline WeightFormat packed_format(const Kernels& kernels, WeightFormat format) {
   if (kernels.int_layout != PackLayout::kAmx) return format;
-  return format == WeightFormat::kInt8 ? WeightFormat::kInt8Amx : format == WeightFormat::kInt4 ? WeightFormat::kInt4Amx : format;
+  return format == WeightFormat::kInt8   ? WeightFormat::kInt8Amx
+         : format == WeightFormat::kInt4 ? WeightFormat::kInt4Amx
+                                         : format;
 }
 
-namespace generic { extern const Kernels kernels; }
-namespace avx2 { extern const Kernels kernels; }
-namespace avx512 { extern const Kernels kernels; }
-namespace avx512_bf16 { extern const Kernels kernels; }
-namespace amx_bf16 { extern const Kernels kernels; }
+namespace generic {
+extern const Kernels kernels;
+}
+namespace avx2 {
+extern const Kernels kernels;
+}
+namespace avx512 {
+extern const Kernels kernels;
+}
+namespace avx512_bf16 {
+extern const Kernels kernels;
+}
+namespace amx_bf16 {
+extern const Kernels kernels;
+}
 
 }  // namespace quire

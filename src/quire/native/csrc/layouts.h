@@ -1,7 +1,7 @@
 // Memory layouts: packed weights, activations as a product reads them, K/V pages.
 //
-// Weights are packed for one of two instruction families (PackLayout). `Panels` addresses packed weights, `ActivationRows` the
-// other operand of a product, `KVPages` one layer's K/V cache.
+// Weights are packed for one of two instruction families (PackLayout). `Panels` addresses packed weights,
+// `ActivationRows` the other operand of a product, `KVPages` one layer's K/V cache.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 
 namespace quire {
 
-constexpr int kPanel = 64;      // output columns of one weight panel
-constexpr int kGroup = 32;      // elements of K per quantization group; an AMX group has 8 subgroups of as many
+constexpr int kPanel = 64;  // output columns of one weight panel
+constexpr int kGroup = 32;  // elements of K per quantization group; an AMX group has 8 subgroups of as many
 constexpr int kAmxGroup = 256;  // elements of K per quantization group in the AMX layout
 constexpr int kTmmBytes = 64;   // bytes in a row of a tmm register: elements of K per int8 TMUL
 constexpr int kTile = 32;       // tokens per K/V tile
@@ -29,30 +29,34 @@ enum class PackLayout { kVnni, kAmx };
 enum class WeightFormat { kF32, kBF16, kInt8, kInt4, kInt8Amx, kInt4Amx };
 constexpr int kNumWeightFormats = 6;
 
-constexpr bool is_amx_format(WeightFormat f) { return f == WeightFormat::kInt8Amx || f == WeightFormat::kInt4Amx; }
+constexpr bool is_amx_format(WeightFormat f) {
+  return f == WeightFormat::kInt8Amx || f == WeightFormat::kInt4Amx;
+}
 
 constexpr int64_t bits_per_weight(WeightFormat f) {
   switch (f) {
     case WeightFormat::kF32: return 32;
     case WeightFormat::kBF16: return 16;
-    case WeightFormat::kInt8: case WeightFormat::kInt8Amx: return 8;
+    case WeightFormat::kInt8:
+    case WeightFormat::kInt8Amx: return 8;
     default: return 4;
   }
 }
 
-// VNNI-layout products multiply the unsigned u, and subtract zero_point * sum(a) (zero-point compensation). The AMX layout has no
-// zero point.
+// VNNI-layout products multiply the unsigned u, and subtract zero_point * sum(a) (zero-point compensation).
+// The AMX layout has no zero point.
 inline int32_t zero_point_of(WeightFormat f) { return f == WeightFormat::kInt4 ? 8 : 128; }
 
-// A weight matrix W [N, K] as panels of 64 output columns; a panel is a contiguous run of groups along K, and a group is rows of 64
-// 32-bit words, one word per column:
+// A weight matrix W [N, K] as panels of 64 output columns; a panel is a contiguous run of groups along K, and
+// a group is rows of 64 32-bit words, one word per column:
 //   float32     [N/64][K/32]               [32][64]  1 element per word
 //   bfloat16    [N/64][K/32]               [16][64]  2 elements
 //   int8 VNNI   [N/64][K/32]  scales [64], [8][64]   4 unsigned bytes
-//   int4 VNNI   [N/64][K/32]  scales [64], [4][64]   8 nibbles: elements 0-3 low halves of the bytes, 4-7 high
-//   int8 AMX    [N/64][K/256] scales [64], [64][64]  4 signed bytes
-//   int4 AMX    [N/64][K/256] scales [64], sub_scales [8][64], [32][64]  8 nibbles; a SubScale per 32 elements
-// Columns beyond N and elements beyond K are zero. The last AMX group ends with the 64 elements that hold the last one of K.
+//   int4 VNNI   [N/64][K/32]  scales [64], [4][64]   8 nibbles: elements 0-3 low halves of the bytes, 4-7
+//   high int8 AMX    [N/64][K/256] scales [64], [64][64]  4 signed bytes int4 AMX    [N/64][K/256] scales
+//   [64], sub_scales [8][64], [32][64]  8 nibbles; a SubScale per 32 elements
+// Columns beyond N and elements beyond K are zero. The last AMX group ends with the 64 elements that hold the
+// last one of K.
 struct Panels {
   const void* base;
   WeightFormat format;
@@ -61,9 +65,13 @@ struct Panels {
 
   // No division by a variable: the kernels call these in inner loops.
   int64_t group_size() const { return is_amx_format(format) ? kAmxGroup : kGroup; }
-  int64_t num_groups() const { return is_amx_format(format) ? (k + kAmxGroup - 1) / kAmxGroup : (k + kGroup - 1) / kGroup; }
+  int64_t num_groups() const {
+    return is_amx_format(format) ? (k + kAmxGroup - 1) / kAmxGroup : (k + kGroup - 1) / kGroup;
+  }
   int64_t padded_k() const { return is_amx_format(format) ? round_up(k, kTmmBytes) : round_up(k, kGroup); }
-  int64_t group_elements(int64_t group) const { return std::min(group_size(), padded_k() - group * group_size()); }
+  int64_t group_elements(int64_t group) const {
+    return std::min(group_size(), padded_k() - group * group_size());
+  }
   int64_t words_per_group() const { return group_size() * bits_per_weight(format) / 32; }  // per column
   int64_t bytes_for(int64_t elements) const { return elements * bits_per_weight(format) * (kPanel / 8); }
   int64_t header_bytes() const {
@@ -75,9 +83,12 @@ struct Panels {
   char* panel(int64_t p) const { return static_cast<char*>(const_cast<void*>(base)) + p * bytes_per_panel(); }
   // Word `word` of one column within group `g` of panel `p`.
   uint32_t* word(int64_t p, int64_t g, int64_t column, int64_t word) const {
-    return reinterpret_cast<uint32_t*>(panel(p) + g * bytes_per_group() + header_bytes()) + word * kPanel + column;
+    return reinterpret_cast<uint32_t*>(panel(p) + g * bytes_per_group() + header_bytes()) + word * kPanel +
+           column;
   }
-  uint16_t* scales(int64_t p, int64_t g) const { return reinterpret_cast<uint16_t*>(panel(p) + g * bytes_per_group()); }
+  uint16_t* scales(int64_t p, int64_t g) const {
+    return reinterpret_cast<uint16_t*>(panel(p) + g * bytes_per_group());
+  }
   uint8_t* sub_scales(int64_t p, int64_t g, int64_t subgroup) const {
     return reinterpret_cast<uint8_t*>(scales(p, g) + kPanel) + subgroup * kPanel;
   }
@@ -101,7 +112,7 @@ struct SubScale {
 //                half a stride later the low bytes [K]
 enum class ActivationFormat { kF32, kBF16AsF32, kBF16, kInt8, kInt16, kInt8Wide, kInt16Split };
 
-// Bytes between rows of kInt8Wide and kInt16Split: rows, and a row's high and low bytes, should not share L1 sets.
+// Bytes between rows of kInt8Wide and kInt16Split, such that rows, and high and low bytes, share no L1 sets.
 inline int64_t amx_row_stride(WeightFormat weights, int64_t k) {
   int64_t lines = round_up(k, kTmmBytes) / kTmmBytes, scale_lines = 1 + k / (16 * kAmxGroup);
   if (weights == WeightFormat::kInt4Amx) return kTmmBytes * ((lines + scale_lines + (lines + 3) / 4) | 1);
@@ -126,7 +137,8 @@ struct ActivationRows {
   // One per 32 elements, for that zero point (8 or 7).
   int32_t* amx_compensations(int64_t i, int64_t nibble_zero_point) const {
     int64_t subgroups = round_up(k, kTmmBytes) / kGroup;
-    return reinterpret_cast<int32_t*>(amx_scales(i) + (k + kAmxGroup - 1) / kAmxGroup) + (8 - nibble_zero_point) * subgroups;
+    return reinterpret_cast<int32_t*>(amx_scales(i) + (k + kAmxGroup - 1) / kAmxGroup) +
+           (8 - nibble_zero_point) * subgroups;
   }
   int8_t* high_bytes(int64_t i) const { return reinterpret_cast<int8_t*>(row(i)); }
   int8_t* low_bytes(int64_t i) const { return reinterpret_cast<int8_t*>(row(i) + stride / 2); }
@@ -142,7 +154,8 @@ struct SourceMatrix {
   int64_t column_stride;
 };
 
-// One layer's K/V cache. Each (block, kv head, tile of 32 tokens) is `tile_bytes` of K followed by `tile_bytes` of V:
+// One layer's K/V cache. Each (block, kv head, tile of 32 tokens) is `tile_bytes` of K followed by
+// `tile_bytes` of V:
 //   float32   K [D][32]       V [32][D]
 //   bfloat16  K [D/2][32][2]  V [16][D][2]
 struct KVPages {
@@ -156,7 +169,9 @@ struct KVPages {
   char* key_tile(int64_t block, int64_t head, int64_t tile) const {
     return base + ((block * num_kv_heads + head) * tiles_per_block + tile) * 2 * tile_bytes();
   }
-  char* value_tile(int64_t block, int64_t head, int64_t tile) const { return key_tile(block, head, tile) + tile_bytes(); }
+  char* value_tile(int64_t block, int64_t head, int64_t tile) const {
+    return key_tile(block, head, tile) + tile_bytes();
+  }
 };
 
 }  // namespace quire

@@ -1,4 +1,5 @@
-// Kernels over one row of logits: the maximum of each span of 64, selection by value, bucketed and approximate sums of e^x.
+// Kernels over one row of logits: the maximum of each span of 64, selection by value, bucketed and
+// approximate sums of e^x.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +13,8 @@
 
 namespace quire::QUIRE_ISA {
 
-typedef float vs __attribute__((vector_size(sizeof(vf))));  // vf as the compiler's own vector type, to compare and index
+typedef float vs
+    __attribute__((vector_size(sizeof(vf))));  // vf as the compiler's own vector type, to compare and index
 typedef double vd __attribute__((vector_size(sizeof(vf))));
 typedef int64_t vl __attribute__((vector_size(sizeof(vf))));
 typedef float vh __attribute__((vector_size(sizeof(vf) / 2)));
@@ -34,12 +36,14 @@ static inline vd load_doubles(const float* p) {
 
 // Buckets, counted from the range's first, and residuals of kDoubleLanes logits.
 template <class T>
-static inline __attribute__((always_inline)) void split_exp(const T* x, const SoftmaxParams& s, BucketRange range, int64_t* buckets,
+static inline __attribute__((always_inline)) void split_exp(const T* x, const SoftmaxParams& s,
+                                                            BucketRange range, int64_t* buckets,
                                                             double* residuals) {
   vd d = (load_doubles(x) - s.best) * s.sharpness;
   vd shifted = shifted_bucket(d), y = residual(d, shifted);
   vd number = kRoundShift - shifted;
-  vl is_inside = (d >= s.least) & (number >= static_cast<double>(range.begin)) & (number < static_cast<double>(range.end));
+  vl is_inside = (d >= s.least) & (number >= static_cast<double>(range.begin)) &
+                 (number < static_cast<double>(range.end));
   vl bucket = (vl)set1_double(kRoundShift) - (vl)shifted - range.begin;
   bucket = is_inside ? bucket : vl{} + (range.end - range.begin);
   std::memcpy(buckets, &bucket, sizeof bucket);
@@ -47,7 +51,8 @@ static inline __attribute__((always_inline)) void split_exp(const T* x, const So
 }
 
 template <class T>
-static void add_residuals(const T* x, const uint32_t* ids, int64_t n, const SoftmaxParams& s, BucketRange range, double* sums) {
+static void add_residuals(const T* x, const uint32_t* ids, int64_t n, const SoftmaxParams& s,
+                          BucketRange range, double* sums) {
   int64_t buckets[kLogitSpan];
   double residuals[kLogitSpan];
   T gathered[kLogitSpan];
@@ -58,7 +63,8 @@ static void add_residuals(const T* x, const uint32_t* ids, int64_t n, const Soft
       for (int i = 0; i < kLogitSpan; ++i) gathered[i] = x[ids[i < size ? i : 0]];
       values = gathered;
     }
-    for (int i = 0; i < kLogitSpan; i += kDoubleLanes) split_exp(values + i, s, range, buckets + i, residuals + i);
+    for (int i = 0; i < kLogitSpan; i += kDoubleLanes)
+      split_exp(values + i, s, range, buckets + i, residuals + i);
 #pragma GCC unroll 4
     for (int64_t i = 0; i < size; ++i) sums[buckets[i] * kSumLanes + ids[i] % kSumLanes] += residuals[i];
   }
@@ -147,14 +153,15 @@ static bool is_finite(const float* x, int64_t n) {
   return zero == 0.0f;
 }
 
-// The approximate sum of a row's weights costs a third of the exact one: it is computed in float with fused operations, so its last bits
-// differ between instruction sets. BucketSampler finds the exact token all the same.
+// The approximate sum of a row's weights costs a third of the exact one: it is computed in float with fused
+// operations, so its last bits differ between instruction sets. BucketSampler finds the exact token all the
+// same.
 //
 //   x * sharpness / ln 2 = n + r      n an integer, |r| <= 1/2; the fused product is rounded once
 //   weight * 2^pivot     = 2^r * 2^n  2^r by a polynomial
 //
-// Errors in units of 2^-24 (rounding to nearest is half a unit): r 1.1, 2^r another 1.4, adding a span pairwise at most 3; spans are added
-// in double. kApproxSumError is 6 units.
+// Errors in units of 2^-24 (rounding to nearest is half a unit): r 1.1, 2^r another 1.4, adding a span
+// pairwise at most 3; spans are added in double. kApproxSumError is 6 units.
 static inline __attribute__((always_inline)) vf exp2_residual(vf r) {
   vf p = set1(1.5353362e-4f);
   p = fma(p, r, set1(1.33988750e-3f));
@@ -184,7 +191,8 @@ struct Octaves {
 
 // A span as floats, raised to the floor, and their rounding errors.
 static inline void split_rounding(const float* x, const Octaves& octaves, float* values, float*) {
-  for (int i = 0; i < kLogitSpan; i += kLanes) store(values + i, max(load(x + i), set1(static_cast<float>(octaves.floor))));
+  for (int i = 0; i < kLogitSpan; i += kLanes)
+    store(values + i, max(load(x + i), set1(static_cast<float>(octaves.floor))));
 }
 
 static inline void split_rounding(const double* x, const Octaves& octaves, float* values, float* rests) {
@@ -203,7 +211,8 @@ static inline vf span_sum(const T* x, const Octaves& octaves) {
   vf sums[kVectors];
 #pragma GCC unroll 16
   for (int v = 0; v < kVectors; ++v)
-    sums[v] = octaves.template weight<!std::is_same<T, float>::value>(load(values + v * kLanes), load(rests + v * kLanes));
+    sums[v] = octaves.template weight<!std::is_same<T, float>::value>(load(values + v * kLanes),
+                                                                      load(rests + v * kLanes));
 #pragma GCC unroll 4
   for (int width = kVectors / 2; width > 0; width /= 2)
 #pragma GCC unroll 8
@@ -218,8 +227,10 @@ static double approx_exp_sum(const T* x, int64_t n, const SoftmaxParams& s) {
   constexpr double kReach = 1 << 15;  // octaves of which 2^-24 is still a small fraction of one
   double unit = s.sharpness / 0.6931471805599453;
   double pivot = s.best * unit;
-  if (!kFuses || s.least > kMinNats || !(std::fabs(pivot) < kReach)) return std::numeric_limits<double>::quiet_NaN();
-  Octaves octaves{static_cast<float>(unit), 0.0f, static_cast<float>(std::nearbyint(pivot)), s.best - 120 / unit};
+  if (!kFuses || s.least > kMinNats || !(std::fabs(pivot) < kReach))
+    return std::numeric_limits<double>::quiet_NaN();
+  Octaves octaves{static_cast<float>(unit), 0.0f, static_cast<float>(std::nearbyint(pivot)),
+                  s.best - 120 / unit};
   octaves.unit_rest = static_cast<float>(unit - octaves.unit);
   vd sums[2] = {};
   auto add_span = [&](const T* span) {
@@ -232,7 +243,8 @@ static double approx_exp_sum(const T* x, int64_t n, const SoftmaxParams& s) {
   for (int64_t i = 0; i < whole; i += kLogitSpan) add_span(x + i);
   if (whole < n) {
     T rest[kLogitSpan];
-    for (int i = 0; i < kLogitSpan; ++i) rest[i] = whole + i < n ? x[whole + i] : -std::numeric_limits<T>::infinity();
+    for (int i = 0; i < kLogitSpan; ++i)
+      rest[i] = whole + i < n ? x[whole + i] : -std::numeric_limits<T>::infinity();
     add_span(rest);
   }
   double sum = 0;

@@ -25,7 +25,7 @@ static inline float mean_of(const float* x, int64_t size) {
   return reduce_add(sum) / static_cast<float>(size);
 }
 
-// y [32] = the normalized values from column i on, or the values themselves without a weight; zero beyond the row's end.
+// y [32] = the normalized values from column i on, or the plain values without a weight; zero past the end.
 static inline void normalized_values(const Norm& a, const float* x, int64_t i, vf mean, vf factor, float* y) {
   for (int64_t c = 0; c < kGroup; c += kLanes) {
     int n = i + c < a.size ? lanes_left(i + c, a.size) : 0;
@@ -61,22 +61,22 @@ static inline void norm_row(const Norm& a, const float* x, int64_t row) {
   float mean = a.weight && a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
   vf factor = a.weight ? inverse_sqrt(mean_square(x, a.size, mean) + a.eps) : set1(1.0f);
 #if defined(QUIRE_AMX)
-  bool has_amx_groups = a.out.format == ActivationFormat::kInt16Split || a.out.format == ActivationFormat::kInt8Wide;
+  bool has_amx_groups =
+      a.out.format == ActivationFormat::kInt16Split || a.out.format == ActivationFormat::kInt8Wide;
   if (!a.adds && has_amx_groups) return norm_row_in_amx_groups(a, x, row, set1(mean), factor);
 #endif
   for (int64_t i = 0; i < a.size; i += kGroup) {
     float y[kGroup];
     int n = a.size - i < kGroup ? static_cast<int>(a.size - i) : kGroup;
     normalized_values(a, x, i, set1(mean), factor, y);
-    if (a.adds)
-      add_values(reinterpret_cast<float*>(a.out.row(row)) + i, y, n);
-    else
-      write_group(a.out, row, i, y, n);
+    if (a.adds) add_values(reinterpret_cast<float*>(a.out.row(row)) + i, y, n);
+    else write_group(a.out, row, i, y, n);
   }
 }
 
 static void norm(const Norm& a, int64_t row_begin, int64_t row_end) {
-  for (int64_t row = row_begin; row < row_end; ++row) norm_row(a, a.x + (a.rows ? a.rows[row] : row) * a.ldx, row);
+  for (int64_t row = row_begin; row < row_end; ++row)
+    norm_row(a, a.x + (a.rows ? a.rows[row] : row) * a.ldx, row);
 }
 
 // One column of a group of packed weights. Its words are a panel's width apart.
@@ -86,7 +86,8 @@ struct GroupColumn {
   float scale;                // integer formats
 
   GroupColumn(const Panels& w, int64_t column, int64_t group)
-      : words(w.word(column / kPanel, group, column % kPanel, 0)), sub_scales(w.sub_scales(column / kPanel, group, 0) + column % kPanel),
+      : words(w.word(column / kPanel, group, column % kPanel, 0)),
+        sub_scales(w.sub_scales(column / kPanel, group, 0) + column % kPanel),
         scale(w.header_bytes() ? from_bf16(w.scales(column / kPanel, group)[column % kPanel]) : 0.0f) {}
 
   template <WeightFormat kFormat>
@@ -94,13 +95,19 @@ struct GroupColumn {
     constexpr int64_t kPerWord = 32 / bits_per_weight(kFormat);
     uint32_t word = words[element / kPerWord * kPanel];
     if constexpr (kFormat == WeightFormat::kF32) return float_from_bits(word);
-    if constexpr (kFormat == WeightFormat::kBF16) return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
-    uint32_t byte = word >> (element % 4 * 8) & 0xff, nibble = word >> (element % 4 * 8 + element / 4 % 2 * 4) & 0xf;
-    if constexpr (kFormat == WeightFormat::kInt8) return scale * static_cast<float>(static_cast<int32_t>(byte) - zero_point_of(kFormat));
-    if constexpr (kFormat == WeightFormat::kInt4) return scale * static_cast<float>(static_cast<int32_t>(nibble) - zero_point_of(kFormat));
-    if constexpr (kFormat == WeightFormat::kInt8Amx) return scale * static_cast<float>(static_cast<int8_t>(byte));
+    if constexpr (kFormat == WeightFormat::kBF16)
+      return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
+    uint32_t byte = word >> (element % 4 * 8) & 0xff,
+             nibble = word >> (element % 4 * 8 + element / 4 % 2 * 4) & 0xf;
+    if constexpr (kFormat == WeightFormat::kInt8)
+      return scale * static_cast<float>(static_cast<int32_t>(byte) - zero_point_of(kFormat));
+    if constexpr (kFormat == WeightFormat::kInt4)
+      return scale * static_cast<float>(static_cast<int32_t>(nibble) - zero_point_of(kFormat));
+    if constexpr (kFormat == WeightFormat::kInt8Amx)
+      return scale * static_cast<float>(static_cast<int8_t>(byte));
     SubScale sub_scale(sub_scales[element / kGroup * kPanel]);
-    return scale * static_cast<float>((static_cast<int32_t>(nibble) - sub_scale.zero_point) * sub_scale.scale);
+    return scale *
+           static_cast<float>((static_cast<int32_t>(nibble) - sub_scale.zero_point) * sub_scale.scale);
   }
 };
 
@@ -109,7 +116,8 @@ template <WeightFormat kFormat>
 static inline void dequantize_column(const Panels& w, int64_t column, float factor, float* x) {
   for (int64_t group = 0, begin = 0; begin < w.k; ++group, begin += w.group_size()) {
     GroupColumn weights(w, column, group);
-    for (int64_t i = 0, end = std::min(w.group_size(), w.k - begin); i < end; ++i) x[begin + i] = weights.weight<kFormat>(i) * factor;
+    for (int64_t i = 0, end = std::min(w.group_size(), w.k - begin); i < end; ++i)
+      x[begin + i] = weights.weight<kFormat>(i) * factor;
   }
 }
 

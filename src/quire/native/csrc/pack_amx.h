@@ -1,5 +1,6 @@
-// Packs integers in the AMX layout. 256 elements share a scale, so that sums stay integers for as long. In int8 the scale maps the value
-// of largest magnitude to -128. In int4 each 32 elements have a sub-scale, and the scale maps the largest of these to 15.
+// Packs integers in the AMX layout. 256 elements share a scale, so that sums stay integers for as long. In
+// int8 the scale maps the value of largest magnitude to -128. In int4 each 32 elements have a sub-scale, and
+// the scale maps the largest of these to 15.
 #pragma once
 
 #include "pack_quantize.h"
@@ -17,23 +18,26 @@ static inline Columns columns_at(const TransposedAmxGroup& x, int64_t row, int c
   return reinterpret_cast<Columns>(&x.rows[row][column]);
 }
 
-static inline void write_int8_columns(const TransposedAmxGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
+static inline void write_int8_columns(const TransposedAmxGroup& x, int n, const Panels& target, int64_t panel,
+                                      int64_t group) {
   int64_t count = target.group_elements(group);
   Columns columns = columns_at(x, 0, n);
   Extremes extremes = extremes_of(columns, count);
   vf size = magnitude(extremes.value);
-  vf scale = store_scales(div(extremes.value, set1(-128.0f)), size, extremes.nan_or_zero, target.scales(panel, group) + n);
+  vf scale = store_scales(div(extremes.value, set1(-128.0f)), size, extremes.nan_or_zero,
+                          target.scales(panel, group) + n);
   vf inverse = inverse_of(scale, size);
   for (int64_t i = 0; i < count / 4; ++i) {
     word_lanes word{};
     for (int byte = 0; byte < 4; ++byte)
-      word |= quantized(load(columns[4 * i + byte]), inverse, set1(-128.0f), set1(127.0f), set1(0.0f)) << (8 * byte);
+      word |= quantized(load(columns[4 * i + byte]), inverse, set1(-128.0f), set1(127.0f), set1(0.0f))
+              << (8 * byte);
     std::memcpy(target.word(panel, group, n, i), &word, sizeof word);
   }
 }
 
-// Rounds the wanted int4 scales of one subgroup of kLanes columns to sub-scales in units of `scale`, stores these, and quantizes with them.
-// A negative wanted scale selects zero point 7.
+// Rounds the wanted int4 scales of one subgroup of kLanes columns to sub-scales in units of `scale`, stores
+// these, and quantizes with them. A negative wanted scale selects zero point 7.
 struct SubgroupQuantizer {
   vf inverse, zero_point;
 
@@ -54,13 +58,15 @@ struct SubgroupQuantizer {
   }
 };
 
-static inline void write_int4_columns(const TransposedAmxGroup& x, int n, const Panels& target, int64_t panel, int64_t group) {
+static inline void write_int4_columns(const TransposedAmxGroup& x, int n, const Panels& target, int64_t panel,
+                                      int64_t group) {
   int64_t subgroups = target.group_elements(group) / kGroup;
   vf wanted[kSubgroups], widest = set1(0.0f), nan_or_zero = set1(0.0f);
   for (int64_t s = 0; s < subgroups; ++s) {
     Columns columns = columns_at(x, s * kGroup, n);
     Extremes extremes = extremes_of(columns, kGroup);
-    wanted[s] = select_less(magnitude(extremes.value), set1(kSmallest), set1(0.0f), best_int4_scale(columns, extremes.value));
+    wanted[s] = select_less(magnitude(extremes.value), set1(kSmallest), set1(0.0f),
+                            best_int4_scale(columns, extremes.value));
     widest = max(magnitude(wanted[s]), widest);
     nan_or_zero = add(nan_or_zero, extremes.nan_or_zero);
   }
@@ -80,7 +86,8 @@ static inline void write_int4_columns(const TransposedAmxGroup& x, int n, const 
   }
 }
 
-static inline void pack_amx(const SourceMatrix& source, int64_t first_row, const Panels& target, int64_t panel) {
+static inline void pack_amx(const SourceMatrix& source, int64_t first_row, const Panels& target,
+                            int64_t panel) {
   TransposedAmxGroup transposed;
   for (int64_t group = 0; group < target.num_groups(); ++group) {
     for (int64_t i = 0; i < target.group_elements(group); i += kGroup)

@@ -1,4 +1,5 @@
-// Packs up to 64 rows of a checkpoint's matrix into one panel: a group of 32 elements of K at a time, or an AMX group of 256.
+// Packs up to 64 rows of a checkpoint's matrix into one panel: a group of 32 elements of K at a time, or an
+// AMX group of 256.
 #pragma once
 
 #include "pack_quantize.h"
@@ -11,7 +12,8 @@ namespace quire::QUIRE_ISA {
 static inline void round_to_pairs(const float (*from)[kPanel], uint32_t (*pairs)[kPanel]) {
   for (int i = 0; i < kGroup / 2; ++i)
     for (int n = 0; n < kPanel; n += kLanes) {
-      word_lanes even = bits_of(round_to_bf16(load(&from[2 * i][n]))), odd = bits_of(round_to_bf16(load(&from[2 * i + 1][n])));
+      word_lanes even = bits_of(round_to_bf16(load(&from[2 * i][n]))),
+                 odd = bits_of(round_to_bf16(load(&from[2 * i + 1][n])));
       word_lanes pair = even >> 16 | odd;
       std::memcpy(&pairs[i][n], &pair, sizeof pair);
     }
@@ -21,7 +23,8 @@ static inline void round_to_pairs(const float (*from)[kPanel], uint32_t (*pairs)
 static inline vf write_scales(WeightFormat format, const float (*x)[kPanel], uint16_t* scales) {
   Extremes extremes = extremes_of(x, kGroup);
   vf size = magnitude(extremes.value);
-  vf wanted = format == WeightFormat::kInt4 ? best_int4_scale(x, extremes.value) : div(extremes.value, set1(-128.0f));
+  vf wanted =
+      format == WeightFormat::kInt4 ? best_int4_scale(x, extremes.value) : div(extremes.value, set1(-128.0f));
   return inverse_of(store_scales(wanted, size, extremes.nan_or_zero, scales), size);
 }
 
@@ -35,7 +38,7 @@ static inline word_lanes quantized_unsigned(const float* x, vf inverse) {
 template <WeightFormat format>
 static inline void write_ints(const float (*x)[kPanel], const Panels& target, int64_t panel, int64_t group) {
   for (int n = 0; n < kPanel; n += kLanes) {
-    const float(*columns)[kPanel] = reinterpret_cast<const float(*)[kPanel]>(&x[0][n]);
+    const float (*columns)[kPanel] = reinterpret_cast<const float (*)[kPanel]>(&x[0][n]);
     vf inverse = write_scales(format, columns, target.scales(panel, group) + n);
     for (int i = 0; i < target.words_per_group(); ++i) {
       word_lanes word{};
@@ -52,10 +55,12 @@ static inline void write_ints(const float (*x)[kPanel], const Panels& target, in
   }
 }
 
-static inline void write_packed_group(const float (*x)[kPanel], const Panels& target, int64_t panel, int64_t group) {
+static inline void write_packed_group(const float (*x)[kPanel], const Panels& target, int64_t panel,
+                                      int64_t group) {
   switch (target.format) {
     case WeightFormat::kF32: std::memcpy(target.word(panel, group, 0, 0), x, sizeof(TransposedGroup)); return;
-    case WeightFormat::kBF16: return round_to_pairs(x, reinterpret_cast<uint32_t(*)[kPanel]>(target.word(panel, group, 0, 0)));
+    case WeightFormat::kBF16:
+      return round_to_pairs(x, reinterpret_cast<uint32_t (*)[kPanel]>(target.word(panel, group, 0, 0)));
     case WeightFormat::kInt8: return write_ints<WeightFormat::kInt8>(x, target, panel, group);
     default: return write_ints<WeightFormat::kInt4>(x, target, panel, group);
   }
@@ -70,7 +75,8 @@ static void pack(const SourceMatrix& source, int64_t first_row, const Panels& ta
   for (int64_t group = 0; group < target.num_groups(); ++group) {
     int64_t k = group * kGroup;
     if (source.element == Element::kBF16 && target.format == WeightFormat::kBF16) {
-      transpose<uint16_t>(source, first_row, k, reinterpret_cast<uint32_t(*)[kPanel]>(target.word(panel, group, 0, 0)));
+      transpose<uint16_t>(source, first_row, k,
+                          reinterpret_cast<uint32_t (*)[kPanel]>(target.word(panel, group, 0, 0)));
       continue;
     }
     read_group(source, first_row, k, floats.rows);

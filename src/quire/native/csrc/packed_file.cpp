@@ -21,7 +21,8 @@ std::vector<uint64_t> checksums_of(const PackedMatrix& matrix, ThreadPool& threa
   std::vector<uint64_t> sums(static_cast<size_t>(pieces_of(matrix)));
   threads.run(pieces_of(matrix), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i)
-      sums[static_cast<size_t>(i)] = checksum(matrix.data() + i * kPiece, static_cast<size_t>(piece_bytes(matrix, i)));
+      sums[static_cast<size_t>(i)] =
+          checksum(matrix.data() + i * kPiece, static_cast<size_t>(piece_bytes(matrix, i)));
   });
   return sums;
 }
@@ -44,13 +45,16 @@ static bool read_all(int file, char* to, int64_t count, int64_t offset) {
 #endif
 }
 
-bool read_packed(PackedMatrix& matrix, int file, int64_t offset, const uint64_t* checksums, ThreadPool& threads) {
+bool read_packed(PackedMatrix& matrix, int file, int64_t offset, const uint64_t* checksums,
+                 ThreadPool& threads) {
   std::atomic<bool> is_whole{true};
   threads.run(pieces_of(matrix), 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end && is_whole.load(std::memory_order_relaxed); ++i) {
       char* to = matrix.data() + i * kPiece;
       int64_t count = piece_bytes(matrix, i);
-      if (!read_all(file, to, count, offset + i * kPiece) || checksum(to, static_cast<size_t>(count)) != checksums[i]) is_whole = false;
+      if (!read_all(file, to, count, offset + i * kPiece) ||
+          checksum(to, static_cast<size_t>(count)) != checksums[i])
+        is_whole = false;
     }
   });
   return is_whole;

@@ -11,7 +11,8 @@ namespace quire::QUIRE_ISA {
 // Enough independent accumulators to hide the latency of a multiply-add.
 constexpr int kPeakAccumulators = kLanes == 16 ? 24 : 12;
 
-// Returns x, opaque to the optimizer, which would otherwise multiply once for all accumulators and rounds. Costs no instruction.
+// Returns x, opaque to the optimizer, which would otherwise multiply once for all accumulators and rounds.
+// Costs no instruction.
 static inline vi opaque(vi x) {
 #if defined(__x86_64__) && (QUIRE_LANES < 16 || defined(__AVX512F__))
   asm volatile("" : "+x"(x));
@@ -21,7 +22,8 @@ static inline vi opaque(vi x) {
   return x;
 }
 
-// Each runs `rounds` rounds, adds its result to `sink` so that the work is not removed, and returns its number of operations.
+// Each runs `rounds` rounds, adds its result to `sink` so that the work is not removed, and returns its
+// number of operations.
 static inline int64_t peak_float_flops(bool in_pairs, int64_t rounds, float& sink) {
   vf sums[kPeakAccumulators];
   for (vf& x : sums) x = set1(0.0f);
@@ -29,7 +31,8 @@ static inline int64_t peak_float_flops(bool in_pairs, int64_t rounds, float& sin
   vi pair = set1_word(0x3f003f00u);
   for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 24
-    for (int s = 0; s < kPeakAccumulators; ++s) sums[s] = in_pairs ? dpbf16(sums[s], pair, pair) : fma(sums[s], half, half);
+    for (int s = 0; s < kPeakAccumulators; ++s)
+      sums[s] = in_pairs ? dpbf16(sums[s], pair, pair) : fma(sums[s], half, half);
   }
   for (vf x : sums) sink += reduce_add(x);
   return rounds * kPeakAccumulators * kLanes * (in_pairs ? 4 : 2);

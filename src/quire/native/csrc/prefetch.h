@@ -11,8 +11,8 @@ constexpr int64_t kLineBytes = 64;
 constexpr int64_t kL2Ahead = 16 << 10;
 constexpr int64_t kL1Ahead = 4 << 10;
 
-// Into L1, or no closer than L2. Written in assembly because GCC 12 treats a function that only prefetches as free of side effects,
-// drops its calls, and moves prefetches away from the TMULs they are interleaved with.
+// Into L1, or no closer than L2. Written in assembly because GCC 12 treats a function that only prefetches as
+// free of side effects, drops its calls, and moves prefetches away from the TMULs they are interleaved with.
 #if defined(__x86_64__)
 static QUIRE_INLINE void prefetch_l1(const char* at) { asm volatile("prefetcht0 %0" : : "m"(*at)); }
 static QUIRE_INLINE void prefetch_l2(const char* at) { asm volatile("prefetcht1 %0" : : "m"(*at)); }
@@ -26,8 +26,8 @@ static QUIRE_INLINE void prefetch_lines(const char* first, int64_t stride, int c
   for (int i = 0; i < count; ++i) prefetch_l1(first + i * stride);
 }
 
-// For a memory-bound reader at `at` that is about to read `bytes`: far ahead into L2, which has more line buffers than L1, and from
-// there a shorter distance ahead into L1.
+// For a memory-bound reader at `at` that is about to read `bytes`: far ahead into L2, which has more line
+// buffers than L1, and from there a shorter distance ahead into L1.
 static QUIRE_INLINE void prefetch_stream(const char* at, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += kLineBytes) {
     prefetch_l2(at + kL2Ahead + line);

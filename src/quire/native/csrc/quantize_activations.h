@@ -1,4 +1,4 @@
-// Writes activations in the format that the next product reads: 32 values at a time, or an AMX group of up to 256.
+// Writes activations in the format that the next product reads: 32 values, or an AMX group, at a time.
 #pragma once
 
 #include "kernels.h"
@@ -22,8 +22,8 @@ static inline float nan_if_not_finite(const float* x) {
   return reduce_add(sum);
 }
 
-// Quantizes 32 values with the scale abs_max / 127. If a value is not finite, the scale is NaN, and so is every product with it; the
-// integers are then arbitrary, and their sums may wrap around.
+// Quantizes 32 values with the scale abs_max / 127. If a value is not finite, the scale is NaN, and so is
+// every product with it; the integers are then arbitrary, and their sums may wrap around.
 template <class T>
 static inline void quantize_group(const ActivationRows& out, int64_t row, int64_t group, const float* x) {
   float highest = abs_max(x);
@@ -31,28 +31,33 @@ static inline void quantize_group(const ActivationRows& out, int64_t row, int64_
   T* values = reinterpret_cast<T*>(out.row(row)) + group * kGroup;
   int32_t sum = store_quantized(values, x, inverse);
   out.scales(row)[group] = highest * (1.0f / 127.0f) + nan_if_not_finite(x);
-  out.compensations(row)[group] = static_cast<int32_t>(-static_cast<uint32_t>(out.zero_point) * static_cast<uint32_t>(sum));
+  out.compensations(row)[group] =
+      static_cast<int32_t>(-static_cast<uint32_t>(out.zero_point) * static_cast<uint32_t>(sum));
 }
 
 #if defined(QUIRE_AMX)
 constexpr float kMaxInt16Split = 32512.0f;  // 127 * 256
 
-static inline void write_int8_wide(const ActivationRows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
+static inline void write_int8_wide(const ActivationRows& out, int64_t row, int64_t column, const float* x,
+                                   int64_t count, vf inverse) {
   for (int64_t i = column; i < column + count; i += kGroup) {
     int8_t* values = reinterpret_cast<int8_t*>(out.row(row)) + i;
     uint32_t sum = static_cast<uint32_t>(store_quantized(values, x + i - column, inverse));
-    for (uint32_t zero_point : {8u, 7u}) out.amx_compensations(row, zero_point)[i / kGroup] = static_cast<int32_t>(-zero_point * sum);
+    for (uint32_t zero_point : {8u, 7u})
+      out.amx_compensations(row, zero_point)[i / kGroup] = static_cast<int32_t>(-zero_point * sum);
   }
 }
 
-static inline void write_int16_split(const ActivationRows& out, int64_t row, int64_t column, const float* x, int64_t count, vf inverse) {
+static inline void write_int16_split(const ActivationRows& out, int64_t row, int64_t column, const float* x,
+                                     int64_t count, vf inverse) {
   for (int64_t i = column; i < column + count; i += kLanes)
     store_high_low(out.high_bytes(row) + i, out.low_bytes(row) + i, mul(load(x + i - column), inverse));
 }
 
-// Quantizes `count` values of an AMX group from `column` on, a multiple of 32, with the scale abs_max / 127 (kInt8Wide) or
-// abs_max / 32512 (kInt16Split).
-static inline void quantize_amx_group(const ActivationRows& out, int64_t row, int64_t column, const float* x, int64_t count) {
+// Quantizes `count` values of an AMX group from `column` on, a multiple of 32, with the scale abs_max / 127
+// (kInt8Wide) or abs_max / 32512 (kInt16Split).
+static inline void quantize_amx_group(const ActivationRows& out, int64_t row, int64_t column, const float* x,
+                                      int64_t count) {
   bool is_split = out.format == ActivationFormat::kInt16Split;
   vf magnitudes = set1(0.0f), nan_or_zero = set1(0.0f);
   for (int64_t i = 0; i < count; i += kLanes) {
@@ -68,7 +73,8 @@ static inline void quantize_amx_group(const ActivationRows& out, int64_t row, in
 #endif
 
 // Writes n values at `column`, a multiple of 32, of a row in any other format; x is zero from n up to 32.
-static inline void write_group(const ActivationRows& out, int64_t row, int64_t column, const float* x, int n) {
+static inline void write_group(const ActivationRows& out, int64_t row, int64_t column, const float* x,
+                               int n) {
   switch (out.format) {
     case ActivationFormat::kInt8: return quantize_group<int8_t>(out, row, column / kGroup, x);
     case ActivationFormat::kInt16: return quantize_group<int16_t>(out, row, column / kGroup, x);

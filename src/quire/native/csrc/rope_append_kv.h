@@ -45,18 +45,22 @@ static inline void write_query(const float* q, int64_t size, T* out) {
 }
 
 // Writes one head of K and V as token `offset` of a K/V tile (layout: KVPages).
-static inline void append_head(float* keys, float* values, int64_t offset, const float* k, const float* v, int64_t size) {
+static inline void append_head(float* keys, float* values, int64_t offset, const float* k, const float* v,
+                               int64_t size) {
   for (int64_t d = 0; d < size; ++d) keys[d * kTile + offset] = k[d];
   for (int64_t d = 0; d < size; ++d) values[offset * size + d] = v[d];
 }
 
-static inline void append_head(uint16_t* keys, uint16_t* values, int64_t offset, const float* k, const float* v, int64_t size) {
+static inline void append_head(uint16_t* keys, uint16_t* values, int64_t offset, const float* k,
+                               const float* v, int64_t size) {
   uint16_t bits[kLanes];
   for (int64_t d = 0; d < size; d += kLanes) {
     int n = lanes_left(d, size);
     store_as(bits, load_n(k + d, n), n);
-    for (int i = 0; i < n; i += 2) std::memcpy(keys + ((d + i) / 2 * kTile + offset) * 2, bits + i, 2 * sizeof *bits);
-    store_bf16_interleaved(values + (offset / 2 * size + d) * 2, static_cast<int>(offset % 2), load_n(v + d, n), n);
+    for (int i = 0; i < n; i += 2)
+      std::memcpy(keys + ((d + i) / 2 * kTile + offset) * 2, bits + i, 2 * sizeof *bits);
+    store_bf16_interleaved(values + (offset / 2 * size + d) * 2, static_cast<int>(offset % 2),
+                           load_n(v + d, n), n);
   }
 }
 
@@ -66,18 +70,24 @@ struct SlotTiles {
   int64_t block, tile, offset;
 
   SlotTiles(const KVPages& all, int64_t slot)
-      : pages(all), block(slot / (all.tiles_per_block * kTile)), tile(slot / kTile % all.tiles_per_block), offset(slot % kTile) {}
+      : pages(all),
+        block(slot / (all.tiles_per_block * kTile)),
+        tile(slot / kTile % all.tiles_per_block),
+        offset(slot % kTile) {}
   T* keys(int64_t head) const { return reinterpret_cast<T*>(pages.key_tile(block, head, tile)); }
   T* values(int64_t head) const { return reinterpret_cast<T*>(pages.value_tile(block, head, tile)); }
 };
 
-// A key scatters over D (bfloat16: D / 2) cache lines. They miss the cache unless the previous token, which shares them, was just written.
+// A key scatters over D (bfloat16: D / 2) cache lines. They miss the cache unless the previous token, which
+// shares them, was just written.
 template <class T>
 static inline void prefetch_slot(const RopeAppendKV& a, const SlotTiles<T>& to, int64_t head) {
   constexpr int64_t kPerWord = 4 / sizeof(T);
   const T* keys = to.keys(head) + to.offset * kPerWord;
-  const char* values = reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
-  for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord) prefetch_l1(reinterpret_cast<const char*>(keys + d * kTile));
+  const char* values =
+      reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
+  for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord)
+    prefetch_l1(reinterpret_cast<const char*>(keys + d * kTile));
   for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) prefetch_l1(values + byte);
 }
 
@@ -94,10 +104,11 @@ static inline void rope_append_heads(const RopeAppendKV& a, int64_t row, int64_t
   for (int64_t h = 0; a.cos && h < count; ++h) rotate(a, k + h * size, row);
   write_query(q, count * gqa * size, static_cast<T*>(a.q_out) + (row * a.num_heads + head * gqa) * size);
   SlotTiles<T> to(a.pages, a.slots[row]);
-  for (int64_t h = 0; h < count; ++h) append_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
+  for (int64_t h = 0; h < count; ++h)
+    append_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
 }
 
-// A unit is one kv head of a row, or all of them: see `heads_per_unit`. Destinations are prefetched some units ahead.
+// A unit is one kv head of a row, or all of them: `heads_per_unit`. Destinations are prefetched units ahead.
 template <class T>
 static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
   constexpr int64_t kAhead = 8;
@@ -105,8 +116,10 @@ static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, 
   int64_t heads = a.heads_per_unit(), per_row = a.pages.num_kv_heads / heads;
   auto prefetch = [&](int64_t unit) {
     int64_t row = unit / per_row;
-    bool is_cached = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 && a.slots[row] % kLineSlots != 0;
-    for (int64_t h = 0; h < heads && !is_cached; ++h) prefetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
+    bool is_cached = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 &&
+                     a.slots[row] % kLineSlots != 0;
+    for (int64_t h = 0; h < heads && !is_cached; ++h)
+      prefetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
   };
   for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) prefetch(unit);
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) {

@@ -1,4 +1,5 @@
-// Row panels: a few rows of a product's left operand whose number is a template parameter, so that accumulators stay in registers.
+// Row panels: a few rows of a product's left operand whose number is a template parameter, so that
+// accumulators stay in registers.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ static QUIRE_INLINE void dispatch_rows(int64_t size, int64_t row, int64_t row_pa
   else dispatch_rows<R - 1>(size, row, row_panel, body);
 }
 
-// Splits `rows` into `row_panels` panels of at most kMost rows, as evenly as possible, and calls body.run<R>(first_row, row_panel).
+// Splits `rows` into `row_panels` panels of at most kMost rows, as evenly as possible, and calls
+// body.run<R>(first_row, row_panel).
 template <int kMost, class Body>
 static inline void for_row_panels(int64_t rows, int64_t row_panels, const Body& body) {
   for (int64_t row = 0, row_panel = 0; row_panel < row_panels; ++row_panel) {

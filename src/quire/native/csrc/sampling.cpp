@@ -28,8 +28,8 @@ Argmax argmax(const Kernels& kernels, const float* x, int64_t n, int64_t first_i
   return best;
 }
 
-// Ids of the `count` largest, in no order. The count-th largest of the blocks' maxima bounds the count-th largest value from
-// below, so only blocks that reach it are looked at.
+// Ids of the `count` largest, in no order. The count-th largest of the blocks' maxima bounds the count-th
+// largest value from below, so only blocks that reach it are looked at.
 template <class T>
 static std::vector<int64_t> largest(const LogitRow<T>& row, int64_t count) {
   T bound = -std::numeric_limits<T>::infinity();
@@ -45,7 +45,8 @@ static std::vector<int64_t> largest(const LogitRow<T>& row, int64_t count) {
       if (row.x[i] >= bound) ids.push_back(i);
   }
   if (count >= static_cast<int64_t>(ids.size())) return ids;
-  std::nth_element(ids.begin(), ids.begin() + count, ids.end(), [&](int64_t a, int64_t b) { return row.is_before(a, b); });
+  std::nth_element(ids.begin(), ids.begin() + count, ids.end(),
+                   [&](int64_t a, int64_t b) { return row.is_before(a, b); });
   ids.resize(static_cast<size_t>(count));
   return ids;
 }
@@ -60,7 +61,8 @@ std::vector<int64_t> largest_ids(const Kernels& kernels, const float* x, int64_t
 template <class T>
 static int64_t draw_from(const LogitRow<T>& row, const DrawMethod& method, double noise) {
   BucketSampler<T> buckets(row, method.sharpness, method.least);
-  if (method.top_p >= 1) return buckets.with_total([&](double total) { return buckets.first_above(total * noise); }).id;
+  if (method.top_p >= 1)
+    return buckets.with_total([&](double total) { return buckets.first_above(total * noise); }).id;
   auto last = buckets.with_total([&](double total) { return buckets.first_reaching(total * method.top_p); });
   auto place = buckets.first_above(last.cumulative * noise);
   bool is_kept = place.bucket < last.bucket || (place.bucket == last.bucket && place.number <= last.number);
@@ -68,14 +70,16 @@ static int64_t draw_from(const LogitRow<T>& row, const DrawMethod& method, doubl
 }
 
 template <class T>
-static int64_t draw_row(const Kernels& kernels, const T* x, int64_t n, const DrawMethod& method, double noise) {
+static int64_t draw_row(const Kernels& kernels, const T* x, int64_t n, const DrawMethod& method,
+                        double noise) {
   LogitRow<T> row(kernels, x, n);
   if (method.top_k >= n) return draw_from(row, method, noise);
   std::vector<int64_t> ids = largest(row, method.top_k);
   std::sort(ids.begin(), ids.end());
   std::vector<T> values;
   for (int64_t id : ids) values.push_back(x[id]);
-  return ids[static_cast<size_t>(draw_from(LogitRow<T>(kernels, values.data(), static_cast<int64_t>(values.size())), method, noise))];
+  return ids[static_cast<size_t>(
+      draw_from(LogitRow<T>(kernels, values.data(), static_cast<int64_t>(values.size())), method, noise))];
 }
 
 int64_t draw(const Kernels& kernels, const float* x, int64_t n, const DrawMethod& method, double noise) {

@@ -1,6 +1,8 @@
-// From one row of logits to a token: what quire/sample defines in NumPy, bit for bit, without sorting the vocabulary.
+// From one row of logits to a token: what quire/sample defines in NumPy, bit for bit, without sorting the
+// vocabulary.
 //
-// A row is float (as the model gave it) or double (after penalties; -inf where banned). Ties go to the smaller id everywhere.
+// A row is float (as the model gave it) or double (after penalties; -inf where banned). Ties go to the
+// smaller id everywhere.
 #pragma once
 
 #include <cstdint>
@@ -31,10 +33,12 @@ struct DrawMethod {
   double sharpness;  // 1 / temperature, at most the largest double
   int64_t top_k;
   double top_p;
-  double least;  // ln(min_p): tokens whose logit, times sharpness, lies further below the best one's are left out
+  double least;  // ln(min_p): tokens whose logit, times sharpness, lies further below the best one's are left
+                 // out
 };
 
-// The token that `noise` in [0, 1) selects. Throws std::invalid_argument for a row with NaN, or whose largest value is infinite.
+// The token that `noise` in [0, 1) selects. Throws std::invalid_argument for a row with NaN, or whose largest
+// value is infinite.
 int64_t draw(const Kernels& kernels, const float* x, int64_t n, const DrawMethod& method, double noise);
 int64_t draw(const Kernels& kernels, const double* x, int64_t n, const DrawMethod& method, double noise);
 
@@ -44,7 +48,8 @@ std::vector<int64_t> largest_ids(const Kernels& kernels, const float* x, int64_t
 // The sum of e^(x - best), without what is lighter than e^-44. Throws as `draw` does.
 double exp_sum(const Kernels& kernels, const float* x, int64_t n);
 
-// How many ids come before `id` in the order of `largest_ids`. Throws std::invalid_argument for a row with NaN.
+// How many ids come before `id` in the order of `largest_ids`. Throws std::invalid_argument for a row with
+// NaN.
 int64_t num_before(const float* x, int64_t n, int64_t id);
 
 }  // namespace quire

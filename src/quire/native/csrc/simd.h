@@ -35,8 +35,7 @@ static inline vf dpbf16(vf acc, vi a, vi b) {
 #endif
 
 #if QUIRE_LANES != 16
-// Stores first + lane for each lane of the mask and returns the end of what was stored; may write up to
-// kLanes indices.
+// Stores first + lane per lane of the mask and returns the end; may write up to kLanes indices.
 static inline uint32_t* store_indices(uint32_t* p, uint32_t first, uint32_t lanes) {
   for (; lanes; lanes &= lanes - 1) *p++ = first + static_cast<uint32_t>(__builtin_ctz(lanes));
   return p;
@@ -105,6 +104,8 @@ static inline float reduce_max(vf x) {
 }
 #endif
 
-static inline int lanes_left(int64_t done, int64_t total) { return total - done < kLanes ? static_cast<int>(total - done) : kLanes; }
+static inline int lanes_left(int64_t done, int64_t total) {
+  return total - done < kLanes ? static_cast<int>(total - done) : kLanes;
+}
 
 }  // namespace quire::QUIRE_ISA

@@ -18,8 +18,12 @@ static inline void store(float* p, vf x) { _mm256_storeu_ps(p, x); }
 static inline vi first_lanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0));
 }
-static inline vf load_n(const float* p, int n) { return n == kLanes ? load(p) : _mm256_maskload_ps(p, first_lanes(n)); }
-static inline void store_n(float* p, vf x, int n) { n == kLanes ? store(p, x) : _mm256_maskstore_ps(p, first_lanes(n), x); }
+static inline vf load_n(const float* p, int n) {
+  return n == kLanes ? load(p) : _mm256_maskload_ps(p, first_lanes(n));
+}
+static inline void store_n(float* p, vf x, int n) {
+  n == kLanes ? store(p, x) : _mm256_maskstore_ps(p, first_lanes(n), x);
+}
 static inline vf add(vf a, vf b) { return _mm256_add_ps(a, b); }
 static inline vf sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 static inline vf mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
@@ -27,30 +31,40 @@ static inline vf div(vf a, vf b) { return _mm256_div_ps(a, b); }
 static inline vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 static inline vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
 static inline vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
-static inline vf select_less(vf a, vf b, vf yes, vf no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+static inline vf select_less(vf a, vf b, vf yes, vf no) {
+  return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 static inline uint32_t mask_at_least(vf x, vf bound) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, bound, _CMP_GE_OQ)));
 }
 static inline uint32_t mask_at_least(__m256d x, __m256d bound) {
   return static_cast<uint32_t>(_mm256_movemask_pd(_mm256_cmp_pd(x, bound, _CMP_GE_OQ)));
 }
-static inline vf round_nearest(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf round_nearest(vf x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vf exp2_int(vf n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 static inline vf lane_index() { return _mm256_set_ps(7, 6, 5, 4, 3, 2, 1, 0); }
 
 static inline vf magnitude(vf x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
 
 static inline vi set1_word(uint32_t pair) { return _mm256_set1_epi32(static_cast<int>(pair)); }
-static inline vi load_words(const uint32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-static inline vi and_bits(vi x, uint32_t mask) { return _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(mask))); }
+static inline vi load_words(const uint32_t* p) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+static inline vi and_bits(vi x, uint32_t mask) {
+  return _mm256_and_si256(x, _mm256_set1_epi32(static_cast<int>(mask)));
+}
 static inline vi xor_bits(vi a, vi b) { return _mm256_xor_si256(a, b); }
 static inline vf even_bf16(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline vf odd_bf16(vi x) { return _mm256_castsi256_ps(and_bits(x, 0xffff0000u)); }
 static inline vf to_float(vi x) { return _mm256_cvtepi32_ps(x); }
 static inline vf load_bf16(const uint16_t* p) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 
 // Sixteen values of x * factor, rounded to 16-bit integers, in order.
@@ -71,7 +85,8 @@ static inline int32_t store_quantized(int8_t* p, const float* x, vf factor) {
 }
 static inline int32_t store_quantized(int16_t* p, const float* x, vf factor) {
   vi a = quantized_pairs(x, factor), b = quantized_pairs(x + 16, factor);
-  const vi order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
+  const vi order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13,
+                                   12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
   _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_shuffle_epi8(a, order));
   _mm256_storeu_si256(reinterpret_cast<vi*>(p + 16), _mm256_shuffle_epi8(b, order));
   return sum_of_pairs(a, b);
@@ -95,7 +110,9 @@ static inline void store_bf16_n(uint16_t* p, vf x, int n) {
 
 // In assembly, to keep `sum` in its register and the loads in program order: with sixteen registers GCC 12
 // would load broadcasts early and keep a sum in memory instead.
-static inline void fma_into(vf& sum, vf a, vf b) { asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b)); }
+static inline void fma_into(vf& sum, vf a, vf b) {
+  asm volatile("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+}
 static inline vf broadcast(const float* p) {
   vf x;
   asm volatile("vbroadcastss %1, %0" : "=x"(x) : "m"(*p));
@@ -108,9 +125,12 @@ static inline vf load_even_bf16(const uint32_t* p) {
   return _mm256_castsi256_ps(x);
 }
 static inline vf load_odd_bf16(const uint32_t* p) {
-  alignas(32) static const uint32_t kMask[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+  alignas(32) static const uint32_t kMask[8] = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
   vi x;
-  asm volatile("vmovdqu %1, %0\n\tvpand %2, %0, %0" : "=x"(x) : "m"(*reinterpret_cast<const vi*>(p)), "m"(*reinterpret_cast<const vi*>(kMask)));
+  asm volatile("vmovdqu %1, %0\n\tvpand %2, %0, %0"
+               : "=x"(x)
+               : "m"(*reinterpret_cast<const vi*>(p)), "m"(*reinterpret_cast<const vi*>(kMask)));
   return _mm256_castsi256_ps(x);
 }
 

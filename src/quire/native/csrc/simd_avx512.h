@@ -1,5 +1,4 @@
-// Vectors of sixteen floats: AVX-512 F, BW, DQ and VL, and BF16 and VNNI if QUIRE_BF16_DOT is set. See
-// simd.h.
+// Vectors of sixteen floats: AVX-512 F, BW, DQ, VL, with QUIRE_BF16_DOT also BF16 and VNNI. See simd.h.
 #pragma once
 
 #include <immintrin.h>
@@ -14,10 +13,14 @@ using vi = __m512i;  // also kLanes pairs of bfloat16, the even element in the l
 
 static inline vf set1(float x) { return _mm512_set1_ps(x); }
 static inline vf load(const float* p) { return _mm512_loadu_ps(p); }
-static inline vf load_n(const float* p, int n) { return n == kLanes ? load(p) : _mm512_maskz_loadu_ps((1u << n) - 1, p); }
+static inline vf load_n(const float* p, int n) {
+  return n == kLanes ? load(p) : _mm512_maskz_loadu_ps((1u << n) - 1, p);
+}
 static inline void store(float* p, vf x) { _mm512_storeu_ps(p, x); }
 // Unmasked for whole vectors: a masked store is not forwarded to later loads.
-static inline void store_n(float* p, vf x, int n) { n == kLanes ? store(p, x) : _mm512_mask_storeu_ps(p, (1u << n) - 1, x); }
+static inline void store_n(float* p, vf x, int n) {
+  n == kLanes ? store(p, x) : _mm512_mask_storeu_ps(p, (1u << n) - 1, x);
+}
 static inline vf add(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 static inline vf mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
@@ -29,16 +32,21 @@ static inline vf select_less(vf a, vf b, vf yes, vf no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
 static inline uint32_t mask_at_least(vf x, vf bound) { return _mm512_cmp_ps_mask(x, bound, _CMP_GE_OQ); }
-static inline uint32_t mask_at_least(__m512d x, __m512d bound) { return _mm512_cmp_pd_mask(x, bound, _CMP_GE_OQ); }
+static inline uint32_t mask_at_least(__m512d x, __m512d bound) {
+  return _mm512_cmp_pd_mask(x, bound, _CMP_GE_OQ);
+}
 static inline uint32_t* store_indices(uint32_t* p, uint32_t first, uint32_t lanes) {
   vi index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   vi numbers = _mm512_add_epi32(index, _mm512_set1_epi32(static_cast<int>(first)));
   _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(lanes), numbers));
   return p + __builtin_popcount(lanes);
 }
-static inline vf round_nearest(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf round_nearest(vf x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vf exp2_int(vf n) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
 static inline vf lane_index() { return _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0); }
 
@@ -50,7 +58,9 @@ static inline vf magnitude(vf x) { return _mm512_abs_ps(x); }
 
 static inline vi set1_word(uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
 static inline vi load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
-static inline vi and_bits(vi x, uint32_t mask) { return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(mask))); }
+static inline vi and_bits(vi x, uint32_t mask) {
+  return _mm512_and_si512(x, _mm512_set1_epi32(static_cast<int>(mask)));
+}
 static inline vi xor_bits(vi a, vi b) { return _mm512_xor_si512(a, b); }
 static inline vf even_bf16(vi x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
 static inline vf odd_bf16(vi x) { return _mm512_castsi512_ps(and_bits(x, 0xffff0000u)); }
@@ -60,10 +70,12 @@ static inline vf round_to_bf16(vf x) {
   vi odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
   vi rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
   __mmask16 is_nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_castsi512_ps(and_bits(_mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000)), 0xffff0000u));
+  return _mm512_castsi512_ps(
+      and_bits(_mm512_mask_or_epi32(rounded, is_nan, bits, _mm512_set1_epi32(0x400000)), 0xffff0000u));
 }
 static inline vf load_bf16(const uint16_t* p) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
 
 // Half of store_quantized; returns the integers.
@@ -74,13 +86,15 @@ static inline vi store_quantized_lanes(int8_t* p, const float* x, vf factor) {
 }
 static inline vi store_quantized_lanes(int16_t* p, const float* x, vf factor) {
   vi q = _mm512_cvtps_epi32(mul(load(x), factor));
-  const __m256i order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
+  const __m256i order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10,
+                                        13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(q), order));
   return q;
 }
 template <class T>
 static inline int32_t store_quantized(T* p, const float* x, vf factor) {
-  return _mm512_reduce_add_epi32(_mm512_add_epi32(store_quantized_lanes(p, x, factor), store_quantized_lanes(p + 16, x + 16, factor)));
+  return _mm512_reduce_add_epi32(
+      _mm512_add_epi32(store_quantized_lanes(p, x, factor), store_quantized_lanes(p + 16, x + 16, factor)));
 }
 
 // Rounds x to integers of 16 bits, high * 256 + low with both bytes signed.
@@ -119,7 +133,9 @@ static inline vi dpwssd(vi acc, vi a, vi b) {
 #endif
 static inline __m256i to_bf16(vf x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 #else
-static inline __m256i to_bf16(vf x) { return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(x)), 16)); }
+static inline __m256i to_bf16(vf x) {
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(round_to_bf16(x)), 16));
+}
 #endif
 static inline void store_bf16_n(uint16_t* p, vf x, int n) {
   if (n == kLanes) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16(x));

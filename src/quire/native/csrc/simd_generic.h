@@ -40,7 +40,9 @@ static inline uint32_t mask_at_least(vf x, vf bound) {
   return static_cast<uint32_t>(lanes[0] | lanes[1] | lanes[2] | lanes[3]);
 }
 typedef double two_doubles __attribute__((vector_size(16)));
-static inline uint32_t mask_at_least(two_doubles x, two_doubles bound) { return (x[0] >= bound[0] ? 1u : 0u) | (x[1] >= bound[1] ? 2u : 0u); }
+static inline uint32_t mask_at_least(two_doubles x, two_doubles bound) {
+  return (x[0] >= bound[0] ? 1u : 0u) | (x[1] >= bound[1] ? 2u : 0u);
+}
 static inline vf round_nearest(vf x) {
   const vf magic = set1(12582912.0f);  // 1.5 * 2^23: adding it leaves no fraction bits, for |x| < 2^22
   return (x + magic) - magic;
@@ -64,9 +66,7 @@ static inline vi xor_bits(vi a, vi b) { return a ^ b; }
 static inline vf even_bf16(vi x) { return (vf)(x << 16); }
 static inline vf odd_bf16(vi x) { return (vf)and_bits(x, 0xffff0000u); }
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
-static inline vf load_bf16(const uint16_t* p) {
-  return (vf)(vi{p[0], p[1], p[2], p[3]} << 16);
-}
+static inline vf load_bf16(const uint16_t* p) { return (vf)(vi{p[0], p[1], p[2], p[3]} << 16); }
 template <class T>
 static inline int32_t store_quantized(T* p, const float* x, vf factor) {
   constexpr int kOrder[kLanes] = {0, sizeof(T) == 1 ? 1 : 2, sizeof(T) == 1 ? 2 : 1, 3};

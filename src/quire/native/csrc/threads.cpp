@@ -170,7 +170,8 @@ class ThreadPool::Workers {
 static std::atomic<uint64_t> forks{0};
 
 #if defined(__unix__) || defined(__APPLE__)
-static const int fork_error = pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
+static const int fork_error =
+    pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1, std::memory_order_relaxed); });
 #else
 static const int fork_error = 0;
 #endif
@@ -179,8 +180,10 @@ uint64_t num_forks() { return forks.load(std::memory_order_relaxed); }
 
 static int checked_size(int num_threads) {
   if (num_threads < 1 || num_threads > ThreadPool::kMaxThreads)
-    throw std::invalid_argument("the number of threads must be 1 to " + std::to_string(ThreadPool::kMaxThreads));
-  if (fork_error != 0) throw std::system_error(fork_error, std::generic_category(), "forks cannot be noticed");
+    throw std::invalid_argument("the number of threads must be 1 to " +
+                                std::to_string(ThreadPool::kMaxThreads));
+  if (fork_error != 0)
+    throw std::system_error(fork_error, std::generic_category(), "forks cannot be noticed");
   return num_threads;
 }
 
@@ -196,15 +199,16 @@ void ThreadPool::start_workers() {
   num_forks_ = num_forks();
 }
 
-// Lets go of workers that a parent process has. They cannot be joined here, and the lock they share may be held for ever, so even their
-// memory is left alone.
+// Lets go of workers that a parent process has. They cannot be joined here, and the lock they share may be
+// held for ever, so even their memory is left alone.
 void ThreadPool::leave_to_parent() {
   if (num_forks_ != num_forks()) static_cast<void>(workers_.release());
 }
 
 void ThreadPool::run(int64_t units, int64_t grain, const Work& work) {
   if (units <= 0) return;
-  if (units > std::numeric_limits<int32_t>::max()) throw std::overflow_error("a step is more work than a thread pool can count");
+  if (units > std::numeric_limits<int32_t>::max())
+    throw std::overflow_error("a step is more work than a thread pool can count");
   if (num_threads_ == 1 || units <= grain) return work(0, units, 0);
   if (!workers_ || num_forks_ != num_forks()) start_workers();
   workers_->run(units, grain, work);

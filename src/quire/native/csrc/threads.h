@@ -1,8 +1,9 @@
 // A pool of workers that split units of work. The caller is worker 0, so one thread means no pool at all.
 //
-// Between calls workers spin briefly (a decode step has many short phases) and then park. Every worker has a share of neighbouring
-// units, which it works through in their order, so that what follows is fetched while it works; who is done helps the others, from
-// the far ends of their shares. No unit's result depends on who computes it, so this cannot change a bit.
+// Between calls workers spin briefly (a decode step has many short phases) and then park. Every worker has a
+// share of neighbouring units, which it works through in their order, so that what follows is fetched while
+// it works; who is done helps the others, from the far ends of their shares. No unit's result depends on who
+// computes it, so this cannot change a bit.
 #pragma once
 
 #include <atomic>
@@ -13,7 +14,8 @@
 
 namespace quire {
 
-// The default floating-point environment while it lives: a caller may round otherwise or flush denormals, our bits must not.
+// The default floating-point environment while it lives: a caller may round otherwise or flush denormals, our
+// bits must not.
 class DefaultFloats {
  public:
   DefaultFloats() {
@@ -28,7 +30,8 @@ class DefaultFloats {
   std::fenv_t callers_;
 };
 
-// Neighbouring units that nobody has taken yet: [begin, end), in one word, so that both ends can be taken from.
+// Neighbouring units that nobody has taken yet: [begin, end), in one word, so that both ends can be taken
+// from.
 class alignas(64) Share {
  public:
   void reset(int64_t begin, int64_t end) { units_.store(packed(begin, end), std::memory_order_relaxed); }
@@ -38,12 +41,15 @@ class alignas(64) Share {
   bool take(End from, int64_t grain, int64_t& begin, int64_t& end);
 
  private:
-  static uint64_t packed(int64_t begin, int64_t end) { return static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin); }
+  static uint64_t packed(int64_t begin, int64_t end) {
+    return static_cast<uint64_t>(end) << 32 | static_cast<uint64_t>(begin);
+  }
 
   std::atomic<uint64_t> units_{0};
 };
 
-// How often this process and its ancestors were forked since the core was loaded: it differs between a child and its parent.
+// How often this process and its ancestors were forked since the core was loaded: it differs between a child
+// and its parent.
 uint64_t num_forks();
 
 // A forked child has none of its parent's threads: the first call there starts workers of its own.
@@ -54,7 +60,8 @@ class ThreadPool {
 
   static constexpr int kMaxThreads = 4096;
 
-  // Throws std::invalid_argument for a number outside [1, kMaxThreads], and std::system_error where threads cannot be started.
+  // Throws std::invalid_argument for a number outside [1, kMaxThreads], and std::system_error where threads
+  // cannot be started.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -62,8 +69,8 @@ class ThreadPool {
 
   int size() const { return num_threads_; }
 
-  // Runs work over [0, units) and returns when all of it is done. `grain` is the least number of units worth handing out. Throws
-  // std::overflow_error for 2^31 units or more.
+  // Runs work over [0, units) and returns when all of it is done. `grain` is the least number of units worth
+  // handing out. Throws std::overflow_error for 2^31 units or more.
   void run(int64_t units, int64_t grain, const Work& work);
 
  private:

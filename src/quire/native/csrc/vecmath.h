@@ -51,7 +51,9 @@ static inline vf erf(vf x) {
 
 static inline vf silu(vf x) { return div(x, add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
 
-static inline vf gelu(vf x) { return mul(mul(set1(0.5f), x), add(set1(1.0f), erf(mul(x, set1(0.70710678f))))); }
+static inline vf gelu(vf x) {
+  return mul(mul(set1(0.5f), x), add(set1(1.0f), erf(mul(x, set1(0.70710678f)))));
+}
 
 static inline vf gelu_tanh(vf x) {
   vf cubic = fma(mul(set1(0.044715f), mul(x, x)), x, x);

@@ -14,11 +14,13 @@ static void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
-// Positions are float32 in the rotation, exact up to here; and no product of two sizes, threads and bytes overflows.
+// Positions are float32 in the rotation, exact up to here; and no product of two sizes, threads and bytes
+// overflows.
 constexpr int64_t kMaxSize = int64_t{1} << 24;
 
 static void check_sizes(const ModelShape& s) {
-  for (int64_t size : {s.hidden_size, s.num_heads, s.num_kv_heads, s.head_dim, s.ffn_size, s.vocab_size, s.max_context})
+  for (int64_t size :
+       {s.hidden_size, s.num_heads, s.num_kv_heads, s.head_dim, s.ffn_size, s.vocab_size, s.max_context})
     require(size > 0 && size <= kMaxSize, "a size is not positive, or beyond 2^24");
   require(s.num_heads * s.head_dim <= kMaxSize, "all heads together are wider than 2^24");
   require(s.num_heads % s.num_kv_heads == 0, "query heads do not divide among kv heads");
@@ -27,9 +29,11 @@ static void check_sizes(const ModelShape& s) {
 }
 
 static void check_numbers(const ModelShape& s) {
-  for (float number : {s.norm_eps, s.attention_scale, s.embedding_scale, s.attention_softcap, s.logit_softcap})
+  for (float number :
+       {s.norm_eps, s.attention_scale, s.embedding_scale, s.attention_softcap, s.logit_softcap})
     require(std::isfinite(number), "a number of the shape is NaN or infinite");
-  require(s.norm_eps >= 0 && s.attention_softcap >= 0 && s.logit_softcap >= 0, "norm_eps or a softcap is negative");
+  require(s.norm_eps >= 0 && s.attention_softcap >= 0 && s.logit_softcap >= 0,
+          "norm_eps or a softcap is negative");
 }
 
 // What the kernels take for granted.
@@ -38,20 +42,26 @@ static ModelShape checked(ModelShape s) {
   check_numbers(s);
   require(s.ropes.empty() == s.has_learned_positions, "positions are either learned or rotated");
   for (const Rope& rope : s.ropes)
-    require(rope.inv_freq.size() == s.ropes[0].inv_freq.size() && 2 * static_cast<int64_t>(rope.inv_freq.size()) <= s.head_dim,
+    require(rope.inv_freq.size() == s.ropes[0].inv_freq.size() &&
+                2 * static_cast<int64_t>(rope.inv_freq.size()) <= s.head_dim,
             "all rotations must turn as many pairs, and no more than a head has");
   for (const LayerShape& layer : s.layers) {
     require(layer.window > 0, "a layer sees no key");
-    require(s.ropes.empty() || (layer.rope >= 0 && layer.rope < static_cast<int64_t>(s.ropes.size())), "a layer names no rotation");
+    require(s.ropes.empty() || (layer.rope >= 0 && layer.rope < static_cast<int64_t>(s.ropes.size())),
+            "a layer names no rotation");
   }
   return s;
 }
 
 Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads)
-    : shape_(checked(std::move(shape))), kernels_(choose_kernels(isa)), format_(packed_format(kernels_, weights)), threads_(num_threads),
+    : shape_(checked(std::move(shape))),
+      kernels_(choose_kernels(isa)),
+      format_(packed_format(kernels_, weights)),
+      threads_(num_threads),
       layers_(shape_.layers.size()) {
   add_tables();
-  for (size_t index = 0; index < layers_.size(); ++index) add_layer("layers." + std::to_string(index) + ".", layers_[index]);
+  for (size_t index = 0; index < layers_.size(); ++index)
+    add_layer("layers." + std::to_string(index) + ".", layers_[index]);
 }
 
 void Decoder::add_matrix(PackedMatrix& matrix, int64_t num_panels, int64_t k) {
@@ -87,12 +97,14 @@ void Decoder::add_tables() {
     add_matrix(head_, panels_of(vocab), hidden);
     add_linear("head", {&head_, nullptr, vocab, 0, 1, true});
   }
-  if (shape_.has_learned_positions) add_vector("position.weight", position_table_, shape_.max_context * hidden);
+  if (shape_.has_learned_positions)
+    add_vector("position.weight", position_table_, shape_.max_context * hidden);
   add_norm("final_norm", final_norm_, final_norm_bias_);
 }
 
 void Decoder::add_layer(const std::string& prefix, Layer& layer) {
-  bool has_pre = shape_.norm_placement != NormPlacement::kPost, has_post = shape_.norm_placement != NormPlacement::kPre;
+  bool has_pre = shape_.norm_placement != NormPlacement::kPost,
+       has_post = shape_.norm_placement != NormPlacement::kPre;
   if (has_pre) add_norm(prefix + "attn_norm", layer.attn_norm, layer.attn_norm_bias);
   add_projections(prefix + "attn.", layer);
   if (has_post) add_norm(prefix + "attn_post_norm", layer.attn_post_norm, layer.attn_post_norm_bias);
@@ -102,14 +114,16 @@ void Decoder::add_layer(const std::string& prefix, Layer& layer) {
 }
 
 void Decoder::add_projections(const std::string& prefix, Layer& layer) {
-  int64_t hidden = shape_.hidden_size, query = shape_.num_heads * shape_.head_dim, kv = shape_.num_kv_heads * shape_.head_dim;
+  int64_t hidden = shape_.hidden_size, query = shape_.num_heads * shape_.head_dim,
+          kv = shape_.num_kv_heads * shape_.head_dim;
   add_matrix(layer.qkv, panels_of(query) + 2 * panels_of(kv), hidden);
   std::vector<float>* bias = shape_.has_qkv_bias ? &layer.qkv_bias : nullptr;
   add_linear(prefix + "q", {&layer.qkv, bias, query, 0, 1, true});
   add_linear(prefix + "k", {&layer.qkv, bias, kv, panels_of(query), 1, true});
   add_linear(prefix + "v", {&layer.qkv, bias, kv, panels_of(query) + panels_of(kv), 1, true});
   add_matrix(layer.out, panels_of(hidden), query);
-  add_linear(prefix + "out", {&layer.out, shape_.has_attention_out_bias ? &layer.out_bias : nullptr, hidden, 0, 1, true});
+  add_linear(prefix + "out",
+             {&layer.out, shape_.has_attention_out_bias ? &layer.out_bias : nullptr, hidden, 0, 1, true});
   if (shape_.qk_norm == QKNorm::kNone) return;
   bool is_whole = shape_.qk_norm == QKNorm::kWhole;
   add_vector(prefix + "q_norm.weight", layer.q_norm, is_whole ? query : shape_.head_dim);
@@ -123,13 +137,15 @@ void Decoder::add_ffn(const std::string& prefix, Layer& layer) {
   if (shape_.is_ffn_gated) add_linear(prefix + "gate", {&layer.up, bias, size, 0, step, true});
   add_linear(prefix + "up", {&layer.up, bias, size, step - 1, step, true});
   add_matrix(layer.down, panels_of(hidden), size);
-  add_linear(prefix + "down", {&layer.down, shape_.has_ffn_bias ? &layer.down_bias : nullptr, hidden, 0, 1, true});
+  add_linear(prefix + "down",
+             {&layer.down, shape_.has_ffn_bias ? &layer.down_bias : nullptr, hidden, 0, 1, true});
 }
 
 Target& Decoder::target_of(const std::string& name, bool is_matrix) {
   auto found = targets_.find(name);
   if (found == targets_.end() || is_matrix != (found->second.matrix != nullptr))
-    throw std::invalid_argument(std::string("no ") + (is_matrix ? "matrix" : "vector") + " of this model is called '" + name + "'");
+    throw std::invalid_argument(std::string("no ") + (is_matrix ? "matrix" : "vector") +
+                                " of this model is called '" + name + "'");
   return found->second;
 }
 
@@ -145,7 +161,9 @@ void Decoder::set_vector(const std::string& name, const float* values, int64_t s
   Target& target = target_of(name, false);
   if (size != target.rows) throw std::invalid_argument("'" + name + "' has the wrong size");
   for (int64_t r = 0; r < size; ++r) {
-    int64_t at = target.is_laid_in_panels ? (target.first_panel + r / kPanel * target.panel_step) * kPanel + r % kPanel : r;
+    int64_t at = target.is_laid_in_panels
+                     ? (target.first_panel + r / kPanel * target.panel_step) * kPanel + r % kPanel
+                     : r;
     (*target.vector)[static_cast<size_t>(at)] = values[r];
   }
   target.is_set = true;
@@ -171,11 +189,14 @@ size_t Decoder::weight_bytes() const {
 }
 
 void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, Element element) {
-  require(num_blocks > 0 && block_size > 0 && block_size % kTile == 0, "there must be blocks, and each must hold whole tiles");
+  require(num_blocks > 0 && block_size > 0 && block_size % kTile == 0,
+          "there must be blocks, and each must hold whole tiles");
   int64_t num_slots = checked_mul({num_blocks, block_size});
-  int64_t bytes = checked_mul({num_slots, shape_.num_kv_heads * shape_.head_dim * 2 * element_bytes(element), static_cast<int64_t>(layers_.size())});
+  int64_t bytes = checked_mul({num_slots, shape_.num_kv_heads * shape_.head_dim * 2 * element_bytes(element),
+                               static_cast<int64_t>(layers_.size())});
   require(num_slots <= int64_t{1} << 31, "there are more slots than 2^31, which int32 can name");
-  int64_t overread = kPanel * static_cast<int64_t>(sizeof(float));  // a strip of values may be wider than head_dim
+  int64_t overread =
+      kPanel * static_cast<int64_t>(sizeof(float));  // a strip of values may be wider than head_dim
   kv_ = Buffer(static_cast<size_t>(bytes) + static_cast<size_t>(overread));
   kv_element_ = element;
   num_blocks_ = num_blocks;
@@ -189,7 +210,8 @@ KVPages Decoder::pages(int64_t layer) const {
   return pages;
 }
 
-static float element_at(const char* tile, Element element, int64_t pair_index, int64_t half, int64_t plain_index) {
+static float element_at(const char* tile, Element element, int64_t pair_index, int64_t half,
+                        int64_t plain_index) {
   if (element == Element::kF32) return reinterpret_cast<const float*>(tile)[plain_index];
   uint32_t bits = static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(tile)[pair_index * 2 + half]) << 16;
   float value;
@@ -204,7 +226,8 @@ void Decoder::read_kv(int64_t layer, const int32_t* slots, int64_t count, float*
     for (int64_t h = 0; h < p.num_kv_heads; ++h)
       for (int64_t d = 0; d < p.head_dim; ++d, ++keys, ++values) {
         *keys = element_at(p.key_tile(block, h, tile), p.element, d / 2 * kTile + t, d % 2, d * kTile + t);
-        *values = element_at(p.value_tile(block, h, tile), p.element, t / 2 * p.head_dim + d, t % 2, t * p.head_dim + d);
+        *values = element_at(p.value_tile(block, h, tile), p.element, t / 2 * p.head_dim + d, t % 2,
+                             t * p.head_dim + d);
       }
   }
 }

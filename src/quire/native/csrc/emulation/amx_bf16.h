@@ -19,7 +19,8 @@
 
 namespace quire::QUIRE_ISA {
 
-static inline __m512i _mm512_maskz_permutex2var_epi8(__mmask64 mask, const __m512i& a, const __m512i& index, const __m512i& b) {
+static inline __m512i _mm512_maskz_permutex2var_epi8(__mmask64 mask, const __m512i& a, const __m512i& index,
+                                                     const __m512i& b) {
   return select<int8_t>(mask, permute<int8_t, uint8_t>(index, a, b), __m512i{});
 }
 
@@ -40,14 +41,14 @@ static inline Tmm& tmm_at(int number) {
 
 static inline void _tile_release() { std::memset(tmms, 0, sizeof tmms); }
 
-// 64 bytes: palette, start row, 14 reserved, 16 times bytes per row (16 bits each), 16 times rows (8 bits
-// each).
+// 64 bytes: palette, start row, 14 reserved, 16 x bytes per row (16 bits each), 16 x rows (8 bits each).
 static inline void _tile_loadconfig(const void* config) {
   const unsigned char* bytes = static_cast<const unsigned char*>(config);
   require(bytes[0] <= 1, "no such palette (#GP)");
   _tile_release();
   if (bytes[0] == 0) return;
-  for (int i = 2; i < 16; ++i) require(bytes[i] == 0, "reserved bytes of a tile configuration must be zero (#GP)");
+  for (int i = 2; i < 16; ++i)
+    require(bytes[i] == 0, "reserved bytes of a tile configuration must be zero (#GP)");
   for (int i = 0; i < 16; ++i) {
     int row_bytes = bytes[16 + 2 * i] | bytes[17 + 2 * i] << 8, rows = bytes[48 + i];
     if (i >= kTmms) require(row_bytes == 0 && rows == 0, "palette 1 has eight tmm registers (#GP)");
@@ -70,7 +71,9 @@ static inline void _tile_loadd(int to, const void* base, int64_t stride) {
   for (int r = 0; r < tmm.rows; ++r)
     std::memcpy(tmm.data[r], static_cast<const char*>(base) + r * stride, static_cast<size_t>(tmm.row_bytes));
 }
-static inline void _tile_stream_loadd(int to, const void* base, int64_t stride) { _tile_loadd(to, base, stride); }
+static inline void _tile_stream_loadd(int to, const void* base, int64_t stride) {
+  _tile_loadd(to, base, stride);
+}
 
 static inline void _tile_stored(int from, void* base, int64_t stride) {
   const Tmm& tmm = tmm_at(from);
@@ -86,7 +89,8 @@ struct Tmul {
 
   Tmul(int to, int left, int right) : c(tmm_at(to)), a(tmm_at(left)), b(tmm_at(right)) {
     require(to != left && to != right && left != right, "a TMUL needs three different tmm registers (#UD)");
-    require(c.rows == a.rows && c.row_bytes == b.row_bytes && a.row_bytes == b.rows * 4, "tmm shapes do not fit (#UD)");
+    require(c.rows == a.rows && c.row_bytes == b.row_bytes && a.row_bytes == b.rows * 4,
+            "tmm shapes do not fit (#UD)");
     require(c.row_bytes % 4 == 0, "tmm rows must be whole elements (#UD)");
   }
 
@@ -108,10 +112,13 @@ static inline void _tile_dpbf16ps(int to, int left, int right) {
     __m512 even{}, odd{};
     for (int k = 0; k < p.b.rows; ++k) {
       __m512i x = p.group(m, k), y = p.row(k);
-      even = _mm512_fma_flushed_ps({even_half(x.low), even_half(x.high)}, {even_half(y.low), even_half(y.high)}, even);
-      odd = _mm512_fma_flushed_ps({odd_half(x.low), odd_half(x.high)}, {odd_half(y.low), odd_half(y.high)}, odd);
+      even = _mm512_fma_flushed_ps({even_half(x.low), even_half(x.high)},
+                                   {even_half(y.low), even_half(y.high)}, even);
+      odd = _mm512_fma_flushed_ps({odd_half(x.low), odd_half(x.high)}, {odd_half(y.low), odd_half(y.high)},
+                                  odd);
     }
-    __m512 sum = flush(_mm512_add_ps(flush(load_whole<__m512>(p.c.data[m])), flush(_mm512_add_ps(even, odd))));
+    __m512 sum =
+        flush(_mm512_add_ps(flush(load_whole<__m512>(p.c.data[m])), flush(_mm512_add_ps(even, odd))));
     p.write(m, &sum);
   }
 }
@@ -125,9 +132,17 @@ static inline void multiply_bytes(int to, int left, int right) {
     p.write(m, &sum);
   }
 }
-static inline void _tile_dpbssd(int to, int left, int right) { multiply_bytes<int8_t, int8_t>(to, left, right); }
-static inline void _tile_dpbsud(int to, int left, int right) { multiply_bytes<int8_t, uint8_t>(to, left, right); }
-static inline void _tile_dpbusd(int to, int left, int right) { multiply_bytes<uint8_t, int8_t>(to, left, right); }
-static inline void _tile_dpbuud(int to, int left, int right) { multiply_bytes<uint8_t, uint8_t>(to, left, right); }
+static inline void _tile_dpbssd(int to, int left, int right) {
+  multiply_bytes<int8_t, int8_t>(to, left, right);
+}
+static inline void _tile_dpbsud(int to, int left, int right) {
+  multiply_bytes<int8_t, uint8_t>(to, left, right);
+}
+static inline void _tile_dpbusd(int to, int left, int right) {
+  multiply_bytes<uint8_t, int8_t>(to, left, right);
+}
+static inline void _tile_dpbuud(int to, int left, int right) {
+  multiply_bytes<uint8_t, uint8_t>(to, left, right);
+}
 
 }  // namespace quire::QUIRE_ISA

@@ -1,6 +1,6 @@
 // AVX-512 with BF16 and VNNI.
 //
-// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: VDPBF16PS, VCVTNEPS2BF16, VPDPBUSD, VPDPWSSD.
+// Source: Intel 64 and IA-32 Architectures SDM, volume 2: VDPBF16PS, VCVTNEPS2BF16, VPDPBUSD, VPDPWSSD.
 #pragma once
 
 #include "avx512.h"
@@ -30,13 +30,16 @@ static inline __m256 fma_flushed(__m256 a, __m256 b, __m256 c) {
   a = flush(a), b = flush(b), c = flush(c);
   __m256 sum = _mm256_fmadd_ps(a, b, c);
   __m256 scaled = _mm256_fmadd_ps(_mm256_mul_ps(a, scale), b, _mm256_mul_ps(c, scale));
-  __m256 is_tiny = _mm256_cmp_ps(_mm256_andnot_ps(sign, scaled), _mm256_set1_ps(2.16840434e-19f), _CMP_LT_OQ);  // 2^-62
+  __m256 is_tiny =
+      _mm256_cmp_ps(_mm256_andnot_ps(sign, scaled), _mm256_set1_ps(2.16840434e-19f), _CMP_LT_OQ);  // 2^-62
   return _mm256_blendv_ps(sum, _mm256_and_ps(sum, sign), is_tiny);
 }
 QUIRE_TWICE_3(__m512, fma_flushed_ps, fma_flushed)
 
 static inline __m256 even_half(__m256i pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
-static inline __m256 odd_half(__m256i pairs) { return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536))); }
+static inline __m256 odd_half(__m256i pairs) {
+  return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-65536)));
+}
 
 // "FP32 FMA with daz in, ftz out and RNE rounding": the odd products first, then the even ones.
 static inline __m256 dot_bf16(__m256 sum, __m256i a, __m256i b) {
@@ -53,7 +56,9 @@ static inline uint16_t nearest_bf16(uint32_t bits) {
   if (magnitude > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
-static inline __m256bh _mm512_cvtneps_pbh(const __m512& x) { return convert<uint16_t, __m256bh, uint32_t>(x, nearest_bf16); }
+static inline __m256bh _mm512_cvtneps_pbh(const __m512& x) {
+  return convert<uint16_t, __m256bh, uint32_t>(x, nearest_bf16);
+}
 static inline __m512 _mm512_cvtpbh_ps(__m256bh x) {
   return static_cast<__m512>(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)x), 16));
 }
@@ -88,8 +93,10 @@ static inline V dot_saturating(const V& sum, const V& a, const V& b) {
   return out.vector();
 }
 
-#define QUIRE_DOT(prefix, V, name, product, A, B) \
-  static inline V prefix##_##name##_epi32(const V& sum, const V& a, const V& b) { return product<A, B>(sum, a, b); }
+#define QUIRE_DOT(prefix, V, name, product, A, B)                                 \
+  static inline V prefix##_##name##_epi32(const V& sum, const V& a, const V& b) { \
+    return product<A, B>(sum, a, b);                                              \
+  }
 #define QUIRE_DOTS(prefix, V)                                    \
   QUIRE_DOT(prefix, V, dpbusd, dot_wrapping, uint8_t, int8_t)    \
   QUIRE_DOT(prefix, V, dpwssd, dot_wrapping, int16_t, int16_t)   \

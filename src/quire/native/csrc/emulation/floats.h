@@ -33,7 +33,8 @@ static inline __m512 _mm512_roundscale_ps(const __m512& a, int control) {
   require(control >> 4 == 0, "roundscale keeps no fraction bits here");
   auto round = [control](__m256 x) {
     switch (control & 7) {
-      case _MM_FROUND_TO_NEAREST_INT: return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+      case _MM_FROUND_TO_NEAREST_INT:
+        return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
       case _MM_FROUND_TO_NEG_INF: return _mm256_round_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
       case _MM_FROUND_TO_POS_INF: return _mm256_round_ps(x, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
       case _MM_FROUND_TO_ZERO: return _mm256_round_ps(x, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
@@ -58,21 +59,32 @@ static inline unsigned compare(__m256 a, __m256 b, int p) {
   unsigned equal = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)));
   unsigned greater = static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
   unsigned unordered = 0xffu & ~(less | equal | greater);
-  return less * (kLess >> (p & 7) & 1) | equal * (kEqual >> (p & 7) & 1) | greater * (kGreater >> (p & 7) & 1) |
-         unordered * (kUnordered >> (p & 15) & 1);
+  return less * (kLess >> (p & 7) & 1) | equal * (kEqual >> (p & 7) & 1) |
+         greater * (kGreater >> (p & 7) & 1) | unordered * (kUnordered >> (p & 15) & 1);
 }
 
 static inline __mmask16 _mm512_cmp_ps_mask(const __m512& a, const __m512& b, int predicate) {
   return static_cast<__mmask16>(compare(a.low, b.low, predicate) | compare(a.high, b.high, predicate) << 8);
 }
-static inline __mmask16 _mm512_mask_cmp_ps_mask(__mmask16 mask, const __m512& a, const __m512& b, int predicate) {
+static inline __mmask16 _mm512_mask_cmp_ps_mask(__mmask16 mask, const __m512& a, const __m512& b,
+                                                int predicate) {
   return static_cast<__mmask16>(mask & _mm512_cmp_ps_mask(a, b, predicate));
 }
-static inline __mmask16 _mm512_cmpeq_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
-static inline __mmask16 _mm512_cmplt_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OS); }
-static inline __mmask16 _mm512_cmple_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OS); }
-static inline __mmask16 _mm512_cmpneq_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ); }
-static inline __mmask16 _mm512_cmpunord_ps_mask(const __m512& a, const __m512& b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+static inline __mmask16 _mm512_cmpeq_ps_mask(const __m512& a, const __m512& b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+}
+static inline __mmask16 _mm512_cmplt_ps_mask(const __m512& a, const __m512& b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_LT_OS);
+}
+static inline __mmask16 _mm512_cmple_ps_mask(const __m512& a, const __m512& b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_LE_OS);
+}
+static inline __mmask16 _mm512_cmpneq_ps_mask(const __m512& a, const __m512& b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ);
+}
+static inline __mmask16 _mm512_cmpunord_ps_mask(const __m512& a, const __m512& b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q);
+}
 
 // Doubles use the compiler's own vectors.
 static inline __mmask8 _mm512_cmp_pd_mask(const __m512d& a, const __m512d& b, int predicate) {
@@ -80,13 +92,25 @@ static inline __mmask8 _mm512_cmp_pd_mask(const __m512d& a, const __m512d& b, in
   return where<double>(a, b, [](double x, double y) { return x >= y; });
 }
 
-static inline __m512 _mm512_mask_blend_ps(__mmask16 mask, const __m512& a, const __m512& b) { return select<float>(mask, b, a); }
-static inline __m512 _mm512_mask_mov_ps(const __m512& a, __mmask16 mask, const __m512& b) { return select<float>(mask, b, a); }
-static inline __m512 _mm512_maskz_mov_ps(__mmask16 mask, const __m512& a) { return select<float>(mask, a, __m512{}); }
+static inline __m512 _mm512_mask_blend_ps(__mmask16 mask, const __m512& a, const __m512& b) {
+  return select<float>(mask, b, a);
+}
+static inline __m512 _mm512_mask_mov_ps(const __m512& a, __mmask16 mask, const __m512& b) {
+  return select<float>(mask, b, a);
+}
+static inline __m512 _mm512_maskz_mov_ps(__mmask16 mask, const __m512& a) {
+  return select<float>(mask, a, __m512{});
+}
 
-static inline __m512i _mm512_cvtps_epi32(const __m512& a) { return {_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)}; }
-static inline __m512i _mm512_cvttps_epi32(const __m512& a) { return {_mm256_cvttps_epi32(a.low), _mm256_cvttps_epi32(a.high)}; }
-static inline __m512 _mm512_cvtepi32_ps(const __m512i& a) { return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)}; }
+static inline __m512i _mm512_cvtps_epi32(const __m512& a) {
+  return {_mm256_cvtps_epi32(a.low), _mm256_cvtps_epi32(a.high)};
+}
+static inline __m512i _mm512_cvttps_epi32(const __m512& a) {
+  return {_mm256_cvttps_epi32(a.low), _mm256_cvttps_epi32(a.high)};
+}
+static inline __m512 _mm512_cvtepi32_ps(const __m512i& a) {
+  return {_mm256_cvtepi32_ps(a.low), _mm256_cvtepi32_ps(a.high)};
+}
 static inline __m512 _mm512_cvtepu32_ps(const __m512i& a) {
   return convert<float, __m512, uint32_t>(a, [](uint32_t x) { return static_cast<float>(x); });
 }
@@ -95,8 +119,10 @@ static inline __m512 _mm512_cvtph_ps(__m256i a) {
 }
 static inline __m256i _mm512_cvtps_ph(const __m512& a, int control) {
   int rounding = control & 7;
-  require(rounding == _MM_FROUND_TO_NEAREST_INT || rounding == _MM_FROUND_CUR_DIRECTION, "float16 rounds to nearest even here");
-  return _mm256_set_m128i(_mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT), _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
+  require(rounding == _MM_FROUND_TO_NEAREST_INT || rounding == _MM_FROUND_CUR_DIRECTION,
+          "float16 rounds to nearest even here");
+  return _mm256_set_m128i(_mm256_cvtps_ph(a.high, _MM_FROUND_TO_NEAREST_INT),
+                          _mm256_cvtps_ph(a.low, _MM_FROUND_TO_NEAREST_INT));
 }
 
 // Adds in the compilers' order: halves, then halves of those, and so on.

@@ -96,22 +96,25 @@ QUIRE_SHIFT(srai_epi16, int16_t)
 QUIRE_SHIFT(srai_epi32, int32_t)
 #undef QUIRE_SHIFT
 
-static inline __m512i _mm512_ternarylogic_epi32(const __m512i& a, const __m512i& b, const __m512i& c, int table) {
-  return each<uint32_t>([table](uint32_t x, uint32_t y, uint32_t z) {
-    uint32_t out = 0;
-    for (int row = 0; row < 8; ++row)
-      if (table >> row & 1) out |= (row & 4 ? x : ~x) & (row & 2 ? y : ~y) & (row & 1 ? z : ~z);
-    return out;
-  }, a, b, c);
+static inline __m512i _mm512_ternarylogic_epi32(const __m512i& a, const __m512i& b, const __m512i& c,
+                                                int table) {
+  return each<uint32_t>(
+      [table](uint32_t x, uint32_t y, uint32_t z) {
+        uint32_t out = 0;
+        for (int row = 0; row < 8; ++row)
+          if (table >> row & 1) out |= (row & 4 ? x : ~x) & (row & 2 ? y : ~y) & (row & 1 ? z : ~z);
+        return out;
+      },
+      a, b, c);
 }
 
-#define QUIRE_COMPARE(name, suffix, T, op)                                                                     \
-  static inline Mask<T, __m512i> _mm512_##name##_##suffix##_mask(const __m512i& a, const __m512i& b) {         \
-    return where<T>(a, b, [](T x, T y) -> bool { return x op y; });                                            \
-  }                                                                                                            \
-  static inline Mask<T, __m512i> _mm512_mask_##name##_##suffix##_mask(Mask<T, __m512i> mask, const __m512i& a, \
-                                                                      const __m512i& b) {                      \
-    return mask & _mm512_##name##_##suffix##_mask(a, b);                                                       \
+#define QUIRE_COMPARE(name, suffix, T, op)                                                                  \
+  static inline Mask<T, __m512i> _mm512_##name##_##suffix##_mask(const __m512i& a, const __m512i& b) {      \
+    return where<T>(a, b, [](T x, T y) -> bool { return x op y; });                                         \
+  }                                                                                                         \
+  static inline Mask<T, __m512i> _mm512_mask_##name##_##suffix##_mask(Mask<T, __m512i> mask,                \
+                                                                      const __m512i& a, const __m512i& b) { \
+    return mask & _mm512_##name##_##suffix##_mask(a, b);                                                    \
   }
 #define QUIRE_COMPARISONS(suffix, T)   \
   QUIRE_COMPARE(cmpeq, suffix, T, ==)  \
@@ -133,8 +136,12 @@ QUIRE_COMPARE(test, epi32, uint32_t, &)
 #undef QUIRE_COMPARE
 
 static inline __mmask64 _mm512_movepi8_mask(const __m512i& a) { return _mm512_cmplt_epi8_mask(a, __m512i{}); }
-static inline __mmask32 _mm512_movepi16_mask(const __m512i& a) { return _mm512_cmplt_epi16_mask(a, __m512i{}); }
-static inline __mmask16 _mm512_movepi32_mask(const __m512i& a) { return _mm512_cmplt_epi32_mask(a, __m512i{}); }
+static inline __mmask32 _mm512_movepi16_mask(const __m512i& a) {
+  return _mm512_cmplt_epi16_mask(a, __m512i{});
+}
+static inline __mmask16 _mm512_movepi32_mask(const __m512i& a) {
+  return _mm512_cmplt_epi32_mask(a, __m512i{});
+}
 static inline __m512i _mm512_mask_blend_epi8(__mmask64 mask, const __m512i& a, const __m512i& b) {
   return select<int8_t>(mask, b, a);
 }
@@ -163,7 +170,7 @@ QUIRE_WIDEN(cvtepu16_epi32, uint16_t, __m256i, uint32_t)
   static inline ToV prefix##_##name(const V& a) {                                    \
     return convert<To, ToV, From>(a, [](From x) { return static_cast<To>(value); }); \
   }
-#define QUIRE_CLAMPED(low, high) (x < (low) ? (low) : x > (high) ? (high) : x)
+#define QUIRE_CLAMPED(low, high) (x<(low) ? (low) : x>(high) ? (high) : x)
 QUIRE_NARROW(_mm512, cvtepi32_epi16, __m512i, int32_t, __m256i, int16_t, x)
 QUIRE_NARROW(_mm512, cvtepi32_epi8, __m512i, int32_t, __m128i, int8_t, x)
 QUIRE_NARROW(_mm512, cvtepi16_epi8, __m512i, int16_t, __m256i, int8_t, x)

@@ -1,5 +1,4 @@
-// 512-bit registers as two of AVX2, and the lanes of any register as an array: the building blocks of
-// emulated instructions.
+// 512-bit registers as two of AVX2, and a register's lanes as an array: what emulation is built from.
 //
 // CMakeLists.txt includes an instruction set's header before anything else. Its names live in the kernels'
 // namespace, where they hide the compiler's own types and intrinsics of the same name; a name that is not
@@ -13,8 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 
-// Template arguments drop the may_alias attribute of registers; here registers are read and written through
-// memcpy only.
+// Templates drop the may_alias attribute of registers; so memory is accessed through memcpy only.
 #pragma GCC diagnostic ignored "-Wignored-attributes"
 
 namespace quire::QUIRE_ISA {
@@ -71,10 +69,21 @@ struct Lanes {
 };
 
 template <int kCount>
-struct MaskOf { using type = __mmask8; };
-template <> struct MaskOf<16> { using type = __mmask16; };
-template <> struct MaskOf<32> { using type = __mmask32; };
-template <> struct MaskOf<64> { using type = __mmask64; };
+struct MaskOf {
+  using type = __mmask8;
+};
+template <>
+struct MaskOf<16> {
+  using type = __mmask16;
+};
+template <>
+struct MaskOf<32> {
+  using type = __mmask32;
+};
+template <>
+struct MaskOf<64> {
+  using type = __mmask64;
+};
 template <class T, class V>
 using Mask = typename MaskOf<Lanes<T, V>::kCount>::type;
 
@@ -87,8 +96,7 @@ static inline V each(Op op, const V& a, const More&... more) {
   }(Lanes<T, V>(a), Lanes<T, More>(more)...);
 }
 
-// Lane i of the result is op(lane i of x), of another type: as many lanes as the smaller register has, zeros
-// above.
+// Lane i of the result is op(lane i of x), of another type, for the smaller register's lanes; zeros above.
 template <class To, class ToV, class From, class FromV, class Op>
 static inline ToV convert(const FromV& x, Op op) {
   Lanes<From, FromV> in(x);
@@ -110,7 +118,8 @@ static inline Mask<T, V> where(const V& a, const V& b, Op op) {
 // All bits of lane i if bit i of `mask` is set, for eight lanes.
 static inline __m256 spread(uint64_t mask) {
   __m256i bit = _mm256_set_epi32(128, 64, 32, 16, 8, 4, 2, 1);
-  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bit), bit));
+  return _mm256_castsi256_ps(
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bit), bit));
 }
 
 template <class T, class V>

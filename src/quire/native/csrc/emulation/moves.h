@@ -12,7 +12,9 @@ static inline __m512 _mm512_set1_ps(float x) { return {_mm256_set1_ps(x), _mm256
 static inline __m512i _mm512_set1_epi8(char x) { return {_mm256_set1_epi8(x), _mm256_set1_epi8(x)}; }
 static inline __m512i _mm512_set1_epi16(short x) { return {_mm256_set1_epi16(x), _mm256_set1_epi16(x)}; }
 static inline __m512i _mm512_set1_epi32(int x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
-static inline __m512i _mm512_set1_epi64(long long x) { return {_mm256_set1_epi64x(x), _mm256_set1_epi64x(x)}; }
+static inline __m512i _mm512_set1_epi64(long long x) {
+  return {_mm256_set1_epi64x(x), _mm256_set1_epi64x(x)};
+}
 
 // Last lane first. (The compilers' setr are macros that call these.)
 template <class T, class V, class... In>
@@ -23,8 +25,11 @@ static inline V set_lanes(In... in) {
   for (int i = 0; i < x.kCount; ++i) x.at[i] = values[x.kCount - 1 - i];
   return x.vector();
 }
-#define QUIRE_SET(name, V, T) \
-  template <class... In> static inline V _mm512_set_##name(In... in) { return set_lanes<T, V>(in...); }
+#define QUIRE_SET(name, V, T)                   \
+  template <class... In>                        \
+  static inline V _mm512_set_##name(In... in) { \
+    return set_lanes<T, V>(in...);              \
+  }
 QUIRE_SET(ps, __m512, float)
 QUIRE_SET(epi8, __m512i, int8_t)
 QUIRE_SET(epi16, __m512i, int16_t)
@@ -44,10 +49,16 @@ static inline void _mm512_store_si512(void* p, const __m512i& x) { store_aligned
 static inline void _mm512_store_epi32(void* p, const __m512i& x) { store_aligned(p, x); }
 static inline void _mm512_stream_si512(void* p, const __m512i& x) { store_aligned(p, x); }
 
-#define QUIRE_MASKED_MEMORY(prefix, name, V, T)                                                                                 \
-  static inline V prefix##_mask_loadu_##name(const V& x, Mask<T, V> mask, const void* p) { return load_masked<T>(x, mask, p); } \
-  static inline V prefix##_maskz_loadu_##name(Mask<T, V> mask, const void* p) { return load_masked<T>(V{}, mask, p); }          \
-  static inline void prefix##_mask_storeu_##name(void* p, Mask<T, V> mask, const V& x) { store_masked<T>(p, mask, x); }
+#define QUIRE_MASKED_MEMORY(prefix, name, V, T)                                            \
+  static inline V prefix##_mask_loadu_##name(const V& x, Mask<T, V> mask, const void* p) { \
+    return load_masked<T>(x, mask, p);                                                     \
+  }                                                                                        \
+  static inline V prefix##_maskz_loadu_##name(Mask<T, V> mask, const void* p) {            \
+    return load_masked<T>(V{}, mask, p);                                                   \
+  }                                                                                        \
+  static inline void prefix##_mask_storeu_##name(void* p, Mask<T, V> mask, const V& x) {   \
+    store_masked<T>(p, mask, x);                                                           \
+  }
 #define QUIRE_INTEGER_MEMORY(name, T)                                                                  \
   static inline __m512i _mm512_loadu_##name(const void* p) { return load_whole<__m512i>(p); }          \
   static inline void _mm512_storeu_##name(void* p, const __m512i& x) { std::memcpy(p, &x, sizeof x); } \
@@ -85,34 +96,59 @@ static inline __m512i _mm512_zextsi256_si512(__m256i a) { return {a, __m256i{}};
 static inline float _mm512_cvtss_f32(const __m512& a) { return _mm256_cvtss_f32(a.low); }
 static inline int _mm512_cvtsi512_si32(const __m512i& a) { return _mm256_cvtsi256_si32(a.low); }
 
-static inline __m512 _mm512_broadcastss_ps(__m128 a) { return {_mm256_broadcastss_ps(a), _mm256_broadcastss_ps(a)}; }
-static inline __m512i _mm512_broadcastb_epi8(__m128i a) { return {_mm256_broadcastb_epi8(a), _mm256_broadcastb_epi8(a)}; }
-static inline __m512i _mm512_broadcastw_epi16(__m128i a) { return {_mm256_broadcastw_epi16(a), _mm256_broadcastw_epi16(a)}; }
-static inline __m512i _mm512_broadcastd_epi32(__m128i a) { return {_mm256_broadcastd_epi32(a), _mm256_broadcastd_epi32(a)}; }
-static inline __m512i _mm512_broadcastq_epi64(__m128i a) { return {_mm256_broadcastq_epi64(a), _mm256_broadcastq_epi64(a)}; }
-static inline __m512 _mm512_broadcast_f32x4(__m128 a) { return {_mm256_set_m128(a, a), _mm256_set_m128(a, a)}; }
-static inline __m512i _mm512_broadcast_i32x4(__m128i a) { return {_mm256_set_m128i(a, a), _mm256_set_m128i(a, a)}; }
+static inline __m512 _mm512_broadcastss_ps(__m128 a) {
+  return {_mm256_broadcastss_ps(a), _mm256_broadcastss_ps(a)};
+}
+static inline __m512i _mm512_broadcastb_epi8(__m128i a) {
+  return {_mm256_broadcastb_epi8(a), _mm256_broadcastb_epi8(a)};
+}
+static inline __m512i _mm512_broadcastw_epi16(__m128i a) {
+  return {_mm256_broadcastw_epi16(a), _mm256_broadcastw_epi16(a)};
+}
+static inline __m512i _mm512_broadcastd_epi32(__m128i a) {
+  return {_mm256_broadcastd_epi32(a), _mm256_broadcastd_epi32(a)};
+}
+static inline __m512i _mm512_broadcastq_epi64(__m128i a) {
+  return {_mm256_broadcastq_epi64(a), _mm256_broadcastq_epi64(a)};
+}
+static inline __m512 _mm512_broadcast_f32x4(__m128 a) {
+  return {_mm256_set_m128(a, a), _mm256_set_m128(a, a)};
+}
+static inline __m512i _mm512_broadcast_i32x4(__m128i a) {
+  return {_mm256_set_m128i(a, a), _mm256_set_m128i(a, a)};
+}
 static inline __m512 _mm512_broadcast_f32x8(__m256 a) { return {a, a}; }
 static inline __m512i _mm512_broadcast_i32x8(__m256i a) { return {a, a}; }
 static inline __m512i _mm512_broadcast_i64x4(__m256i a) { return {a, a}; }
 
 static inline __m256 _mm512_extractf32x8_ps(const __m512& a, int part) { return part & 1 ? a.high : a.low; }
-static inline __m256i _mm512_extracti32x8_epi32(const __m512i& a, int part) { return part & 1 ? a.high : a.low; }
-static inline __m256i _mm512_extracti64x4_epi64(const __m512i& a, int part) { return part & 1 ? a.high : a.low; }
-static inline __m128 _mm512_extractf32x4_ps(const __m512& a, int part) { return Lanes<__m128, __m512>(a).at[part & 3]; }
-static inline __m128i _mm512_extracti32x4_epi32(const __m512i& a, int part) { return Lanes<__m128i, __m512i>(a).at[part & 3]; }
+static inline __m256i _mm512_extracti32x8_epi32(const __m512i& a, int part) {
+  return part & 1 ? a.high : a.low;
+}
+static inline __m256i _mm512_extracti64x4_epi64(const __m512i& a, int part) {
+  return part & 1 ? a.high : a.low;
+}
+static inline __m128 _mm512_extractf32x4_ps(const __m512& a, int part) {
+  return Lanes<__m128, __m512>(a).at[part & 3];
+}
+static inline __m128i _mm512_extracti32x4_epi32(const __m512i& a, int part) {
+  return Lanes<__m128i, __m512i>(a).at[part & 3];
+}
 static inline __m512 _mm512_insertf32x8(const __m512& a, __m256 b, int part) {
   return part & 1 ? __m512{a.low, b} : __m512{b, a.high};
 }
 static inline __m512i _mm512_inserti32x8(const __m512i& a, __m256i b, int part) {
   return part & 1 ? __m512i{a.low, b} : __m512i{b, a.high};
 }
-static inline __m512i _mm512_inserti64x4(const __m512i& a, __m256i b, int part) { return _mm512_inserti32x8(a, b, part); }
+static inline __m512i _mm512_inserti64x4(const __m512i& a, __m256i b, int part) {
+  return _mm512_inserti32x8(a, b, part);
+}
 
-static inline __m512i _mm512_maskz_mov_epi16(__mmask32 mask, const __m512i& a) { return select<int16_t>(mask, a, __m512i{}); }
+static inline __m512i _mm512_maskz_mov_epi16(__mmask32 mask, const __m512i& a) {
+  return select<int16_t>(mask, a, __m512i{});
+}
 
-// Lane i of the result is the lane of `a` selected by lane i of `index`; for permutex2var, of `a` and `b`
-// concatenated.
+// Lane i of the result is the lane of `a` (permutex2var: of `a` and `b`) that lane i of `index` selects.
 template <class T, class I, class V>
 static inline V permute(const __m512i& index, const V& a, const V& b) {
   Lanes<I, __m512i> from(index);
@@ -121,11 +157,13 @@ static inline V permute(const __m512i& index, const V& a, const V& b) {
   for (int i = 0; i < kCount; ++i) out.at[i] = (from.at[i] & kCount ? y : x).at[from.at[i] & (kCount - 1)];
   return out.vector();
 }
-#define QUIRE_PERMUTE(name, V, T, I)                                            \
-  static inline V _mm512_permutexvar_##name(const __m512i& index, const V& a) { \
-    return permute<T, I>(index, a, a);                                          \
-  }                                                                             \
-  static inline V _mm512_permutex2var_##name(const V& a, const __m512i& index, const V& b) { return permute<T, I>(index, a, b); }
+#define QUIRE_PERMUTE(name, V, T, I)                                                         \
+  static inline V _mm512_permutexvar_##name(const __m512i& index, const V& a) {              \
+    return permute<T, I>(index, a, a);                                                       \
+  }                                                                                          \
+  static inline V _mm512_permutex2var_##name(const V& a, const __m512i& index, const V& b) { \
+    return permute<T, I>(index, a, b);                                                       \
+  }
 QUIRE_PERMUTE(epi16, __m512i, int16_t, uint16_t)
 QUIRE_PERMUTE(epi32, __m512i, int32_t, uint32_t)
 QUIRE_PERMUTE(epi64, __m512i, int64_t, uint64_t)
