@@ -11,8 +11,8 @@ The form for matrix tiles, where 256 elements do:
                   w ~ scale * t * q    q in [-8, 7] or [-7, 8] (int4), and an integer t in [0, 15] for 32 elements
     activations   a ~ scale * q        q in [-32512, 32512] beside int8, in [-127, 127] beside int4, a float32 scale
 
-Every step is a single rounded float32 operation in the order of `pack_scales.h`, `pack_tiles.h` and `rows_format.h`, so
-weights equal the core's bit by bit, and rows do up to ties.
+Every step is a single rounded float32 operation in the order of `pack_quantize.h`, `pack_amx.h` and
+`quantize_activations.h`, so weights equal the core's bit by bit, and rows do up to ties.
 """
 
 from __future__ import annotations

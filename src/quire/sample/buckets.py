@@ -9,7 +9,7 @@
     cumulative        w0          w1            w2          a goal between w1 and w2: order d .. h, add from w1 on
 
 All of it is made of the four operations and square roots in a fixed order, so that every machine finds the same bits. NumPy's own
-`exp` and `sum` choose their instructions by processor. The compiled core repeats this file (`csrc/shades.h`), faster.
+`exp` and `sum` choose their instructions by processor. The compiled core repeats this file (`csrc/exp_buckets.h`), faster.
 """
 
 from __future__ import annotations
