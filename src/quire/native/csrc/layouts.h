@@ -49,12 +49,14 @@ inline int32_t zero_point_of(WeightFormat f) { return f == WeightFormat::kInt4 ?
 
 // A weight matrix W [N, K] as panels of 64 output columns; a panel is a contiguous run of groups along K, and
 // a group is rows of 64 32-bit words, one word per column:
-//   float32     [N/64][K/32]               [32][64]  1 element per word
-//   bfloat16    [N/64][K/32]               [16][64]  2 elements
-//   int8 VNNI   [N/64][K/32]  scales [64], [8][64]   4 unsigned bytes
-//   int4 VNNI   [N/64][K/32]  scales [64], [4][64]   8 nibbles: elements 0-3 low halves of the bytes, 4-7
-//   high int8 AMX    [N/64][K/256] scales [64], [64][64]  4 signed bytes int4 AMX    [N/64][K/256] scales
-//   [64], sub_scales [8][64], [32][64]  8 nibbles; a SubScale per 32 elements
+//   float32    [N/64][K/32]                        [32][64]  1 element per word
+//   bfloat16   [N/64][K/32]                        [16][64]  2 elements
+//   int8 VNNI  [N/64][K/32]   scales [64],         [8][64]   4 unsigned bytes
+//   int4 VNNI  [N/64][K/32]   scales [64],         [4][64]   8 nibbles
+//   int8 AMX   [N/64][K/256]  scales [64],         [64][64]  4 signed bytes
+//   int4 AMX   [N/64][K/256]  scales [64],
+//                             sub_scales [8][64],  [32][64]  8 nibbles; one SubScale byte per 32 elements
+// Of 8 nibbles, elements 0 to 3 are in the low halves of a word's bytes, elements 4 to 7 in the high halves.
 // Columns beyond N and elements beyond K are zero. The last AMX group ends with the 64 elements that hold the
 // last one of K.
 struct Panels {
