@@ -106,8 +106,8 @@ class SchraudolphExp {
   vf unit_;
   vf zero_ = set1(kZero);
   vi magnitude_ = _mm512_set1_epi32(0x7fffffff);
-  vi order_ =
-      _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);  // packus interleaves 128-bit lanes of the two vectors
+  // packus interleaves the 128-bit lanes of its operands.
+  vi order_ = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
   vi low_corrections_;
   vi high_corrections_;
   __mmask64 low_bytes_ = 0x5555555555555555;

@@ -5,9 +5,10 @@
 
 namespace quire {
 
-static constexpr int64_t kItemsPerThread =
-    4;  // a request is split if one of its items exceeds a thread's share divided by this
-static constexpr int64_t kMaxPartials = 1 << 16;  // partials per head: 32 MB with head_dim 128
+// A request is split if its work is at least a quarter of a thread's share.
+static constexpr int64_t kItemsPerThread = 4;
+// Partials per head: 32 MB with head_dim 128.
+static constexpr int64_t kMaxPartials = 1 << 16;
 
 // A request's rows that read one split.
 struct Visit {

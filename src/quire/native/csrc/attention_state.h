@@ -63,12 +63,10 @@ static inline void write_output(const Attention& a, int64_t row, int64_t head, c
 struct RowStates {
   int64_t width;   // floats per row of values, padded to whole panels
   float* queries;  // [rows][width] widened to float32; with AMX, bfloat16 rows side by side
-  float* scores;   // [rows][32], then probabilities as products read them; with AMX a whole split's, see
-                   // attention_amx.h
+  float* scores;   // [rows][32], then probabilities as products read them; with AMX those of a whole split
   float* split;    // [rows][width] values of the current split
   float* total;    // [rows][width] values of the merged splits
-  float* widened;  // one widened tile, of K [D][32] or of V [32][width]; with AMX scratch for a row that
-                   // works alone
+  float* widened;  // one widened tile, K [D][32] or V [32][width]; with AMX scratch of a row that works alone
   // Per row: of the split, the maximum (with AMX the shift that probabilities are relative to), the sum, and
   // the factor by which the tile's new maximum rescales earlier tiles; then maximum and sum of the merged
   // splits.
@@ -77,10 +75,11 @@ struct RowStates {
   float* rescale;
   float* total_m;
   float* total_l;
-  int32_t* first_key;  // per row: the keys it sees, as absolute positions
+  // Per row: the keys it sees, as absolute positions.
+  int32_t* first_key;
   int32_t* end_key;
-  int32_t* begin;  // per row: the keys it sees in the current tile, as offsets; with AMX per row panel, see
-                   // AmxSplitView
+  // Per row: the keys it sees in the current tile, as offsets. With AMX per row panel: see AmxSplitView.
+  int32_t* begin;
   int32_t* end;
 
   RowStates(float* scratch, int64_t max_rows, int64_t head_dim) : width(round_up(head_dim, kPanel)) {

@@ -9,8 +9,8 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int64_t kL3ActivationBytes =
-    8 << 20;  // activations that meet all weight panels before the next: they stay in L3
+// Activations that meet all weight panels before the next ones: they stay in L3.
+constexpr int64_t kL3ActivationBytes = 8 << 20;
 
 // Prefetches the weight panels of the next unit into L2, evenly over the k-slices of this unit's row panels.
 class PanelPrefetcher {

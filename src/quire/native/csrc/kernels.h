@@ -190,29 +190,28 @@ struct Kernels {
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
   void (*rope_append_kv)(const RopeAppendKV&, int64_t unit_begin, int64_t unit_end);
-  void (*attend)(const Attention&, const AttentionItem&,
-                 float* scratch);  // all splits, and writes the output rows
-  void (*attend_split)(const Attention&, const AttentionItem&,
-                       float* scratch);  // one split, and stores its partials
-  void (*merge_splits)(const Attention&, int64_t row, int64_t head,
-                       float* scratch);  // merges a row's partials, and writes it
+  // All splits of the item's rows; writes the output rows.
+  void (*attend)(const Attention&, const AttentionItem&, float* scratch);
+  // One split; stores a partial per row and head.
+  void (*attend_split)(const Attention&, const AttentionItem&, float* scratch);
+  // Merges the partials of one row and head, and writes the output.
+  void (*merge_splits)(const Attention&, int64_t row, int64_t head, float* scratch);
   void (*activate)(Activation, float* x, int64_t n);
   void (*softcap)(float* x, int64_t n, float cap);
   bool (*is_finite)(const float* x, int64_t n);
   LogitKernels<float> logits;
   LogitKernels<double> double_logits;
-  // The peaks of a roofline.
-  int64_t (*peak_flops)(WeightFormat, int64_t rounds,
-                        float& sink);  // multiply-adds in registers; returns the number of operations
-  uint64_t (*read)(const char* data, int64_t num_bytes);  // reads whole cache lines, in order
+  // The peaks of a roofline: multiply-adds in registers (returns their number of operations), and reading
+  // whole cache lines in order.
+  int64_t (*peak_flops)(WeightFormat, int64_t rounds, float& sink);
+  uint64_t (*read)(const char* data, int64_t num_bytes);
 };
 
 // The format that a weight format has after packing for these kernels.
 inline WeightFormat packed_format(const Kernels& kernels, WeightFormat format) {
   if (kernels.int_layout != PackLayout::kAmx) return format;
-  return format == WeightFormat::kInt8   ? WeightFormat::kInt8Amx
-         : format == WeightFormat::kInt4 ? WeightFormat::kInt4Amx
-                                         : format;
+  if (format == WeightFormat::kInt8) return WeightFormat::kInt8Amx;
+  return format == WeightFormat::kInt4 ? WeightFormat::kInt4Amx : format;
 }
 
 namespace generic {

@@ -65,8 +65,8 @@ static void transpose_scalar(const SourceMatrix& source, int64_t first_row, int6
 template <class From>
 static inline void transpose(const SourceMatrix& source, int64_t first_row, int64_t k,
                              uint32_t (*to)[kPanel]) {
-  constexpr int64_t kAhead =
-      512 / sizeof(From);  // the hardware prefetcher cannot follow this many rows at once
+  // The hardware prefetcher cannot follow this many rows at once.
+  constexpr int64_t kAhead = 512 / sizeof(From);
   int64_t rows = source.rows - first_row < kPanel ? source.rows - first_row : kPanel, n = 0;
   bool is_whole = source.column_stride == 1 && k + kGroup <= source.columns;
   for (; is_whole && n + 4 <= rows; n += 4) {

@@ -33,8 +33,7 @@ struct DrawMethod {
   double sharpness;  // 1 / temperature, at most the largest double
   int64_t top_k;
   double top_p;
-  double least;  // ln(min_p): tokens whose logit, times sharpness, lies further below the best one's are left
-                 // out
+  double least;  // ln(min_p): drops tokens whose logit, times sharpness, is further below the best one's
 };
 
 // The token that `noise` in [0, 1) selects. Throws std::invalid_argument for a row with NaN, or whose largest
