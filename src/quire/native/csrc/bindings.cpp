@@ -1,5 +1,5 @@
-// What Python sees of the core: shapes in, arrays in and out, no ownership shared, the GIL released while it
-// computes.
+// Python bindings of the core's types. Arrays are borrowed for a call, never owned, and the GIL is released
+// while the core computes.
 #include "bindings.h"
 
 #include <nanobind/stl/string.h>
@@ -10,7 +10,7 @@
 
 using namespace quire;
 
-static void bind_shapes(nb::module_& m) {
+static void bind_enums(nb::module_& m) {
   nb::enum_<Element>(m, "Element").value("F32", Element::kF32).value("BF16", Element::kBF16);
   nb::enum_<WeightFormat>(m, "WeightFormat")
       .value("F32", WeightFormat::kF32)
@@ -31,7 +31,9 @@ static void bind_shapes(nb::module_& m) {
       .value("GELU", Activation::kGelu)
       .value("GELU_TANH", Activation::kGeluTanh)
       .value("RELU", Activation::kRelu);
+}
 
+static void bind_shapes(nb::module_& m) {
   nb::class_<Rope>(m, "Rope")
       .def(nb::init<>())
       .def_rw("inv_freq", &Rope::inv_freq)
@@ -70,6 +72,7 @@ static void bind_shapes(nb::module_& m) {
 
 NB_MODULE(_core, m) {
   m.doc() = "Quire's native core: kernels for several instruction sets and the decoder that runs on them.";
+  bind_enums(m);
   bind_shapes(m);
   bind_decoder(m);
   m.attr("PANEL") = kPanel;

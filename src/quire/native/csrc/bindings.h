@@ -1,4 +1,5 @@
-// What the files of bindings share: the arrays that cross the border, never converted on the way in.
+// What the binding files share: array types that are never converted on the way in, and access to their
+// elements.
 #pragma once
 
 #include <nanobind/nanobind.h>

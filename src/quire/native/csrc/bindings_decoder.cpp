@@ -1,5 +1,5 @@
-// What Python sees of a decoder. A wrong caller gets an exception, whatever the arguments are: never a wrong
-// answer, never a crash.
+// Python bindings of the decoder. A wrong call raises an exception, whatever its arguments: it never crashes
+// or gives a wrong answer.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -19,12 +19,12 @@ struct BusyError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The process is the child of a fork during a call, so that call never returns here.
+// This process was forked during a call, which therefore never returns here.
 struct ForkedError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A decoder serves one caller at a time; a second one is an error, never a wrong answer.
+// A decoder serves one call at a time; a concurrent one is an error.
 static std::unique_lock<std::mutex> alone_with(Decoder& d) {
   std::unique_lock<std::mutex> lock(d.one_caller(), std::try_to_lock);
   if (!lock && d.forks_before_call() != num_forks())
@@ -34,7 +34,7 @@ static std::unique_lock<std::mutex> alone_with(Decoder& d) {
   return lock;
 }
 
-// Arrays of indexes are copied: what was checked stays what is used, whatever other threads write meanwhile.
+// Index arrays are copied, so that other threads cannot change what has been checked.
 template <class Array>
 static std::vector<int32_t> copied(const Array& array, const char* name) {
   const int32_t* elements = elements_of(array, name);

@@ -1,4 +1,4 @@
-// What Python sees of single kernels: which there are, how fast they could be, and a few of them alone, for
+// Python bindings of single kernels: which there are, their peak throughput, and a few of them alone, for
 // tests.
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -14,8 +14,8 @@
 
 namespace quire {
 
-// One product on one instruction set, for the kernel tests: out = a W^T, both written as the format wants
-// them.
+// One product on one instruction set, for the kernel tests: out = a W^T, both packed in the instruction set's
+// formats.
 static void multiply(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix a,
                      OutMatrix out) {
   const Kernels& kernels = choose_kernels(isa);
@@ -51,7 +51,7 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   kernels.gemm(g, 0, g.weight.num_panels);
 }
 
-// What a matrix is after packing, for the kernel tests: [N, K] float32.
+// A matrix's values after packing, for the kernel tests: [N, K] float32.
 static void packed_values(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix out) {
   const Kernels& kernels = choose_kernels(isa);
   ThreadPool alone(1);

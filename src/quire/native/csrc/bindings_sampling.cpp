@@ -1,4 +1,4 @@
-// What Python sees of sampling: a row of logits in, ids and sums out.
+// Python bindings of sampling: a row of logits in, ids and sums out.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -19,7 +19,7 @@ namespace quire {
 using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using WideLogits = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// A row with at least one logit: there is no best one, and no sum, of none. Ids are int32 elsewhere.
+// A row with at least one logit: an empty row has no maximum and no sum. Ids are int32 elsewhere.
 template <class Array>
 struct LogitsOf {
   using Element = std::remove_pointer_t<decltype(std::declval<const Array&>().data())>;
@@ -59,7 +59,7 @@ static int64_t draw_row(const std::string& isa, Array logits, double sharpness, 
   return draw(kernels, row.x, row.n, method, noise);
 }
 
-// A row that is not finite has no best token.
+// A row with a value that is not finite has no best token.
 static std::optional<int64_t> best_id(const std::string& isa, Logits logits) {
   const Kernels& kernels = choose_kernels(isa);
   LogitsOf<Logits> row(logits);

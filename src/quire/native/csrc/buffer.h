@@ -1,4 +1,4 @@
-// Zeroed memory, aligned to cache lines or, when large, to 2 MB pages; given back when its owner goes.
+// Owned, zeroed memory, aligned to cache lines or, if large, to 2 MB pages.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,4 @@
-// Products of sizes that a caller chose: one that overflows is an error, never a small number.
+// Products of sizes that a caller chose: overflow is an error, never a small number.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace quire {
 
-// The product of factors that are not negative. Throws std::overflow_error beyond 2^63 - 1.
+// The product of nonnegative factors. Throws std::overflow_error beyond 2^63 - 1.
 inline int64_t checked_mul(std::initializer_list<int64_t> factors) {
   int64_t product = 1;
   for (int64_t factor : factors)

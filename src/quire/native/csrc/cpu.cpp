@@ -26,8 +26,8 @@ static bool has_avx512() {
 #endif
 
 #if defined(QUIRE_AMX_BUILT)
-// CPUID leaf 7 EDX: bit 22 AMX_BF16, 24 AMX_TILE, 25 AMX_INT8. Linux hands out tile state to a process that
-// asks for it.
+// CPUID leaf 7 EDX: bit 22 AMX_BF16, 24 AMX_TILE, 25 AMX_INT8. Linux grants tile state to a process on
+// request.
 static bool has_amx() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -37,7 +37,7 @@ static bool has_amx() {
 }
 #endif
 
-// Asks the processor: under a hypervisor each CPUID is an exit to it, as long as a small step.
+// Executes CPUID. Under a hypervisor that is a VM exit, which takes as long as a small step.
 static std::vector<const Kernels*> probe() {
   std::vector<const Kernels*> found{&generic::kernels};
 #if defined(QUIRE_X86)

@@ -8,7 +8,7 @@
 
 namespace quire {
 
-// Every table compiled in that runs here, slowest first; never empty. The processor is asked once.
+// All compiled tables that run here, slowest first; never empty. CPUID is executed once.
 const std::vector<const Kernels*>& available_kernels();
 
 // The table of that name, or the fastest when the name is empty. Throws std::invalid_argument naming the

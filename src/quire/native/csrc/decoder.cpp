@@ -1,4 +1,4 @@
-// A step, told in the order it happens.
+// The forward pass of a step, in order.
 #include "decoder.h"
 
 #include <algorithm>
@@ -9,7 +9,7 @@ namespace quire {
 void Decoder::run(const Step& step, float* logits) {
   require_weights();
   DefaultFloats floats;
-  num_rows_ = 0;  // until the step is whole, there are no rows to take a head of
+  num_rows_ = 0;  // no rows for `head` until the step is complete
   reserve(step);
   plan_attention(step);
   embed(step);
@@ -22,8 +22,8 @@ void Decoder::run(const Step& step, float* logits) {
   head(step.sample_rows, step.num_samples, logits);
 }
 
-// What lies beyond a row's end stays zero: products read whole groups. So a buffer serves rows of one length
-// only.
+// The padding of each row stays zero, because products read whole groups. So a buffer always holds rows of
+// the same length.
 void Decoder::reserve(const Step& step) {
   int64_t hidden = stride_of(shape_.hidden_size), query = stride_of(shape_.num_heads * shape_.head_dim);
   if (step.num_rows > capacity_) {
@@ -37,16 +37,16 @@ void Decoder::reserve(const Step& step) {
     mixed_ = Buffer(rows * query * sizeof(float));
     hidden_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
     if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
-    int64_t group = shape_.num_heads / shape_.num_kv_heads;
-    scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(group, shape_.head_dim)) *
+    int64_t gqa = shape_.num_heads / shape_.num_kv_heads;
+    scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(gqa, shape_.head_dim)) *
                       sizeof(float));
     if (format_ == WeightFormat::kInt4Amx)
       widened_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
-    capacity_ = step.num_rows;  // last: if memory runs out above, the next step must not believe in it
+    capacity_ = step.num_rows;  // last: if an allocation above throws, the next step must allocate again
   }
 }
 
-// The rows of a buffer, [.., k], in the format that products with such weights read.
+// The rows of a buffer, [.., k], in the activation format for these weights.
 ActivationRows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
   int64_t stride =
       is_amx_format(meets) ? amx_row_stride(meets, k) : stride_of(k) * static_cast<int64_t>(sizeof(float));
@@ -87,17 +87,17 @@ void Decoder::compute_rotations(const Step& step) {
 
 void Decoder::attention_block(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  normalise(layer.attn_norm, layer.attn_norm_bias, step.num_rows);
+  normalize(layer.attn_norm, layer.attn_norm_bias, step.num_rows);
   project_qkv(step, layer);
   rotate_append(step, index);
   attend(step, index);
   add_product(layer.out, layer.out_bias, rows_in(mixed_, shape_.num_heads * shape_.head_dim, format_), step);
-  add_normalised(layer.attn_post_norm, layer.attn_post_norm_bias, step.num_rows);
+  add_normalized(layer.attn_post_norm, layer.attn_post_norm_bias, step.num_rows);
 }
 
 void Decoder::ffn_block(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  normalise(layer.ffn_norm, layer.ffn_norm_bias, step.num_rows);
+  normalize(layer.ffn_norm, layer.ffn_norm_bias, step.num_rows);
   Gemm up{};
   up.weight = layer.up.panels();
   up.a = rows_in(normed_, shape_.hidden_size, format_);
@@ -106,16 +106,16 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
   up.epilogue = shape_.is_ffn_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = shape_.activation;
   ActivationRows hidden = rows_in(hidden_, shape_.ffn_size, format_);
-  bool is_final = !is_amx_format(format_);  // else a scale is of more columns than a unit has
+  bool is_final = !is_amx_format(format_);  // in the AMX layout a scale spans more columns than a unit
   up.hidden = is_final ? hidden : rows_in(gated_, shape_.ffn_size, WeightFormat::kF32);
   multiply(up);
   if (!is_final) convert(gated_, step.num_rows, hidden);
   add_product(layer.down, layer.down_bias, hidden, step);
-  add_normalised(layer.ffn_post_norm, layer.ffn_post_norm_bias, step.num_rows);
+  add_normalized(layer.ffn_post_norm, layer.ffn_post_norm_bias, step.num_rows);
 }
 
-// normed = norm(residual), or the residual itself where the block has no norm of its own.
-void Decoder::normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
+// normed = norm(residual), or the residual itself if the layer has no pre-norm.
+void Decoder::normalize(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
   int64_t stride = stride_of(shape_.hidden_size);
   Norm n{shape_.norm,
          shape_.norm_eps,
@@ -130,8 +130,8 @@ void Decoder::normalise(const std::vector<float>& weight, const std::vector<floa
   threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
-// residual += norm(product), where the block's output is normalised; elsewhere the product was added already.
-void Decoder::add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
+// residual += norm(product) if the layer normalizes its output; otherwise the product has been added already.
+void Decoder::add_normalized(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
   if (shape_.norm_placement == NormPlacement::kPre) return;
   int64_t stride = stride_of(shape_.hidden_size);
   Norm n{shape_.norm,
@@ -253,7 +253,7 @@ void Decoder::attend(const Step& step, int64_t index) {
   if (!is_final) convert(attended_, step.num_rows, mixed);
 }
 
-// Rows of float32 in the format of the product that follows.
+// Converts float32 rows to the activation format of the next product.
 void Decoder::convert(const Buffer& from, int64_t rows, const ActivationRows& to) {
   Norm n{};
   n.x = from.as<float>();
@@ -268,7 +268,7 @@ const AttentionPlan& Decoder::plan_of(int64_t window) const {
                        [window](const AttentionPlan& plan) { return plan.window == window; });
 }
 
-// One plan for each distinct window of the layers, and room for the states that it leaves.
+// One plan per distinct window of the layers, and memory for their partials.
 void Decoder::plan_attention(const Step& step) {
   AttentionWork work{step.num_requests, step.positions,          step.query_start,
                      step.block_tables, step.blocks_per_request, tiles_per_block_,
@@ -286,7 +286,7 @@ void Decoder::plan_attention(const Step& step) {
   size_t bytes =
       most_partials * static_cast<size_t>(shape_.num_heads * partial_floats(shape_.head_dim)) * sizeof(float);
   if (bytes > partials_.size()) partials_ = Buffer(bytes);
-  constexpr int64_t kKeysToBegin = 128;  // what an item costs before its first key, in keys
+  constexpr int64_t kKeysToBegin = 128;  // an item's fixed cost, as a number of keys
   int64_t longest = 1 + *std::max_element(step.positions, step.positions + step.num_rows);
   attention_grain_ = grain_of((kKeysToBegin + std::min(longest, kSplitKeys)) * shape_.num_heads /
                               shape_.num_kv_heads * shape_.head_dim);

@@ -1,7 +1,7 @@
-// The decoder: packed weights, paged K/V memory, and one call a step that runs the whole forward pass.
+// The decoder: packed weights, paged K/V memory, and one call per step that runs the whole forward pass.
 //
-// The story of a step is Decoder::run in decoder.cpp; its end is in decoder_head.cpp, and loading in
-// weights.cpp.
+// Decoder::run in decoder.cpp is the forward pass in order; decoder_head.cpp has its end, weights.cpp the
+// loading.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +33,7 @@ struct LayerShape {
   int64_t window = 0;
 };
 
-// The fields of ModelSpec that the forward pass reads, under the same names.
+// The fields of ModelSpec that the forward pass reads, with the same names.
 struct ModelShape {
   int64_t hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, ffn_size = 0, vocab_size = 0,
           max_context = 0;
@@ -50,8 +50,8 @@ struct ModelShape {
   std::vector<LayerShape> layers;
 };
 
-// Where a named tensor goes: a linear weight into panels of a matrix, which `q`, `k`, `v` and `gate`, `up`
-// share; its bias into a vector laid out like the panels; any other vector as it is.
+// Where a named tensor is stored: a linear weight in panels of a matrix, which `q`, `k`, `v` and `gate`, `up`
+// range; its bias in a vector laid out like the panels; any other vector unchanged.
 struct Target {
   PackedMatrix* matrix;        // null: the tensor is a vector
   std::vector<float>* vector;  // null: the tensor is a matrix
@@ -70,7 +70,7 @@ struct Layer {
   std::vector<float> q_norm, k_norm;
 };
 
-// The arrays of a step; see StepBatch. All int32.
+// The arrays of a step, all int32; see StepBatch.
 struct Step {
   int64_t num_rows, num_requests, blocks_per_request, num_samples;
   const int32_t* token_ids;
@@ -85,26 +85,25 @@ inline const float* pointer_or_null(const std::vector<float>& values) {
   return values.empty() ? nullptr : values.data();
 }
 
-// Units worth handing to another thread at once: below some 64k multiplications the hand-over costs more than
-// it saves.
+// Units per hand-over to another thread: below some 64k multiplications a hand-over costs more than it saves.
 inline int64_t grain_of(int64_t multiplications_per_unit) {
   return 1 + (1 << 16) / (1 + multiplications_per_unit);
 }
 
 class Decoder {
  public:
-  // Makes room for all weights. Throws std::invalid_argument for a shape that contradicts itself or is beyond
-  // the kernels' sizes.
+  // Reserves memory for all weights. Throws std::invalid_argument for a shape that contradicts itself or
+  // exceeds the kernels' sizes.
   Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads);
 
-  // Packs the weight of that canonical name. Throws std::invalid_argument for a name or shape that the model
-  // has not.
+  // Packs the weight with that canonical name. Throws std::invalid_argument for a name that the model does
+  // not have, or another shape.
   void set_matrix(const std::string& name, const SourceMatrix& source);
   void set_vector(const std::string& name, const float* values, int64_t size);
 
-  // Every matrix, in the order of a file of packed weights.
+  // All matrices, in the order of a file of packed weights.
   const std::vector<PackedMatrix*>& matrices() const { return matrices_; }
-  // To be called after reading a matrix from such a file: all of its weights are set, or none.
+  // Call this after reading a matrix from such a file: either all of its weights are set, or none.
   void mark_read(const PackedMatrix& matrix, bool is_whole);
   ThreadPool& threads() { return threads_; }
 
@@ -112,7 +111,7 @@ class Decoder {
   // and std::bad_alloc.
   void allocate_kv(int64_t num_blocks, int64_t block_size, Element element);
 
-  // Runs one step, which check_step let pass, and writes logits [num_samples, vocab_size]. Throws
+  // Runs one step that passed check_step, and writes logits [num_samples, vocab_size]. Throws
   // std::invalid_argument with the name of a weight that was never set.
   void run(const Step& step, float* logits);
 
@@ -121,16 +120,15 @@ class Decoder {
   void head(const int32_t* rows, int64_t count, float* logits);
   int64_t num_rows() const { return num_rows_; }
 
-  // The best logit of each of these rows: the same values as `head` finds, looked at a few panels at a time
-  // and never all in memory.
+  // The argmax of each of these rows: over the values that `head` would write, a few panels at a time, so
+  // that they are never all in memory.
   void best(const int32_t* rows, int64_t count, Argmax* found);
 
   // Writes K and V of each slot, float32 [count, K, D].
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
 
-  // Held while a call from outside works on the decoder; and how often the process had been forked when it
-  // last began.
+  // Held during a call from Python; and how often the process had been forked when the last call began.
   std::mutex& one_caller() { return one_caller_; }
   std::atomic<uint64_t>& forks_before_call() { return forks_before_call_; }
   const ModelShape& shape() const { return shape_; }
@@ -156,8 +154,8 @@ class Decoder {
   void require_weights();
   KVPages pages(int64_t layer) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
-  // Floats from one row of activations to the next: whole panels, which every format fits into, and a cache
-  // line more. Rows that are a multiple of 4 KB apart would share their sets of the first-level cache.
+  // Floats between rows of activations: whole panels, which every format fits into, plus one cache line. Rows
+  // a multiple of 4 KB apart would range L1 sets.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
   int64_t qkv_stride() const { return stride_of(layers_[0].qkv.panels().num_panels * kPanel); }
   int64_t widest_scratch() const {
@@ -180,8 +178,8 @@ class Decoder {
   void attend(const Step& step, int64_t layer);
   void convert(const Buffer& from, int64_t rows, const ActivationRows& to);
 
-  void normalise(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
-  void add_normalised(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
+  void normalize(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
+  void add_normalized(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
   void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a,
                    const Step& step);
   void multiply(const Gemm& gemm);
@@ -199,7 +197,7 @@ class Decoder {
   std::vector<float> position_table_, final_norm_, final_norm_bias_;
   std::vector<Layer> layers_;
   std::map<std::string, Target>
-      targets_;  // every tensor of the model by its canonical name; linear weights without ".weight"
+      targets_;  // every tensor of the model by canonical name; linear weights without ".weight"
   std::vector<PackedMatrix*> matrices_;
   bool has_all_weights_ = false;
 
@@ -207,12 +205,12 @@ class Decoder {
   Element kv_element_ = Element::kF32;
   int64_t num_blocks_ = 0, tiles_per_block_ = 1;
 
-  // Activations of a step, grown when a step is larger than any before.
+  // Activations of a step; grown when a step is larger than all before it.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
   Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, gated_, product_, sampled_, scratch_,
       widened_, partials_;
   std::vector<float> cos_, sin_;
-  std::vector<AttentionPlan> plans_;  // of the step, one for each distinct window
+  std::vector<AttentionPlan> plans_;  // one per distinct window of the layers
   int64_t attention_grain_ = 1;
 };
 

@@ -1,4 +1,4 @@
-// The end of a step: logits of the rows that are wanted, or only the best of each.
+// The end of a step: the logits of some rows, or only their argmax.
 #include <algorithm>
 #include <memory>
 
@@ -7,7 +7,7 @@
 
 namespace quire {
 
-// The product of normalised rows with the head, but for where it goes.
+// The product of the normalized rows with the head, without its destination.
 Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
   int64_t stride = stride_of(shape_.hidden_size);
   if (count > sample_capacity_) {
@@ -48,9 +48,9 @@ void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
     });
 }
 
-constexpr int64_t kPanelsAtOnce = 8;  // of the head, whose logits are looked at while they are near
+constexpr int64_t kPanelsAtOnce = 8;  // panels per product; their logits are read while they are in cache
 
-// Some panels of the head's product, [count, ldo] in `logits`, and their best merged into `bests`.
+// Computes some panels of the head's product, [count, ldo] in `logits`, and merges their argmax into `bests`.
 void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Argmax* bests) {
   g.out = logits;
   g.ldo = kPanelsAtOnce * kPanel;
@@ -63,8 +63,7 @@ void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Ar
   }
 }
 
-// Every worker keeps the best of the panels it was handed; merged, they are the best of all, whoever had
-// which.
+// Per-worker argmax, merged by (value, id), so the result does not depend on the schedule.
 void Decoder::best(const int32_t* rows, int64_t count, Argmax* found) {
   if (count == 0) return;
   DefaultFloats floats;

@@ -124,7 +124,7 @@ static inline T span_max(const T* x, V& sum) {
 
 static inline bool is_nan(double x) { return x != x; }
 
-// A sum with a NaN is NaN, which costs less than testing every value; rarely, a sum with infinities is NaN too.
+// A sum with a NaN is NaN, which is cheaper than testing every value; rarely, infinities sum to NaN too.
 template <class T, class V>
 static bool span_maxima(const T* x, int64_t n, T* maxima) {
   V sum = {};

@@ -27,7 +27,7 @@ std::vector<uint64_t> checksums_of(const PackedMatrix& matrix, ThreadPool& threa
   return sums;
 }
 
-// Whether all `count` bytes from `offset` on could be read.
+// Whether all `count` bytes from `offset` on could be read into `to`.
 static bool read_all(int file, char* to, int64_t count, int64_t offset) {
 #if defined(QUIRE_HAS_PREAD)
   while (count > 0) {

@@ -1,8 +1,8 @@
-// Packed matrices as bytes of a file: checksums of what is in memory, and reading back what has them.
+// Packed matrices as bytes of a file: checksums of what is in memory, and reading back what matches them.
 //
-// A matrix is cut into pieces of kPiece bytes, each with a checksum, so that threads can share the work and
-// the bytes are still in the cache when they are summed. Files are read, not mapped: memory keeps its 2 MB
-// pages, and a file that is cut or rewritten later changes nothing.
+// A matrix is cut into pieces of kPiece bytes, each with a checksum, so that threads share the work, and
+// bytes are checked while in cache. Files are read, not mapped: memory keeps its 2 MB pages, and a file that
+// is truncated or rewritten later changes nothing.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ inline int64_t pieces_of(const PackedMatrix& matrix) {
 std::vector<uint64_t> checksums_of(const PackedMatrix& matrix, ThreadPool& threads);
 
 // Fills the matrix from an open file; false if bytes are missing, unreadable, or have other checksums.
-// `checksums` has pieces_of.
+// `checksums` has pieces_of(matrix) elements.
 bool read_packed(PackedMatrix& matrix, int file, int64_t offset, const uint64_t* checksums,
                  ThreadPool& threads);
 

@@ -14,22 +14,22 @@ Argmax argmax(const Kernels& kernels, const float* x, int64_t n, int64_t first_i
     best.num_not_finite = std::count_if(x, x + n, [](float value) { return !std::isfinite(value); });
     return best;
   }
-  constexpr int64_t kPart = 64;  // blocks looked at together
-  float maxima[kPart];
-  for (int64_t begin = 0; begin < n; begin += kPart * kLogitSpan) {
-    int64_t size = std::min(kPart * kLogitSpan, n - begin);
+  constexpr int64_t kSpans = 64;  // spans per pass
+  float maxima[kSpans];
+  for (int64_t begin = 0; begin < n; begin += kSpans * kLogitSpan) {
+    int64_t size = std::min(kSpans * kLogitSpan, n - begin);
     kernels.logits.span_maxima(x + begin, size, maxima);
     const float* top = std::max_element(maxima, maxima + (size + kLogitSpan - 1) / kLogitSpan);
     if (begin > 0 && *top <= best.value) continue;
-    const float* block = x + begin + (top - maxima) * kLogitSpan;
+    const float* span = x + begin + (top - maxima) * kLogitSpan;
     best.value = *top;
-    best.id = first_id + (std::find(block, x + n, *top) - x);
+    best.id = first_id + (std::find(span, x + n, *top) - x);
   }
   return best;
 }
 
-// Ids of the `count` largest, in no order. The count-th largest of the blocks' maxima bounds the count-th
-// largest value from below, so only blocks that reach it are looked at.
+// Ids of the `count` largest, in no order. The count-th largest of the span maxima bounds the count-th
+// largest value from below, so only spans that reach it are searched.
 template <class T>
 static std::vector<int64_t> largest(const LogitRow<T>& row, int64_t count) {
   T bound = -std::numeric_limits<T>::infinity();
@@ -95,7 +95,7 @@ double exp_sum(const Kernels& kernels, const float* x, int64_t n) {
 }
 
 int64_t num_before(const float* x, int64_t n, int64_t id) {
-  int32_t count = 0, num_nan = 0;  // as wide as a logit, so that vectors of both go together
+  int32_t count = 0, num_nan = 0;  // as wide as a float, so that both vectorize together
   for (int64_t i = 0; i < n; ++i) count += x[i] > x[id], num_nan += x[i] != x[i];
   if (num_nan > 0) throw std::invalid_argument("a logit of the row is NaN");
   for (int64_t i = 0; i < id; ++i) count += x[i] == x[id];

@@ -1,8 +1,8 @@
 // From one row of logits to a token: what quire/sample defines in NumPy, bit for bit, without sorting the
 // vocabulary.
 //
-// A row is float (as the model gave it) or double (after penalties; -inf where banned). Ties go to the
-// smaller id everywhere.
+// A row is float (from the model) or double (after penalties; -inf for banned tokens). Ties go to the smaller
+// id.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 
 namespace quire {
 
-// The largest of some logits. `merge` may be called in any order: the result is that of one pass.
+// The argmax of some logits. `merge` is commutative and associative: the result is that of one pass.
 struct Argmax {
   float value = -std::numeric_limits<float>::infinity();
   int64_t id = std::numeric_limits<int64_t>::max();
@@ -25,12 +25,12 @@ struct Argmax {
   }
 };
 
-// The best of x[0..n), whose first id is `first_id`. `id` means nothing where a value is not finite.
+// The argmax of x[0..n), whose first id is `first_id`. If a value is not finite, `id` is meaningless.
 Argmax argmax(const Kernels& kernels, const float* x, int64_t n, int64_t first_id);
 
-// How a token is drawn; see Draw in quire/sampling.py. top_k as large as the row keeps all.
+// How a token is drawn; see Draw in quire/sampling.py. top_k >= the row's size keeps all tokens.
 struct DrawMethod {
-  double sharpness;  // 1 / temperature, at most the largest double
+  double sharpness;  // 1 / temperature, possibly the largest double
   int64_t top_k;
   double top_p;
   double least;  // ln(min_p): drops tokens whose logit, times sharpness, is further below the best one's
@@ -44,7 +44,7 @@ int64_t draw(const Kernels& kernels, const double* x, int64_t n, const DrawMetho
 // The ids of the `count` largest, largest first. Throws std::invalid_argument for a row with NaN.
 std::vector<int64_t> largest_ids(const Kernels& kernels, const float* x, int64_t n, int64_t count);
 
-// The sum of e^(x - best), without what is lighter than e^-44. Throws as `draw` does.
+// The sum of e^(x - best), without tokens lighter than e^-44. Throws like `draw`.
 double exp_sum(const Kernels& kernels, const float* x, int64_t n);
 
 // How many ids come before `id` in the order of `largest_ids`. Throws std::invalid_argument for a row with

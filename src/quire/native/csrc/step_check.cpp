@@ -47,7 +47,7 @@ static void check_request(const Decoder& d, const Step& s, int64_t request, int6
   }
 }
 
-// Two threads may not write one slot. Requests may share the blocks that they only read.
+// Two threads must not write the same slot. Requests may share blocks that they only read.
 static void check_written_once(const Step& s) {
   std::vector<int32_t> slots(s.slots, s.slots + s.num_rows);
   std::sort(slots.begin(), slots.end());

@@ -1,13 +1,13 @@
-// The arrays of a step against the model and its K/V memory.
+// Checks the arrays of a step against the model and its K/V memory.
 #pragma once
 
 #include "decoder.h"
 
 namespace quire {
 
-// Everything a step indexes memory with is checked here, once, so that the kernels need not. Throws
-// std::invalid_argument that names what is out of range, and where. `context_lens` [B]; all other arrays are
-// the step's, as long as its counts say.
+// Checks everything that a step indexes memory with, once, so that the kernels need not. Throws
+// std::invalid_argument with what is out of range, and where. `context_lens` [B]; the other arrays have the
+// sizes that the step's counts say.
 void check_step(const Decoder& decoder, const Step& step, const int32_t* context_lens);
 
 }  // namespace quire

@@ -33,7 +33,7 @@ static void relax() {
 #endif
 }
 
-// Spins until `is_ready`, for kSpinTime at most; returns whether it became true.
+// Spins until is_ready(), for kSpinTime at most; returns whether it became true.
 template <class Ready>
 static bool spin(Ready is_ready) {
   auto deadline = std::chrono::steady_clock::now() + kSpinTime;
@@ -46,7 +46,7 @@ static bool spin(Ready is_ready) {
   return false;
 }
 
-// Keeps worker i on the i-th core this process may use, so that its panels stay in that core's cache.
+// Pins worker i to the i-th core that this process may use, so that its panels stay in that core's cache.
 static void pin_to_core(std::thread& thread, int index) {
 #if defined(__linux__)
   cpu_set_t allowed;
@@ -65,24 +65,24 @@ static void pin_to_core(std::thread& thread, int index) {
 #endif
 }
 
-bool Share::take(End from, int64_t grain, int64_t& begin, int64_t& end) {
+bool WorkRange::take(End from, int64_t grain, int64_t& begin, int64_t& end) {
   uint64_t units = units_.load(std::memory_order_relaxed), rest;
   do {
     begin = static_cast<int64_t>(units & 0xffffffffu);
     end = static_cast<int64_t>(units >> 32);
     if (begin >= end) return false;
     int64_t taken = std::min(end - begin, std::max((end - begin) / 2, grain));
-    int64_t border = from == End::kFront ? begin + taken : end - taken;
-    rest = from == End::kFront ? packed(border, end) : packed(begin, border);
-    (from == End::kFront ? end : begin) = border;
+    int64_t boundary = from == End::kFront ? begin + taken : end - taken;
+    rest = from == End::kFront ? packed(boundary, end) : packed(begin, boundary);
+    (from == End::kFront ? end : begin) = boundary;
   } while (!units_.compare_exchange_weak(units, rest, std::memory_order_relaxed));
   return true;
 }
 
-// Threads 1 to size() - 1 and what they share with the caller, who is worker 0.
+// Threads 1 to size() - 1, and what they share with the caller, which is worker 0.
 class ThreadPool::Workers {
  public:
-  explicit Workers(int size) : shares_(static_cast<size_t>(size)) {
+  explicit Workers(int size) : ranges_(static_cast<size_t>(size)) {
     try {
       for (int worker = 1; worker < size; ++worker) {
         threads_.emplace_back([this, worker] { serve(worker); });
@@ -101,7 +101,7 @@ class ThreadPool::Workers {
     work_ = &work;
     grain_ = grain;
     for (int worker = 0; worker < size(); ++worker)
-      shares_[static_cast<size_t>(worker)].reset(units * worker / size(), units * (worker + 1) / size());
+      ranges_[static_cast<size_t>(worker)].reset(units * worker / size(), units * (worker + 1) / size());
     busy_.store(static_cast<int>(threads_.size()), std::memory_order_relaxed);
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -114,7 +114,7 @@ class ThreadPool::Workers {
   }
 
  private:
-  int size() const { return static_cast<int>(shares_.size()); }
+  int size() const { return static_cast<int>(ranges_.size()); }
 
   void stop() {
     {
@@ -146,18 +146,18 @@ class ThreadPool::Workers {
   }
 
   void work_through(int worker) {
-    take_all(shares_[static_cast<size_t>(worker)], Share::End::kFront, worker);
+    run_all(ranges_[static_cast<size_t>(worker)], WorkRange::End::kFront, worker);
     for (int other = 1; other < size(); ++other)
-      take_all(shares_[static_cast<size_t>((worker + other) % size())], Share::End::kBack, worker);
+      run_all(ranges_[static_cast<size_t>((worker + other) % size())], WorkRange::End::kBack, worker);
   }
 
-  void take_all(Share& share, Share::End from, int worker) {
+  void run_all(WorkRange& range, WorkRange::End from, int worker) {
     int64_t begin, end;
-    while (share.take(from, grain_, begin, end)) (*work_)(begin, end, worker);
+    while (range.take(from, grain_, begin, end)) (*work_)(begin, end, worker);
   }
 
   std::vector<std::thread> threads_;
-  std::vector<Share> shares_;  // one a worker
+  std::vector<WorkRange> ranges_;  // per worker
   const Work* work_ = nullptr;
   int64_t grain_ = 1;
   std::atomic<int> busy_{0};
@@ -199,8 +199,8 @@ void ThreadPool::start_workers() {
   num_forks_ = num_forks();
 }
 
-// Lets go of workers that a parent process has. They cannot be joined here, and the lock they share may be
-// held for ever, so even their memory is left alone.
+// Abandons workers that only the parent process has: they cannot be joined here, and the mutex may be locked
+// for ever, so even their memory is leaked.
 void ThreadPool::leave_to_parent() {
   if (num_forks_ != num_forks()) static_cast<void>(workers_.release());
 }

@@ -1,9 +1,10 @@
-// A pool of workers that split units of work. The caller is worker 0, so one thread means no pool at all.
+// A thread pool that distributes units of work by work stealing. The caller is worker 0, so one thread means
+// no pool at all.
 //
-// Between calls workers spin briefly (a decode step has many short phases) and then park. Every worker has a
-// share of neighbouring units, which it works through in their order, so that what follows is fetched while
-// it works; who is done helps the others, from the far ends of their shares. No unit's result depends on who
-// computes it, so this cannot change a bit.
+// Between calls workers spin briefly (a decode step has many short phases) and then park. Each worker has a
+// contiguous range of units that it processes in order, so that its prefetches are what it reads next; when
+// it is done it steals from the backs of the others' ranges. No unit's result depends on the worker that
+// computes it, so scheduling cannot change a bit.
 #pragma once
 
 #include <atomic>
@@ -14,8 +15,8 @@
 
 namespace quire {
 
-// The default floating-point environment while it lives: a caller may round otherwise or flush denormals, our
-// bits must not.
+// The default floating-point environment during its lifetime: a caller may round otherwise or flush
+// denormals, our bits must not change.
 class DefaultFloats {
  public:
   DefaultFloats() {
@@ -30,14 +31,14 @@ class DefaultFloats {
   std::fenv_t callers_;
 };
 
-// Neighbouring units that nobody has taken yet: [begin, end), in one word, so that both ends can be taken
-// from.
-class alignas(64) Share {
+// The unclaimed units [begin, end) of a worker, in one 64-bit word: the owner pops from the front, thieves
+// from the back.
+class alignas(64) WorkRange {
  public:
   void reset(int64_t begin, int64_t end) { units_.store(packed(begin, end), std::memory_order_relaxed); }
 
   enum class End { kFront, kBack };
-  // Takes half of what is left, or `grain` units if that is more, as [begin, end). False: nothing is left.
+  // Claims half of what is left, or `grain` units if that is more, as [begin, end). False if nothing is left.
   bool take(End from, int64_t grain, int64_t& begin, int64_t& end);
 
  private:
@@ -48,19 +49,19 @@ class alignas(64) Share {
   std::atomic<uint64_t> units_{0};
 };
 
-// How often this process and its ancestors were forked since the core was loaded: it differs between a child
-// and its parent.
+// How often this process and its ancestors were forked since the core was loaded; differs between a child and
+// its parent.
 uint64_t num_forks();
 
-// A forked child has none of its parent's threads: the first call there starts workers of its own.
+// A forked child has none of its parent's threads: its first call starts workers of its own.
 class ThreadPool {
  public:
-  // Called with [begin, end) of the units and the worker's number in [0, size()). Must not throw.
+  // Called with units [begin, end) and the worker's number in [0, size()). Must not throw.
   using Work = std::function<void(int64_t begin, int64_t end, int worker)>;
 
   static constexpr int kMaxThreads = 4096;
 
-  // Throws std::invalid_argument for a number outside [1, kMaxThreads], and std::system_error where threads
+  // Throws std::invalid_argument for a number outside [1, kMaxThreads], and std::system_error if threads
   // cannot be started.
   explicit ThreadPool(int num_threads);
   ~ThreadPool();
@@ -69,8 +70,8 @@ class ThreadPool {
 
   int size() const { return num_threads_; }
 
-  // Runs work over [0, units) and returns when all of it is done. `grain` is the least number of units worth
-  // handing out. Throws std::overflow_error for 2^31 units or more.
+  // Runs work over [0, units) and returns when all of it is done. `grain` is the least number of units per
+  // call of `work`. Throws std::overflow_error for 2^31 units or more.
   void run(int64_t units, int64_t grain, const Work& work);
 
  private:

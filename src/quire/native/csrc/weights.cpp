@@ -1,4 +1,4 @@
-// Loading: which canonical name goes where, and the K/V memory.
+// Loading: where each named tensor is stored, and the K/V memory.
 #include <cmath>
 #include <stdexcept>
 
@@ -14,8 +14,8 @@ static void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
-// Positions are float32 in the rotation, exact up to here; and no product of two sizes, threads and bytes
-// overflows.
+// RoPE computes positions in float32, which is exact up to here; and no product of two sizes, threads and
+// bytes overflows.
 constexpr int64_t kMaxSize = int64_t{1} << 24;
 
 static void check_sizes(const ModelShape& s) {
@@ -36,7 +36,7 @@ static void check_numbers(const ModelShape& s) {
           "norm_eps or a softcap is negative");
 }
 
-// What the kernels take for granted.
+// Checks what the kernels assume.
 static ModelShape checked(ModelShape s) {
   check_sizes(s);
   check_numbers(s);
@@ -79,7 +79,7 @@ void Decoder::add_norm(const std::string& name, std::vector<float>& weight, std:
   if (shape_.norm == NormKind::kLayer) add_vector(name + ".bias", bias, shape_.hidden_size);
 }
 
-// A linear weight, and its bias where the target has a vector for it.
+// A linear weight, and its bias if the target has a vector for it.
 void Decoder::add_linear(const std::string& name, const Target& target) {
   targets_[name] = target;
   targets_[name].vector = nullptr;
