@@ -45,7 +45,7 @@ def test_the_document_teaches_a_model_that_answers(tmp_path: Path) -> None:
 def test_training_keeps_many_times_what_inference_caches(tmp_path: Path) -> None:
     kind, block = BLOCKS[0]
     words = run_block(kind, block, tmp_path)["python"]
-    kept, cached = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) bytes a token", words))
+    kept, cached = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) bytes per token", words))
     assert cached == 5120
     assert kept > 20 * cached
 
