@@ -29,7 +29,7 @@ def test_floats_become_pythons(kind: Any) -> None:
     assert as_int(kind(2)) is None
 
 
-@pytest.mark.parametrize("value", NEVER_NUMBERS, ids=repr)
+@pytest.mark.parametrize("value", NEVER_NUMBERS)
 def test_what_is_no_number_is_none(value: object) -> None:
     assert as_int(value) is None
     assert as_number(value) is None
