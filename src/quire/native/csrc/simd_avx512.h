@@ -91,9 +91,16 @@ static inline vi store_quantized_lanes(int16_t* p, const float* x, vf factor) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(q), order));
   return q;
 }
+// Wraps around where values were not finite; _mm512_reduce_add_epi32 of GCC must not.
+static inline int32_t sum_of_lanes(vi x) {
+  __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  __m128i quarters = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  __m128i pairs = _mm_add_epi32(quarters, _mm_shuffle_epi32(quarters, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1)));
+}
 template <class T>
 static inline int32_t store_quantized(T* p, const float* x, vf factor) {
-  return _mm512_reduce_add_epi32(
+  return sum_of_lanes(
       _mm512_add_epi32(store_quantized_lanes(p, x, factor), store_quantized_lanes(p + 16, x + 16, factor)));
 }
 

@@ -193,9 +193,6 @@ static inline __m512i _mm512_maskz_compress_epi32(__mmask16 mask, const __m512i&
   return out.vector();
 }
 
-static inline int _mm512_reduce_add_epi32(const __m512i& a) {
-  return static_cast<int>(reduce<uint32_t>(a, [](uint32_t x, uint32_t y) { return x + y; }));
-}
 static inline int _mm512_reduce_max_epi32(const __m512i& a) {
   return reduce<int32_t>(a, [](int32_t x, int32_t y) { return x > y ? x : y; });
 }
