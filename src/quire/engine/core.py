@@ -80,29 +80,32 @@ class EngineCore:
         """The submissions without a final output yet, oldest first."""
         return tuple(self._groups)
 
-    def check(self, submission: Submission) -> None:
-        """Raises the RequestError for which `submit` would refuse a submission, whatever else is queued."""
-        self._check_tokens(submission)
-        self._scheduler.limits.check(RequestGroup(submission, self.tokenizer, 0.0).states[0].request)
-        require_logprob_room(submission.sampling, len(submission.prompt_token_ids))
+    def check(self, submission: Submission) -> RequestGroup:
+        """Returns the group of a submission, to `admit`. Changes nothing, so any thread may call it.
 
-    def submit(self, submission: Submission) -> RequestGroup:
-        """Queues a submission and returns its group, to look at.
-
-        Raises RequestError or DuplicateRequestError, and keeps nothing, if it can never be answered.
+        Raises the RequestError for which a submission is refused, whatever else is queued.
         """
-        if submission.request_id in self._groups:
-            raise DuplicateRequestError(
-                "a request with this id is in progress", given=submission.request_id, next_step="Use another request id."
-            )
         self._check_tokens(submission)
         group = RequestGroup(submission, self.tokenizer, self._clock())
+        self._scheduler.limits.check(group.states[0].request)
+        require_logprob_room(submission.sampling, len(submission.prompt_token_ids))
+        return group
+
+    def submit(self, submission: Submission) -> RequestGroup:
+        """Checks and queues a submission and returns its group, to look at. Raises as `check` and `admit`."""
+        return self.admit(self.check(submission))
+
+    def admit(self, group: RequestGroup) -> RequestGroup:
+        """Queues a checked group and returns it; raises DuplicateRequestError, and keeps nothing, if its id is in use."""
+        if group.request_id in self._groups:
+            raise DuplicateRequestError(
+                "a request with this id is in progress", given=group.request_id, next_step="Use another request id."
+            )
         queued: list[str] = []
         try:
             for state in group.states:
                 self._scheduler.submit(state.request)
                 queued.append(state.request.request_id)
-            require_logprob_room(submission.sampling, len(submission.prompt_token_ids))
         except BaseException:
             for request_id in queued:
                 self._scheduler.abort(request_id)
