@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
-from functools import cached_property
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
 from quire.config import EngineConfig
-from quire.engine.chats import Messages, require_known_inputs, split_conversations, template_of
+from quire.engine.chats import Messages
 from quire.engine.core import EngineCore
+from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
 from quire.engine.group import Submission
 from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.progress import AnswerProgress
-from quire.engine.prompts import (
-    GivenContext,
-    GivenPrompt,
-    Prompt,
-    Prompts,
-    one_param_each,
-    one_priority_each,
-    read_num_candidates,
-    read_output,
-    read_params,
-    read_priority,
-    read_prompt,
-    read_switch,
-    split_prompts,
-)
-from quire.engine.scores import Score, read_scored_text, score_of
+from quire.engine.prompts import GivenContext, Prompt, Prompts, read_output, read_switch
+from quire.engine.scores import Score, score_of
 from quire.engine.shared_core import SharedCore
 from quire.engine.uncopyable import Uncopyable
 from quire.kv.ledger import CacheExplanation
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
-from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
-from quire.text.message_text import ChatEncoder
 from quire.text.template_inputs import TemplateInputs
 
 
@@ -61,16 +43,16 @@ class LLM(Uncopyable):
         self.tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
         executor = build_executor(checkpoint, config, options.get("on_progress"))
         self._shared = SharedCore(build_core(executor, self.tokenizer, config, origin_of(checkpoint)))
-        self._request_numbers = count(1)
+        self._frontend = Frontend(self.tokenizer)
 
     # -- asking ----------------------------------------------------------------------
 
     def generate(
         self,
         prompts: Prompts,
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParamsOfAll = None,
         *,
-        priority: int | Sequence[int] = 0,
+        priority: PriorityOfAll = 0,
         use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """Continues every prompt and returns one output a prompt, in their order.
@@ -85,14 +67,14 @@ class LLM(Uncopyable):
         `use_tqdm` draws a progress bar on standard error meanwhile, or one line at the end where that is no terminal.
         """
         is_watched = read_switch("use_tqdm", use_tqdm)
-        return self._answers(self._submissions(split_prompts(prompts), sampling_params, priority), is_watched)
+        return self._answers(self._frontend.prompts(prompts, sampling_params, priority), is_watched)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: SamplingParamsOfAll = None,
         *,
-        priority: int | Sequence[int] = 0,
+        priority: PriorityOfAll = 0,
         use_tqdm: bool = False,
         **inputs: Unpack[TemplateInputs],
     ) -> list[RequestOutput]:
@@ -106,12 +88,7 @@ class LLM(Uncopyable):
         model has no template, or its template fails or would ignore an input.
         """
         is_watched = read_switch("use_tqdm", use_tqdm)
-        require_known_inputs(inputs)
-        encoder, now = self._chat_encoder, datetime.now().astimezone()
-        rendered = [encoder.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
-        prompts = [GivenPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
-        each = SamplingParams(max_tokens=None) if sampling_params is None else sampling_params
-        return self._answers(self._submissions(prompts, each, priority), is_watched)
+        return self._answers(self._frontend.chats(messages, sampling_params, priority, inputs), is_watched)
 
     def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, so that each turn finds the last in the cache.
@@ -119,9 +96,7 @@ class LLM(Uncopyable):
         Add messages, pass its `prompt_token_ids()` to `generate` or `stream`, and give the answer's tokens back to it.
         `inputs` are those of `chat`, the same in every turn; raises TemplateError for one that the template would ignore.
         """
-        require_known_inputs(inputs)
-        self._chat_template.check(**inputs)
-        return Conversation(self._chat_template, self.tokenizer, now=datetime.now().astimezone(), inputs=inputs)
+        return self._frontend.conversation(inputs)
 
     def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, priority: int = 0
@@ -131,8 +106,8 @@ class LLM(Uncopyable):
         Arguments and defaults are those of `generate`. Checks the request at once, computes while it is iterated. Closing
         the iterator early ends the request, frees its blocks and keeps the computed prefix.
         """
-        submission = self._submission(read_prompt(prompt), read_params(sampling_params), read_priority(priority))
-        self._shared.core.check(submission)
+        submission = self._frontend.prompt(prompt, sampling_params, priority)
+        self._shared.check(submission)
         return self._shared.follow(submission)
 
     def score(self, prompt: Prompt, *, given: GivenContext | None = None, num_candidates: int = 0) -> Score:
@@ -147,17 +122,12 @@ class LLM(Uncopyable):
         (`MAX_LOGIT_BYTES`). Room for one more token must be left. Raises RequestError, or ExecutorError for logits that
         are not finite.
         """
-        wanted = read_num_candidates(num_candidates)
-        scored = read_scored_text(prompt, given, self.tokenizer)
-        submission = scored.submission(self._next_request_id(), num_candidates=wanted)
-        return score_of(self._shared.run([submission])[0], scored.num_given_tokens)
+        submission = self._frontend.score(prompt, given, num_candidates)
+        return score_of(self._shared.run([submission])[0], submission.num_given_tokens)
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        request_id = read_output(output).request_id
-        request_ids = (request_id, f"{request_id}/0")
-        found = (self._shared.core.scheduler.manager.explain(request_id) for request_id in request_ids)
-        return next((explanation for explanation in found if explanation is not None), None)
+        return self._shared.explain(read_output(output))
 
     # -- life ------------------------------------------------------------------------
 
@@ -178,35 +148,6 @@ class LLM(Uncopyable):
 
     # -- inside ----------------------------------------------------------------------
 
-    @cached_property
-    def _chat_template(self) -> ChatTemplate:
-        return template_of(self.tokenizer)
-
-    @cached_property
-    def _chat_encoder(self) -> ChatEncoder:
-        return ChatEncoder(self._chat_template, self.tokenizer)
-
     def _answers(self, submissions: Sequence[Submission], is_watched: bool) -> list[RequestOutput]:
         with AnswerProgress(len(submissions), is_shown=is_watched) as progress:
             return self._shared.run(submissions, progress.note)
-
-    def _submissions(self, prompts: Sequence[GivenPrompt], sampling_params: object, priority: object) -> list[Submission]:
-        params = one_param_each(len(prompts), sampling_params)
-        priorities = one_priority_each(len(prompts), priority)
-        return [self._submission(*parts) for parts in zip(prompts, params, priorities, strict=True)]
-
-    def _submission(self, prompt: GivenPrompt, params: SamplingParams, priority: int) -> Submission:
-        token_ids = prompt.token_ids
-        if token_ids is None:
-            token_ids = tuple(self.tokenizer.encode(prompt.text or ""))
-        return Submission(
-            request_id=self._next_request_id(),
-            prompt_token_ids=token_ids,
-            sampling=params,
-            prompt=prompt.text,
-            priority=priority,
-            cache_salt=prompt.cache_salt,
-        )
-
-    def _next_request_id(self) -> str:
-        return f"request-{next(self._request_numbers)}"

@@ -1,0 +1,108 @@
+"""From what users write (texts, token ids, messages) to submissions with ids of their own, in the caller's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from itertools import count
+
+from quire.engine.chats import Messages, require_known_inputs, split_conversations, template_of
+from quire.engine.group import Submission
+from quire.engine.prompts import (
+    GivenContext,
+    GivenPrompt,
+    Prompt,
+    Prompts,
+    one_param_each,
+    one_priority_each,
+    read_num_candidates,
+    read_params,
+    read_priority,
+    read_prompt,
+    split_prompts,
+)
+from quire.engine.scores import read_scored_text
+from quire.request import SamplingParams
+from quire.text.chat import ChatTemplate
+from quire.text.conversation import Conversation
+from quire.text.message_text import ChatEncoder
+from quire.text.template_inputs import TemplateInputs
+from quire.text.tokenizer import Tokenizer
+
+SamplingParamsOfAll = SamplingParams | Sequence[SamplingParams] | None
+PriorityOfAll = int | Sequence[int]
+
+
+class Frontend:
+    """Reads, renders and tokenizes for one engine. Knows nothing of requests in progress, so threads may share it.
+
+    Raises RequestError for what is no prompt, and TemplateError as `LLM.chat` says.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._request_numbers = count(1)
+
+    def prompt(self, prompt: Prompt, params: SamplingParams | None, priority: int) -> Submission:
+        """Returns the submission of one prompt."""
+        return self._submission(read_prompt(prompt), read_params(params), read_priority(priority))
+
+    def prompts(self, prompts: Prompts, params: SamplingParamsOfAll, priority: PriorityOfAll) -> list[Submission]:
+        """Returns the submissions of one prompt or many, in their order."""
+        return self._submissions(split_prompts(prompts), params, priority)
+
+    def chats(
+        self,
+        messages: Messages | Sequence[Messages],
+        params: SamplingParamsOfAll,
+        priority: PriorityOfAll,
+        inputs: TemplateInputs,
+    ) -> list[Submission]:
+        """Returns the submissions of one conversation or many, rendered by the model's template."""
+        require_known_inputs(inputs)
+        encoder, now = self._chat_encoder, datetime.now().astimezone()
+        rendered = [encoder.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
+        prompts = [GivenPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
+        return self._submissions(prompts, SamplingParams(max_tokens=None) if params is None else params, priority)
+
+    def score(self, prompt: Prompt, given: GivenContext | None, num_candidates: int) -> Submission:
+        """Returns the submission that scores a prompt after what is given."""
+        wanted = read_num_candidates(num_candidates)
+        scored = read_scored_text(prompt, given, self.tokenizer)
+        return scored.submission(self._next_request_id(), num_candidates=wanted)
+
+    def conversation(self, inputs: TemplateInputs) -> Conversation:
+        """Returns an empty conversation; raises TemplateError for an input that the template would ignore."""
+        require_known_inputs(inputs)
+        self._chat_template.check(**inputs)
+        return Conversation(self._chat_template, self.tokenizer, now=datetime.now().astimezone(), inputs=inputs)
+
+    @cached_property
+    def _chat_template(self) -> ChatTemplate:
+        return template_of(self.tokenizer)
+
+    @cached_property
+    def _chat_encoder(self) -> ChatEncoder:
+        return ChatEncoder(self._chat_template, self.tokenizer)
+
+    def _submissions(self, prompts: Sequence[GivenPrompt], params: object, priority: object) -> list[Submission]:
+        each_params = one_param_each(len(prompts), params)
+        priorities = one_priority_each(len(prompts), priority)
+        return [self._submission(*parts) for parts in zip(prompts, each_params, priorities, strict=True)]
+
+    def _submission(self, prompt: GivenPrompt, params: SamplingParams, priority: int) -> Submission:
+        token_ids = prompt.token_ids
+        if token_ids is None:
+            token_ids = tuple(self.tokenizer.encode(prompt.text or ""))
+        return Submission(
+            request_id=self._next_request_id(),
+            prompt_token_ids=token_ids,
+            sampling=params,
+            prompt=prompt.text,
+            priority=priority,
+            cache_salt=prompt.cache_salt,
+        )
+
+    def _next_request_id(self) -> str:
+        return f"request-{next(self._request_numbers)}"
