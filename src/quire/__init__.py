@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quire.engine.async_engine import AsyncEngine
     from quire.engine.llm import LLM
     from quire.engine.model import load_model
     from quire.engine.past import PastKVs
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncEngine",
     "CompletionOutput",
     "FinishReason",
     "PastKVs",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _HOMES = (
+    ("quire.engine.async_engine", ("AsyncEngine",)),
     ("quire.engine.llm", ("LLM",)),
     ("quire.engine.model", ("load_model",)),
     ("quire.engine.past", ("PastKVs",)),

@@ -1,0 +1,142 @@
+"""`AsyncEngine`: the engine for a program that answers many at once. One thread computes; coroutines wait for their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+from quire.config import EngineConfig
+from quire.engine.chats import Messages
+from quire.engine.core import EngineCore
+from quire.engine.engine_thread import EngineThread
+from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
+from quire.engine.group import RequestGroup, Submission
+from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
+from quire.engine.options import EngineOptions, engine_config
+from quire.engine.prompts import GivenContext, Prompt, Prompts, read_output
+from quire.engine.routing import Deltas, FinalOutputs
+from quire.engine.scores import Score, score_of
+from quire.engine.uncopyable import Uncopyable
+from quire.kv.ledger import CacheExplanation
+from quire.models.spec import ModelSpec
+from quire.request import RequestOutput, SamplingParams
+from quire.text.conversation import Conversation
+from quire.text.template_inputs import TemplateInputs
+
+
+class AsyncEngine(Uncopyable):
+    """A model in memory with its KV cache and a thread that computes. Use it as an async context manager or await `close()`.
+
+    Any number of coroutines, in any event loops and threads, may ask at once; what they ask is computed together, and each
+    answer is the one that `LLM` gives. Arguments are those of `LLM`. The constructor loads the model and blocks meanwhile:
+    in a running event loop, `await asyncio.to_thread(AsyncEngine, model)`. Texts are tokenized in worker threads of the loop.
+    A call that is canceled ends its requests with the step that runs; their computed prefixes stay in the cache.
+
+    If the engine thread crashes, every waiting and every later call raises ExecutorError.
+    """
+
+    def __init__(self, model: str | Path | None = None, **options: Unpack[EngineOptions]) -> None:
+        checkpoint, config = open_checkpoint(model, engine_config(options))
+        self.config: EngineConfig = config
+        self.spec: ModelSpec = checkpoint.spec
+        self.tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
+        executor = build_executor(checkpoint, config, options.get("on_progress"))
+        self._frontend = Frontend(self.tokenizer)
+        self._engine = EngineThread(build_core(executor, self.tokenizer, config, origin_of(checkpoint)))
+        weakref.finalize(self, self._engine.ask_to_stop).atexit = False
+
+    # -- asking ----------------------------------------------------------------------
+
+    async def generate(
+        self, prompts: Prompts, sampling_params: SamplingParamsOfAll = None, *, priority: PriorityOfAll = 0
+    ) -> list[RequestOutput]:
+        """Continues every prompt and returns one output per prompt, in their order, as `LLM.generate`."""
+        return await self._answers(lambda: self._frontend.prompts(prompts, sampling_params, priority))
+
+    async def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParamsOfAll = None,
+        *,
+        priority: PriorityOfAll = 0,
+        **inputs: Unpack[TemplateInputs],
+    ) -> list[RequestOutput]:
+        """Answers one conversation or many through the model's chat template, as `LLM.chat`."""
+        return await self._answers(lambda: self._frontend.chats(messages, sampling_params, priority, inputs))
+
+    async def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, priority: int = 0
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Yields what each step adds, as `LLM.stream`; the request is checked and begins when the first output is awaited.
+
+        A reader that is slow finds what it missed, and delays no other. `aclose()`, leaving the loop's task canceled, or
+        losing the stream ends the request.
+        """
+        groups = await self._checked(lambda: [self._frontend.prompt(prompt, sampling_params, priority)])
+        deltas = Deltas(groups[0])
+        try:
+            waiting = self._engine.submit(groups, deltas)
+            while not deltas.is_over:
+                yield (await waiting.until_ready()).take()
+        finally:
+            self._leave(groups)
+
+    async def score(self, prompt: Prompt, *, given: GivenContext | None = None, num_candidates: int = 0) -> Score:
+        """Returns the teacher-forced log-probability of every token of a text or of token ids, as `LLM.score`."""
+        groups = await self._checked(lambda: [self._frontend.score(prompt, given, num_candidates)])
+        (output,) = await self._outputs(groups)
+        return score_of(output, groups[0].submission.num_given_tokens)
+
+    def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
+        """Returns an empty conversation of many turns whose tokens only grow, as `LLM.conversation`."""
+        return self._frontend.conversation(inputs)
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request with the step that runs: its call gets what there is, with FinishReason.ABORT. Never waits."""
+        self._engine.routed.inbox.abort(request_id)
+
+    def explain(self, output: RequestOutput) -> CacheExplanation | None:
+        """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
+        return self._engine.routed.explain(read_output(output))
+
+    # -- life ------------------------------------------------------------------------
+
+    @property
+    def core(self) -> EngineCore:
+        """The engine underneath, to look at while nothing runs: the engine thread changes it with every step."""
+        return self._engine.routed.core
+
+    async def close(self) -> None:
+        """Ends everything that runs, with RequestError for its callers, and the engine thread; a second call does nothing."""
+        await asyncio.to_thread(self._engine.stop)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    # -- inside ----------------------------------------------------------------------
+
+    async def _answers(self, submissions: Callable[[], list[Submission]]) -> list[RequestOutput]:
+        return await self._outputs(await self._checked(submissions))
+
+    async def _checked(self, submissions: Callable[[], list[Submission]]) -> list[RequestGroup]:
+        """Reads, tokenizes and checks in a worker thread, so that no long text holds up the event loop."""
+        self._engine.check_process()
+        return await asyncio.to_thread(lambda: self._engine.routed.check(submissions()))
+
+    async def _outputs(self, groups: Sequence[RequestGroup]) -> list[RequestOutput]:
+        outputs = FinalOutputs([group.request_id for group in groups])
+        try:
+            waiting = self._engine.submit(groups, outputs)
+            return (await waiting.until_ready()).take()
+        finally:
+            self._leave(groups)
+
+    def _leave(self, groups: Sequence[RequestGroup]) -> None:
+        self._engine.routed.leave([group.request_id for group in groups])
