@@ -83,7 +83,7 @@ def test_other_bits_fail_although_they_are_near(tiny_model: Path, monkeypatch: p
 
 
 def test_without_torch_the_install_command_is_named(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "quire.engine.teacher", None)
+    monkeypatch.setitem(sys.modules, "quire.verify.torch_scorer", None)
     result = compare(tiny_model)
     assert result.exit_code == 1
     assert "pip install 'quire[torch]'" in result.stderr

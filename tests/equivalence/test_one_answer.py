@@ -11,12 +11,12 @@ import torch
 import transformers
 
 from quire.config import DType, KVFormat, Quantize
-from quire.engine.replay import ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay, took_place
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint, load_checkpoint
 from quire.models.weights import SourceDType, SourceTensor, Weights
+from quire.verify.replay import ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay, took_place
 from support.checkpoints import CASES, VOCAB, make_model, save_model
 from support.configs import spec_of
 from support.weights import random_weights

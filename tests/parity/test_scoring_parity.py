@@ -17,11 +17,11 @@ from quire.config import CacheConfig, DType, EngineConfig, KVFormat, SchedulerCo
 from quire.engine.core import EngineCore
 from quire.engine.loading import Origin, build_core
 from quire.engine.scores import Score, ScoredText, score_on
-from quire.engine.teacher import Teacher
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.protocol import Executor, kv_layout
 from quire.executors.torch_decoder import Decoder
 from quire.text.tokenizer import Tokenizer
+from quire.verify.torch_scorer import TorchScorer
 from support.checkpoints import VOCAB
 from support.fake_engine import write_tokenizer
 from support.pair import Pair
@@ -60,7 +60,7 @@ def scored(core: EngineCore, num_given: int = 0) -> Score:
 
 
 def test_scores_equal_the_trainers_log_probabilities(pair: Pair, executor: Executor, tokenizer: Tokenizer) -> None:
-    expected = Teacher(pair.checkpoint, threads=1).logprobs(TEXT)
+    expected = TorchScorer(pair.checkpoint, threads=1).logprobs(TEXT)
     found = scored(core_of(executor, tokenizer))
     np.testing.assert_allclose(np.array(found.logprobs[1:], dtype=np.float64), expected, rtol=0, atol=BOUND)
 

@@ -12,8 +12,8 @@ from quire.cli.options import EngineChoice, engine_options
 
 if TYPE_CHECKING:
     from quire.config import EngineConfig
-    from quire.engine.verify import Check
-    from quire.engine.verify_training import TrainingCheck
+    from quire.verify.promises import Check
+    from quire.verify.training import TrainingCheck
 
 BROKEN = 1
 """Exit code when a promise does not hold."""
@@ -67,8 +67,8 @@ def _verify_promises(engine: EngineChoice, is_full: bool, as_json: bool) -> bool
 
 def _verify_training(engine: EngineChoice, is_full: bool, as_json: bool) -> bool:
     from quire.cli.display import err_console, print_json
-    from quire.engine.verify_training import verify_training
     from quire.errors import ConfigError
+    from quire.verify.training import verify_training
 
     if is_full:
         raise ConfigError("--full belongs to the promises, not to --training", next_step="Leave one of the two out.")
@@ -87,7 +87,7 @@ def _verify_training(engine: EngineChoice, is_full: bool, as_json: bool) -> bool
 
 
 def _checks(engine: EngineChoice, is_full: bool) -> Iterator[Check]:
-    from quire.engine.verify import verify as run_checks
+    from quire.verify.promises import verify as run_checks
 
     return run_checks(engine.model, _config(engine), is_full=is_full)
 

@@ -104,12 +104,12 @@ def test_the_reference_is_no_distance_from_itself_and_a_format_is_some(report: Q
 @needs_native
 def test_the_reference_predicts_what_teacher_forcing_of_the_whole_piece_does(checkpoint: Checkpoint) -> None:
     torch = pytest.importorskip("torch")
-    from quire.engine.teacher import Teacher
+    from quire.verify.torch_scorer import TorchScorer
 
     token_ids = tuple(int(each) for each in np.random.default_rng(1).integers(0, checkpoint.spec.vocab_size, 90))
     plain = Text(token_ids=token_ids, is_answer=(False,) * len(token_ids))
     found = measure_quality(checkpoint, QualityWork(pieces=(plain,), context=90), {"threads": 1}).formats[0]
-    expected = Teacher(checkpoint, torch.get_num_threads()).logprobs(token_ids)
+    expected = TorchScorer(checkpoint, torch.get_num_threads()).logprobs(token_ids)
     assert math.log(found.tokens.perplexity) == pytest.approx(-expected.mean(), rel=1e-5)
     assert found.answers is None
 

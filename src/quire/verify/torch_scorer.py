@@ -14,7 +14,7 @@ from quire.models.checkpoint import Checkpoint
 Float64Array = npt.NDArray[np.float64]
 
 
-class Teacher:
+class TorchScorer:
     """The torch `Decoder` with the checkpoint's weights as stored, in float32 arithmetic, on a number of threads."""
 
     def __init__(self, checkpoint: Checkpoint, threads: int) -> None:

@@ -20,7 +20,16 @@ import numpy as np
 
 from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine.loading import build_executor, load_executor
-from quire.engine.replay import (
+from quire.engine.resolve import settled
+from quire.errors import ConfigError, PromptTooLongError, RequestError
+from quire.executors.protocol import Executor, Float32Array
+from quire.kv.manager import KVCacheManager
+from quire.kv.pool import BlockPool
+from quire.models.checkpoint import Checkpoint
+from quire.request import Request, SamplingParams
+from quire.sched.scheduler import Scheduler
+from quire.units import format_bytes
+from quire.verify.replay import (
     NUM_NEIGHBOURS,
     ORACLE,
     Prefix,
@@ -32,15 +41,6 @@ from quire.engine.replay import (
     replay,
     took_place,
 )
-from quire.engine.resolve import settled
-from quire.errors import ConfigError, PromptTooLongError, RequestError
-from quire.executors.protocol import Executor, Float32Array
-from quire.kv.manager import KVCacheManager
-from quire.kv.pool import BlockPool
-from quire.models.checkpoint import Checkpoint
-from quire.request import Request, SamplingParams
-from quire.sched.scheduler import Scheduler
-from quire.units import format_bytes
 
 PROMPT_TOKENS = 70  # or two blocks and a bit, if blocks are larger: a warm prefix needs a full block
 NEW_TOKENS = 8

@@ -31,7 +31,7 @@ from quire.models.checkpoint import Checkpoint
 from quire.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from quire.engine.teacher import Teacher
+    from quire.verify.torch_scorer import TorchScorer
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -82,13 +82,13 @@ def verify_training(model: str | Path | None, config: EngineConfig) -> Iterator[
     context too short for the texts.
     """
     cache = replace(config.cache, mode=KVCacheMode.PAGED, prefix_cache=PrefixCache.ON)
-    teacher_class = _teacher_class()
+    scorer_class = _scorer_class()
     checkpoint, resolved = open_checkpoint(model, replace(config, cache=cache, scheduler=SchedulerConfig()))
     tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
     texts = _texts(checkpoint, resolved, tokenizer)
-    teacher = teacher_class(checkpoint, settled(resolved.threads, "threads"))
-    expected = [teacher.logprobs(text) for text in texts]
-    del teacher  # one copy of the weights at a time
+    scorer = scorer_class(checkpoint, settled(resolved.threads, "threads"))
+    expected = [scorer.logprobs(text) for text in texts]
+    del scorer  # one copy of the weights at a time
     for kind in _kinds(resolved):
         comparison = _Comparison(checkpoint, replace(resolved, executor=kind), tokenizer, texts, expected)
         yield from comparison.checks()
@@ -186,13 +186,13 @@ def _kinds(config: EngineConfig) -> list[ExecutorKind]:
     return list(dict.fromkeys([*native, chosen]))
 
 
-def _teacher_class() -> type[Teacher]:
+def _scorer_class() -> type[TorchScorer]:
     try:
-        from quire.engine.teacher import Teacher
+        from quire.verify.torch_scorer import TorchScorer
     except ImportError as error:
         raise ExecutorUnavailableError(
             "comparing with the trainer needs torch, which cannot be imported here",
             given=error,
             next_step="Run pip install 'quire[torch]', or leave --training out.",
         ) from error
-    return Teacher
+    return TorchScorer
