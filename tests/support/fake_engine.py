@@ -27,7 +27,7 @@ from quire.engine.core import EngineCore
 from quire.engine.group import Submission
 from quire.engine.loading import Origin, build_core
 from quire.errors import ExecutorError
-from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch, best_of, kv_layout
+from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of, kv_layout
 from quire.kv.layout import KVLayout
 from quire.models.spec import Activation, FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm
 from quire.request import RequestOutput, SamplingParams
@@ -103,8 +103,8 @@ class FakeExecutor:
         logits = [self._row(self._latest, int(row)) for row in rows]
         return np.stack(logits) if logits else np.empty((0, VOCAB_SIZE), dtype=np.float32)
 
-    def best(self, rows: Int32Array) -> BestTokens:
-        return best_of(self.head(rows))
+    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
+        return argmax_of(self.head(rows))
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         keys = np.repeat(self.tokens[slots].astype(np.float32)[:, None, None], 2, axis=2)

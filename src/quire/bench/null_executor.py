@@ -6,7 +6,7 @@ import numpy as np
 
 from quire.config import KVFormat
 from quire.errors import ExecutorError
-from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch, kv_layout
+from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 
 _NUM_READY = 61
@@ -24,7 +24,7 @@ class NullExecutor:
         self.num_blocks = num_blocks
         self.kv_bytes = 0
         self._nothing: Float32Array = np.empty((0, spec.vocab_size), dtype=np.float32)
-        self._ready: dict[int, list[BestTokens]] = {}
+        self._ready: dict[int, list[ArgmaxTokens]] = {}
         self._num_answers = 0
 
     def run(self, batch: StepBatch) -> Float32Array:
@@ -33,7 +33,7 @@ class NullExecutor:
     def head(self, rows: Int32Array) -> Float32Array:
         raise self._refused(f"logits of {len(rows)} rows")
 
-    def best(self, rows: Int32Array) -> BestTokens:
+    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
         ready = self._ready.get(len(rows))
         if ready is None:
             ready = self._ready[len(rows)] = self._answers(len(rows))
@@ -46,10 +46,10 @@ class NullExecutor:
     def copy_block(self, source: int, target: int) -> None:
         """Copies nothing: no block holds anything."""
 
-    def _answers(self, num_rows: int) -> list[BestTokens]:
+    def _answers(self, num_rows: int) -> list[ArgmaxTokens]:
         token_ids = np.random.default_rng(num_rows).integers(self.spec.vocab_size, size=(_NUM_READY, num_rows), dtype=np.int32)
         zeros = np.zeros(num_rows, dtype=np.int32)
-        return [BestTokens(token_ids=each, num_not_finite=zeros) for each in token_ids]
+        return [ArgmaxTokens(token_ids=each, num_not_finite=zeros) for each in token_ids]
 
     def _refused(self, what: str) -> ExecutorError:
         return ExecutorError("the null executor computes nothing", given=what, next_step="Ask it for the best tokens only.")

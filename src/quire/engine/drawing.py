@@ -11,7 +11,7 @@ import numpy as np
 from quire.engine.batch import num_logit_rows
 from quire.engine.failure import failure_message
 from quire.errors import is_failure
-from quire.executors.protocol import BestTokens, Float32Array, Int32Array
+from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array
 from quire.request import TokenLogprobs
 from quire.sample.sampler import SampledToken, SampleRow, not_finite, sample, score
 from quire.sched.plan import ScheduledChunk
@@ -67,7 +67,7 @@ class Drawing:
                 return True
         return False
 
-    def read_best(self, best: BestTokens) -> None:
+    def read_best(self, best: ArgmaxTokens) -> None:
         """Takes the best tokens of the next rows [R] of a step that needs no logits: one row for each chunk that samples."""
         sampling = [chunk.request_id for chunk in self._chunks if chunk.samples]
         request_ids = sampling[self._num_read : self._num_read + len(best.token_ids)]

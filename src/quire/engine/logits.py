@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from quire.executors.protocol import BestTokens, Executor, Float32Array, StepBatch
+from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, StepBatch
 from quire.units import MIB
 
 MAX_LOGIT_BYTES = 32 * MIB
@@ -23,7 +23,7 @@ _BYTES_PER_LOGIT = 4
 LogitReader = Callable[[Float32Array], None]
 """Takes the next rows of logits [R, V] and keeps none of them."""
 
-BestReader = Callable[[BestTokens], None]
+BestReader = Callable[[ArgmaxTokens], None]
 
 
 def run_in_slices(executor: Executor, batch: StepBatch, read: LogitReader) -> None:
@@ -47,7 +47,7 @@ def run_for_best(executor: Executor, batch: StepBatch, read: BestReader) -> None
     executor.run(batch.without_samples())
     size = rows_per_slice(executor.spec.vocab_size)
     for start in range(0, len(rows), size):
-        read(executor.best(rows[start : start + size]))
+        read(executor.argmax(rows[start : start + size]))
 
 
 def rows_per_slice(vocab_size: int) -> int:

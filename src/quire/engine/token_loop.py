@@ -10,7 +10,7 @@ import numpy as np
 from quire.engine.batch import PaddedTables, build_batch, num_logit_rows
 from quire.engine.logits import run_for_best
 from quire.errors import ExecutorError
-from quire.executors.protocol import BestTokens, Executor, Float32Array, StepBatch
+from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, StepBatch
 from quire.request import Request, SamplingParams
 from quire.sched.plan import Sampled, StepPlan
 from quire.sched.scheduler import Scheduler
@@ -42,12 +42,12 @@ class TokenLoop:
         return request
 
     def step(self) -> StepPlan:
-        """Computes one step, as the engine does for greedy requests: tokens come from `Executor.best`, and no logits exist.
+        """Computes one step, as the engine does for greedy requests: tokens come from `Executor.argmax`, and no logits exist.
 
         Raises ExecutorError when nothing can be computed or a logit is not finite.
         """
         plan = self._plan()
-        found: list[BestTokens] = []
+        found: list[ArgmaxTokens] = []
         run_for_best(self._executor, self._batch(plan), found.append)
         token_ids = [token_id for best in found for token_id in _finite(best)]
         sampling = [chunk.request_id for chunk in plan.scheduled if chunk.samples]
@@ -98,7 +98,7 @@ def _sampled_rows(plan: StepPlan, logits: Float32Array) -> dict[str, Float32Arra
     return rows
 
 
-def _finite(best: BestTokens) -> list[int]:
+def _finite(best: ArgmaxTokens) -> list[int]:
     if best.num_not_finite.any():
         raise _not_finite()
     token_ids: list[int] = best.token_ids.tolist()

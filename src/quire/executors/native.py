@@ -14,7 +14,7 @@ from quire.errors import ExecutorUnavailableError
 from quire.executors.checks import check_weights
 from quire.executors.core_errors import translated_errors
 from quire.executors.packed_cache import PackedFile, packed_key
-from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch
+from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
@@ -102,9 +102,9 @@ class NativeExecutor:
             self._decoder.head(np.ascontiguousarray(rows, np.int32), logits)
         return logits
 
-    def best(self, rows: Int32Array) -> BestTokens:
-        """Returns the best token of rows of the latest step, found a few panels at a time inside the product with the head."""
-        found = BestTokens(token_ids=np.empty(len(rows), np.int32), num_not_finite=np.empty(len(rows), np.int32))
+    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
+        """Returns the argmax of rows of the latest step, found a few panels at a time inside the product with the head."""
+        found = ArgmaxTokens(token_ids=np.empty(len(rows), np.int32), num_not_finite=np.empty(len(rows), np.int32))
         with translated_errors(self._core):
             self._decoder.best(np.ascontiguousarray(rows, np.int32), found.token_ids, found.num_not_finite)
         return found

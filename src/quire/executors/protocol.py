@@ -51,8 +51,8 @@ class StepBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BestTokens:
-    """The largest logit of each of S rows.
+class ArgmaxTokens:
+    """The argmax of each of S rows of logits.
 
     token_ids       [S] int32   its id, the smallest of equal ones; means nothing in a row that is not finite
     num_not_finite  [S] int32   logits of the row that are NaN or infinite
@@ -106,8 +106,8 @@ class Executor(Protocol):
         """
         ...
 
-    def best(self, rows: Int32Array) -> BestTokens:
-        """Returns the best token of any rows of the latest `run`: what `best_of(head(rows))` finds, and raises as `head`.
+    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
+        """Returns the argmax of any rows of the latest `run`: what `argmax_of(head(rows))` finds, and raises as `head`.
 
         An executor need not write the logits down for it.
         """
@@ -122,9 +122,9 @@ class Executor(Protocol):
         ...
 
 
-def best_of(logits: Float32Array) -> BestTokens:
-    """Returns the best token of each row of logits [S, V]."""
-    return BestTokens(
+def argmax_of(logits: Float32Array) -> ArgmaxTokens:
+    """Returns the argmax of each row of logits [S, V]."""
+    return ArgmaxTokens(
         token_ids=logits.argmax(axis=1).astype(np.int32),
         num_not_finite=np.count_nonzero(~np.isfinite(logits), axis=1).astype(np.int32),
     )

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from quire.config import DType, IntegerForm, KVFormat, Quantize, WeightFormat
 from quire.executors.checks import check_rows, check_step
-from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch, best_of
+from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
 from quire.executors.reference_quantize import quantised_rows, quantised_weights
 from quire.kv.layout import KVLayout
@@ -104,9 +104,9 @@ class ReferenceExecutor:
         check_rows(rows, len(self._latest))
         return self._head(self._latest[rows])
 
-    def best(self, rows: Int32Array) -> BestTokens:
-        """Returns the best token of rows of the latest step; raises as `head`."""
-        return best_of(self.head(rows))
+    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
+        """Returns the argmax of rows of the latest step; raises as `head`."""
+        return argmax_of(self.head(rows))
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""

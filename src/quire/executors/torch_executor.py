@@ -19,7 +19,7 @@ from torch import Tensor
 from quire.config import DType, KVFormat
 from quire.errors import ExecutorError
 from quire.executors.checks import check_rows, check_step, check_weights
-from quire.executors.protocol import BestTokens, Float32Array, Int32Array, StepBatch, best_of
+from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of
 from quire.executors.reference_math import scoring_of
 from quire.executors.torch_decoder import Decoder, attention
 from quire.kv.layout import KVLayout
@@ -100,9 +100,9 @@ class TorchExecutor:
         with self._computing():
             return _array(self._decoder.logits(self._latest[_indices(rows)]))
 
-    def best(self, rows: Int32Array) -> BestTokens:
-        """Returns the best token of rows of the latest step; raises as `head`."""
-        return best_of(self.head(rows))
+    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
+        """Returns the argmax of rows of the latest step; raises as `head`."""
+        return argmax_of(self.head(rows))
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""

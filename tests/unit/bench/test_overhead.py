@@ -34,7 +34,7 @@ def test_a_run_of_too_many_steps_is_refused(checkpoint: Checkpoint) -> None:
 def test_the_null_executor_answers_with_tokens_of_the_vocabulary_and_nothing_else(checkpoint: Checkpoint) -> None:
     executor = NullExecutor(checkpoint.spec, block_size=32, num_blocks=1)
     rows = np.arange(3, dtype=np.int32)
-    first, second = executor.best(rows), executor.best(rows)
+    first, second = executor.argmax(rows), executor.argmax(rows)
     assert first.token_ids.shape == (3,)
     assert not first.num_not_finite.any()
     assert (first.token_ids != second.token_ids).any()

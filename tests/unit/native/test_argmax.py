@@ -10,7 +10,7 @@ import pytest
 from quire.config import DType, KVFormat
 from quire.errors import ExecutorError
 from quire.executors.native import NativeExecutor, available_isas
-from quire.executors.protocol import StepBatch, best_of, kv_layout
+from quire.executors.protocol import StepBatch, argmax_of, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from support.configs import spec_of
@@ -44,7 +44,7 @@ def assert_agree(executor: NativeExecutor) -> None:
     run_rows(executor)
     for rows in ([0], [3, 22], [5, 5, 1], list(range(NUM_ROWS)), []):
         wanted = np.array(rows, np.int32)
-        found, expected = executor.best(wanted), best_of(executor.head(wanted))
+        found, expected = executor.argmax(wanted), argmax_of(executor.head(wanted))
         assert found.num_not_finite.tolist() == expected.num_not_finite.tolist()
         finite = expected.num_not_finite == 0
         assert found.token_ids[finite].tolist() == expected.token_ids[finite].tolist()
@@ -82,7 +82,7 @@ def test_equal_logits_in_several_panels_give_the_smallest_id() -> None:
     for threads in (1, 2):
         executor = executor_of(spec, weights, threads=threads)
         run_rows(executor)
-        assert executor.best(np.array([0, 4], np.int32)).token_ids.tolist() == [0, 0]
+        assert executor.argmax(np.array([0, 4], np.int32)).token_ids.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -90,14 +90,14 @@ def test_logits_that_are_not_finite_are_counted(value: float) -> None:
     spec = replace(spec_of("llama"), vocab_size=1000, is_head_tied=False)
     executor = executor_of(spec, with_rows(random_weights(spec), {0: value, 500: value, 999: value}), threads=2)
     assert_agree(executor)
-    assert executor.best(np.array([7], np.int32)).num_not_finite.tolist() == [3]
+    assert executor.argmax(np.array([7], np.int32)).num_not_finite.tolist() == [3]
 
 
 def test_rows_that_the_latest_step_had_not_are_refused() -> None:
     spec = spec_of("llama")
     executor = executor_of(spec, random_weights(spec))
     with pytest.raises(ExecutorError, match="latest step"):
-        executor.best(np.array([0], np.int32))
+        executor.argmax(np.array([0], np.int32))
     run_rows(executor)
     with pytest.raises(ExecutorError, match="latest step"):
-        executor.best(np.array([NUM_ROWS], np.int32))
+        executor.argmax(np.array([NUM_ROWS], np.int32))
