@@ -21,7 +21,7 @@ def step() -> None:
         print(f"step {plan.step:2} {chunk.request_id} [{chunk.start}, {chunk.stop}) table {chunk.block_ids} slots {slots}")
     for name in plan.preempted:
         print(f"step {plan.step:2} {name} is preempted")
-    scheduler.complete_step(plan, {chunk.request_id: Sampled(token_id=500 + plan.step) for chunk in plan.scheduled})
+    scheduler.complete_step(plan, {chunk.request_id: [Sampled(token_id=500 + plan.step)] for chunk in plan.scheduled})
     print("  pool  " + " ".join(shown(block) for block in manager.pool.blocks))
 
 

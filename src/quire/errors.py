@@ -158,3 +158,28 @@ def is_failure(error: BaseException) -> bool:
     if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
         return False
     return isinstance(error, Exception) or all(kind.__name__ != "CancelledError" for kind in type(error).__mro__)
+
+
+_MAX_MESSAGE_CHARS = 500
+
+
+def failure_message(error: BaseException) -> str:
+    """Returns what the owner of a request reads about an exception that ended it, at most 500 characters.
+
+    It is the text of an error of Quire's own, or the kind and text of any other.
+    """
+    text = str(error) if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
+    return text[:_MAX_MESSAGE_CHARS]
+
+
+def failure_of(message: str) -> ExecutorError:
+    """Returns the error to raise for a request that ended with `message`; advice that the message ends with is not doubled."""
+    problem, _, next_step = message.removesuffix(".").rpartition(". ")
+    if not problem or not message.endswith("."):
+        return ExecutorError(message.removesuffix("."), next_step="Try again, or check the model's weights.")
+    return ExecutorError(problem, next_step=f"{next_step}.")
+
+
+def defect(problem: str) -> IntegrityError:
+    """Returns the error for bookkeeping that contradicts itself."""
+    return IntegrityError(problem, next_step="Report this as a defect with the steps that led to it.")

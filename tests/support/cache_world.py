@@ -53,9 +53,7 @@ def require(fact: bool, message: str) -> None:
 
 def wanted_rows(chunk: ScheduledChunk) -> list[int]:
     """Returns the positions whose logits a chunk asks for."""
-    if chunk.wants_all_rows:
-        return list(range(chunk.start + chunk.num_given_rows, chunk.stop))
-    return [chunk.stop - 1] if chunk.samples else []
+    return list(range(chunk.stop - chunk.num_logit_rows, chunk.stop))
 
 
 def rows_to_want(request: Request, chunk: ScheduledChunk) -> list[int]:
@@ -153,13 +151,13 @@ class World:
                 self.write(chunk, position, chain[position])
 
     def complete(self, plan: StepPlan) -> None:
-        sampled = {chunk.request_id: self.sample() for chunk in plan.scheduled if chunk.samples}
+        sampled = {chunk.request_id: [self.sample()] for chunk in plan.scheduled if chunk.num_sample_rows}
         running = {chunk.request_id: chunk for chunk in plan.scheduled if chunk.request_id in self.live}
         before = {name: len(self.live[name].output_token_ids) for name in running}
         finished = self.scheduler.complete_step(plan, sampled)
         for name, chunk in running.items():
             grown = len(self.live[name].output_token_ids) - before[name]
-            require(grown == chunk.samples, "a chunk that samples adds one token, any other none")
+            require(grown == chunk.num_sample_rows, "a chunk that samples adds one token, any other none")
             self.computed[name] = 0 if self.mode is KVCacheMode.OFF else chunk.stop
             is_kept = self.mode is KVCacheMode.PAGED or self.live[name].status is RequestStatus.FINISHED
             require(is_kept or not self.manager.block_ids(name), "K/V outlives its step although the cache is off")
@@ -285,9 +283,11 @@ class World:
             require(chunk.start == self.computed[chunk.request_id] == request.num_computed_tokens, "chunks do not tile")
             require(0 < chunk.num_tokens <= request.num_tokens - chunk.start, "a chunk outside the request")
             require(wanted_rows(chunk) == rows_to_want(request, chunk), "logits of the wrong rows are wanted")
-            require(chunk.samples == (chunk.stop == request.num_tokens), "samples at the wrong place")
+            require(chunk.num_sample_rows == (chunk.stop == request.num_tokens), "samples at the wrong place")
             require(len(chunk.block_ids) == -(-chunk.stop // self.block_size), "table and tokens differ in length")
-            require(self.mode is KVCacheMode.PAGED or (chunk.start == 0 and chunk.samples), "a cache although it is off")
+            require(
+                self.mode is KVCacheMode.PAGED or (chunk.start == 0 and chunk.num_sample_rows == 1), "a cache although it is off"
+            )
         self.check_urgency(plan)
 
     def check_urgency(self, plan: StepPlan) -> None:

@@ -46,7 +46,7 @@ def planned(scheduler: Scheduler) -> StepPlan:
 
 def completed(scheduler: Scheduler, plan: StepPlan, token_id: int = 7) -> tuple[Request, ...]:
     """Completes a step in which every chunk that samples draws `token_id`."""
-    sampled = {chunk.request_id: Sampled(token_id=token_id) for chunk in plan.scheduled if chunk.samples}
+    sampled = {chunk.request_id: [Sampled(token_id=token_id)] for chunk in plan.scheduled if chunk.num_sample_rows}
     finished = scheduler.complete_step(plan, sampled)
     scheduler.manager.check()
     return finished

@@ -16,7 +16,7 @@ import numpy as np
 from quire.bench.divergence import BoolArray, Divergence, DivergenceMeter
 from quire.bench.rig import Rig, Room, Watch, chunk_step
 from quire.config import DType, KVFormat
-from quire.engine.logits import rows_per_slice
+from quire.engine.batch import rows_per_slice
 from quire.engine.options import WEIGHT_FORMATS, EngineOptions
 from quire.errors import ConfigError
 from quire.executors.protocol import Float32Array

@@ -9,7 +9,7 @@ from enum import Enum
 from types import MappingProxyType
 from unicodedata import category
 
-from quire.engine.failure import failure_of
+from quire.errors import failure_of
 from quire.kv.layout import KVLayout
 from quire.request import FinishReason, RequestOutput, SamplingParams, TokenLogprobs
 from quire.sched.limits import ContextBound, RequestLimits

@@ -4,18 +4,34 @@ chunks   a: tokens [4, 7)     b: token [9, 10)
 rows     0  1  2              3                     token_ids, positions, slot_mapping   [T]
          ^-- query_start[0]   ^-- query_start[1]    query_start ends with T              [B+1]
                sampled: 2           3               sample_rows: where a logit row is wanted
+
+And from its arrays to its logits, a slice of rows at a time: a text of a thousand tokens never meets a thousand rows of a
+vocabulary.
+
+    body    T tokens through all layers, once                        run  ->  hidden rows stay in the executor
+    head    [0, R)  [R, 2R)  [2R, S)    rows whose logits are wanted   run, head, head; each slice is consumed, then dropped
+
+A row of the head does not depend on its neighbors, so on the native executor no slice changes a bit. The reference and the
+torch executor never promised that: their matrix products may order sums by shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
 
-from quire.executors.protocol import Int32Array, StepBatch
+from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32Array, StepBatch
 from quire.sched.plan import ScheduledChunk
+from quire.units import MIB
+
+MAX_LOGIT_BYTES = 32 * MIB
+"""Logits that exist at once: 55 rows of a 152k vocabulary, where products are long past being bound by reading the head."""
+
+_BYTES_PER_LOGIT = 4
 
 
 class TokenSource(Protocol):
@@ -24,11 +40,6 @@ class TokenSource(Protocol):
     def token_ids(self, start: int, stop: int) -> Sequence[int]:
         """Returns tokens [start, stop)."""
         ...
-
-
-def num_logit_rows(chunk: ScheduledChunk) -> int:
-    """Returns how many rows of logits the executor returns for a chunk."""
-    return chunk.num_tokens - chunk.num_given_rows if chunk.wants_all_rows else int(chunk.samples)
 
 
 class PaddedTables:
@@ -65,12 +76,12 @@ class PaddedTables:
 def build_batch(
     chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, tables: PaddedTables | None = None
 ) -> StepBatch:
-    """Returns the arrays of one step; logit rows come in the order of `chunks`, `num_logit_rows` each.
+    """Returns the arrays of one step; logit rows come in the order of `chunks`, `num_logit_rows` of each.
 
     `tables` of the step before save writing block tables anew.
     """
     block_tables = (tables or PaddedTables()).of(chunks)
-    if all(chunk.num_tokens == 1 and chunk.samples and not chunk.wants_all_rows for chunk in chunks):
+    if all(chunk.num_tokens == chunk.num_sample_rows == 1 for chunk in chunks):
         return _decode_batch(chunks, sources, block_size, block_tables)
     counts = [chunk.num_tokens for chunk in chunks]
     query_start = np.array([0, *accumulate(counts)], dtype=np.int32)
@@ -127,8 +138,34 @@ def _sample_rows(chunks: Sequence[ScheduledChunk]) -> Int32Array:
     stop = 0
     for chunk in chunks:
         stop += chunk.num_tokens
-        if chunk.wants_all_rows:
-            rows.extend(range(stop - num_logit_rows(chunk), stop))
-        elif chunk.samples:
-            rows.append(stop - 1)
+        rows.extend(range(stop - chunk.num_logit_rows, stop))
     return np.array(rows, dtype=np.int32)
+
+
+def logit_slices(executor: Executor, batch: StepBatch) -> Iterator[Float32Array]:
+    """Runs a step and yields the logits [R, V] of its sample rows, in order, at most `MAX_LOGIT_BYTES` at a time.
+
+    A vocabulary of more than 8M tokens still gets one row per slice. Raises what the executor raises, between two slices too.
+    """
+    rows = batch.sample_rows
+    size = rows_per_slice(executor.spec.vocab_size)
+    if len(rows) <= size:
+        yield executor.run(batch)
+        return
+    yield executor.run(replace(batch, sample_rows=rows[:size]))
+    for start in range(size, len(rows), size):
+        yield executor.head(rows[start : start + size])
+
+
+def argmax_slices(executor: Executor, batch: StepBatch) -> Iterator[ArgmaxTokens]:
+    """Runs a step and yields the argmax of its sample rows, in order. Otherwise as `logit_slices`."""
+    rows = batch.sample_rows
+    executor.run(batch.without_samples())
+    size = rows_per_slice(executor.spec.vocab_size)
+    for start in range(0, len(rows), size):
+        yield executor.argmax(rows[start : start + size])
+
+
+def rows_per_slice(vocab_size: int) -> int:
+    """Returns how many rows of logits fit `MAX_LOGIT_BYTES`; at least one."""
+    return max(1, MAX_LOGIT_BYTES // (_BYTES_PER_LOGIT * vocab_size))

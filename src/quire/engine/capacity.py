@@ -16,7 +16,7 @@ from math import prod
 from types import MappingProxyType
 
 from quire.config import DEFAULT_KV_MEMORY_BYTES, CacheConfig, ExecutorKind, IntegerForm, SchedulerConfig, WeightFormat
-from quire.engine.logits import rows_per_slice
+from quire.engine.batch import rows_per_slice
 from quire.environment import Memory, read_memory
 from quire.errors import CapacityError, ConfigError
 from quire.kv.layout import KVLayout

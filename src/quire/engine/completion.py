@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from quire.engine.failure import failure_message
-from quire.errors import is_failure
+from quire.errors import failure_message, is_failure
 from quire.request import CompletionOutput, FinishReason, Logprob, Request, SamplingParams, TokenLogprobs
 from quire.sample.sampler import SampledToken, SampleRow, TokenCounts
+from quire.sched.plan import Sampled
 from quire.text.automaton import Automaton
 from quire.text.banned_words import BannedTokens, BannedWords
 from quire.text.detokenizer import IncrementalDetokenizer
@@ -18,13 +18,16 @@ from quire.text.tokenizer import Tokenizer
 
 @dataclass(slots=True, kw_only=True)  # not frozen: one is made for every token, in a third of the time
 class Progress:
-    """What one step added to completion `index` of a request. `text` may be empty: half a character, or a possible stop."""
+    """What one step added to completion `index` of a request. `text` may be empty: half a character, or a possible stop.
+
+    `logprobs` holds one mapping for each of `token_ids`, or is None where none were asked for.
+    """
 
     request_id: str
     index: int
     text: str
-    token_id: int
-    logprobs: TokenLogprobs | None
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] | None
     cumulative_logprob: float | None
     finish_reason: FinishReason | None
     stop_reason: int | str | None
@@ -42,6 +45,8 @@ class OutputWords:
 class CompletionState:
     """Follows one scheduler request on behalf of its reader, and decides with each token whether the completion ends with it.
 
+    `group_id` names the submission it belongs to. `row` and `token_ids` are what a step asks of its request.
+
     STOP and the stop reason are decided here, once there are more than `min_tokens` tokens. In this order:
 
         a stop id          reason: the id        the token stays in `token_ids` and is left out of the text
@@ -52,11 +57,13 @@ class CompletionState:
     that is complete with the last token goes before it. Only STOP has a stop reason.
     """
 
-    def __init__(self, request: Request, index: int, tokenizer: Tokenizer, words: OutputWords) -> None:
+    def __init__(self, request: Request, group_id: str, index: int, tokenizer: Tokenizer, words: OutputWords) -> None:
         params = request.sampling
         self.request = request
+        self.group_id = group_id
         self.index = index
         self.row = _sample_row(request, tokenizer, words)
+        self.token_ids = request.token_ids
         self._tokenizer = tokenizer
         self._ending_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eos_token_ids)
         self._detokenizer = IncrementalDetokenizer(
@@ -66,20 +73,36 @@ class CompletionState:
         self._stop_reason: int | str | None = None
         self._error: str | None = None
         self._text: list[str] = []
-        self._num_told = 0  # parts of the text that came before the last token
+        self._num_old_tokens = 0  # tokens and parts of the text that came before the last step
+        self._num_old_parts = 0
         self._logprobs: list[TokenLogprobs] = []
         self._cumulative_logprob = 0.0 if params.logprobs is not None else None
 
-    def advance(self, sampled: SampledToken) -> FinishReason | None:
-        """Takes the token drawn for the next position; returns STOP if the completion ends with it."""
+    def advance(self, tokens: Sequence[SampledToken]) -> list[Sampled]:
+        """Takes the tokens drawn for the next positions, up to the first that ends the completion; returns those taken."""
+        self._num_old_tokens = len(self.request.output_token_ids)
+        self._num_old_parts = len(self._text)
+        num_room = self.request.max_num_tokens - self.request.num_tokens
+        taken: list[Sampled] = []
+        for token in tokens:
+            is_past_minimum = self._num_old_tokens + len(taken) >= self.request.sampling.min_tokens
+            is_last = len(taken) + 1 >= num_room
+            reason = self._take(token, is_past_minimum=is_past_minimum, is_last=is_last)
+            taken.append(Sampled(token.token_id, reason))
+            if is_last or reason is not None:
+                break
+        return taken
+
+    def _take(self, sampled: SampledToken, *, is_past_minimum: bool, is_last: bool) -> FinishReason | None:
+        """Takes one token, the last that the length allows if `is_last`; returns STOP if the completion ends with it."""
         token_id, logprobs = sampled
-        params = self.request.sampling
-        is_past_minimum = len(self.request.output_token_ids) >= params.min_tokens
         is_ending_id = is_past_minimum and token_id in self._ending_ids
-        if is_ending_id and token_id in params.stop_token_ids:
+        if is_ending_id and token_id in self.request.sampling.stop_token_ids:
             self._stop_reason = token_id
-        self._num_told = len(self._text)
-        self._read(token_id, is_ending_id=is_ending_id, heeds_stops=is_past_minimum and self._stop_reason is None)
+        heeds_stops = is_past_minimum and self._stop_reason is None
+        self._read(token_id, is_ending_id=is_ending_id, heeds_stops=heeds_stops)
+        if is_ending_id or is_last:
+            self._release(heeds_stops=heeds_stops)
         if logprobs is not None:
             self._note_logprobs(logprobs, token_id)
         return FinishReason.STOP if is_ending_id or self._stop_reason is not None else None
@@ -97,15 +120,14 @@ class CompletionState:
         if self._error is not None:
             self._stop_reason = None
 
-    def progress(self, request_id: str) -> Progress:
-        """Returns what the last token added, with what its end released."""
-        request = self.request
+    def progress(self) -> Progress:
+        """Returns what the last step added, with what its end released."""
         return Progress(
-            request_id=request_id,
+            request_id=self.group_id,
             index=self.index,
-            text="".join(self._text[self._num_told :]),
-            token_id=request.output_token_ids[-1],
-            logprobs=self._logprobs[-1] if self._logprobs else None,
+            text="".join(self._text[self._num_old_parts :]),
+            token_ids=tuple(self.request.output_token_ids[self._num_old_tokens :]),
+            logprobs=tuple(self._logprobs[self._num_old_tokens :]) if self._logprobs else None,
             cumulative_logprob=self._cumulative_logprob,
             finish_reason=self._finish_reason,
             stop_reason=self._stop_reason,
@@ -142,8 +164,6 @@ class CompletionState:
             self._show(text, hidden, heeds_stops=heeds_stops)
         else:
             self._text.append("" if hides else self._detokenizer.push(token_id))
-        if is_ending_id or self.request.draws_last_token:
-            self._release(heeds_stops=heeds_stops)
 
     def _show(self, text: str, hidden: str = "", *, heeds_stops: bool) -> None:
         result = self._matcher.push(text, hidden=hidden, heeds=heeds_stops)

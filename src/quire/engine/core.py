@@ -1,31 +1,35 @@
 """The engine's core: submissions in, one step at a time, exactly one final output each.
 
     plan    = scheduler.plan_step()              reserves blocks
-    drawn   = run_chunks(executor, ...)          may fail, as may a draw: the culprit is found and fails alone
+    drawn   = _run_bisecting(plan.scheduled)     may fail, as may a draw: the culprit is found and fails alone
     ended   = scheduler.complete_step(plan, ..)  only now does anything count
 
 Until the last line nothing has happened that `scheduler.abandon(plan)` cannot put back.
+
+When the forward pass fails, halves of the batch are run to find the request at fault:
+
+    run [a b c d] fails      run [a b] works: nothing there      run [c d] fails: run [c] works, run [d] fails -> d
+
+Running a chunk again is harmless: it writes the same K/V into the same slots, logits do not depend on neighbors, and a draw
+is a function of seed and position.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from quire.engine.batch import PaddedTables
+from quire.engine.batch import PaddedTables, argmax_slices, build_batch, logit_slices
 from quire.engine.capacity import require_logprob_room
 from quire.engine.completion import CompletionState, Progress
-from quire.engine.drawing import StepTokens, first_scored
-from quire.engine.failure import failure_message
 from quire.engine.group import RequestGroup, Submission
-from quire.engine.isolate import run_chunks
-from quire.errors import DuplicateRequestError, IntegrityError, RequestError, is_failure
+from quire.engine.step_sampler import StepSampler, StepTokens
+from quire.errors import DuplicateRequestError, IntegrityError, RequestError, defect, failure_message, is_failure
 from quire.executors.protocol import Executor
-from quire.kv.block import defect
 from quire.request import FinishReason, Request, RequestOutput
 from quire.sample.sampler import require_known_tokens
-from quire.sched.plan import Sampled, StepPlan
+from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
 
@@ -36,18 +40,6 @@ IDLE_CHECK_BLOCKS = 1024
 """Blocks that one idle check looks at, well below a millisecond; a larger pool is walked in as many turns as it takes."""
 
 _log = logging.getLogger("quire")
-
-
-class _Member:
-    """One completion and the group it belongs to, with what a step asks of it close at hand."""
-
-    __slots__ = ("group", "row", "state", "token_ids")
-
-    def __init__(self, group: RequestGroup, state: CompletionState) -> None:
-        self.group = group
-        self.state = state
-        self.row = state.row
-        self.token_ids = state.request.token_ids
 
 
 class EngineCore:
@@ -63,7 +55,7 @@ class EngineCore:
         self._make_scheduler = make_scheduler
         self._scheduler = make_scheduler()
         self._groups: dict[str, RequestGroup] = {}
-        self._members: dict[str, _Member] = {}
+        self._states: dict[str, CompletionState] = {}
         self._tables = PaddedTables()
         self._next_checked = 0  # the block where the next idle check begins
 
@@ -111,7 +103,7 @@ class EngineCore:
                 self._scheduler.abort(request_id)
             raise
         self._groups[group.request_id] = group
-        self._members |= {state.request.request_id: _Member(group, state) for state in group.states}
+        self._states |= {state.request.request_id: state for state in group.states}
         return group
 
     def abort(self, request_id: str) -> RequestOutput | None:
@@ -141,7 +133,7 @@ class EngineCore:
         if plan is None:
             return []
         try:
-            drawn = run_chunks(self.executor, plan.scheduled, self._members, self._tables)
+            drawn = self._run_bisecting(plan.scheduled)
         except BaseException:
             self._scheduler.abandon(plan)
             raise
@@ -167,36 +159,60 @@ class EngineCore:
                 next_step="Encode the text with this model's tokenizer.",
             )
 
+    def _run_bisecting(self, chunks: Sequence[ScheduledChunk]) -> StepTokens:
+        """Returns what the chunks bring; with `failures`, that of the requests which fail on their own counts alone."""
+        executor = self.executor
+        sampler = StepSampler(chunks, self._states, executor.spec.vocab_size)
+        try:
+            batch = build_batch(chunks, self._states, executor.layout.block_size, self._tables)
+            if sampler.needs_logits:
+                for logits in logit_slices(executor, batch):
+                    sampler.consume_logits(logits)
+                    del logits  # before the next slice is made
+            else:
+                for best in argmax_slices(executor, batch):
+                    sampler.consume_argmax(best)
+            return sampler.drawn
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            if len(chunks) == 1:
+                return StepTokens(failures={chunks[0].request_id: failure_message(error)})
+        drawn = StepTokens()
+        middle = len(chunks) // 2
+        for half in (chunks[:middle], chunks[middle:]):
+            drawn.take(self._run_bisecting(half))
+        return drawn
+
     def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
         now = self._clock()
-        members = self._members
+        groups, states = self._groups, self._states
         for chunk in plan.scheduled:
-            members[chunk.request_id].group.note_chunk(chunk, plan.step, now)
-        sampled: dict[str, Sampled] = {}
+            groups[states[chunk.request_id].group_id].note_chunk(chunk, plan.step, now)
+        sampled: dict[str, list[Sampled]] = {}
         errors: dict[str, str] = {}
-        for request_id, token in drawn.tokens.items():
+        for request_id, tokens in drawn.tokens.items():
             try:
-                reason = members[request_id].state.advance(token)
+                sampled[request_id] = states[request_id].advance(tokens)
             except BaseException as error:
                 if not is_failure(error):
                     raise
-                errors[request_id], reason = failure_message(error), FinishReason.ERROR
-            sampled[request_id] = Sampled(token.token_id, reason)
+                errors[request_id] = failure_message(error)
+                sampled[request_id] = [Sampled(tokens[0].token_id, FinishReason.ERROR)]
         finished = self._scheduler.complete_step(plan, sampled)
         for request in finished:
-            members[request.request_id].state.end(errors.get(request.request_id))
-        advanced = [members[request_id] for request_id in sampled]
-        events: list[StepEvent] = [member.state.progress(member.group.request_id) for member in advanced]
+            states[request.request_id].end(errors.get(request.request_id))
+        events: list[StepEvent] = [states[request_id].progress() for request_id in sampled]
         return events + [output for request in finished if (output := self._close(request)) is not None]
 
     def _note_scores(self, plan: StepPlan, drawn: StepTokens) -> None:
         """Keeps the prompt scores of a step, also of one that fails: those that come again are skipped."""
         for chunk in plan.scheduled:
-            scores = self._members[chunk.request_id].group.scores
+            scores = self._group_of(chunk.request_id).scores
             if scores is not None and chunk.request_id in drawn.scores:
                 try:
-                    scores.add(first_scored(chunk), drawn.scores[chunk.request_id], self.tokenizer)
+                    scores.add(chunk.first_scored, drawn.scores[chunk.request_id], self.tokenizer)
                 except BaseException as error:
                     if not is_failure(error):
                         raise
@@ -206,13 +222,17 @@ class EngineCore:
         request = self._scheduler.fail(request_id)
         if request is None:
             return []
-        self._members[request_id].state.end(message)
+        self._states[request_id].end(message)
         output = self._close(request)
         return [] if output is None else [output]
 
+    def _group_of(self, request_id: str) -> RequestGroup:
+        return self._groups[self._states[request_id].group_id]
+
     def _close(self, request: Request) -> RequestOutput | None:
         """Forgets a finished completion; returns the final output when it was the last of its group."""
-        group = self._members.pop(request.request_id).group
+        group = self._group_of(request.request_id)
+        del self._states[request.request_id]
         group.note_end(self._clock())
         if group.num_open:
             return None

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from quire.engine.core import EngineCore, StepEvent
-from quire.engine.failure import failure_message
 from quire.engine.group import RequestGroup
 from quire.engine.routing import Reader, RoutedCore
-from quire.errors import ExecutorError
+from quire.errors import ExecutorError, failure_message
 
 _log = logging.getLogger("quire")
 _ReaderT = TypeVar("_ReaderT", bound=Reader)

@@ -49,7 +49,9 @@ class RequestGroup:
         self.submission = submission
         self.request_id = submission.request_id
         words = OutputWords(submission.sampling, tokenizer)
-        self.states = [CompletionState(each, index, tokenizer, words) for index, each in enumerate(_children(submission))]
+        self.states = [
+            CompletionState(each, self.request_id, index, tokenizer, words) for index, each in enumerate(_children(submission))
+        ]
         has_scores = submission.sampling.prompt_logprobs is not None
         self.scores = PromptScores([None] * max(1, submission.num_given_tokens)) if has_scores else None
         self.num_open = len(self.states)
@@ -64,7 +66,7 @@ class RequestGroup:
         if step != self._last_step:
             self._num_steps += 1
             self._last_step = step
-        if self._first_token_s is None and chunk.samples:
+        if self._first_token_s is None and chunk.num_sample_rows:
             self._first_token_s = now
 
     def note_end(self, now: float) -> None:
@@ -92,11 +94,11 @@ class RequestGroup:
         completion = CompletionOutput(
             index=progress.index,
             text=progress.text,
-            token_ids=(progress.token_id,),
+            token_ids=progress.token_ids,
             finish_reason=progress.finish_reason,
             stop_reason=progress.stop_reason,
             seed=self.states[progress.index].request.seed,
-            logprobs=None if progress.logprobs is None else (progress.logprobs,),
+            logprobs=progress.logprobs,
             cumulative_logprob=progress.cumulative_logprob,
         )
         return RequestOutput(

@@ -199,6 +199,5 @@ def _chunk(member: int, start: int, num_tokens: int, block_ids: tuple[int, ...])
         start=start,
         num_tokens=num_tokens,
         block_ids=block_ids,
-        samples=True,
-        wants_all_rows=True,
+        num_sample_rows=num_tokens,
     )

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from quire.engine.core import EngineCore
-from quire.engine.failure import failure_of
 from quire.engine.group import Submission
 from quire.engine.prompts import GivenPrompt, read_prompt
-from quire.errors import EmptyPromptError, ExecutorError, RequestError
+from quire.errors import EmptyPromptError, ExecutorError, RequestError, failure_of
 from quire.request import Logprob, RequestOutput, SamplingParams, TokenLogprobs
 from quire.text.tokenizer import Tokenizer
 from quire.values import shown

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.engine.batch import PaddedTables, build_batch, num_logit_rows
-from quire.engine.logits import run_for_best
+from quire.engine.batch import PaddedTables, argmax_slices, build_batch
 from quire.errors import ExecutorError
 from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, StepBatch
 from quire.request import Request, SamplingParams
@@ -47,10 +46,8 @@ class TokenLoop:
         Raises ExecutorError when nothing can be computed or a logit is not finite.
         """
         plan = self._plan()
-        found: list[ArgmaxTokens] = []
-        run_for_best(self._executor, self._batch(plan), found.append)
-        token_ids = [token_id for best in found for token_id in _finite(best)]
-        sampling = [chunk.request_id for chunk in plan.scheduled if chunk.samples]
+        token_ids = [token_id for best in argmax_slices(self._executor, self._batch(plan)) for token_id in _finite(best)]
+        sampling = [chunk.request_id for chunk in plan.scheduled if chunk.num_sample_rows]
         self._complete(plan, zip(sampling, token_ids, strict=True))
         return plan
 
@@ -83,7 +80,7 @@ class TokenLoop:
         return build_batch(plan.scheduled, self.requests, self._executor.layout.block_size, self._tables)
 
     def _complete(self, plan: StepPlan, tokens: Iterable[tuple[str, int]]) -> None:
-        sampled = {request_id: Sampled(token_id) for request_id, token_id in tokens}
+        sampled = {request_id: [Sampled(token_id)] for request_id, token_id in tokens}
         for request in self._scheduler.complete_step(plan, sampled):
             del self.requests[request.request_id]
 
@@ -92,8 +89,8 @@ def _sampled_rows(plan: StepPlan, logits: Float32Array) -> dict[str, Float32Arra
     rows: dict[str, Float32Array] = {}
     end = 0
     for chunk in plan.scheduled:
-        end += num_logit_rows(chunk)
-        if chunk.samples:
+        end += chunk.num_logit_rows
+        if chunk.num_sample_rows:
             rows[chunk.request_id] = logits[end - 1]
     return rows
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice, pairwise
 
-from quire.errors import IntegrityError
+from quire.errors import defect
 
 
 class Block:
@@ -107,8 +107,3 @@ class FreeQueue:
         block.prev_free, block.next_free = before, after
         before.next_free = after.prev_free = block
         self._length += 1
-
-
-def defect(problem: str) -> IntegrityError:
-    """Returns the error for bookkeeping that contradicts itself."""
-    return IntegrityError(problem, next_step="Report this as a defect with the steps that led to it.")

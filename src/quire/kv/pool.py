@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quire.kv.block import Block, FreeQueue, defect
+from quire.errors import defect
+from quire.kv.block import Block, FreeQueue
 from quire.kv.events import EventLog, KVEventKind
 from quire.kv.ledger import EvictedKeys
 

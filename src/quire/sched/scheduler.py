@@ -14,18 +14,15 @@ gives its blocks back and waits at its old place; it keeps its output, and its c
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
-from quire.errors import CapacityError, ConfigError, DuplicateRequestError
-from quire.kv.block import defect
-from quire.kv.manager import KVCacheManager
-from quire.kv.table import PrefixMatch
+from quire.errors import CapacityError, ConfigError, DuplicateRequestError, defect
+from quire.kv.manager import KVCacheManager, PrefixMatch
 from quire.request import FinishReason, Request, RequestStatus
 from quire.sched.limits import ContextBound, RequestLimits
-from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
+from quire.sched.plan import Sampled, ScheduledChunk, StepPass, StepPlan
 from quire.sched.queue import WaitingQueue, urgency
-from quire.sched.step_pass import StepPass
 
 MAX_PASSED_OVER = 16
 """Waiting requests that one step may skip because their prefix is being computed; bounds the work of a step."""
@@ -143,28 +140,24 @@ class Scheduler:
         self._in_flight = work
         return work.plan
 
-    def complete_step(self, plan: StepPlan, sampled: Mapping[str, Sampled]) -> tuple[Request, ...]:
+    def complete_step(self, plan: StepPlan, sampled: Mapping[str, Sequence[Sampled]]) -> tuple[Request, ...]:
         """Records that the plan's tokens are computed, appends sampled tokens, and returns the requests that finished.
 
-        `sampled` holds a token for every chunk with `samples` whose request was not aborted or failed meanwhile.
+        `sampled` holds the new tokens of every request with sample rows that was not aborted or failed meanwhile; those after
+        one that ends the request are dropped.
         """
         work = self._landed(plan)
         alive = self._alive(work)
         for request, chunk in alive:
-            if chunk.samples and request.request_id not in sampled:
+            if chunk.num_sample_rows and not sampled.get(request.request_id):
                 raise defect(f"no token was sampled for request {request.request_id}")
         self._in_flight = None
         finished = []
         for request, chunk in alive:
             self._advance(request, chunk)
-            if chunk.samples:
-                token_id, reason = sampled[request.request_id]
-                if reason is None and request.draws_last_token:
-                    reason = FinishReason.LENGTH
-                request.output_token_ids.append(token_id)
-                if reason is not None:
-                    self._finish(request, reason)
-                    finished.append(request)
+            if chunk.num_sample_rows and (reason := _append(request, sampled[request.request_id])) is not None:
+                self._finish(request, reason)
+                finished.append(request)
         return tuple(finished)
 
     def abandon(self, plan: StepPlan) -> None:
@@ -201,7 +194,7 @@ class Scheduler:
             if block_ids is not None and stop > len(block_ids) * block_size:
                 block_ids = self._grow(request, stop, work)
             if block_ids is not None:
-                work.add(request, num_tokens, block_ids, num_tokens == num_pending)
+                work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)
             running_idx += 1
 
     def _grow(self, request: Request, num_tokens: int, work: StepPass) -> tuple[int, ...] | None:
@@ -245,7 +238,7 @@ class Scheduler:
             request.num_cached_tokens = match.num_tokens
         self._start(request, match.num_tokens)
         work.admitted.add(request.request_id)
-        work.add(request, num_tokens, block_ids, num_tokens == num_pending)
+        work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)
         return True
 
     def _chunk_tokens(self, num_pending: int, work: StepPass) -> int | None:
@@ -307,3 +300,13 @@ class Scheduler:
         del self._requests[request.request_id]
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
+
+
+def _append(request: Request, sampled: Sequence[Sampled]) -> FinishReason | None:
+    """Appends tokens to the output up to the one that ends it; returns why it ends, or None where it goes on."""
+    for token_id, reason in sampled:
+        ending = FinishReason.LENGTH if reason is None and request.draws_last_token else reason
+        request.output_token_ids.append(token_id)
+        if ending is not None:
+            return ending
+    return None

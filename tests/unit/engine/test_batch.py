@@ -22,16 +22,15 @@ def chunks(draw: st.DrawFn) -> list[ScheduledChunk]:
     for index in range(draw(st.integers(1, 4))):
         start, num_tokens = draw(st.integers(0, 20)), draw(st.integers(1, 9))
         num_blocks = cdiv(start + num_tokens, BLOCK_SIZE) + draw(st.integers(0, 2))
-        wants_all_rows = draw(st.booleans())
+        num_sample_rows = draw(st.integers(0, num_tokens))
         made.append(
             ScheduledChunk(
                 request_id=str(index),
                 start=start,
                 num_tokens=num_tokens,
                 block_ids=tuple(draw(st.permutations(range(30)))[:num_blocks]),
-                samples=draw(st.booleans()),
-                wants_all_rows=wants_all_rows,
-                num_given_rows=draw(st.integers(0, num_tokens - 1)) if wants_all_rows else 0,
+                num_sample_rows=num_sample_rows,
+                num_scored_rows=draw(st.integers(0, num_tokens - num_sample_rows)),
             )
         )
     return made
@@ -65,8 +64,7 @@ def test_every_token_has_its_place(planned: list[ScheduledChunk]) -> None:
             slot = chunk.block_ids[position // BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE
             placed = (batch.token_ids[row], batch.positions[row], batch.slot_mapping[row])
             assert placed == (100 * index + position, position, slot)
-            is_scored = chunk.wants_all_rows and position >= chunk.start + chunk.num_given_rows
-            if is_scored or (chunk.samples and position == chunk.stop - 1):
+            if position >= chunk.stop - chunk.num_scored_rows - chunk.num_sample_rows:
                 sampled.append(row)
             row += 1
     assert batch.query_start[-1] == row == len(batch.token_ids)

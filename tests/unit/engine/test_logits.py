@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from quire.config import CacheConfig, DType, EngineConfig, KVFormat, SchedulerConfig
-from quire.engine import logits
+from quire.engine import batch
+from quire.engine.batch import MAX_LOGIT_BYTES, rows_per_slice
 from quire.engine.core import EngineCore
 from quire.engine.loading import Origin, build_core
-from quire.engine.logits import MAX_LOGIT_BYTES, rows_per_slice
 from quire.engine.resolve import is_native_built
 from quire.engine.scores import Score, ScoredText, score_on
 from quire.errors import ExecutorError
@@ -49,7 +49,7 @@ def test_slices_change_no_score_and_no_token(tokenizer: Tokenizer, num_rows: int
         submission("drawn", PROMPT[7:], max_tokens=5, temperature=1.0, seed=3),
     ]
     expected = run_all(make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=512), *work)
-    monkeypatch.setattr(logits, "MAX_LOGIT_BYTES", of_rows(num_rows, VOCAB_SIZE))
+    monkeypatch.setattr(batch, "MAX_LOGIT_BYTES", of_rows(num_rows, VOCAB_SIZE))
     found = run_all(make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=512), *work)
     for name, output in expected.items():
         assert found[name].prompt_logprobs == output.prompt_logprobs
@@ -69,7 +69,7 @@ class _NarrowExecutor(FakeExecutor):
 def test_failure_between_slices_costs_nobody_anything(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     work = [submission(name, (index, *PROMPT), prompt_logprobs=0) for index, name in enumerate("abc")]
     expected = run_all(make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=512), *work)
-    monkeypatch.setattr(logits, "MAX_LOGIT_BYTES", of_rows(8, VOCAB_SIZE))
+    monkeypatch.setattr(batch, "MAX_LOGIT_BYTES", of_rows(8, VOCAB_SIZE))
     executor = _NarrowExecutor()
     found = run_all(make_core(executor, tokenizer, max_num_batched_tokens=512), *work)
     assert executor.widest == 8
@@ -79,7 +79,7 @@ def test_failure_between_slices_costs_nobody_anything(tokenizer: Tokenizer, monk
 
 
 def test_nan_in_a_later_slice_fails_its_request_only(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logits, "MAX_LOGIT_BYTES", of_rows(4, VOCAB_SIZE))
+    monkeypatch.setattr(batch, "MAX_LOGIT_BYTES", of_rows(4, VOCAB_SIZE))
     core = make_core(FakeExecutor(nan=EOS), tokenizer, max_num_batched_tokens=512)
     bad = submission("bad", (*PROMPT[:30], EOS, 1), prompt_logprobs=0)
     outputs = run_all(core, bad, submission("good", PROMPT, prompt_logprobs=0, max_tokens=1))
@@ -122,7 +122,7 @@ def test_scoring_over_a_large_vocabulary_holds_one_slice_of_logits(
     """200 rows of 152,000 logits are 116 MiB; beside a slice there are rows in float64 and the activations of the step."""
     core = core_of(make_executor, tokenizer, LARGE_VOCAB)
     assert peak_of_scoring(core, "sliced") < MAX_LOGIT_BYTES + 10 * MIB
-    monkeypatch.setattr(logits, "MAX_LOGIT_BYTES", 512 * MIB)
+    monkeypatch.setattr(batch, "MAX_LOGIT_BYTES", 512 * MIB)
     assert peak_of_scoring(core, "whole") > NUM_TOKENS * LARGE_VOCAB * 4
 
 
@@ -133,7 +133,7 @@ def test_slices_change_no_bit_natively_and_nothing_that_counts_elsewhere(
     token_ids = tuple(int(token) for token in np.random.default_rng(1).integers(0, 251, 90))
 
     def score(max_bytes: int) -> Score:
-        monkeypatch.setattr(logits, "MAX_LOGIT_BYTES", max_bytes)
+        monkeypatch.setattr(batch, "MAX_LOGIT_BYTES", max_bytes)
         return score_on(core_of(make_executor, tokenizer, 251), ScoredText(token_ids=token_ids), "scored")
 
     whole = score(MAX_LOGIT_BYTES)

@@ -22,7 +22,7 @@ def test_tokens_are_the_same_with_and_without_logits(tokenizer: Tokenizer) -> No
     while shown.requests:
         step = shown.step_with_logits()
         assert plain.step() == step.plan
-        assert set(step.rows) == {chunk.request_id for chunk in step.plan.scheduled if chunk.samples}
+        assert set(step.rows) == {chunk.request_id for chunk in step.plan.scheduled if chunk.num_sample_rows}
     assert not plain.requests
     assert [each.output_token_ids for each in kept[0]] == [each.output_token_ids for each in kept[1]]
 

@@ -22,7 +22,7 @@ def test_a_long_prompt_is_computed_in_chunks_and_samples_only_at_its_end() -> No
         plan = planned(scheduler)
         (chunk,) = plan.scheduled
         assert (chunk.start, chunk.num_tokens) == expected
-        samples.append(chunk.samples)
+        samples.append(chunk.num_sample_rows == 1)
         completed(scheduler, plan)
     assert samples == [False, False, True, True]
 
@@ -74,8 +74,24 @@ def test_the_samplers_reason_goes_before_length() -> None:
     scheduler = scheduler_of()
     request = request_of("r", range(3), max_tokens=1)
     scheduler.submit(request)
-    scheduler.complete_step(planned(scheduler), {"r": Sampled(token_id=1, finish_reason=FinishReason.STOP)})
+    scheduler.complete_step(planned(scheduler), {"r": [Sampled(token_id=1, finish_reason=FinishReason.STOP)]})
     assert request.finish_reason is FinishReason.STOP
+
+
+def test_a_step_may_bring_several_tokens_up_to_the_one_that_ends_the_request() -> None:
+    scheduler = scheduler_of()
+    request = request_of("r", range(3), max_tokens=5)
+    scheduler.submit(request)
+    assert scheduler.complete_step(planned(scheduler), {"r": [Sampled(token_id=1), Sampled(token_id=2)]}) == ()
+    plan = planned(scheduler)
+    assert [(chunk.start, chunk.num_tokens, chunk.num_sample_rows) for chunk in plan.scheduled] == [(3, 2, 1)]
+    tokens = [Sampled(token_id=3), Sampled(token_id=4, finish_reason=FinishReason.STOP), Sampled(token_id=5)]
+    assert scheduler.complete_step(plan, {"r": tokens}) == (request,)
+    assert (request.output_token_ids, request.finish_reason) == ([1, 2, 3, 4], FinishReason.STOP)
+    longer = request_of("longer", range(3), max_tokens=1)
+    scheduler.submit(longer)
+    assert scheduler.complete_step(planned(scheduler), {"longer": [Sampled(token_id=1), Sampled(token_id=2)]}) == (longer,)
+    assert (longer.output_token_ids, longer.finish_reason) == ([1], FinishReason.LENGTH)
 
 
 @pytest.mark.parametrize(("max_context", "num_blocks", "num_tokens"), [(9, 20, 9), (64, 3, 12)])
@@ -138,10 +154,10 @@ def test_prompt_logprobs_compute_every_token_and_ask_for_all_rows() -> None:
     scheduler.submit(scored)
     plan = planned(scheduler)
     (chunk,) = plan.scheduled
-    assert (chunk.start, chunk.num_tokens, chunk.wants_all_rows) == (0, 10, True)
+    assert (chunk.start, chunk.num_tokens, chunk.num_scored_rows) == (0, 10, 9)
     assert scored.num_cached_tokens == 0
     completed(scheduler, plan)
-    assert not planned(scheduler).scheduled[0].wants_all_rows
+    assert not planned(scheduler).scheduled[0].num_scored_rows
 
 
 # -- running out of blocks -----------------------------------------------------------------
@@ -220,7 +236,7 @@ def test_a_request_that_ends_in_flight_is_skipped_on_completion() -> None:
     scheduler.submit(other)
     plan = planned(scheduler)
     assert scheduler.fail("failed") is failed
-    assert scheduler.complete_step(plan, {"other": Sampled(token_id=3)}) == ()
+    assert scheduler.complete_step(plan, {"other": [Sampled(token_id=3)]}) == ()
     assert (failed.finish_reason, failed.output_token_ids) == (FinishReason.ERROR, [])
     assert other.output_token_ids == [3]
     scheduler.manager.check()
