@@ -74,7 +74,7 @@ class CacheMachine(RuleBasedStateMachine):
         options=OPTIONS,
         changed=st.none() | st.integers(0, 12),
     )
-    def fork(self, number: int, tails: list[list[int]], options: Options, changed: int | None) -> None:
+    def branch(self, number: int, tails: list[list[int]], options: Options, changed: int | None) -> None:
         self.world.step()
         parent = self.pick(number)
         if parent is not None:
@@ -82,8 +82,8 @@ class CacheMachine(RuleBasedStateMachine):
             for tail in tails:
                 prompt = [*parent.token_ids(0, parent.num_tokens), *tail]
                 if changed is not None:
-                    prompt[changed % len(prompt)] = VOCABULARY  # the child leaves its parent's tokens here
-                self.world.submit(self.world.new_request(tuple(prompt), options), parent)
+                    prompt[changed % len(prompt)] = VOCABULARY  # the branch leaves the tokens of its parent here
+                self.world.submit(self.world.new_request(tuple(prompt), options))
 
     @rule(count=st.integers(1, 20), dice=st.integers(0, 1000))
     def steps(self, count: int, dice: int) -> None:
@@ -112,11 +112,6 @@ class CacheMachine(RuleBasedStateMachine):
         if plan is not None:
             self.world.abandon(plan)
 
-    @rule(number=PICK)
-    def evict(self, number: int) -> None:
-        if number % 4 == 0:
-            self.world.evict()
-
     def teardown(self) -> None:
         if hasattr(self, "world") and not self.world.is_mid_verb:
             self.world.drain()
@@ -137,12 +132,10 @@ def test_every_invariant_survives_any_order_of_verbs() -> None:
     for verb in (
         "submit",
         "refused",
-        "fork",
         "complete",
         "abandon",
         "abort",
         "fail",
-        "evict",
         "hit",
         "evicted",
         "shared",

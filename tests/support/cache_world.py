@@ -105,21 +105,17 @@ class World:
             num_given_tokens=min(options.num_given_tokens, len(prompt)),
         )
 
-    def submit(self, request: Request, parent: Request | None = None) -> None:
+    def submit(self, request: Request) -> None:
         try:
-            if parent is None:
-                self.scheduler.submit(request)
-            else:
-                self.scheduler.fork(parent.request_id, request)
+            self.scheduler.submit(request)
         except (RequestError, DuplicateRequestError):
             require(request.request_id not in self.live or self.live[request.request_id] is not request, "refused but known")
             self.done("refused")
             return
         self.num_submitted += 1
         self.live[request.request_id] = request
-        is_running = request.status is RequestStatus.RUNNING
-        self.computed[request.request_id] = request.num_cached_tokens if is_running else 0
-        self.done("fork" if is_running else "submit")
+        self.computed[request.request_id] = 0
+        self.done("submit")
 
     def end(self, request: Request, verb: str) -> None:
         ended = self.scheduler.abort(request.request_id) if verb == "abort" else self.scheduler.fail(request.request_id)
@@ -189,10 +185,6 @@ class World:
         if again is not None:
             self.run(again)
             self.complete(again)
-
-    def evict(self) -> None:
-        self.pool.evict_cached()
-        self.done("evict")
 
     def step(self) -> StepPlan | None:
         plan = self.plan()

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 
@@ -22,17 +21,11 @@ from quire.errors import CapacityError
 from quire.executors.protocol import Executor, Float32Array
 from quire.kv.block import Block
 from quire.kv.pool import BlockPool
+from quire.sched.limits import PoolBound
 
 _HOLDER = "load_model"
 
 BlockTable = tuple[Block, ...]
-
-
-class PoolBound(Enum):
-    """The option of `load_model` that decides how many blocks the pool has."""
-
-    KV_MEMORY = "kv_memory"
-    MAX_NUM_SEQS = "max_num_seqs"
 
 
 class PastKVs(Uncopyable):

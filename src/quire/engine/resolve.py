@@ -25,14 +25,13 @@ from quire.config import (
     WeightFormat,
 )
 from quire.engine.capacity import Capacity, default_kv_memory, require_fit, require_possible
-from quire.engine.past import PoolBound
 from quire.environment import Memory, read_environment
 from quire.errors import ConfigError
 from quire.executors.protocol import kv_layout
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, Weights
-from quire.sched.limits import ContextBound
+from quire.sched.limits import ContextBound, PoolBound
 from quire.units import format_bytes
 
 NATIVE_CORE = "quire.native._core"

@@ -210,32 +210,6 @@ class KVCacheManager:
         table.num_committed = table.num_announced = 0
         self._release_from(table, 0, request_id)
 
-    def fork(self, parent: Request, child: Request) -> int:
-        """Lets `child` hold the parent's full, written blocks as far as both have the same tokens; returns those tokens.
-
-        Nothing is copied: a partly filled block is not shared, the child computes its tokens again. Returns 0, and does
-        nothing, when the two are in different cache domains or the child needs the logits of every prompt token.
-        """
-        size = self.pool.block_size
-        source, table = self._tables[parent.request_id], self._tables[child.request_id]
-        if source.root != table.root or table.blocks or child.needs_prompt_logits:
-            return 0
-        num_possible = min(source.num_committed, (child.num_tokens - 1) // size)
-        num_shared = 0
-        while num_shared < num_possible and block_tokens(parent, num_shared, size) == block_tokens(child, num_shared, size):
-            num_shared += 1
-        for block in source.blocks[:num_shared]:
-            self.pool.share(block, child.request_id)
-        table.set_blocks(source.blocks[:num_shared], size)
-        table.num_committed = num_shared
-        if num_shared and self.prefix_cache is PrefixCache.ON:
-            table.keys = source.keys[:num_shared]
-            table.hash_blocks(child, child.num_tokens // size, size)
-            self._announce(table)
-        if num_shared:
-            self._record(child, num_shared * size, *_reason_of_fork(parent, child, num_shared * size, num_possible * size))
-        return num_shared * size
-
     # -- integrity -----------------------------------------------------------------
 
     def check(self) -> None:
@@ -308,10 +282,3 @@ class KVCacheManager:
 
 def _is_scored(request: Request) -> bool:
     return request.needs_prompt_logits and not request.output_token_ids
-
-
-def _reason_of_fork(parent: Request, child: Request, num_shared: int, num_possible: int) -> tuple[MissReason, int | None]:
-    for position in range(num_shared, min(num_possible, parent.num_tokens)):
-        if parent.token_ids(position, position + 1)[0] != child.token_ids(position, position + 1)[0]:
-            return MissReason.DIVERGED, position
-    return MissReason.PARTIAL, None

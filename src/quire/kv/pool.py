@@ -107,15 +107,6 @@ class BlockPool:
         self.evicted.forget(key)
         self._record(KVEventKind.COMMITTED, block, request_id)
 
-    def evict_cached(self, request_id: str = "") -> int:
-        """Forgets the content of every free block and returns how many that were; held blocks stay findable."""
-        cached = [block for block in self._free if block.hash is not None]
-        for block in cached:
-            self._free.remove(block)
-            self._evict(block, request_id)
-            self._free.put_first(block)
-        return len(cached)
-
     def check(self) -> None:
         """Raises IntegrityError unless the pool's structures agree with each other; walks every block."""
         self._free.check()

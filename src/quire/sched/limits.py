@@ -24,6 +24,13 @@ class ContextBound(Enum):
         return "" if self is ContextBound.MODEL else f", or raise {self.value}"
 
 
+class PoolBound(Enum):
+    """The option of `load_model` that decides how many blocks the pool has."""
+
+    KV_MEMORY = "kv_memory"
+    MAX_NUM_SEQS = "max_num_seqs"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
     """The context and the pool's size; `max_tokens` is the longest prompt plus output that both hold."""

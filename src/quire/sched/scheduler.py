@@ -31,7 +31,7 @@ MAX_PASSED_OVER = 16
 class Scheduler:
     """Requests in, plans out. The only writer of the lower half of `Request`. Plans depend on the calls made, on nothing else.
 
-    The order of calls is `plan_step`, run it, `complete_step` or `abandon`; `submit`, `fork`, `abort` and `fail` may come
+    The order of calls is `plan_step`, run it, `complete_step` or `abandon`; `submit`, `abort` and `fail` may come
     at any time on the same thread. `num_cached_tokens` of a request is what its first admission found; what it finds again
     after a preemption is not counted as a saving.
     """
@@ -100,17 +100,6 @@ class Scheduler:
         self._num_arrived += 1
         self._requests[request.request_id] = request
         self._waiting.push(request)
-
-    def fork(self, parent_id: str, child: Request) -> None:
-        """Submits `child` and, if a sequence slot is free, starts it at once on the parent's full blocks, copy-free."""
-        parent = self._requests.get(parent_id)
-        self.submit(child)
-        if parent is None or self._mode is KVCacheMode.OFF or len(self._running) >= self._config.max_num_seqs:
-            return
-        num_shared = self.manager.fork(parent, child)
-        if num_shared:
-            child.num_cached_tokens = num_shared
-            self._start(self._waiting.remove(child.request_id), num_shared)
 
     def abort(self, request_id: str) -> Request | None:
         """Ends a request and gives its blocks back; its committed prefix stays findable. None if the id is not in progress."""

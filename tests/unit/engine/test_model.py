@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.engine.model import CausalModel
-from quire.engine.past import PastKVs, PastStore, PoolBound
+from quire.engine.past import PastKVs, PastStore
 from quire.errors import CapacityError, EmptyPromptError, ExecutorError, PromptTooLongError, RequestError, TokenizerError
 from quire.executors.protocol import Float32Array
+from quire.sched.limits import PoolBound
 from support.fake_engine import BLOCK_SIZE, MAX_CONTEXT, VOCAB_SIZE, FakeExecutor
 
 IDS = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])

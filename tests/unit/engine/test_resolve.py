@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine import resolve as resolving
 from quire.engine.options import engine_config
-from quire.engine.past import PoolBound
 from quire.engine.resolve import context_bound, layout_of, pool_blocks, pool_bound, resolve, settled
 from quire.errors import ConfigError
 from quire.models.weights import SourceDType, SourceTensor, Weights
-from quire.sched.limits import ContextBound
+from quire.sched.limits import ContextBound, PoolBound
 from quire.units import GIB, MIB
 from support.fake_engine import FAKE_SPEC
 from support.weights import random_weights

@@ -270,46 +270,6 @@ def test_an_announcement_ends_with_its_request() -> None:
     assert not manager.is_being_computed(manager.match(reader))
 
 
-# -- forking ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("prefix_cache", list(PrefixCache))
-def test_a_fork_shares_full_blocks_and_recomputes_the_partial_tail(prefix_cache: PrefixCache) -> None:
-    manager = manager_of(prefix_cache=prefix_cache)
-    parent = computed(manager, "parent", range(10))
-    child = opened(manager, "child", range(11))
-    assert manager.fork(parent, child) == 8
-    assert manager.block_ids("child") == manager.block_ids("parent")[:2]
-    manager.check()
-    manager.close("parent")
-    assert [manager.pool.blocks[block_id].ref_count for block_id in manager.block_ids("child")] == [1, 1]
-
-
-def test_a_fork_shares_only_equal_tokens_and_says_where_they_end() -> None:
-    manager = manager_of()
-    parent = computed(manager, "parent", range(12))
-    child = opened(manager, "child", (0, 1, 2, 3, 4, 99, 6, 7, 8, 9))
-    assert manager.fork(parent, child) == 4
-    explanation = manager.explain("child")
-    assert explanation is not None
-    assert (explanation.reason, explanation.diverged_at) == (MissReason.DIVERGED, 5)
-
-
-def test_a_fork_never_covers_the_childs_last_token() -> None:
-    manager = manager_of()
-    parent = computed(manager, "parent", range(8))
-    assert manager.fork(parent, opened(manager, "child", range(8))) == 4
-
-
-def test_a_fork_into_another_domain_or_with_prompt_logprobs_shares_nothing() -> None:
-    manager = manager_of()
-    parent = computed(manager, "parent", range(8))
-    assert manager.fork(parent, opened(manager, "stranger", range(9), tenant="other")) == 0
-    scored = opened(manager, "scored", range(9), sampling=SamplingParams(prompt_logprobs=0))
-    assert manager.fork(parent, scored) == 0
-    manager.check()
-
-
 # -- integrity and building ----------------------------------------------------------------
 
 

@@ -110,17 +110,6 @@ def test_content_that_is_committed_again_counts_as_known_again() -> None:
     assert key not in pool.evicted
 
 
-def test_evict_cached_forgets_free_content_and_spares_held_blocks() -> None:
-    pool = BlockPool(3, 2)
-    held, freed = allocate(pool, 2)
-    held_key, freed_key = commit(pool, held, (1, 2)), commit(pool, freed, (3, 4))
-    pool.release(freed, "a")
-    assert pool.evict_cached() == 1
-    assert pool.find(held_key, (1, 2)) is held
-    assert pool.find(freed_key, (3, 4)) is None
-    pool.check()
-
-
 def test_the_most_similar_continuation_tells_where_tokens_diverge() -> None:
     pool = BlockPool(3, 2)
     for block, token_ids in zip(allocate(pool, 2), ((1, 2), (5, 6)), strict=True):

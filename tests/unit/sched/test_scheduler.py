@@ -282,28 +282,6 @@ def test_steps_out_of_order_are_reported() -> None:
         scheduler.abandon(plan)
 
 
-# -- forking -----------------------------------------------------------------------------------
-
-
-def test_a_fork_starts_at_once_on_its_parents_blocks() -> None:
-    scheduler = scheduler_of()
-    scheduler.submit(request_of("parent", range(10)))
-    step(scheduler)
-    child = request_of("child", range(10))
-    scheduler.fork("parent", child)
-    assert (child.status, child.num_cached_tokens) == (RequestStatus.RUNNING, 8)
-    assert step(scheduler) == {"parent": (10, 1), "child": (8, 2)}
-
-
-def test_a_fork_without_a_free_slot_or_a_parent_waits_like_any_request() -> None:
-    scheduler = scheduler_of(max_num_seqs=1)
-    scheduler.submit(request_of("parent", range(10)))
-    step(scheduler)
-    scheduler.fork("parent", request_of("child", range(10)))
-    scheduler.fork("nobody", request_of("orphan", range(10)))
-    assert (scheduler.num_running, scheduler.num_waiting) == (1, 2)
-
-
 # -- without a cache -----------------------------------------------------------------------------
 
 
