@@ -105,6 +105,6 @@ def test_overhead_needs_no_fast_model(tiny_model: Path) -> None:
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
     names = [each["name"] for each in report["overheads"]]
-    assert names[0] == "scheduler, batch 1"
+    assert names[0] == "tokens, batch 1"
     assert len(names) == 11
     assert report["settings"]["steps"] == 2

@@ -81,8 +81,8 @@ class OverheadReport:
 
 
 _NOTES = (
-    "scheduler: plan, batch, best tokens and completion of a greedy decode step over a model that computes nothing",
-    "engine: the same with text and events; sample: one row of logits, normal with deviation 3",
+    "tokens: a greedy decode step of the engine without text, over a model that computes nothing",
+    "engine: the same with text; sample: one row of logits, normal with deviation 3",
     "times are CPU times of the thread",
 )
 
@@ -111,7 +111,7 @@ _Run = Callable[[], float]
 
 
 def _steps(spec: ModelSpec, tokenizer: Tokenizer, work: OverheadWork) -> Iterator[tuple[str, _Run]]:
-    for kind, run in (("scheduler", _scheduler_steps), ("engine", partial(_engine_steps, tokenizer))):
+    for kind, run in (("tokens", _token_steps), ("engine", partial(_engine_steps, tokenizer))):
         for batch in work.batches:
             yield f"{kind}, batch {batch}", partial(run, _Stage(spec, batch, work.num_steps))
 
@@ -142,7 +142,7 @@ class _Stage:
         return (time.thread_time() - start) / self.num_steps
 
 
-def _scheduler_steps(stage: _Stage) -> float:
+def _token_steps(stage: _Stage) -> float:
     loop = TokenLoop(stage.executor, stage.scheduler())
     for index, prompt in enumerate(stage.prompts):
         loop.submit(f"request-{index}", prompt, stage.num_new)

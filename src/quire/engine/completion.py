@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from quire.errors import failure_message, is_failure
+from quire.errors import RequestError, failure_message, is_failure
 from quire.request import CompletionOutput, FinishReason, Logprob, Request, SamplingParams, TokenLogprobs
 from quire.sample.sampler import SampledToken, SampleRow, TokenCounts
 from quire.sched.plan import Sampled
@@ -36,10 +36,15 @@ class Progress:
 class OutputWords:
     """What the completions of one submission look for in their text: stop strings and banned words. Built once, shared."""
 
-    def __init__(self, params: SamplingParams, tokenizer: Tokenizer) -> None:
-        hidden_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset[int]()
+    def __init__(self, params: SamplingParams, tokenizer: Tokenizer | None) -> None:
         self.stops = Automaton[str](params.stop)
-        self.banned = BannedWords(params.bad_words, tokenizer.vocabulary, hidden_ids) if params.bad_words else None
+        self.banned: BannedWords | None = None
+        if tokenizer is None:
+            if params.stop or params.bad_words:
+                raise RequestError("stop strings and bad words need a tokenizer", next_step="Use stop_token_ids or logit_bias.")
+        elif params.bad_words:
+            hidden_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset[int]()
+            self.banned = BannedWords(params.bad_words, tokenizer.vocabulary, hidden_ids)
 
 
 class CompletionState:
@@ -57,18 +62,21 @@ class CompletionState:
     that is complete with the last token goes before it. Only STOP has a stop reason.
     """
 
-    def __init__(self, request: Request, group_id: str, index: int, tokenizer: Tokenizer, words: OutputWords) -> None:
+    def __init__(self, request: Request, group_id: str, index: int, tokenizer: Tokenizer | None, words: OutputWords) -> None:
         params = request.sampling
         self.request = request
         self.group_id = group_id
         self.index = index
-        self.row = _sample_row(request, tokenizer, words)
+        eos_token_ids = frozenset[int]() if tokenizer is None else tokenizer.eos_token_ids
+        self.row = _sample_row(request, eos_token_ids, words)
         self.token_ids = request.token_ids
         self._tokenizer = tokenizer
-        self._ending_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else tokenizer.eos_token_ids)
-        self._detokenizer = IncrementalDetokenizer(
-            tokenizer, skip_special=params.skip_special_tokens, after=request.prompt_token_ids
-        )
+        self._ending_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
+        self._detokenizer = None
+        if tokenizer is not None:
+            self._detokenizer = IncrementalDetokenizer(
+                tokenizer, skip_special=params.skip_special_tokens, after=request.prompt_token_ids
+            )
         self._matcher = StopMatcher(words.stops, keeps_stop=params.include_stop_str_in_output)
         self._stop_reason: int | str | None = None
         self._error: str | None = None
@@ -158,6 +166,8 @@ class CompletionState:
         self._cumulative_logprob = (self._cumulative_logprob or 0.0) + candidates[token_id].logprob
 
     def _read(self, token_id: int, *, is_ending_id: bool, heeds_stops: bool) -> None:
+        if self._detokenizer is None:
+            return
         hides = is_ending_id and not self.request.sampling.include_stop_str_in_output
         if self.request.sampling.stop:
             hidden, text = (self._detokenizer.text_behind(token_id), "") if hides else self._detokenizer.push_all(token_id)
@@ -172,25 +182,29 @@ class CompletionState:
             self._stop_reason = result.matched
 
     def _release(self, *, heeds_stops: bool) -> None:
+        if self._detokenizer is None:
+            return
         self._show(self._detokenizer.finish(), heeds_stops=heeds_stops)
         self._text.append(self._matcher.finish())
 
 
-def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer) -> Mapping[int, Logprob]:
-    """Returns the candidates with the text of each token."""
+def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> Mapping[int, Logprob]:
+    """Returns the candidates with the text of each token where there is a tokenizer."""
+    if tokenizer is None:
+        return candidates
     return {
         token_id: replace(candidate, decoded_token=tokenizer.token_text(token_id)) for token_id, candidate in candidates.items()
     }
 
 
-def _sample_row(request: Request, tokenizer: Tokenizer, words: OutputWords) -> SampleRow:
+def _sample_row(request: Request, eos_token_ids: frozenset[int], words: OutputWords) -> SampleRow:
     params = request.sampling
     return SampleRow(
         params=params,
         seed=request.seed,
         prompt_token_ids=request.prompt_token_ids,
         output_token_ids=request.output_token_ids,
-        eos_token_ids=tokenizer.eos_token_ids,
+        eos_token_ids=eos_token_ids,
         ban=None if words.banned is None else BannedTokens(words.banned),
         counts=TokenCounts(request.prompt_token_ids) if _has_penalties(params) else None,
     )

@@ -43,10 +43,17 @@ _log = logging.getLogger("quire")
 
 
 class EngineCore:
-    """Drives scheduler, executor and output states. No threads; `clock` gives seconds and is only read for metrics."""
+    """Drives scheduler, executor and output states. No threads; `clock` gives seconds and is only read for metrics.
+
+    Without a tokenizer it computes tokens alone: texts stay empty, no token ends a sequence, and words cannot be looked for.
+    """
 
     def __init__(
-        self, executor: Executor, tokenizer: Tokenizer, make_scheduler: Callable[[], Scheduler], clock: Callable[[], float]
+        self,
+        executor: Executor,
+        tokenizer: Tokenizer | None,
+        make_scheduler: Callable[[], Scheduler],
+        clock: Callable[[], float],
     ) -> None:
         self.executor = executor
         self.tokenizer = tokenizer

@@ -36,7 +36,7 @@ class PromptScores:
 
     scored: list[TokenLogprobs | None]
 
-    def add(self, start: int, scores: list[TokenLogprobs], tokenizer: Tokenizer) -> None:
+    def add(self, start: int, scores: list[TokenLogprobs], tokenizer: Tokenizer | None) -> None:
         """Takes the scores of tokens [start, start + len(scores)); those known from before a preemption are skipped."""
         for score in scores[len(self.scored) - start :]:
             self.scored.append(name_tokens(score, tokenizer))
@@ -45,7 +45,7 @@ class PromptScores:
 class RequestGroup:
     """The `n` completions of one submission, and what they have in common."""
 
-    def __init__(self, submission: Submission, tokenizer: Tokenizer, now: float) -> None:
+    def __init__(self, submission: Submission, tokenizer: Tokenizer | None, now: float) -> None:
         self.submission = submission
         self.request_id = submission.request_id
         words = OutputWords(submission.sampling, tokenizer)

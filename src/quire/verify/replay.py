@@ -1,7 +1,7 @@
 """One request computed in many ways, its logits kept: how promise 1 is checked, by the suite and by `quire verify`.
 
-A scenario fixes everything that must not matter. `replay` drives the real scheduler and executor through it and returns
-the logits from which each new token was chosen:
+A scenario fixes everything that must not matter. `replay` drives the engine's core through it, as every answer is computed,
+and returns the logits from which each new token was chosen:
 
     neighbours   ====decode====================>     more urgent, one token a step each
     rival        ==decode===|needs a block|====>     takes the last block, so the subject is preempted
@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import product
+from itertools import islice, product
 
 import numpy as np
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.engine.token_loop import TokenLoop
-from quire.executors.protocol import Executor, Float32Array
+from quire.errors import IntegrityError
+from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32Array, StepBatch
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import Request
+from quire.sched.plan import StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.units import cdiv
 
@@ -105,26 +107,68 @@ def longest_company(num_tokens: int, block_size: int) -> int:
     return num_tokens + max(_NEIGHBOUR_PROMPT, block_size - _RIVAL_ROOM)
 
 
+class _WatchedScheduler(Scheduler):
+    """A scheduler that keeps its latest plan, to look at."""
+
+    latest_plan: StepPlan | None = None
+
+    def plan_step(self) -> StepPlan | None:
+        self.latest_plan = super().plan_step()
+        return self.latest_plan
+
+
+class _RecordingExecutor:
+    """Runs steps on another executor; `rows` are the logits of the latest step, one array [V] for each row."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self.name, self.spec, self.layout = executor.name, executor.spec, executor.layout
+        self.num_blocks, self.kv_bytes, self.numerics = executor.num_blocks, executor.kv_bytes, executor.numerics
+        self.rows: list[Float32Array] = []
+
+    def run(self, batch: StepBatch) -> Float32Array:
+        logits = self._executor.run(batch)
+        self.rows = list(logits)
+        return logits
+
+    def head(self, rows: Int32Array) -> Float32Array:
+        logits = self._executor.head(rows)
+        self.rows += logits
+        return logits
+
+    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
+        return self._executor.argmax(rows)
+
+    def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
+        return self._executor.read_kv(layer, slots)
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._executor.copy_block(source, target)
+
+
 class _Stage:
     """Scheduler, pool and cast of one replay."""
 
     def __init__(self, executor: Executor, scenario: Scenario, prompt: tuple[int, ...], num_new: int) -> None:
-        self.executor = executor
+        self.executor = _RecordingExecutor(executor)
         self.scenario = scenario
         self.prompt = prompt
         self.num_new = num_new
         self.block_size = executor.layout.block_size
         self.rows: list[Float32Array] = []
         self.num_computed_tokens = 0
-        self.loop = TokenLoop(executor, self._make_scheduler())
+        self.scheduler = self._make_scheduler()
+        self.loop = TokenLoop(self.executor, self.scheduler)
 
     def play(self) -> Replay:
         if self.scenario.prefix is Prefix.WARM:
             self.loop.submit("warm-up", self.prompt, self.num_new)
             self._run_while(lambda: "warm-up" in self.loop.requests)
         self._start_company()
-        subject = self.loop.submit(_SUBJECT, self.prompt, self.num_new, priority=1)
-        self._run_while(lambda: _SUBJECT in self.loop.requests)
+        subject = self.loop.submit(_SUBJECT, self.prompt, self.num_new, priority=1, logprobs=0)
+        while _SUBJECT in self.loop.requests:
+            self.loop.step()
+            self._note_step(subject)
         self.loop.abort_all()
         return self._replay(subject)
 
@@ -136,7 +180,7 @@ class _Stage:
             num_computed_tokens=self.num_computed_tokens,
         )
 
-    def _make_scheduler(self) -> Scheduler:
+    def _make_scheduler(self) -> _WatchedScheduler:
         scenario = self.scenario
         has_prefix_cache = scenario.mode is KVCacheMode.PAGED and scenario.prefix is not Prefix.OFF
         manager = KVCacheManager(
@@ -148,7 +192,8 @@ class _Stage:
         company = scenario.num_neighbours + scenario.is_preempted
         config = SchedulerConfig(max_num_batched_tokens=(scenario.chunk or total) + company, max_num_seqs=company + 1)
         capacity = manager.pool.num_blocks * self.block_size
-        return Scheduler(config, manager, max_context=min(self.executor.spec.max_context, capacity), mode=scenario.mode)
+        max_context = min(self.executor.spec.max_context, capacity)
+        return _WatchedScheduler(config, manager, max_context=max_context, mode=scenario.mode)
 
     def _num_blocks(self) -> int:
         """A subject to be preempted gets a pool that holds all of it and one block of each other request: they will want more."""
@@ -171,7 +216,26 @@ class _Stage:
 
     def _run_while(self, is_unfinished: Callable[[], bool]) -> None:
         while is_unfinished():
-            step = self.loop.step_with_logits()
-            self.num_computed_tokens += sum(chunk.num_tokens for chunk in step.plan.scheduled if chunk.request_id == _SUBJECT)
-            if _SUBJECT in step.rows:
-                self.rows.append(step.rows[_SUBJECT].copy())
+            self.loop.step()
+
+    def _note_step(self, subject: Request) -> None:
+        """Counts the subject's rows in the step that has just run, and keeps the logits of the token that it drew."""
+        plan = self.scheduler.latest_plan
+        rows = iter(self.executor.rows)
+        for chunk in () if plan is None else plan.scheduled:
+            logits = list(islice(rows, chunk.num_logit_rows))
+            if chunk.request_id == _SUBJECT:
+                self.num_computed_tokens += chunk.num_tokens
+                self.rows += [_require_argmax(row, subject.output_token_ids[-1]) for row in logits]
+
+
+def _require_argmax(logits: Float32Array, token_id: int) -> Float32Array:
+    """Returns the logits of a greedy token; raises IntegrityError where they are another token's."""
+    if int(logits.argmax()) != token_id:
+        raise IntegrityError(
+            "a greedy token is not the largest of its logits",
+            given=token_id,
+            limit=int(logits.argmax()),
+            next_step="Report this as a defect.",
+        )
+    return logits

@@ -20,7 +20,7 @@ def test_steps_and_rows_of_every_kind_are_reported(checkpoint: Checkpoint) -> No
     told: list[tuple[str, int, int]] = []
     work = OverheadWork(num_steps=40, repeat=2, batches=(1, 33), vocab_size=1000)
     report = measure_overhead(checkpoint.spec, Tokenizer.from_directory(directory()), work, lambda *what: told.append(what))
-    kinds = [f"{kind}, batch {batch}" for kind in ("scheduler", "engine") for batch in (1, 33)]
+    kinds = [f"{kind}, batch {batch}" for kind in ("tokens", "engine") for batch in (1, 33)]
     assert [each.name for each in report.overheads] == [*kinds, *(f"sample, {name}" for name, _ in METHODS)]
     assert all(0 < each.fastest_seconds <= each.seconds for each in report.overheads)
     assert told[-1] == ("Measuring overhead", len(report.overheads), len(report.overheads))
