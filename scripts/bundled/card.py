@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quire.models.checkpoint import load_checkpoint
-from quire.train.card import Material, ModelFacts, render_card
 from quire.train.curve import read_curve
+from quire.train.model_card import Material, ModelFacts, render_card
 from scripts.bundled.corpus import CORPUS_VERSION
 from scripts.bundled.stages import STAGES, Stage
 

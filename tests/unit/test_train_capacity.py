@@ -12,7 +12,7 @@ import pytest
 
 from quire.environment import Memory
 from quire.errors import ConfigError
-from quire.train import start
+from quire.train import setup
 from quire.train.capacity import require_training_memory
 from quire.train.recipe import Job, OptimizerKind, Recipe
 from quire.train.run import start_run
@@ -70,7 +70,7 @@ def test_an_unknown_machine_and_another_device_refuse_nothing() -> None:
 def test_a_size_that_cannot_be_trained_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], shape: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr(start, "read_memory", lambda: memory(16))
+    monkeypatch.setattr(setup, "read_memory", lambda: memory(16))
     (tmp_path / "text.txt").write_text("a text")
     (tmp_path / "shape.json").write_text(json.dumps(CONFIG | shape))
     asked = Job(data=(str(tmp_path / "text.txt"),), config=str(tmp_path / "shape.json"), **job)
@@ -81,4 +81,4 @@ def test_a_size_that_cannot_be_trained_leaves_nothing_behind(
 
 def test_a_fresh_model_needs_no_token_ids_of_the_shape_it_copies(tmp_path: Path) -> None:
     (tmp_path / "shape.json").write_text(json.dumps(CONFIG | {"vocab_size": 200_000, "eos_token_id": 151_643}))
-    start.check_shape(Job(data=(), config=str(tmp_path / "shape.json")), Recipe())
+    setup.check_shape(Job(data=(), config=str(tmp_path / "shape.json")), Recipe())

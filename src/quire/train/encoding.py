@@ -27,7 +27,7 @@ from quire.text.chat import ChatTemplate
 from quire.text.marked_text import EncodedText, MarkedText, encode_with_offsets
 from quire.text.message_text import ChatEncoder
 from quire.text.tokenizer import Tokenizer
-from quire.train.answers import Span, find_answers
+from quire.train.answer_spans import Span, find_answers
 from quire.train.documents import Document
 
 _ENCODE_BATCH = 512

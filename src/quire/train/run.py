@@ -22,15 +22,15 @@ from quire.errors import CheckpointError, ConfigError, QuireError
 from quire.executors.torch_decoder import Decoder
 from quire.models.spec import ModelSpec
 from quire.train.capacity import require_training_memory
-from quire.train.card import Material, ModelFacts, render_card
 from quire.train.checkpoint import TrainingState, check_identity, load_state, save_state, write_safely
 from quire.train.curve import CurveRow, LearningCurve, can_draw, draw, read_curve
 from quire.train.encoding import Encoder
 from quire.train.export import DTYPES, export_model
 from quire.train.loop import StepReport, Trainer
+from quire.train.model_card import Material, ModelFacts, render_card
 from quire.train.recipe import Job, Recipe
+from quire.train.setup import Notice, check_machine, check_shape, new_decoder, prepare, spec_of
 from quire.train.split import load_documents
-from quire.train.start import Notice, check_machine, check_shape, new_decoder, prepare, spec_of
 
 TRAINING = "training"
 _JOB, _RECIPE, _STATE, _MODEL = "job.json", "recipe.json", "state.safetensors", "model"

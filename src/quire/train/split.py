@@ -11,7 +11,7 @@ import numpy as np
 from quire.train.documents import read_documents
 from quire.train.encoding import EncodedDocuments, EncodedFiles, Encoder
 from quire.train.recipe import Job, Recipe
-from quire.train.start import Notice
+from quire.train.setup import Notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from quire.train.checkpoint import load_state
 from quire.train.loop import StepReport
 from quire.train.recipe import Job, Recipe
 from quire.train.run import Run, resume_run, start_run
-from quire.train.start import DEFAULT_CONFIG, check_machine, new_decoder, prepare, spec_of
+from quire.train.setup import DEFAULT_CONFIG, check_machine, new_decoder, prepare, spec_of
 from support.configs import CONFIGS
 from support.train_world import CONFIG, TEXTS, write_tokenizer
 

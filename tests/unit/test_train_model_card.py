@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from quire.errors import ConfigError
-from quire.train.card import Material, ModelFacts, num_parameters, render_card
 from quire.train.curve import CurveRow
+from quire.train.model_card import Material, ModelFacts, num_parameters, render_card
 from support.configs import spec_of
 from support.weights import random_weights
 
