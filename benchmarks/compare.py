@@ -36,7 +36,7 @@ from contestants.results import Results
 from contestants.roster import Name
 from contestants.workloads import Workload, fitting, measured_together
 
-from quire.bench.canary import Canary, measure_canary
+from quire.bench.machine_peak import MachinePeak, measure_peak
 from quire.bench.saved_model import save_random_model
 from quire.cli.machine import this_machine
 from quire.config import KVFormat, WeightFormat
@@ -114,11 +114,11 @@ def _numbers(threads: int, workloads: Sequence[Workload]) -> list[str]:
 
 
 def _play(asked: Asked, contestants: Mapping[Name, ContestantProcess], workloads: Sequence[Workload], results: Results) -> None:
-    """Measures everybody in everything, round by round, a canary before each round and after the last."""
+    """Measures every contestant in every workload, round by round; the machine's peak before each round and after the last."""
     vocab_size = build_spec(parse_config(asked.config.read_bytes())).vocab_size
     run_id = time.strftime("%Y%m%dT%H%M%S")
     for round_idx in range(asked.first_round, asked.first_round + asked.rounds):
-        results.canaries.append(_canary(asked.threads))
+        results.peaks.append(_peak(asked.threads))
         for together in measured_together(workloads):
             for name, contestant in _in_turn(contestants, round_idx):
                 _tell(f"round {round_idx + 1}: {together[0].name}, {name}")
@@ -131,7 +131,7 @@ def _play(asked: Asked, contestants: Mapping[Name, ContestantProcess], workloads
                     continue
                 for workload in together:
                     results.add(name, workload, f"{run_id}-{round_idx}", reading)
-    results.canaries.append(_canary(asked.threads))
+    results.peaks.append(_peak(asked.threads))
 
 
 def _in_turn(contestants: Mapping[Name, ContestantProcess], round_idx: int) -> list[tuple[Name, ContestantProcess]]:
@@ -140,9 +140,9 @@ def _in_turn(contestants: Mapping[Name, ContestantProcess], round_idx: int) -> l
     return remaining[:: -1 if round_idx % 2 else 1]
 
 
-def _canary(threads: int) -> Canary:
+def _peak(threads: int) -> MachinePeak:
     """Measures the machine with the best instructions here; raises ExecutorUnavailableError where no core was compiled."""
-    return measure_canary((available_isas() or ("",))[-1], threads, WeightFormat.BFLOAT16)
+    return measure_peak((available_isas() or ("",))[-1], threads, WeightFormat.BFLOAT16)
 
 
 def _write(out: Path, piece: Piece, spec: ModelSpec) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from quire.bench.canary import Canary, best_of
+from quire.bench.machine_peak import MachinePeak, higher_peak
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
@@ -37,7 +37,7 @@ def as_json(results: Results, workloads: Sequence[Workload], around: Circumstanc
         "machine": dict(around.machine),
         "workloads": workload_fields(workloads),
         "records": as_records(results),
-        "canaries": [asdict(canary) for canary in results.canaries],
+        "peaks": [asdict(peak) for peak in results.peaks],
         "contestants": {str(name): facts for name, facts in results.facts.items()},
         "missing": results.missing,
         "tokens_per_second": {
@@ -122,9 +122,7 @@ def _same_model(results: Results, workloads: Sequence[Workload]) -> str:
 
 def _setting(results: Results, around: Circumstances) -> str:
     lines = [f"- {name}: {value}" for name, value in around.machine.items()]
-    lines += [
-        f"- canary {index + 1}, before a round or after the last: {_canary(each)}" for index, each in enumerate(results.canaries)
-    ]
+    lines += [f"- peak {index + 1}, before a round or after the last: {_peak(each)}" for index, each in enumerate(results.peaks)]
     lines += [
         f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()) for name, facts in results.facts.items()
     ]
@@ -138,15 +136,15 @@ def _agreements(results: Results, workloads: Sequence[Workload]) -> Mapping[Name
     return {} if reference is None or told is None else agreement(results, told, reference)
 
 
-def _limits(results: Results) -> Canary:
-    first, *others = results.canaries
+def _limits(results: Results) -> MachinePeak:
+    first, *others = results.peaks
     for other in others:
-        first = best_of(first, other)
+        first = higher_peak(first, other)
     return first
 
 
-def _canary(canary: Canary) -> str:
-    return f"{canary.bandwidth / 1e9:.1f} GB/s, {canary.flops / 1e9:.0f} GFLOP/s"
+def _peak(peak: MachinePeak) -> str:
+    return f"{peak.bandwidth / 1e9:.1f} GB/s, {peak.flops / 1e9:.0f} GFLOP/s"
 
 
 def _rate(tokens_per_second: float) -> str:

@@ -105,7 +105,7 @@ def decode(options: BenchOptions, depth: int, batch: int, num_new: int) -> None:
     Example:
       quire bench decode --config benchmarks/configs/qwen3-0.6b.json --depth 4096
     """
-    from quire.bench.speed import Workload, measure
+    from quire.bench.throughput import Workload, measure
 
     work = Workload(num_prompt=depth, num_new=num_new, batch=batch, repeat=options.repeat)
     _run(options, {"depth": depth, "batch": batch, "new": num_new}, partial(measure, work=work, bench="decode"))
@@ -122,7 +122,7 @@ def prefill(options: BenchOptions, depth: int, batch: int) -> None:
     Example:
       quire bench prefill --config benchmarks/configs/llama-3.2-1b.json --depth 4096
     """
-    from quire.bench.speed import Workload, measure
+    from quire.bench.throughput import Workload, measure
 
     work = Workload(num_prompt=depth, num_new=1, batch=batch, repeat=options.repeat)
     _run(options, {"depth": depth, "batch": batch}, partial(measure, work=work, bench="prefill"))
@@ -140,7 +140,7 @@ def batched(options: BenchOptions, depth: int, num_new: int, largest: int) -> No
     Example:
       quire bench batch --config benchmarks/configs/qwen3-0.6b.json
     """
-    from quire.bench.speed import BATCHES, Workload, measure_batches
+    from quire.bench.throughput import BATCHES, Workload, measure_batches
 
     batches = tuple(batch for batch in BATCHES if batch <= largest)
     work = Workload(num_prompt=depth, num_new=num_new, repeat=options.repeat)
@@ -161,7 +161,7 @@ def prefix(options: BenchOptions, requests: int, shared: int, own: int, num_new:
     Example:
       quire bench prefix --config benchmarks/configs/qwen3-0.6b.json --requests 16 --shared 2048
     """
-    from quire.bench.sharing import SharedWork, measure_sharing
+    from quire.bench.prefix_sharing import SharedWork, measure_sharing
 
     work = SharedWork(num_requests=requests, num_shared=shared, num_own=own, num_new=num_new, repeat=options.repeat)
     settings = {"requests": requests, "shared": shared, "own": own, "new": num_new}
@@ -177,9 +177,9 @@ def kernels(options: BenchOptions) -> None:
     Example:
       quire bench kernels --config benchmarks/configs/qwen3-0.6b.json
     """
-    from quire.bench.parts import PartsWork, measure_parts
+    from quire.bench.kernels import KernelWork, measure_kernels
 
-    _run(options, {}, partial(measure_parts, asked=PartsWork(repeat=options.repeat)))
+    _run(options, {}, partial(measure_kernels, asked=KernelWork(repeat=options.repeat)))
 
 
 @bench.command()
@@ -193,18 +193,18 @@ def start(options: BenchOptions) -> None:
       quire bench start --config benchmarks/configs/qwen3-0.6b.json
     """
     from quire.bench.saved_model import save_random_model
-    from quire.bench.start import StartWork, measure_start
-    from quire.cli.bench_view import show_report, watching
-    from quire.cli.opening import find_directory
+    from quire.bench.startup import StartupWork, measure_startup
+    from quire.cli.bench_view import progress_shown, show_report
+    from quire.cli.load import find_directory
 
-    with watching() as watch, TemporaryDirectory(prefix="quire-bench-") as saved:
+    with progress_shown() as on_progress, TemporaryDirectory(prefix="quire-bench-") as saved:
         directory = Path(saved)
         if options.config is None:
             directory = find_directory(options.model)
         else:
-            watch("Writing random weights", 0, 1)
+            on_progress("Writing random weights", 0, 1)
             save_random_model(options.config, directory)
-        report = measure_start(StartWork(directory=directory, repeat=options.repeat), options.engine(), watch)
+        report = measure_startup(StartupWork(directory=directory, repeat=options.repeat), options.engine(), on_progress)
     show_report(report, _settings(options), is_json_only=options.as_json)
 
 
@@ -221,15 +221,15 @@ def overhead(model: str | None, num_steps: int, repeat: int, as_json: bool) -> N
       quire bench overhead
     """
     from quire.bench.overhead import OverheadWork, measure_overhead
-    from quire.cli.bench_view import show_overhead, watching
-    from quire.cli.opening import find_directory
+    from quire.cli.bench_view import progress_shown, show_overhead
+    from quire.cli.load import find_directory
     from quire.models.checkpoint import load_checkpoint
     from quire.text.tokenizer import Tokenizer
 
     directory = find_directory(model)
     spec, tokenizer = load_checkpoint(directory).spec, Tokenizer.from_directory(directory)
-    with watching() as watch:
-        report = measure_overhead(spec, tokenizer, OverheadWork(num_steps=num_steps, repeat=repeat), watch)
+    with progress_shown() as on_progress:
+        report = measure_overhead(spec, tokenizer, OverheadWork(num_steps=num_steps, repeat=repeat), on_progress)
     settings = {"model": model or "bundled", "steps": num_steps, "repeat": repeat}
     show_overhead(report, settings, is_json_only=as_json)
 
@@ -239,10 +239,10 @@ bench.add_command(quality)
 
 def _run(options: BenchOptions, settings: dict[str, Any], measure: Callable[..., Report]) -> None:
     """Loads what the options name, measures, and shows the report."""
-    from quire.cli.bench_view import show_report, watching
+    from quire.cli.bench_view import progress_shown, show_report
 
-    with watching() as watch:
-        report = measure(_checkpoint(options), options=options.engine(), watch=watch)
+    with progress_shown() as on_progress:
+        report = measure(_checkpoint(options), options=options.engine(), on_progress=on_progress)
     show_report(report, _settings(options) | settings, is_json_only=options.as_json)
 
 
@@ -253,7 +253,7 @@ def _settings(options: BenchOptions) -> dict[str, Any]:
 
 def _checkpoint(options: BenchOptions) -> Checkpoint:
     from quire.bench.random_model import random_checkpoint
-    from quire.cli.opening import find_directory
+    from quire.cli.load import find_directory
     from quire.models.checkpoint import load_checkpoint
 
     if options.config is not None:

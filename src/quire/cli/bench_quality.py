@@ -66,17 +66,17 @@ def quality(options: QualityOptions) -> None:
       quire bench quality -m path/to/model --text book.txt --context 1024
     """
     from quire.bench.quality import measure_quality
-    from quire.cli.bench_view import circumstances, watching
+    from quire.cli.bench_view import circumstances, progress_shown
     from quire.cli.display import print_json
-    from quire.cli.opening import find_directory
+    from quire.cli.load import find_directory
     from quire.models.checkpoint import load_checkpoint
 
     _refuse(options)
     directory = find_directory(options.model)
     checkpoint = load_checkpoint(directory)
     work = _work(options, directory, checkpoint.spec.max_context)
-    with watching() as watch:
-        report = measure_quality(checkpoint, work, {} if options.threads is None else {"threads": options.threads}, watch)
+    with progress_shown() as on_progress:
+        report = measure_quality(checkpoint, work, {} if options.threads is None else {"threads": options.threads}, on_progress)
     if not options.as_json:
         _print(report)
     settings = {

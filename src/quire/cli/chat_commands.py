@@ -8,12 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
-from quire.cli.answer import write_out
 from quire.cli.chat_file import load_dialogue, save_dialogue
 from quire.cli.chat_input import Command
 from quire.cli.chat_session import ChatSession
 from quire.cli.chat_view import cache_view, num_context_tokens, show_answer, stats_view
 from quire.cli.display import listing, one_line, out_console
+from quire.cli.follow_stream import write_out
 from quire.errors import RequestError
 from quire.sampling import Greedy
 
@@ -62,7 +62,7 @@ def _retry(session: ChatSession, _argument: str) -> None:
     if answer.was_interrupted:
         raise KeyboardInterrupt
     is_same = session.dialogue.answers[-1:] == before
-    if is_same and isinstance(session.opened.params.method, Greedy):
+    if is_same and isinstance(session.loaded.params.method, Greedy):
         _say("The same answer: this chat takes the likeliest token. Start it with --temperature 0.8 for other ones.")
 
 
@@ -89,7 +89,7 @@ def _list_branches(session: ChatSession) -> None:
 
 def _save(session: ChatSession, argument: str) -> None:
     path = _path(argument, "/save")
-    save_dialogue(path, session.dialogue, session.opened.name)
+    save_dialogue(path, session.dialogue, session.loaded.name)
     _say(f"Saved {_turns(session)} to {path}.")
 
 

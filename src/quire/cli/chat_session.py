@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from quire.cli.answer import Answer, AnswerStats, follow, raise_failure, stats_of
-from quire.cli.opening import OpenedModel, start_conversation
+from quire.cli.follow_stream import Answer, AnswerStats, follow, raise_failure, stats_of
+from quire.cli.load import LoadedModel, start_conversation
 from quire.engine.llm import LLM
 from quire.errors import CapacityError, PromptTooLongError, RequestError
 from quire.kv.ledger import CacheExplanation
@@ -65,7 +65,7 @@ class LastAnswer:
 class ChatSession:
     """The state that the commands of a chat look at and change."""
 
-    opened: OpenedModel
+    loaded: LoadedModel
     dialogue: Dialogue
     branch: str = MAIN_BRANCH
     last: LastAnswer | None = None
@@ -74,7 +74,7 @@ class ChatSession:
 
     @property
     def llm(self) -> LLM:
-        return self.opened.llm
+        return self.loaded.llm
 
     @property
     def branches(self) -> dict[str, Dialogue]:
@@ -135,7 +135,7 @@ class ChatSession:
 
     def _stream(self, conversation: Conversation) -> Iterator[RequestOutput]:
         try:
-            return self.llm.stream(conversation.prompt_token_ids(), self.opened.params)
+            return self.llm.stream(conversation.prompt_token_ids(), self.loaded.params)
         except (PromptTooLongError, CapacityError) as error:
             if self.dialogue.answers:
                 error.next_step = f"{error.next_step} {MAKE_ROOM}"

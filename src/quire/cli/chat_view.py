@@ -8,9 +8,9 @@ from types import MappingProxyType
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from quire.cli.answer import Answer, end_line, note_of_full_context
 from quire.cli.chat_session import MAKE_ROOM, ChatSession, Dialogue
 from quire.cli.display import facts, show_note
+from quire.cli.follow_stream import Answer, end_line, note_of_full_context
 from quire.kv.ledger import CacheExplanation, MissReason
 from quire.kv.pool import BlockPool
 from quire.units import cdiv, format_bytes, format_rate
@@ -31,7 +31,7 @@ _REASONS: Mapping[MissReason, str] = MappingProxyType(
 def show_answer(session: ChatSession, answer: Answer) -> None:
     """Ends the line of an answer that was written as it came, and says so if the context is full."""
     end_line(answer.text)
-    note = note_of_full_context(answer, session.opened.params, session.llm.core.scheduler.limits)
+    note = note_of_full_context(answer, session.loaded.params, session.llm.core.scheduler.limits)
     if note is not None:
         show_note(f"{note}. {MAKE_ROOM}")
 
@@ -41,7 +41,7 @@ def stats_view(session: ChatSession) -> RenderableType:
     num_tokens = num_context_tokens(session.dialogue)
     layout = session.llm.core.executor.layout
     rows = {
-        "model": f"{session.opened.name} on {session.llm.core.executor.name}",
+        "model": f"{session.loaded.name} on {session.llm.core.executor.name}",
         "branch": session.branch,
         "turns": str(len(session.dialogue.answers)),
         "context": f"{num_tokens} of {session.llm.config.max_context} tokens",

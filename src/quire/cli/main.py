@@ -15,7 +15,7 @@ from types import MappingProxyType
 import click
 
 from quire import __version__
-from quire.cli.streams import prepare_streams, report_system_error
+from quire.cli.stdio import prepare_streams, report_system_error
 from quire.cli.unknown_option import answered
 from quire.errors import ConfigError, ModelNotFoundError, QuireError, RequestError, TemplateError
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from quire.cli.answer import Answer, end_line, stats_of, stats_of_all, write_out
 from quire.cli.display import listing, out_console
-from quire.cli.opening import OpenedModel
+from quire.cli.follow_stream import Answer, end_line, stats_of, stats_of_all, write_out
+from quire.cli.load import LoadedModel
 from quire.request import Logprob, TokenLogprobs
 
 
@@ -30,10 +30,10 @@ def show_logprobs(answer: Answer) -> None:
     out_console().print(listing("", headers, rows))
 
 
-def json_of(opened: OpenedModel, answers: Sequence[Answer]) -> dict[str, Any]:
+def json_of(loaded: LoadedModel, answers: Sequence[Answer]) -> dict[str, Any]:
     """Returns one answer as a JSON object, or several as a list in it, with the numbers of all of them."""
-    head: dict[str, Any] = {"model": opened.name}
-    layout = opened.llm.core.executor.layout
+    head: dict[str, Any] = {"model": loaded.name}
+    layout = loaded.llm.core.executor.layout
     if len(answers) == 1:
         stats = stats_of(answers[0], layout)
         return head | _answer_json(answers[0]) | ({} if stats is None else stats.to_json())

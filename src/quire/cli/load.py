@@ -19,7 +19,7 @@ from quire.text.conversation import Conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedModel:
+class LoadedModel:
     """A loaded model, what to call it, and how to sample its answers."""
 
     name: str
@@ -27,7 +27,7 @@ class OpenedModel:
     params: SamplingParams
 
 
-def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
+def load_model(choice: EngineChoice, sampling: SamplingOptions) -> LoadedModel:
     """Finds and loads the model; raises SamplingError before loading, and what `LLM` raises."""
     directory = find_directory(choice.model)
     defaults = read_defaults(directory)
@@ -40,7 +40,7 @@ def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
         options["on_progress"] = on_progress
         llm = LLM(directory, **options)
     _note_fallback(choice, llm)
-    return OpenedModel(name=name, llm=llm, params=params)
+    return LoadedModel(name=name, llm=llm, params=params)
 
 
 def start_conversation(llm: LLM) -> Conversation:

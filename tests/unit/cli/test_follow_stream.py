@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from quire.cli.answer import (
+from quire.cli.follow_stream import (
     Answer,
     AnswerStats,
     follow,
