@@ -36,7 +36,7 @@ def memory(gib: float) -> Memory:
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(recipe: Recipe, advice: str) -> None:
-    with pytest.raises(ConfigError, match="training needs more memory than there is") as caught:
+    with pytest.raises(ConfigError, match="training needs more memory than is available") as caught:
         require_training_memory(SPEC, recipe, memory(16))
     assert caught.value.limit == "16.0 GiB available"
     option, value = re.findall(r"--([a-z-]+) (\d+)", caught.value.next_step)[0]
@@ -62,8 +62,8 @@ def test_an_unknown_machine_and_another_device_refuse_nothing() -> None:
 @pytest.mark.parametrize(
     ("job", "shape", "words"),
     [
-        ({"vocab_size": 100_000_000_000}, {}, "larger than a model may have"),
-        ({"max_context": 10**12}, {}, "max_context exceeds what a model may have"),
+        ({"vocab_size": 100_000_000_000}, {}, "larger than the limit"),
+        ({"max_context": 10**12}, {}, "max_context exceeds the limit"),
         ({}, {"num_hidden_layers": 1024, "intermediate_size": 1_048_576, "hidden_size": 65_536}, "Train a smaller shape"),
     ],
 )
