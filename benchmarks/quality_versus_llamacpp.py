@@ -33,7 +33,7 @@ from quire.text.tokenizer import Tokenizer
 
 _FORMATS = ("F32", "BF16", "Q8_0", "Q4_0", "Q4_0-default", "Q4_K_M")
 _DEFAULT_KV_FORMATS = ("Q8_0", "Q4_0")
-_HEADER = ("engine", "weights", "K/V", "of", "KL mean", "KL 99 %", "KL max", "same likeliest", "perplexity")
+_HEADER = ("engine", "weights", "K/V", "of", "KL mean", "KL 99 %", "KL max", "same top-1", "perplexity")
 _BENCHMARKS = Path(__file__).parent
 
 

@@ -67,7 +67,7 @@ def test_earlier_turns_come_from_the_cache(chat: Chat) -> None:
 
 def test_cache_of_another_question_diverges_and_says_where(chat: Chat) -> None:
     shown = chat("x" * 70, "/reset", "x" * 35 + "y" * 40, "/cache").stdout
-    assert "goes on with other tokens" in shown
+    assert "the cached tokens continue differently" in shown
     assert re.search(r"diverged +at token 37, in block 1", shown)  # "u ", then 35 of x
 
 

@@ -1,4 +1,4 @@
-"""How a benchmark looks: a table, the peaks, one JSON line, and on standard error how far it is."""
+"""Prints a benchmark: a table, the machine's peak, one JSON line, and its progress on standard error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def show_report(report: Report, settings: Mapping[str, Any], *, is_json_only: bo
 
 
 def circumstances(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what every report says of where and how it was made."""
+    """Returns the machine, versions and settings of a report."""
     return {"machine": asdict(this_machine(usable_cores())), "versions": _versions(), "settings": dict(settings)}
 
 
@@ -54,7 +54,7 @@ def show_overhead(report: OverheadReport, settings: Mapping[str, Any], *, is_jso
 
 @contextmanager
 def progress_shown() -> Iterator[OnProgress]:
-    """Shows what is being measured on standard error: a bar on a terminal, otherwise a line every two seconds."""
+    """Shows progress on standard error: a bar on a terminal, otherwise one line every two seconds."""
     console = err_console()
     if not console.is_terminal:
         yield _Lines().show
@@ -66,7 +66,7 @@ def progress_shown() -> Iterator[OnProgress]:
 
 
 class _Lines:
-    """Progress for a file or a pipe: what is quick says nothing."""
+    """Progress for a file or a pipe: a line at most every two seconds, none for a short measurement."""
 
     def __init__(self) -> None:
         self._shown_at = time.monotonic()
@@ -83,7 +83,7 @@ def _print(report: Report) -> None:
     title = f"{report.executor}, weights {report.weights}, KV {report.kv_format}, {report.threads} threads"
     console.print(listing(title, _HEADERS, [_row(speed) for speed in report.speeds]))
     for when, peak in (("before", report.before), ("after", report.after)):
-        console.print(f"peak {when}: {_limits(peak)}")
+        console.print(f"machine peak {when}: {_limits(peak)}")
     for line in dict.fromkeys(f"ratio: {speed.ratio_is}" for speed in report.speeds if speed.ratio_is is not None):
         console.print(line)
     for note in report.notes:

@@ -1,4 +1,4 @@
-"""`quire chat`: a conversation on the terminal, or turns from a pipe, one a line."""
+"""`quire chat`: a conversation on the terminal, or turns from a pipe, one per line."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from quire.sampling import Greedy
 
 @dataclass(frozen=True, slots=True)
 class SlashCommand:
-    """What runs, how it is written, and its line in `/help`."""
+    """The function that runs, the usage, and the line in `/help`."""
 
     run: Callable[[ChatSession, str], None]
     usage: str
@@ -63,7 +63,7 @@ def _retry(session: ChatSession, _argument: str) -> None:
         raise KeyboardInterrupt
     is_same = session.dialogue.answers[-1:] == before
     if is_same and isinstance(session.loaded.params.method, Greedy):
-        _say("The same answer: this chat takes the likeliest token. Start it with --temperature 0.8 for other ones.")
+        _say("The same answer: this chat takes the most likely token. Start it with --temperature 0.8 for different answers.")
 
 
 def _exit(session: ChatSession, _argument: str) -> None:
@@ -116,10 +116,10 @@ def _reset(session: ChatSession, _argument: str) -> None:
 def _help(_session: ChatSession, _argument: str) -> None:
     rows = [(command.usage, command.summary) for command in SLASH_COMMANDS.values()]
     console = out_console()
-    console.print(listing("Commands", ("write", "to"), rows))
-    _say('A line that ends with \\ goes on in the next one; """ opens and closes a block of lines.')
+    console.print(listing("Commands", ("command", "effect"), rows))
+    _say('A line that ends with \\ continues on the next one; """ opens and closes a block of lines.')
     others = ", ".join(f"/{other} is /{name}" for other, name in OTHER_NAMES.items())
-    _say(f"Ctrl-C stops the answer, Ctrl-D leaves. Other names: {others}.")
+    _say(f"Ctrl-C stops the answer, Ctrl-D ends the chat. Other names: {others}.")
 
 
 def _path(argument: str, name: str) -> Path:
@@ -143,13 +143,13 @@ SLASH_COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "cache": SlashCommand(_cache, "/cache", "explain what the KV cache saved in the last prompt, and show its blocks"),
         "undo": SlashCommand(_undo, "/undo", "forget the last turn"),
         "retry": SlashCommand(_retry, "/retry", "answer the last turn again"),
-        "fork": SlashCommand(_fork, "/fork [NAME]", "go to branch NAME, made from here if it is new; list the branches"),
+        "fork": SlashCommand(_fork, "/fork [NAME]", "switch to branch NAME, created from here if it is new; list the branches"),
         "save": SlashCommand(_save, "/save FILE", "save this branch as JSON"),
-        "load": SlashCommand(_load, "/load FILE", "replace this branch by a saved one"),
-        "system": SlashCommand(_system, "/system [TEXT]", "start over with a system message; show it"),
+        "load": SlashCommand(_load, "/load FILE", "replace this branch with a saved one"),
+        "system": SlashCommand(_system, "/system [TEXT]", "start over with a system message; without TEXT, show it"),
         "reset": SlashCommand(_reset, "/reset", "start over, keeping the system message"),
         "help": SlashCommand(_help, "/help", "show this list"),
-        "exit": SlashCommand(_exit, "/exit", "leave"),
+        "exit": SlashCommand(_exit, "/exit", "end the chat"),
     }
 )
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerForm:
-    """How the prompt is put and the answer shown."""
+    """How the prompt is formatted and the answer shown."""
 
     system: str | None
     raw: bool
@@ -40,7 +40,7 @@ _FORM_OPTIONS = (
 @answer_options
 @engine_options
 def run(prompt: str | None, form: AnswerForm, sampling: SamplingOptions, engine: EngineChoice) -> None:
-    """Answer PROMPT on standard output, as it comes.
+    """Stream an answer to PROMPT to standard output.
 
     Without PROMPT, or with `-`, the prompt is read from standard input; one line break at its end is dropped.
     The model's chat template is applied where it has one. Sampling follows the model's generation_config.json and is
@@ -122,7 +122,7 @@ def _read_stdin() -> str:
 
 
 def _checked(prompt: str | None) -> str:
-    """Returns a prompt that is there and can be written as UTF-8."""
+    """Returns a prompt that is not empty and can be encoded as UTF-8."""
     if not prompt:
         raise click.UsageError("The prompt is empty.")
     try:
@@ -133,7 +133,7 @@ def _checked(prompt: str | None) -> str:
 
 
 def _fault_of(prompt: str) -> str:
-    """Returns which byte of a prompt from the command line is no UTF-8: the shell's bytes come as halves of surrogate pairs."""
+    """Returns which byte of a prompt from the command line is not UTF-8: Python passes such bytes as lone surrogates."""
     try:
         prompt.encode(errors="surrogateescape").decode()
     except UnicodeDecodeError as error:

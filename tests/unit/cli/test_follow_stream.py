@@ -123,7 +123,7 @@ def test_full_context_is_told_unless_a_limit_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("bound", "way_out"),
     [
-        (ContextBound.MODEL, "no longer one"),
+        (ContextBound.MODEL, "no longer context"),
         (ContextBound.MAX_CONTEXT, "--max-context"),
         (ContextBound.KV_MEMORY, "--kv-memory"),
     ],
