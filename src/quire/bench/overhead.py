@@ -1,10 +1,10 @@
-"""What the engine itself costs: a step in steady decode over a model that computes nothing, and a row of each way to sample.
+"""The engine's own overhead: a step of steady decode over a model that computes nothing, and one row per sampling method.
 
 scheduler   plan -> batch -> best tokens -> complete       the token loop, without text
 engine      the same, and text, stops and events           EngineCore.step
 
-Time is taken over whole runs of steps, so that blocks which fill up meanwhile are paid for. It is CPU time of the thread: nothing
-here waits for anything, so what is left out is only what other programs take.
+Time is taken over whole runs of steps, so that the cost of filling blocks is included. It is CPU time of the thread: nothing here
+waits, so only the time of other programs is left out.
 """
 
 from __future__ import annotations

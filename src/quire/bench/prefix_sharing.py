@@ -1,4 +1,4 @@
-"""What the prefix cache saves: many requests with one beginning, and the second turn of a chat.
+"""The prefix cache's savings: many requests with a shared prefix, and the second turn of a chat.
 
 requests   [shared ........)[own ...)[new .....)     the shared part is computed once, or once per request
 chat       turn 1: [prompt ........)[answer)

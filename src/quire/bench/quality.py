@@ -1,4 +1,4 @@
-"""What a number format costs in quality: every weight and every KV format against float32, one factor at a time.
+"""The quality cost of number formats: every weight format and every KV format compared with float32, one at a time.
 
 text      [begin][-- piece of a context --)[begin][-- next piece --) ...     every piece is computed from an empty cache
 chunk     both executors run the same tokens; then slice by slice of rows: logits of the reference, logits of the other
@@ -29,7 +29,7 @@ _REFERENCE: EngineOptions = {"dtype": _EXACT, "kv_format": _EXACT}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """Tokens to predict one after the other; `is_answer` marks those the model learned to say, where only these were."""
+    """Tokens to predict one after the other; `is_answer` marks those that the model learned, if it learned answers only."""
 
     token_ids: tuple[int, ...]
     is_answer: tuple[bool, ...]
@@ -37,7 +37,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormatQuality:
-    """One format beside the reference, over all tokens and over the answers; `answers` None where no token is marked."""
+    """One format compared with the reference, over all tokens and over the answers; `answers` None where no token is marked."""
 
     weights: str
     kv: str
@@ -73,7 +73,7 @@ class QualityWork:
 def in_pieces(texts: Sequence[Text], begin: Sequence[int], context: int) -> QualityWork:
     """Cuts texts into pieces that fill a context, each after the tokens a prompt begins with.
 
-    A piece in which nothing is predicted is left out. Raises ConfigError where none remains.
+    A piece without a token to predict is left out. Raises ConfigError if none remains.
     """
     size = context - len(begin)
     cut = (_piece(text, begin, slice(start, start + size)) for text in texts for start in range(0, len(text.token_ids), size))

@@ -1,10 +1,10 @@
-"""How long a start takes: import, loading from the page cache, the first token. Every run is a fresh process.
+"""The time of a start: import, loading from the page cache, the first token. Every run is a new process.
 
 import quire ]  the process starts counting when Python runs its first line
-load         ]  checkpoint, packed weights, KV memory; the files were read just before, so no disk is timed
+load         ]  checkpoint, packed weights, KV memory; the files were read just before, so the disk is not timed
 first token  ]  a prompt of a few tokens, from submission
 
-Then the same with a packed cache that an earlier start has filled.
+Then the same with a packed cache that an earlier start filled.
 """
 
 from __future__ import annotations

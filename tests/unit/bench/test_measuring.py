@@ -29,7 +29,7 @@ OPTIONS: EngineOptions = {"dtype": "bfloat16", "threads": 1}
 
 
 @pytest.fixture(autouse=True)
-def _quick_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring the peak reads half a gigabyte; one test elsewhere measures it for real."""
     monkeypatch.setattr("quire.bench.harness.measure_peak", lambda *_: MachinePeak(bandwidth=1e10, flops=1e12))
 

@@ -46,7 +46,7 @@ def test_what_has_no_cost_has_no_shares() -> None:
     assert spread([0.5, 0.5]) == 0
 
 
-def test_shares_count_against_the_better_canary() -> None:
+def test_shares_count_against_the_higher_peak() -> None:
     other = MachinePeak(bandwidth=90.0, flops=1100.0)
     assert higher_peak(MACHINE, other) == MachinePeak(bandwidth=100.0, flops=1100.0)
 
