@@ -52,7 +52,7 @@ _TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that contestants end with us, not frozen for ever
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that contestants end with this process
     asked = parse(__doc__ or "")
     spec = build_spec(parse_config(asked.config.read_bytes()))
     if asked.merge:
@@ -85,7 +85,7 @@ def _compare(asked: Asked, model: Path, spec: ModelSpec) -> Piece:
 def _enter(
     asked: Asked, model: Path, workloads: Sequence[Workload], results: Results, stack: ExitStack
 ) -> Mapping[Name, ContestantProcess]:
-    """Starts everybody, one after the other, and returns those who came; `stack` ends them."""
+    """Starts the contestants one after another and returns those that started; `stack` ends them."""
     entered: dict[Name, ContestantProcess] = {}
     for name in asked.contestants:
         _tell(f"starting {name}")
@@ -106,7 +106,7 @@ def _python(asked: Asked, name: Name) -> str:
 
 
 def _numbers(threads: int, workloads: Sequence[Workload]) -> list[str]:
-    """Returns the words that tell a contestant how much room all workloads together need."""
+    """Returns the arguments that give a contestant the room that all workloads together need."""
     needs = [(each.num_tokens, each.batch, each.batch * each.num_tokens) for each in workloads]
     room = [max(column) for column in zip(*needs, strict=True)]
     reuse = ["--reuses"] if any(each.reuses for each in workloads) else []
@@ -135,7 +135,7 @@ def _play(asked: Asked, contestants: Mapping[Name, ContestantProcess], workloads
 
 
 def _in_turn(contestants: Mapping[Name, ContestantProcess], round_idx: int) -> list[tuple[Name, ContestantProcess]]:
-    """Returns who is still there, backwards in every second round, so that nobody always follows the same neighbour."""
+    """Returns the remaining contestants, reversed in every second round, so that none always follows the same neighbor."""
     remaining = [(name, contestant) for name, contestant in contestants.items() if not contestant.has_ended]
     return remaining[:: -1 if round_idx % 2 else 1]
 

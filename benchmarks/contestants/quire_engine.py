@@ -41,11 +41,11 @@ class QuireContestant:
 
 
 def _words(number_format: str) -> EngineOptions:
-    """Returns the options that choose a format; what is not a plain type is quantised where this version can."""
+    """Returns the options that choose a format; what is not a plain type is quantized where this version can."""
     if number_format in _PLAIN:
         return {"dtype": number_format}
     if number_format not in WEIGHT_FORMATS:
-        raise ContestantError(f"this version cannot quantise weights to {number_format}")
+        raise ContestantError(f"this version cannot quantize weights to {number_format}")
     return {"dtype": "bfloat16", "quantize": number_format}
 
 

@@ -1,4 +1,4 @@
-"""The table people read: one for each precision, who is missing and why, where we lose, the circumstances."""
+"""The report as text: one table per precision, which contestants are missing and why, where we lose, the circumstances."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def as_markdown(results: Results, workloads: Sequence[Workload], around: Circums
     found = duels(results, workloads)
     sections = [
         f"# {around.shape}, {around.threads} threads",
-        "Tokens a second, medians of alternated rounds, with the spread (fastest - slowest) / median. Ratios are medians over "
-        "rounds in which both were measured; how many is beside them. Random weights, the same token ids, greedy, caches cold "
-        "but where reuse is the point. Every contestant runs in a process tree of its own, frozen while another is measured.",
+        "Tokens per second, medians of alternated rounds, with the spread (fastest - slowest) / median. Ratios are medians over "
+        "rounds in which both were measured; their number is next to them. Random weights, the same token ids, greedy, cold "
+        "caches except in workloads that reuse them. Every contestant has its own process tree, paused while another is timed.",
         *(_table(results, workloads, around, precision) for precision in Precision if results.of(precision)),
         _losses(found, results),
         _absent(results),
@@ -111,7 +111,7 @@ def _losses(found: Sequence[Duel], results: Results) -> str:
 
 def _absent(results: Results) -> str:
     lines = [f"- {what}: {why}" for what, why in results.missing.items()]
-    return "## Not measured\n\n" + ("\n".join(lines) or "Everybody who was asked competed in everything.")
+    return "## Not measured\n\n" + ("\n".join(lines) or "Every contestant took part in every workload.")
 
 
 def _same_model(results: Results, workloads: Sequence[Workload]) -> str:
@@ -122,7 +122,9 @@ def _same_model(results: Results, workloads: Sequence[Workload]) -> str:
 
 def _setting(results: Results, around: Circumstances) -> str:
     lines = [f"- {name}: {value}" for name, value in around.machine.items()]
-    lines += [f"- peak {index + 1}, before a round or after the last: {_peak(each)}" for index, each in enumerate(results.peaks)]
+    lines += [
+        f"- machine peak {index + 1}, before a round or after the last: {_peak(each)}" for index, each in enumerate(results.peaks)
+    ]
     lines += [
         f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()) for name, facts in results.facts.items()
     ]

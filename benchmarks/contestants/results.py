@@ -18,7 +18,7 @@ from .workloads import Phase, Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One contestant's measurement of one workload. `round_id` is equal for those who were measured in the same round.
+    """One contestant's measurement of one workload. `round_id` is equal for measurements of the same round.
 
     `step_s` is the median over the steps, None where there were none; `token_ids` are those of the first request.
     """
@@ -69,11 +69,11 @@ class Results:
         return (max(rates) - min(rates)) / median(rates)
 
     def names(self) -> list[Name]:
-        """Returns who was measured in anything, in the order they were first."""
+        """Returns the contestants that were measured, in the order of their first measurement."""
         return list(dict.fromkeys(each.name for each in self.records))
 
     def of(self, precision: Precision) -> list[Name]:
-        """Returns who was measured in a precision, Quire first."""
+        """Returns the contestants that were measured in a precision, Quire first."""
         return sorted((name for name in self.names() if name.precision is precision), key=lambda name: not name.is_ours)
 
     def first_tokens(self, name: Name, workload: Workload) -> tuple[int, ...] | None:
