@@ -36,7 +36,7 @@ from contestants.results import Results
 from contestants.roster import Name
 from contestants.workloads import Workload, fitting, measured_together
 
-from quire.bench.canary import Canary, measure_canary
+from quire.bench.machine_peak import MachinePeak, measure_peak
 from quire.bench.saved_model import save_random_model
 from quire.cli.machine import this_machine
 from quire.config import KVFormat, WeightFormat
@@ -52,7 +52,7 @@ _TERMINATED = 128 + signal.SIGTERM
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that contestants end with us, not frozen for ever
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # so that contestants end with this process
     asked = parse(__doc__ or "")
     spec = build_spec(parse_config(asked.config.read_bytes()))
     if asked.merge:
@@ -85,7 +85,7 @@ def _compare(asked: Asked, model: Path, spec: ModelSpec) -> Piece:
 def _enter(
     asked: Asked, model: Path, workloads: Sequence[Workload], results: Results, stack: ExitStack
 ) -> Mapping[Name, ContestantProcess]:
-    """Starts everybody, one after the other, and returns those who came; `stack` ends them."""
+    """Starts the contestants one after another and returns those that started; `stack` ends them."""
     entered: dict[Name, ContestantProcess] = {}
     for name in asked.contestants:
         _tell(f"starting {name}")
@@ -106,7 +106,7 @@ def _python(asked: Asked, name: Name) -> str:
 
 
 def _numbers(threads: int, workloads: Sequence[Workload]) -> list[str]:
-    """Returns the words that tell a contestant how much room all workloads together need."""
+    """Returns the arguments that give a contestant the room that all workloads together need."""
     needs = [(each.num_tokens, each.batch, each.batch * each.num_tokens) for each in workloads]
     room = [max(column) for column in zip(*needs, strict=True)]
     reuse = ["--reuses"] if any(each.reuses for each in workloads) else []
@@ -114,11 +114,11 @@ def _numbers(threads: int, workloads: Sequence[Workload]) -> list[str]:
 
 
 def _play(asked: Asked, contestants: Mapping[Name, ContestantProcess], workloads: Sequence[Workload], results: Results) -> None:
-    """Measures everybody in everything, round by round, a canary before each round and after the last."""
+    """Measures every contestant in every workload, round by round; the machine's peak before each round and after the last."""
     vocab_size = build_spec(parse_config(asked.config.read_bytes())).vocab_size
     run_id = time.strftime("%Y%m%dT%H%M%S")
     for round_idx in range(asked.first_round, asked.first_round + asked.rounds):
-        results.canaries.append(_canary(asked.threads))
+        results.peaks.append(_peak(asked.threads))
         for together in measured_together(workloads):
             for name, contestant in _in_turn(contestants, round_idx):
                 _tell(f"round {round_idx + 1}: {together[0].name}, {name}")
@@ -131,18 +131,18 @@ def _play(asked: Asked, contestants: Mapping[Name, ContestantProcess], workloads
                     continue
                 for workload in together:
                     results.add(name, workload, f"{run_id}-{round_idx}", reading)
-    results.canaries.append(_canary(asked.threads))
+    results.peaks.append(_peak(asked.threads))
 
 
 def _in_turn(contestants: Mapping[Name, ContestantProcess], round_idx: int) -> list[tuple[Name, ContestantProcess]]:
-    """Returns who is still there, backwards in every second round, so that nobody always follows the same neighbour."""
+    """Returns the remaining contestants, reversed in every second round, so that none always follows the same neighbor."""
     remaining = [(name, contestant) for name, contestant in contestants.items() if not contestant.has_ended]
     return remaining[:: -1 if round_idx % 2 else 1]
 
 
-def _canary(threads: int) -> Canary:
+def _peak(threads: int) -> MachinePeak:
     """Measures the machine with the best instructions here; raises ExecutorUnavailableError where no core was compiled."""
-    return measure_canary((available_isas() or ("",))[-1], threads, WeightFormat.BFLOAT16)
+    return measure_peak((available_isas() or ("",))[-1], threads, WeightFormat.BFLOAT16)
 
 
 def _write(out: Path, piece: Piece, spec: ModelSpec) -> None:

@@ -22,9 +22,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from quire.bench.divergence import Divergence, DivergenceMeter
+from quire.bench.harness import Harness, Room
 from quire.bench.held_out import held_out_texts
 from quire.bench.quality import QualityWork, Text, in_pieces, measure_quality, piece_logits
-from quire.bench.rig import Rig, Room
 from quire.engine.resolve import default_threads
 from quire.executors.protocol import Float32Array
 from quire.models import bundled
@@ -33,7 +33,7 @@ from quire.text.tokenizer import Tokenizer
 
 _FORMATS = ("F32", "BF16", "Q8_0", "Q4_0", "Q4_0-default", "Q4_K_M")
 _DEFAULT_KV_FORMATS = ("Q8_0", "Q4_0")
-_HEADER = ("engine", "weights", "K/V", "of", "KL mean", "KL 99 %", "KL max", "same likeliest", "perplexity")
+_HEADER = ("engine", "weights", "K/V", "of", "KL mean", "KL 99 %", "KL max", "same top-1", "perplexity")
 _BENCHMARKS = Path(__file__).parent
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     checkpoint = load_checkpoint(directory)
     work = in_pieces(held_out_texts(Tokenizer.from_directory(directory)), (), checkpoint.spec.max_context)
     rows = _ours(work, arguments.threads)
-    reference = Rig(
+    reference = Harness(
         checkpoint,
         {"dtype": "float32", "kv_format": "float32", "threads": arguments.threads},
         Room(num_requests=1, num_tokens=work.context),
@@ -103,7 +103,7 @@ class LlamaCpp:
             yield piece, np.load(self._scratch / f"{index}.npy")
 
 
-def _theirs(llamacpp: LlamaCpp, reference: Rig, number_format: str, kv: str) -> Row:
+def _theirs(llamacpp: LlamaCpp, reference: Harness, number_format: str, kv: str) -> Row:
     meter = DivergenceMeter()
     for piece, logits in llamacpp.logits(number_format, kv):
         done = 0

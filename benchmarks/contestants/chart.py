@@ -1,4 +1,4 @@
-"""The same figures as bars: one small panel a workload and precision, Quire in colour."""
+"""The same figures as bars: one small panel per workload and precision, Quire in color."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def save_chart(results: Results, workloads: Sequence[Workload], path: Path) -> N
 
 def _draw(panel: Any, results: Results, workload: Workload, names: Sequence[Name]) -> None:
     measured = [(name, rate) for name in reversed(names) if (rate := results.rate(name, workload)) is not None]
-    colours = [_OURS if name.is_ours else _THEIRS for name, _ in measured]
-    bars = panel.barh([str(name) for name, _ in measured], [rate for _, rate in measured], color=colours)
+    colors = [_OURS if name.is_ours else _THEIRS for name, _ in measured]
+    bars = panel.barh([str(name) for name, _ in measured], [rate for _, rate in measured], color=colors)
     panel.bar_label(bars, fmt="%.0f", padding=2, fontsize=7)
     panel.set_title(workload.name, fontsize=8)
     panel.tick_params(labelsize=7)

@@ -1,7 +1,7 @@
 """The checkpoint's weights as a GGUF file, so that llama.cpp computes with the numbers that everybody else has.
 
 Matrices get the asked format, all of them the same one (what `llama-quantize --pure` does); norms and biases stay float32.
-llama.cpp rotates neighbouring elements in its llama graph, where Hugging Face rotates halves: there, rows of q and k move.
+llama.cpp rotates neighboring elements in its llama graph, where Hugging Face rotates halves: there, rows of q and k move.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, Float32Array]]:
 
 
 def interleaved(values: Float32Array, head_dim: int) -> Float32Array:
-    """Returns rows in llama.cpp's order: of each head, row i and row i + head_dim / 2 become neighbours."""
+    """Returns rows in llama.cpp's order: of each head, row i and row i + head_dim / 2 become neighbors."""
     halves = values.reshape(-1, 2, head_dim // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))
 

@@ -1,4 +1,4 @@
-"""A model in llama.cpp: a GGUF file of the checkpoint's weights, quantised by llama.cpp itself where it has a recipe."""
+"""A model in llama.cpp: a GGUF file of the checkpoint's weights, quantized by llama.cpp itself where it has a recipe."""
 
 from __future__ import annotations
 

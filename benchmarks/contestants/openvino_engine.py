@@ -1,4 +1,4 @@
-"""OpenVINO as a contestant: optimum-intel's stateful model, exported from the same checkpoint, quantised by NNCF."""
+"""OpenVINO as a contestant: optimum-intel's stateful model, exported from the same checkpoint, quantized by NNCF."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .protocol import Contestant, ContestantError, Entry
 from .transformers_engine import ForwardLoop
 
 _PLAIN = MappingProxyType({"bfloat16": "bf16", "float32": "f32"})
-"""The arithmetic of weights that are not quantised; a processor without the first one does best in the second."""
+"""The arithmetic of weights that are not quantized; a processor without the first one does best in the second."""
 _QUANTIZED: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
     {"int8": {"bits": 8}, "int4": {"bits": 4, "sym": True, "group_size": 32, "ratio": 1.0}}
 )
 
 
 def open_contestant(entry: Entry) -> Contestant:
-    """Exports, compresses and compiles the model; the plugin quantises activations by itself where weights are integers."""
+    """Exports, compresses and compiles the model; the plugin quantizes activations by itself where weights are integers."""
     name = entry.number_format
     if name not in _PLAIN and name not in _QUANTIZED:
         raise ContestantError(f"compared in {', '.join((*_PLAIN, *_QUANTIZED))} only")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quire.bench.canary import Canary
+from quire.bench.machine_peak import MachinePeak
 
 from .protocol import ContestantError
 from .results import Record, Results
@@ -44,7 +44,7 @@ def read_piece(path: Path) -> Piece:
         records=records,
         facts={parse_name(name): facts for name, facts in found["contestants"].items()},
         missing=found["missing"],
-        canaries=[Canary(**fields) for fields in found["canaries"]],
+        peaks=[MachinePeak(**fields) for fields in found["peaks"]],
     )
     return Piece(
         results=results,
@@ -69,7 +69,7 @@ def merged(pieces: Sequence[Piece]) -> Piece:
     results = Results(
         records=[record for piece in pieces for record in piece.results.records],
         facts={name: facts for piece in pieces for name, facts in piece.results.facts.items()},
-        canaries=[canary for piece in pieces for canary in piece.results.canaries],
+        peaks=[peak for piece in pieces for peak in piece.results.peaks],
     )
     came = {str(name) for name in results.names()}
     results.missing = {what: why for piece in pieces for what, why in piece.results.missing.items() if what not in came}

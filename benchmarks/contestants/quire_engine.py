@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quire import __version__
-from quire.bench.rig import Rig, Room
+from quire.bench.harness import Harness, Room
 from quire.config import PrefixCache
 from quire.engine.options import WEIGHT_FORMATS, EngineOptions
 from quire.models.checkpoint import load_checkpoint
@@ -16,18 +16,18 @@ _PLAIN = ("float32", "bfloat16")
 
 
 class QuireContestant:
-    """A rig whose blocks hold the largest workload, however many requests its tokens belong to."""
+    """A harness whose blocks hold the largest workload, however many requests its tokens belong to."""
 
     def __init__(self, entry: Entry) -> None:
         room = Room(num_requests=entry.max_batch, num_tokens=cdiv(entry.max_total, entry.max_batch))
-        self._rig = Rig(load_checkpoint(entry.model), {**_words(entry.number_format), "threads": entry.threads}, room)
+        self._harness = Harness(load_checkpoint(entry.model), {**_words(entry.number_format), "threads": entry.threads}, room)
 
     @property
     def facts(self) -> dict[str, str]:
-        return {"quire": __version__, "executor": self._rig.executor.name, "kv": self._rig.layout.format.value}
+        return {"quire": __version__, "executor": self._harness.executor.name, "kv": self._harness.layout.format.value}
 
     def run(self, task: Task) -> Reading:
-        loop = self._rig.loop(PrefixCache.ON if task.reuses else PrefixCache.OFF)
+        loop = self._harness.loop(PrefixCache.ON if task.reuses else PrefixCache.OFF)
         if task.num_known:
             loop.submit("before", task.prompts[0][: task.num_known], 1)
             loop.run()
@@ -41,11 +41,11 @@ class QuireContestant:
 
 
 def _words(number_format: str) -> EngineOptions:
-    """Returns the options that choose a format; what is not a plain type is quantised where this version can."""
+    """Returns the options that choose a format; what is not a plain type is quantized where this version can."""
     if number_format in _PLAIN:
         return {"dtype": number_format}
     if number_format not in WEIGHT_FORMATS:
-        raise ContestantError(f"this version cannot quantise weights to {number_format}")
+        raise ContestantError(f"this version cannot quantize weights to {number_format}")
     return {"dtype": "bfloat16", "quantize": number_format}
 
 

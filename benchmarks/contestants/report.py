@@ -1,4 +1,4 @@
-"""The table people read: one for each precision, who is missing and why, where we lose, the circumstances."""
+"""The report as text: one table per precision, which contestants are missing and why, where we lose, the circumstances."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from quire.bench.canary import Canary, best_of
+from quire.bench.machine_peak import MachinePeak, higher_peak
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
@@ -37,7 +37,7 @@ def as_json(results: Results, workloads: Sequence[Workload], around: Circumstanc
         "machine": dict(around.machine),
         "workloads": workload_fields(workloads),
         "records": as_records(results),
-        "canaries": [asdict(canary) for canary in results.canaries],
+        "peaks": [asdict(peak) for peak in results.peaks],
         "contestants": {str(name): facts for name, facts in results.facts.items()},
         "missing": results.missing,
         "tokens_per_second": {
@@ -63,9 +63,9 @@ def as_markdown(results: Results, workloads: Sequence[Workload], around: Circums
     found = duels(results, workloads)
     sections = [
         f"# {around.shape}, {around.threads} threads",
-        "Tokens a second, medians of alternated rounds, with the spread (fastest - slowest) / median. Ratios are medians over "
-        "rounds in which both were measured; how many is beside them. Random weights, the same token ids, greedy, caches cold "
-        "but where reuse is the point. Every contestant runs in a process tree of its own, frozen while another is measured.",
+        "Tokens per second, medians of alternated rounds, with the spread (fastest - slowest) / median. Ratios are medians over "
+        "rounds in which both were measured; their number is next to them. Random weights, the same token ids, greedy, cold "
+        "caches except in workloads that reuse them. Every contestant has its own process tree, paused while another is timed.",
         *(_table(results, workloads, around, precision) for precision in Precision if results.of(precision)),
         _losses(found, results),
         _absent(results),
@@ -111,7 +111,7 @@ def _losses(found: Sequence[Duel], results: Results) -> str:
 
 def _absent(results: Results) -> str:
     lines = [f"- {what}: {why}" for what, why in results.missing.items()]
-    return "## Not measured\n\n" + ("\n".join(lines) or "Everybody who was asked competed in everything.")
+    return "## Not measured\n\n" + ("\n".join(lines) or "Every contestant took part in every workload.")
 
 
 def _same_model(results: Results, workloads: Sequence[Workload]) -> str:
@@ -123,7 +123,7 @@ def _same_model(results: Results, workloads: Sequence[Workload]) -> str:
 def _setting(results: Results, around: Circumstances) -> str:
     lines = [f"- {name}: {value}" for name, value in around.machine.items()]
     lines += [
-        f"- canary {index + 1}, before a round or after the last: {_canary(each)}" for index, each in enumerate(results.canaries)
+        f"- machine peak {index + 1}, before a round or after the last: {_peak(each)}" for index, each in enumerate(results.peaks)
     ]
     lines += [
         f"- {name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()) for name, facts in results.facts.items()
@@ -138,15 +138,15 @@ def _agreements(results: Results, workloads: Sequence[Workload]) -> Mapping[Name
     return {} if reference is None or told is None else agreement(results, told, reference)
 
 
-def _limits(results: Results) -> Canary:
-    first, *others = results.canaries
+def _limits(results: Results) -> MachinePeak:
+    first, *others = results.peaks
     for other in others:
-        first = best_of(first, other)
+        first = higher_peak(first, other)
     return first
 
 
-def _canary(canary: Canary) -> str:
-    return f"{canary.bandwidth / 1e9:.1f} GB/s, {canary.flops / 1e9:.0f} GFLOP/s"
+def _peak(peak: MachinePeak) -> str:
+    return f"{peak.bandwidth / 1e9:.1f} GB/s, {peak.flops / 1e9:.0f} GFLOP/s"
 
 
 def _rate(tokens_per_second: float) -> str:

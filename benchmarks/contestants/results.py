@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from quire.bench.canary import Canary
 from quire.bench.cost import matrix_elements, step_flops
+from quire.bench.machine_peak import MachinePeak
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
@@ -18,7 +18,7 @@ from .workloads import Phase, Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One contestant's measurement of one workload. `round_id` is equal for those who were measured in the same round.
+    """One contestant's measurement of one workload. `round_id` is equal for measurements of the same round.
 
     `step_s` is the median over the steps, None where there were none; `token_ids` are those of the first request.
     """
@@ -39,7 +39,7 @@ class Results:
     records: list[Record] = field(default_factory=list)
     facts: dict[Name, dict[str, str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    canaries: list[Canary] = field(default_factory=list)
+    peaks: list[MachinePeak] = field(default_factory=list)
 
     def add(self, name: Name, workload: Workload, round_id: str, reading: Reading) -> None:
         """Takes one measurement."""
@@ -55,7 +55,7 @@ class Results:
         self.records.append(record)
 
     def rates(self, name: Name, workload: Workload) -> dict[str, float]:
-        """Returns the tokens a second of every round."""
+        """Returns the tokens per second of every round."""
         return {each.round_id: each.tokens_per_second for each in self.records if each.name == name and each.workload == workload}
 
     def rate(self, name: Name, workload: Workload) -> float | None:
@@ -69,11 +69,11 @@ class Results:
         return (max(rates) - min(rates)) / median(rates)
 
     def names(self) -> list[Name]:
-        """Returns who was measured in anything, in the order they were first."""
+        """Returns the contestants that were measured, in the order of their first measurement."""
         return list(dict.fromkeys(each.name for each in self.records))
 
     def of(self, precision: Precision) -> list[Name]:
-        """Returns who was measured in a precision, Quire first."""
+        """Returns the contestants that were measured in a precision, Quire first."""
         return sorted((name for name in self.names() if name.precision is precision), key=lambda name: not name.is_ours)
 
     def first_tokens(self, name: Name, workload: Workload) -> tuple[int, ...] | None:
@@ -139,10 +139,10 @@ def agreement(results: Results, workload: Workload, reference: Name) -> Mapping[
     }
 
 
-def roofline(spec: ModelSpec, layout: KVLayout, workload: Workload, precision: Precision, canary: Canary) -> float | None:
-    """Returns the tokens a second no engine can beat here: bandwidth for decode, the bfloat16 peak for 16-bit prefill.
+def roofline(spec: ModelSpec, layout: KVLayout, workload: Workload, precision: Precision, peak: MachinePeak) -> float | None:
+    """Returns the tokens per second no engine can beat here: bandwidth for decode, the bfloat16 peak for 16-bit prefill.
 
-    None for prefill in fewer bits, whose peak the canary does not measure, and where what is cached counts. K/V count in the
+    None for prefill in fewer bits, whose peak is not measured, and where what is cached counts. K/V count in the
     layout's format.
     """
     layers, head = matrix_elements(spec)
@@ -151,10 +151,10 @@ def roofline(spec: ModelSpec, layout: KVLayout, workload: Workload, precision: P
     if workload.phase is Phase.PREFILL:
         attended = workload.depth * (workload.depth + 1) // 2
         flops = step_flops(spec, workload.depth, 1, attended)
-        return workload.depth / (flops / canary.flops) if precision is Precision.BF16 else None
+        return workload.depth / (flops / peak.flops) if precision is Precision.BF16 else None
     context = workload.batch * (workload.depth + workload.num_new // 2)
     num_bytes = (layers + head) * precision.bytes_per_weight + layout.bytes_per_token * context
-    return workload.batch / (num_bytes / canary.bandwidth)
+    return workload.batch / (num_bytes / peak.bandwidth)
 
 
 def _num_equal(found: Sequence[int], expected: Sequence[int]) -> int:

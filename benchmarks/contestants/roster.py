@@ -1,4 +1,4 @@
-"""Who may compete, in which number formats, and which of them are compared with each other."""
+"""The contestants, their number formats, and which of them are compared with each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .protocol import Contestant, ContestantError, Entry
 
 
 class Precision(Enum):
-    """Formats are compared within a precision: about as many bits a weight.
+    """Formats are compared within a precision: about as many bits per weight.
 
     An engine that computes the 16-bit checkpoint in float32, because its processor is faster so, competes with 16 bits.
     """

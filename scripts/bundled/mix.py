@@ -1,4 +1,4 @@
-"""In which proportions the corpus practises what: first everything, then what is still weak, at last everything again."""
+"""In which proportions the corpus practices what: first everything, then what is still weak, at last everything again."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def belongs(value: str, split: Split) -> bool:
 
 
 def invent_word(rng: Random, split: Split) -> str:
-    """Returns a capitalised word that means nothing, of two or three syllables, never one of the other split."""
+    """Returns a capitalized word that means nothing, of two or three syllables, never one of the other split."""
     while True:
         syllables = [rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(rng.choice((2, 2, 3)))]
         word = "".join((*syllables, rng.choice(_CODAS))).capitalize()

@@ -134,7 +134,7 @@ def test_closed_pipe_is_quiet(endless_model: Path) -> None:
     ("arguments", "code", "message"),
     [
         (("-m", "no/such/model/here", "hi"), 2, "error: This is neither a model directory nor a Hugging Face id"),
-        (("--top-p", "0.5", "hi"), 2, "takes the likeliest token and ignores top_p (given: top_p=0.5). Add --temperature"),
+        (("--top-p", "0.5", "hi"), 2, "takes the most likely token and ignores top_p (given: top_p=0.5). Add --temperature"),
         (("-n", "2", "hi"), 2, "ignores n (given: n=2). Add --temperature"),
         (("--temperature", "0", "--top-p", "0.5", "hi"), 2, "error: temperature=0 is greedy and ignores top_p"),
         (("--max-context", "100000000", "hi"), 2, "error: The requested context does not fit"),

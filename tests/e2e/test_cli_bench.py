@@ -46,7 +46,7 @@ def test_a_benchmark_ends_with_its_circumstances(shape: Path, arguments: tuple[s
     common = ("--config", str(shape), "--repeat", "1", "--threads", "1")
     result = CliRunner().invoke(cli, ("bench", *arguments, *common))
     assert result.exit_code == 0, result.output
-    assert "canary after" in result.stdout
+    assert "peak after" in result.stdout
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["bench"] == arguments[0]
     assert len(report["speeds"]) == num_speeds

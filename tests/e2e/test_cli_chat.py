@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from quire import LLM
 from quire.cli import chat_session
-from quire.cli.answer import Answer
 from quire.cli.chat_session import ChatSession
+from quire.cli.follow_stream import Answer
 from quire.cli.main import cli
 from quire.engine.group import Submission
 from quire.errors import CapacityError
@@ -67,7 +67,7 @@ def test_earlier_turns_come_from_the_cache(chat: Chat) -> None:
 
 def test_cache_of_another_question_diverges_and_says_where(chat: Chat) -> None:
     shown = chat("x" * 70, "/reset", "x" * 35 + "y" * 40, "/cache").stdout
-    assert "goes on with other tokens" in shown
+    assert "the cached tokens continue differently" in shown
     assert re.search(r"diverged +at token 37, in block 1", shown)  # "u ", then 35 of x
 
 
@@ -229,12 +229,12 @@ def test_file_that_is_no_chat_is_neither_loaded_nor_overwritten(chat: Chat, tmp_
 
 
 def test_unanswerable_turn_is_forgotten(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from quire.cli.opening import open_model
+    from quire.cli.load import load_model
     from quire.cli.options import EngineChoice, SamplingOptions
 
-    opened = open_model(EngineChoice(model=str(tiny_model), options={"threads": 1}), SamplingOptions(max_tokens=8))
-    with opened.llm as llm:
-        session = ChatSession(opened, chat_session.Dialogue.start(llm, None))
+    loaded = load_model(EngineChoice(model=str(tiny_model), options={"threads": 1}), SamplingOptions(max_tokens=8))
+    with loaded.llm as llm:
+        session = ChatSession(loaded, chat_session.Dialogue.start(llm, None))
         session.ask("one", _ignore)
         messages = session.dialogue.conversation.messages
 
@@ -251,12 +251,12 @@ def test_unanswerable_turn_is_forgotten(tiny_model: Path, monkeypatch: pytest.Mo
 
 
 def test_interrupted_answer_stays_in_the_conversation(tiny_model: Path) -> None:
-    from quire.cli.opening import open_model
+    from quire.cli.load import load_model
     from quire.cli.options import EngineChoice, SamplingOptions
 
-    opened = open_model(EngineChoice(model=str(tiny_model), options={"threads": 1}), SamplingOptions(max_tokens=16))
-    with opened.llm as llm:
-        session = ChatSession(opened, chat_session.Dialogue.start(llm, None))
+    loaded = load_model(EngineChoice(model=str(tiny_model), options={"threads": 1}), SamplingOptions(max_tokens=16))
+    with loaded.llm as llm:
+        session = ChatSession(loaded, chat_session.Dialogue.start(llm, None))
         pieces: list[str] = []
 
         def press_ctrl_c(text: str) -> None:
@@ -290,12 +290,12 @@ def _ignore(_text: str) -> None:
 
 
 def test_a_retry_that_fails_keeps_the_old_answer(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from quire.cli.opening import open_model
+    from quire.cli.load import load_model
     from quire.cli.options import EngineChoice, SamplingOptions
 
-    opened = open_model(EngineChoice(model=str(tiny_model), options={"threads": 1}), SamplingOptions(max_tokens=8))
-    with opened.llm as llm:
-        session = ChatSession(opened, chat_session.Dialogue.start(llm, None))
+    loaded = load_model(EngineChoice(model=str(tiny_model), options={"threads": 1}), SamplingOptions(max_tokens=8))
+    with loaded.llm as llm:
+        session = ChatSession(loaded, chat_session.Dialogue.start(llm, None))
         session.ask("one", _ignore)
         before, messages = session.dialogue.answers, session.dialogue.conversation.messages
 

@@ -90,7 +90,7 @@ def test_bench_ends_with_a_json_line(tiny_model: Path, phase: str) -> None:
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["before"]["bandwidth"] > 0
     assert all(speed["tokens_per_second"] > 0 and speed["share_of_flops"] > 0 for speed in report["speeds"])
-    assert "canary before" in result.stdout
+    assert "peak before" in result.stdout
 
 
 def test_bench_measures_a_shape_without_weights(tmp_path: Path, tiny_model: Path) -> None:

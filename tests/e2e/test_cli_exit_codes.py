@@ -151,7 +151,7 @@ def test_our_name_is_told_only_where_the_command_has_it(place: Path) -> None:
 def test_what_cannot_be_done_as_asked_is_misuse(
     place: Path, tiny_model: Path, arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quire.cli.opening.bundled_directory", lambda: tiny_model)
+    monkeypatch.setattr("quire.cli.load.bundled_directory", lambda: tiny_model)
     _assert_ends_with(_quire(place, *arguments), MISUSED, words)
 
 
@@ -172,7 +172,7 @@ def test_input_that_is_no_text_is_misuse_and_says_where(place: Path, tiny_model:
 def test_a_file_that_is_no_text_is_misuse_and_says_where(
     place: Path, tiny_model: Path, name: str, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quire.cli.opening.bundled_directory", lambda: tiny_model)
+    monkeypatch.setattr("quire.cli.load.bundled_directory", lambda: tiny_model)
     path = place / name
     line = b'{"text": "aaaa"}\n'
     path.write_bytes(line * 1000 + b'{"text": "\xff"}\n')  # beyond what a decoder reads at once

@@ -56,7 +56,7 @@ def test_contestants_alternate_and_the_report_is_written(tmp_path: Path) -> None
     assert found["missing"]["transformers:int8"] == "compared in bfloat16, float32 only"
     assert found["missing"][f"transformers:bfloat16, {shared}"] == "shares no prefix between requests"
     assert found["equal_tokens"]["transformers:bfloat16"][0] >= 1
-    assert len(found["canaries"]) == 3
+    assert len(found["peaks"]) == 3
     text = (out / "results.md").read_text()
     assert "## Where we lose" in text
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
@@ -77,4 +77,4 @@ def test_a_comparison_in_pieces_becomes_one_report(tmp_path: Path) -> None:
         "second turn, 64 known + 4 new": 1,
     }
     assert len(found["commands"]) == 2
-    assert len(found["canaries"]) == 4
+    assert len(found["peaks"]) == 4

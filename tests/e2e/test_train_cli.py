@@ -252,7 +252,7 @@ def test_without_a_terminal_progress_is_lines(world: Path) -> None:
     assert "10/10  loss " in result.stderr
     assert "tokens/s  MFU " in result.stderr
     assert "step 5: validation loss " in result.stderr
-    assert "cut into pieces that do not see each other: 1" in result.stderr
+    assert "split into independent pieces: 1" in result.stderr
     assert result.stdout == ""
 
 
@@ -266,7 +266,7 @@ def test_without_a_terminal_progress_is_lines(world: Path) -> None:
         (("--steps", "1", "--epochs", "1"), "--steps and --epochs"),
         (("--validation", "v.txt", "--validation-share", "0.1"), "--validation and --validation-share"),
         (("--learning-rate", "-1"), "learning_rate is out of range"),
-        (("--device", "abacus"), "knows no such device"),
+        (("--device", "abacus"), "the device is unknown to training"),
         (("--vocab-size", "100"), "the vocabulary is too small"),
         (("--batch-tokens", "8", "--vocab-size", "300", "--threads", "1"), "longer than a batch"),
         ((), "nothing to learn from"),

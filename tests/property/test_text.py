@@ -64,7 +64,7 @@ def test_sentencepiece_tokens_join_to_decode_wherever_their_bytes_are_valid(data
 
 @given(data=st.data())
 @settings(deadline=None)
-def test_tokens_whose_text_depends_on_neighbours_join_to_what_decode_returns(data: st.DataObject) -> None:
+def test_tokens_whose_text_depends_on_neighbors_join_to_what_decode_returns(data: st.DataObject) -> None:
     tokenizer = tiny.word_piece()
     token_ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))
     assert "".join(streamed(tokenizer, token_ids)) == tokenizer.decode(token_ids)

@@ -50,7 +50,7 @@ def sentencepiece_backend() -> tokenizers.Tokenizer:
 
 
 def word_piece_backend() -> tokenizers.Tokenizer:
-    """A decoder that looks at neighbours: `##s` joins the word before it."""
+    """A decoder that looks at neighbors: `##s` joins the word before it."""
     words = [UNKNOWN, "hello", "world", "##s", "##ly", ",", "do", "it"]
     backend = tokenizers.Tokenizer(models.WordPiece(vocab={word: i for i, word in enumerate(words)}, unk_token=UNKNOWN))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()

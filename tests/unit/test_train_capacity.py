@@ -12,7 +12,7 @@ import pytest
 
 from quire.environment import Memory
 from quire.errors import ConfigError
-from quire.train import start
+from quire.train import setup
 from quire.train.capacity import require_training_memory
 from quire.train.recipe import Job, OptimizerKind, Recipe
 from quire.train.run import start_run
@@ -36,7 +36,7 @@ def memory(gib: float) -> Memory:
     ],
 )
 def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(recipe: Recipe, advice: str) -> None:
-    with pytest.raises(ConfigError, match="training needs more memory than there is") as caught:
+    with pytest.raises(ConfigError, match="training needs more memory than is available") as caught:
         require_training_memory(SPEC, recipe, memory(16))
     assert caught.value.limit == "16.0 GiB available"
     option, value = re.findall(r"--([a-z-]+) (\d+)", caught.value.next_step)[0]
@@ -62,15 +62,15 @@ def test_an_unknown_machine_and_another_device_refuse_nothing() -> None:
 @pytest.mark.parametrize(
     ("job", "shape", "words"),
     [
-        ({"vocab_size": 100_000_000_000}, {}, "larger than a model may have"),
-        ({"max_context": 10**12}, {}, "max_context exceeds what a model may have"),
+        ({"vocab_size": 100_000_000_000}, {}, "larger than the limit"),
+        ({"max_context": 10**12}, {}, "max_context exceeds the limit"),
         ({}, {"num_hidden_layers": 1024, "intermediate_size": 1_048_576, "hidden_size": 65_536}, "Train a smaller shape"),
     ],
 )
 def test_a_size_that_cannot_be_trained_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: dict[str, Any], shape: dict[str, Any], words: str
 ) -> None:
-    monkeypatch.setattr(start, "read_memory", lambda: memory(16))
+    monkeypatch.setattr(setup, "read_memory", lambda: memory(16))
     (tmp_path / "text.txt").write_text("a text")
     (tmp_path / "shape.json").write_text(json.dumps(CONFIG | shape))
     asked = Job(data=(str(tmp_path / "text.txt"),), config=str(tmp_path / "shape.json"), **job)
@@ -81,4 +81,4 @@ def test_a_size_that_cannot_be_trained_leaves_nothing_behind(
 
 def test_a_fresh_model_needs_no_token_ids_of_the_shape_it_copies(tmp_path: Path) -> None:
     (tmp_path / "shape.json").write_text(json.dumps(CONFIG | {"vocab_size": 200_000, "eos_token_id": 151_643}))
-    start.check_shape(Job(data=(), config=str(tmp_path / "shape.json")), Recipe())
+    setup.check_shape(Job(data=(), config=str(tmp_path / "shape.json")), Recipe())

@@ -70,25 +70,25 @@ def test_a_crash_before_the_new_state_has_its_name_leaves_the_old_one(
     assert_holds(path, 3)
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_state(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_old_state(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     save_state(state_at(1), path)
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", refuse)
-        with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*Make room"):
+        with pytest.raises(CheckpointError, match=r"cannot be written .*No space left.*Free some space"):
             save_state(state_at(2), path)
     assert_holds(path, 1)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_a_missing_truncated_or_foreign_file_is_no_state(path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no training state"):
+def test_a_missing_truncated_or_foreign_file_is_refused(path: Path) -> None:
+    with pytest.raises(CheckpointError, match="the training state cannot be read"):
         load_state(path, "cpu")
     save_state(state_at(1), path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match="no training state"):
+    with pytest.raises(CheckpointError, match="the training state cannot be read"):
         load_state(path, "cpu")
     save_file({"model.embed.weight": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError, match="quire-training-1"):
@@ -97,9 +97,9 @@ def test_a_missing_truncated_or_foreign_file_is_no_state(path: Path) -> None:
 
 def test_what_differs_is_shown_and_nothing_else() -> None:
     check_identity(state_at(1), IDENTITY)
-    with pytest.raises(CheckpointError, match=r"its recipe is not what it was \(given: seed 2; limit: seed 1\)"):
+    with pytest.raises(CheckpointError, match=r"its recipe has changed \(given: seed 2; limit: seed 1\)"):
         check_identity(state_at(1), IDENTITY | {"recipe": '{"seed": 2, "steps": 5}'})
-    with pytest.raises(CheckpointError, match=r"its training data is not what it was \(given: xyz; limit: abc\)"):
+    with pytest.raises(CheckpointError, match=r"its training data has changed \(given: xyz; limit: abc\)"):
         check_identity(state_at(1), IDENTITY | {"training data": "xyz"})
     with pytest.raises(CheckpointError, match="its validation data"):
         check_identity(state_at(1), IDENTITY | {"validation data": "new"})

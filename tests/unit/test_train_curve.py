@@ -88,7 +88,7 @@ def test_beginning_again_forgets_the_rows_before(path: Path) -> None:
 def test_other_files_are_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.csv"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"notes\.csv is no learning curve"):
+    with pytest.raises(ConfigError, match=r"notes\.csv is not a learning curve"):
         LearningCurve.resume(path, step=1)
     assert path.read_bytes() == content
 

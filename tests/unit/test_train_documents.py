@@ -83,7 +83,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}')
     (tmp_path / "folder.txt").mkdir()
     for name, problem in (
-        ("table.csv", "unknown kind"),
+        ("table.csv", "unknown file type"),
         ("missing.txt", "No such file"),
         ("missing.jsonl", "No such file"),
         ("latin.txt", "cannot be read"),

@@ -1,29 +1,29 @@
-"""What work must cost at least: floating-point operations and bytes, counted from the spec. The roofline's inputs."""
+"""The least that work must cost: floating-point operations and bytes, counted from the spec. The inputs of a roofline."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
 
-from quire.bench.canary import Canary
+from quire.bench.machine_peak import MachinePeak
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The least that a piece of work computes and reads; `num_bytes` None where reading cannot be what limits it."""
+    """The least that a piece of work computes and reads; `num_bytes` is None where reading cannot be the limit."""
 
     flops: int
     num_bytes: int | None = None
 
-    def roofline_s(self, canary: Canary) -> float:
-        """Returns the seconds no program can beat on a machine with these limits."""
-        return max(self.flops / canary.flops, (self.num_bytes or 0) / canary.bandwidth)
+    def roofline_s(self, peak: MachinePeak) -> float:
+        """Returns the seconds that the work needs at least on a machine with this peak."""
+        return max(self.flops / peak.flops, (self.num_bytes or 0) / peak.bandwidth)
 
 
 def matrix_elements(spec: ModelSpec) -> tuple[int, int]:
-    """Returns the weights every token is multiplied with, and those of the head, which only sampled rows meet."""
+    """Returns how many weights multiply every token, and how many more, those of the head, multiply sampled rows only."""
     shapes = spec.tensor_shapes()
     head = shapes["embed.weight" if spec.is_head_tied else "head.weight"]
     layers = sum(prod(shape) for name, shape in shapes.items() if name.startswith("layers.") and len(shape) == 2)
@@ -36,30 +36,30 @@ def weight_bytes(bits_per_weight: float, num_elements: int) -> int:
 
 
 def attention_flops(spec: ModelSpec, num_attended: int) -> int:
-    """Returns the operations of attention alone, all layers, for rows that see `num_attended` keys in all."""
+    """Returns the operations of attention alone, in all layers, for rows that see `num_attended` keys in total."""
     return 4 * spec.num_layers * spec.num_heads * spec.head_dim * num_attended
 
 
 def step_flops(spec: ModelSpec, num_rows: int, num_sampled: int, num_attended: int) -> int:
-    """Returns the operations of a step whose rows see `num_attended` keys in all (the sum over rows)."""
+    """Returns the operations of a step whose rows see `num_attended` keys in total (the sum over rows)."""
     layers, head = matrix_elements(spec)
     return 2 * (num_rows * layers + num_sampled * head) + attention_flops(spec, num_attended)
 
 
 def step_bytes(spec: ModelSpec, bits_per_weight: float, layout: KVLayout, num_context_tokens: int) -> int:
-    """Returns the bytes a decode step reads: every weight once, and K/V of every token in context."""
+    """Returns the bytes that a decode step reads: every weight once, and K/V of every token in context."""
     layers, head = matrix_elements(spec)
     return weight_bytes(bits_per_weight, layers + head) + layout.bytes_per_token * num_context_tokens
 
 
 def prefill_cost(spec: ModelSpec, num_requests: int, num_cached: int, num_new: int) -> Cost:
-    """Returns the cost of computing tokens [num_cached, num_cached + num_new) of every request; arithmetic limits it."""
+    """Returns the cost of computing tokens [num_cached, num_cached + num_new) of every request; arithmetic is the limit."""
     attended = num_new * num_cached + num_new * (num_new + 1) // 2
     return Cost(flops=step_flops(spec, num_requests * num_new, num_requests, num_requests * attended))
 
 
 def decode_cost(spec: ModelSpec, bits_per_weight: float, layout: KVLayout, contexts: tuple[int, ...]) -> Cost:
-    """Returns the cost of one token for every request, whose contexts hold these tokens each."""
+    """Returns the cost of one token per request; `contexts` holds the number of context tokens of each."""
     num_rows, num_context = len(contexts), sum(contexts)
     flops = step_flops(spec, num_rows, num_rows, num_context)
     return Cost(flops=flops, num_bytes=step_bytes(spec, bits_per_weight, layout, num_context))

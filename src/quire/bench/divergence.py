@@ -1,4 +1,4 @@
-"""How far one way to compute a model is from another: what each says about the next token, position by position."""
+"""How far one way to compute a model is from another: their next-token distributions, compared at every position."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ IntArray = npt.NDArray[np.integer]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
-    """Of a computation against its reference. KL is that of the reference to the other, in nats per token.
+    """The divergence of a computation from its reference. KL(reference || other) is in nats per token.
 
-    `top1` is the share of positions where both find the same token likeliest. `perplexity` is the computation's own.
+    `top1` is the share of positions where both have the same most likely token. `perplexity` is the computation's own.
     """
 
     num_tokens: int
@@ -33,7 +33,7 @@ class Divergence:
 
 @dataclass(slots=True)
 class DivergenceMeter:
-    """Takes logits of both for the same rows, a slice at a time, and keeps three numbers a row."""
+    """Takes logits of both for the same rows, one slice at a time, and keeps three numbers per row."""
 
     _kls: list[Float64Array] = field(default_factory=list)
     _losses: list[Float64Array] = field(default_factory=list)

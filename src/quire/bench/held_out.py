@@ -1,4 +1,4 @@
-"""Conversations that the bundled model never saw, in its chat format: what its formats are compared on.
+"""Conversations that the bundled model never saw, in its chat format: the text on which its formats are compared.
 
 `scripts/bundled/held_out.py` wrote the file: two long chats in English and two in Chinese, of the exam's phrasings and values.
 """
@@ -15,7 +15,7 @@ _ANSWER, _END = "<|assistant|>", "<|end|>"
 
 
 def held_out_texts(tokenizer: Tokenizer) -> tuple[Text, ...]:
-    """Returns the conversations, one a line of the file. Answers are what the model learned to say; `tokenizer` is its own."""
+    """Returns the conversations, one per line of the file; answers are what the model learned, `tokenizer` is the model's."""
     return tuple(_text(line, tokenizer) for line in FILE.read_text(encoding="utf-8").splitlines())
 
 

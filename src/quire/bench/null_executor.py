@@ -1,4 +1,4 @@
-"""A model that computes nothing, so that what is left of a step is the engine's own work."""
+"""A model that computes nothing, so that a step costs the engine's own work only."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, Ste
 from quire.models.spec import ModelSpec
 
 _NUM_READY = 61
-"""Answers made beforehand and given in turn: tokens change from step to step as a model's do."""
+"""Prepared answers, used in turn: tokens change from step to step as a model's do."""
 
 
 class NullExecutor:
-    """Keeps no K/V; the best tokens of any step are arbitrary ones made beforehand, and logits of a step are refused."""
+    """Keeps no K/V; the best tokens of a step are arbitrary prepared ones; logits are refused."""
 
     def __init__(self, spec: ModelSpec, block_size: int, num_blocks: int) -> None:
         self.name = "null"

@@ -1,10 +1,10 @@
-"""What the engine itself costs: a step in steady decode over a model that computes nothing, and a row of each way to sample.
+"""The engine's own overhead: a step of steady decode over a model that computes nothing, and one row per sampling method.
 
 scheduler   plan -> batch -> best tokens -> complete       the token loop, without text
 engine      the same, and text, stops and events           EngineCore.step
 
-Time is taken over whole runs of steps, so that blocks which fill up meanwhile are paid for. It is CPU time of the thread: nothing
-here waits for anything, so what is left out is only what other programs take.
+Time is taken over whole runs of steps, so that the cost of filling blocks is included. It is CPU time of the thread: nothing here
+waits, so only the time of other programs is left out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from statistics import median
 
 import numpy as np
 
+from quire.bench.harness import OnProgress, prompt_tokens
 from quire.bench.null_executor import NullExecutor
 from quire.bench.report import spread
-from quire.bench.rig import Watch, prompt_tokens
 from quire.config import CacheConfig, SchedulerConfig
 from quire.engine.core import EngineCore
 from quire.engine.group import Submission
@@ -87,7 +87,9 @@ _NOTES = (
 )
 
 
-def measure_overhead(spec: ModelSpec, tokenizer: Tokenizer, work: OverheadWork, watch: Watch | None = None) -> OverheadReport:
+def measure_overhead(
+    spec: ModelSpec, tokenizer: Tokenizer, work: OverheadWork, on_progress: OnProgress | None = None
+) -> OverheadReport:
     """Reports steps of both kinds for every size of batch, and rows of every method of sampling.
 
     Tokens are those of `spec` and get the text of `tokenizer`; nothing else of the model matters. Raises ConfigError for more
@@ -101,8 +103,8 @@ def measure_overhead(spec: ModelSpec, tokenizer: Tokenizer, work: OverheadWork, 
         run()
         seconds = [run() for _ in range(work.repeat)]
         overheads.append(Overhead(name=name, seconds=median(seconds), fastest_seconds=min(seconds), spread=spread(seconds)))
-        if watch is not None:
-            watch("Measuring overhead", done + 1, len(parts))
+        if on_progress is not None:
+            on_progress("Measuring overhead", done + 1, len(parts))
     return OverheadReport(bench="overhead", overheads=tuple(overheads), notes=_NOTES)
 
 

@@ -1,4 +1,4 @@
-"""What a number format costs in quality: every weight and every KV format against float32, one factor at a time.
+"""The quality cost of number formats: every weight format and every KV format compared with float32, one at a time.
 
 text      [begin][-- piece of a context --)[begin][-- next piece --) ...     every piece is computed from an empty cache
 chunk     both executors run the same tokens; then slice by slice of rows: logits of the reference, logits of the other
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quire.bench.divergence import BoolArray, Divergence, DivergenceMeter
-from quire.bench.rig import Rig, Room, Watch, chunk_step
+from quire.bench.harness import Harness, OnProgress, Room, chunk_step
 from quire.config import DType, KVFormat
 from quire.engine.batch import rows_per_slice
 from quire.engine.options import WEIGHT_FORMATS, EngineOptions
@@ -29,7 +29,7 @@ _REFERENCE: EngineOptions = {"dtype": _EXACT, "kv_format": _EXACT}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """Tokens to predict one after the other; `is_answer` marks those the model learned to say, where only these were."""
+    """Tokens to predict one after the other; `is_answer` marks those that the model learned, if it learned answers only."""
 
     token_ids: tuple[int, ...]
     is_answer: tuple[bool, ...]
@@ -37,7 +37,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormatQuality:
-    """One format beside the reference, over all tokens and over the answers; `answers` None where no token is marked."""
+    """One format compared with the reference, over all tokens and over the answers; `answers` None where no token is marked."""
 
     weights: str
     kv: str
@@ -73,7 +73,7 @@ class QualityWork:
 def in_pieces(texts: Sequence[Text], begin: Sequence[int], context: int) -> QualityWork:
     """Cuts texts into pieces that fill a context, each after the tokens a prompt begins with.
 
-    A piece in which nothing is predicted is left out. Raises ConfigError where none remains.
+    A piece without a token to predict is left out. Raises ConfigError if none remains.
     """
     size = context - len(begin)
     cut = (_piece(text, begin, slice(start, start + size)) for text in texts for start in range(0, len(text.token_ids), size))
@@ -91,16 +91,16 @@ def _piece(text: Text, begin: Sequence[int], part: slice) -> Text:
 
 
 def measure_quality(
-    checkpoint: Checkpoint, work: QualityWork, options: EngineOptions, watch: Watch | None = None
+    checkpoint: Checkpoint, work: QualityWork, options: EngineOptions, on_progress: OnProgress | None = None
 ) -> QualityReport:
     """Compares every format; `options` may set threads. Raises what loading raises."""
     room = Room(num_requests=1, num_tokens=work.context)
-    reference = Rig(checkpoint, {**options, **_REFERENCE}, room, watch)
+    reference = Harness(checkpoint, {**options, **_REFERENCE}, room, on_progress)
     formats = [_compared(work, _REFERENCE, reference, reference)]
     others = tuple(_other_formats())
     for done, words in enumerate(others):
-        reference.tell("Comparing formats", done, len(others))
-        formats.append(_compared(work, words, reference, Rig(checkpoint, {**options, **words}, room, watch)))
+        reference.show_progress("Comparing formats", done, len(others))
+        formats.append(_compared(work, words, reference, Harness(checkpoint, {**options, **words}, room, on_progress)))
     return QualityReport(
         bench="quality",
         executor=reference.executor.name,
@@ -124,7 +124,7 @@ def _other_formats() -> Iterator[EngineOptions]:
             yield {"dtype": _EXACT, "kv_format": kv_format.value}
 
 
-def _compared(work: QualityWork, words: EngineOptions, reference: Rig, other: Rig) -> FormatQuality:
+def _compared(work: QualityWork, words: EngineOptions, reference: Harness, other: Harness) -> FormatQuality:
     """Returns how far `other`, which `words` chose, is from the reference on every piece."""
     meter = DivergenceMeter()
     for piece in work.pieces:
@@ -137,11 +137,11 @@ def _compared(work: QualityWork, words: EngineOptions, reference: Rig, other: Ri
     )
 
 
-def piece_logits(rig: Rig, token_ids: Sequence[int]) -> Iterator[Float32Array]:
+def piece_logits(harness: Harness, token_ids: Sequence[int]) -> Iterator[Float32Array]:
     """Yields the logits of every position but the last, computed in chunks from an empty cache, a slice of rows at a time."""
-    num_rows, num_predicting = rows_per_slice(rig.spec.vocab_size), len(token_ids) - 1
+    num_rows, num_predicting = rows_per_slice(harness.spec.vocab_size), len(token_ids) - 1
     for start in range(0, num_predicting, _CHUNK_TOKENS):
         chunk = token_ids[start : min(start + _CHUNK_TOKENS, num_predicting)]
-        rig.executor.run(chunk_step(chunk, start, rig.layout))
+        harness.executor.run(chunk_step(chunk, start, harness.layout))
         for first in range(0, len(chunk), num_rows):
-            yield rig.executor.head(np.arange(first, min(first + num_rows, len(chunk)), dtype=np.int32))
+            yield harness.executor.head(np.arange(first, min(first + num_rows, len(chunk)), dtype=np.int32))

@@ -19,13 +19,13 @@ from quire.units import format_bytes
 
 _POOL_ELEMENTS = 1 << 24
 _BYTES = 2  # of a bfloat16 value
-_SCALE = 0.02  # the usual initialisation: logits stay finite through any depth
+_SCALE = 0.02  # the usual initialization: logits stay finite at any depth
 
 
 def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> Checkpoint:
-    """Returns a bfloat16 checkpoint; tensors repeat one pool of random values, norm weights lie around 1.
+    """Returns a bfloat16 checkpoint; tensors repeat one pool of random values, norm weights are near 1.
 
-    Raises ConfigError, also where memory does not hold the tensors that are larger than the pool, or ModelError.
+    Raises ModelError, or ConfigError, also if the tensors larger than the pool do not fit into memory.
     """
     try:
         text = config_file.read_bytes()

@@ -1,4 +1,4 @@
-"""What a benchmark says: measured times beside the roofline of the same minute, in one shape for every phase."""
+"""What a benchmark reports: measured times with the roofline of the same minute, in one shape for every phase."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from quire.bench.canary import Canary
 from quire.bench.cost import Cost
+from quire.bench.machine_peak import MachinePeak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One measured thing; times are medians over the runs. Shares are of what the canary measured.
+    """One measured thing; times are medians over the runs, shares are of the measured peak.
 
     `tokens_per_second` counts the tokens of all requests together. `ratio` compares with another row of the same report,
-    as `ratio_is` says. None stands where a figure has no meaning.
+    as `ratio_is` says. A figure without a meaning is None.
     """
 
     name: str
@@ -32,15 +32,15 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Speeds with the canaries around them. `notes` say how to read the figures."""
+    """Speeds, and the machine's peak before and after them. `notes` say how to read the figures."""
 
     bench: str
     executor: str
     threads: int
     weights: str
     kv_format: str
-    before: Canary
-    after: Canary
+    before: MachinePeak
+    after: MachinePeak
     speeds: tuple[Speed, ...]
     notes: tuple[str, ...] = ()
 
@@ -57,10 +57,10 @@ class Samples:
     ratio_is: str | None = None
 
 
-def speed_of(samples: Samples, canary: Canary) -> Speed:
-    """Returns medians and shares of a thing measured at least once."""
+def speed_of(samples: Samples, peak: MachinePeak) -> Speed:
+    """Returns medians and shares of something measured at least once."""
     seconds = median(samples.seconds)
-    roofline = sum(cost.roofline_s(canary) for cost in samples.costs) or None
+    roofline = sum(cost.roofline_s(peak) for cost in samples.costs) or None
     flops = sum(cost.flops for cost in samples.costs)
     num_bytes = [cost.num_bytes for cost in samples.costs if cost.num_bytes is not None]
     is_every_byte_known = bool(num_bytes) and len(num_bytes) == len(samples.costs)
@@ -71,13 +71,13 @@ def speed_of(samples: Samples, canary: Canary) -> Speed:
         spread=spread(samples.seconds),
         roofline_seconds=roofline,
         share_of_roofline=None if roofline is None else roofline / seconds,
-        share_of_bandwidth=sum(num_bytes) / seconds / canary.bandwidth if is_every_byte_known else None,
-        share_of_flops=flops / seconds / canary.flops if flops else None,
+        share_of_bandwidth=sum(num_bytes) / seconds / peak.bandwidth if is_every_byte_known else None,
+        share_of_flops=flops / seconds / peak.flops if flops else None,
         ratio=samples.ratio,
         ratio_is=samples.ratio_is,
     )
 
 
 def spread(values: Sequence[float]) -> float:
-    """Returns how far the runs lie apart, as a share of their median."""
+    """Returns (slowest - fastest) / median."""
     return (max(values) - min(values)) / median(values)

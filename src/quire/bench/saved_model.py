@@ -18,7 +18,7 @@ from quire.models.source import TensorSource
 from quire.models.weights import SourceTensor, round_to_bfloat16
 
 _ALIGNMENT = 8  # of the safetensors header, so that tensors start aligned
-_HEAD = "lm_head."  # stands outside the family's prefix
+_HEAD = "lm_head."  # has no family prefix
 
 FileTensor = npt.NDArray[np.uint16]
 """bfloat16 bits in the orientation of the file."""
@@ -38,7 +38,7 @@ def save_random_model(config_file: Path, directory: Path) -> None:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, FileTensor]) -> None:
-    """Writes bfloat16 tensors one after the other; nothing is held twice."""
+    """Writes bfloat16 tensors one after another, without a second copy in memory."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     stop = 0
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""`quire bench`: speed of a model, or of a shape with random weights, beside the machine's limits. One command a question."""
+"""`quire bench`: speed of a model, or of random weights, compared with the machine's peak. One command per question."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _DECODE_TOKENS, _DECODE_DEPTH, _PREFILL_DEPTH = 64, 16, 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchOptions:
-    """What every benchmark is asked; `threads` None leaves the number to the machine."""
+    """Options of every benchmark; `threads` None means the default number."""
 
     model: str | None
     config: Path | None
@@ -41,7 +41,7 @@ class BenchOptions:
     as_json: bool
 
     def engine(self) -> EngineOptions:
-        """Returns the words that shape the engine."""
+        """Returns the engine options."""
         words: EngineOptions = {"dtype": self.dtype, "quantize": self.quantize, "kv_format": self.kv_format}
         return words if self.threads is None else {**words, "threads": self.threads}
 
@@ -49,25 +49,29 @@ class BenchOptions:
 def _common_options(repeat: int) -> tuple[OptionDecorator, ...]:
     return (
         click.option("-m", "--model", metavar="MODEL", help="A model directory or Hugging Face id. [default: the bundled model]"),
-        click.option("--config", type=click.Path(path_type=Path), help="Random weights of this config.json's shape instead."),
+        click.option("--config", type=click.Path(path_type=Path), help="Use random weights of this config.json's shape instead."),
         click.option(
             "--dtype",
             type=words("dtype", DType),
             default=DType.BFLOAT16.value,
             show_default=True,
-            help="Of the weights.",
+            help="Number format of the weights.",
         ),
         click.option(
-            "--quantize", type=Words("quantize", WEIGHT_FORMATS), default="none", show_default=True, help="Of the weights."
+            "--quantize",
+            type=Words("quantize", WEIGHT_FORMATS),
+            default="none",
+            show_default=True,
+            help="Quantization of the weights.",
         ),
         click.option(
             "--kv-format",
             type=words("kv_format", KVFormat, AUTO),
             default=AUTO,
-            help="Of cached keys and values. [default: the weights' format]",
+            help="Number format of cached keys and values. [default: the weights' format]",
         ),
         click.option("--threads", type=count_of("threads"), help="Worker threads. [default: the cores this process may use]"),
-        click.option("--repeat", type=_COUNT, default=repeat, show_default=True, help="Runs; the median counts."),
+        click.option("--repeat", type=_COUNT, default=repeat, show_default=True, help="Runs; the median is reported."),
         click.option("--json", "as_json", is_flag=True, help="Print only the JSON line."),
     )
 
@@ -81,10 +85,10 @@ def _bench_options(repeat: int) -> Callable[[Callable[..., _R]], Callable[..., _
 
 @click.group()
 def bench() -> None:
-    """Measure speed beside what the machine could do in the same minute, and what number formats cost.
+    """Measure speed, compared with the machine's peak in the same minute, and the quality cost of number formats.
 
-    Memory bandwidth and arithmetic are measured before and after, every figure stands beside its roofline, and the last line
-    is JSON. Close other programs first.
+    Memory bandwidth and FLOP/s are measured before and after, every figure is printed with its roofline, and the last line is
+    JSON. Close other programs first.
 
     \b
     Example:
@@ -95,17 +99,17 @@ def bench() -> None:
 
 @bench.command()
 @_bench_options(repeat=3)
-@click.option("--depth", type=_COUNT, default=_DECODE_DEPTH, show_default=True, help="Tokens of the prompt before it.")
-@click.option("--batch", type=_COUNT, default=1, show_default=True, help="Requests together.")
+@click.option("--depth", type=_COUNT, default=_DECODE_DEPTH, show_default=True, help="Tokens of the prompt.")
+@click.option("--batch", type=_COUNT, default=1, show_default=True, help="Requests in the batch.")
 @click.option("--new", "num_new", type=_SEVERAL, default=_DECODE_TOKENS, show_default=True, help="Tokens to generate.")
 def decode(options: BenchOptions, depth: int, batch: int, num_new: int) -> None:
-    """Measure one token after the other.
+    """Measure decode: one token after another.
 
     \b
     Example:
       quire bench decode --config benchmarks/configs/qwen3-0.6b.json --depth 4096
     """
-    from quire.bench.speed import Workload, measure
+    from quire.bench.throughput import Workload, measure
 
     work = Workload(num_prompt=depth, num_new=num_new, batch=batch, repeat=options.repeat)
     _run(options, {"depth": depth, "batch": batch, "new": num_new}, partial(measure, work=work, bench="decode"))
@@ -114,15 +118,15 @@ def decode(options: BenchOptions, depth: int, batch: int, num_new: int) -> None:
 @bench.command()
 @_bench_options(repeat=3)
 @click.option("--depth", type=_COUNT, default=_PREFILL_DEPTH, show_default=True, help="Tokens of the prompt.")
-@click.option("--batch", type=_COUNT, default=1, show_default=True, help="Requests together.")
+@click.option("--batch", type=_COUNT, default=1, show_default=True, help="Requests in the batch.")
 def prefill(options: BenchOptions, depth: int, batch: int) -> None:
-    """Measure a prompt up to its first token.
+    """Measure prefill: a prompt up to its first token.
 
     \b
     Example:
       quire bench prefill --config benchmarks/configs/llama-3.2-1b.json --depth 4096
     """
-    from quire.bench.speed import Workload, measure
+    from quire.bench.throughput import Workload, measure
 
     work = Workload(num_prompt=depth, num_new=1, batch=batch, repeat=options.repeat)
     _run(options, {"depth": depth, "batch": batch}, partial(measure, work=work, bench="prefill"))
@@ -132,15 +136,15 @@ def prefill(options: BenchOptions, depth: int, batch: int) -> None:
 @_bench_options(repeat=3)
 @click.option("--depth", type=_COUNT, default=_DECODE_DEPTH, show_default=True, help="Tokens of each prompt.")
 @click.option("--new", "num_new", type=_SEVERAL, default=32, show_default=True, help="Tokens to generate.")
-@click.option("--largest", type=_COUNT, default=32, show_default=True, help="Leave out batches beyond this.")
+@click.option("--largest", type=_COUNT, default=32, show_default=True, help="Largest batch to measure.")
 def batched(options: BenchOptions, depth: int, num_new: int, largest: int) -> None:
-    """Measure decode steps for 1, 2, 4, 8, 16 and 32 requests together, and what each step costs against batch 1.
+    """Measure decode steps for batches of 1, 2, 4, 8, 16 and 32 requests, and the step time compared with batch 1.
 
     \b
     Example:
       quire bench batch --config benchmarks/configs/qwen3-0.6b.json
     """
-    from quire.bench.speed import BATCHES, Workload, measure_batches
+    from quire.bench.throughput import BATCHES, Workload, measure_batches
 
     batches = tuple(batch for batch in BATCHES if batch <= largest)
     work = Workload(num_prompt=depth, num_new=num_new, repeat=options.repeat)
@@ -150,10 +154,10 @@ def batched(options: BenchOptions, depth: int, num_new: int, largest: int) -> No
 
 @bench.command()
 @_bench_options(repeat=3)
-@click.option("--requests", type=_COUNT, default=16, show_default=True, help="Requests with the same beginning.")
-@click.option("--shared", type=_COUNT, default=2048, show_default=True, help="Tokens that all prompts begin with.")
-@click.option("--own", type=_COUNT, default=128, show_default=True, help="Tokens of each prompt after that.")
-@click.option("--new", "num_new", type=_COUNT, default=128, show_default=True, help="Tokens to generate for each.")
+@click.option("--requests", type=_COUNT, default=16, show_default=True, help="Requests that share a prefix.")
+@click.option("--shared", type=_COUNT, default=2048, show_default=True, help="Tokens of the shared prefix.")
+@click.option("--own", type=_COUNT, default=128, show_default=True, help="Tokens of each prompt after the prefix.")
+@click.option("--new", "num_new", type=_COUNT, default=128, show_default=True, help="Tokens to generate per request.")
 def prefix(options: BenchOptions, requests: int, shared: int, own: int, num_new: int) -> None:
     """Measure requests with a shared prefix, with and without the prefix cache, and a chat's second turn, cold and warm.
 
@@ -161,7 +165,7 @@ def prefix(options: BenchOptions, requests: int, shared: int, own: int, num_new:
     Example:
       quire bench prefix --config benchmarks/configs/qwen3-0.6b.json --requests 16 --shared 2048
     """
-    from quire.bench.sharing import SharedWork, measure_sharing
+    from quire.bench.prefix_sharing import SharedWork, measure_sharing
 
     work = SharedWork(num_requests=requests, num_shared=shared, num_own=own, num_new=num_new, repeat=options.repeat)
     settings = {"requests": requests, "shared": shared, "own": own, "new": num_new}
@@ -171,15 +175,15 @@ def prefix(options: BenchOptions, requests: int, shared: int, own: int, num_new:
 @bench.command()
 @_bench_options(repeat=5)
 def kernels(options: BenchOptions) -> None:
-    """Measure the executor's parts alone: layers by rows, the head by rows, attention by depth.
+    """Measure the executor's kernels separately: layers by rows, the head by rows, attention by depth.
 
     \b
     Example:
       quire bench kernels --config benchmarks/configs/qwen3-0.6b.json
     """
-    from quire.bench.parts import PartsWork, measure_parts
+    from quire.bench.kernels import KernelWork, measure_kernels
 
-    _run(options, {}, partial(measure_parts, asked=PartsWork(repeat=options.repeat)))
+    _run(options, {}, partial(measure_kernels, asked=KernelWork(repeat=options.repeat)))
 
 
 @bench.command()
@@ -193,43 +197,43 @@ def start(options: BenchOptions) -> None:
       quire bench start --config benchmarks/configs/qwen3-0.6b.json
     """
     from quire.bench.saved_model import save_random_model
-    from quire.bench.start import StartWork, measure_start
-    from quire.cli.bench_view import show_report, watching
-    from quire.cli.opening import find_directory
+    from quire.bench.startup import StartupWork, measure_startup
+    from quire.cli.bench_view import progress_shown, show_report
+    from quire.cli.load import find_directory
 
-    with watching() as watch, TemporaryDirectory(prefix="quire-bench-") as saved:
+    with progress_shown() as on_progress, TemporaryDirectory(prefix="quire-bench-") as saved:
         directory = Path(saved)
         if options.config is None:
             directory = find_directory(options.model)
         else:
-            watch("Writing random weights", 0, 1)
+            on_progress("Writing random weights", 0, 1)
             save_random_model(options.config, directory)
-        report = measure_start(StartWork(directory=directory, repeat=options.repeat), options.engine(), watch)
+        report = measure_startup(StartupWork(directory=directory, repeat=options.repeat), options.engine(), on_progress)
     show_report(report, _settings(options), is_json_only=options.as_json)
 
 
 @bench.command()
-@click.option("-m", "--model", metavar="MODEL", help="Whose tokenizer spells the tokens. [default: the bundled model]")
-@click.option("--steps", "num_steps", type=_COUNT, default=32, show_default=True, help="Steps of a run.")
-@click.option("--repeat", type=_COUNT, default=200, show_default=True, help="Runs; median and fastest count.")
+@click.option("-m", "--model", metavar="MODEL", help="The model whose tokenizer decodes the tokens. [default: the bundled model]")
+@click.option("--steps", "num_steps", type=_COUNT, default=32, show_default=True, help="Steps per run.")
+@click.option("--repeat", type=_COUNT, default=200, show_default=True, help="Runs; the median and the fastest are reported.")
 @click.option("--json", "as_json", is_flag=True, help="Print only the JSON line.")
 def overhead(model: str | None, num_steps: int, repeat: int, as_json: bool) -> None:
-    """Measure what the engine itself costs: decode steps over a model that computes nothing, and sampling a row of logits.
+    """Measure the engine's own overhead: decode steps over a model that computes nothing, and sampling a row of logits.
 
     \b
     Example:
       quire bench overhead
     """
     from quire.bench.overhead import OverheadWork, measure_overhead
-    from quire.cli.bench_view import show_overhead, watching
-    from quire.cli.opening import find_directory
+    from quire.cli.bench_view import progress_shown, show_overhead
+    from quire.cli.load import find_directory
     from quire.models.checkpoint import load_checkpoint
     from quire.text.tokenizer import Tokenizer
 
     directory = find_directory(model)
     spec, tokenizer = load_checkpoint(directory).spec, Tokenizer.from_directory(directory)
-    with watching() as watch:
-        report = measure_overhead(spec, tokenizer, OverheadWork(num_steps=num_steps, repeat=repeat), watch)
+    with progress_shown() as on_progress:
+        report = measure_overhead(spec, tokenizer, OverheadWork(num_steps=num_steps, repeat=repeat), on_progress)
     settings = {"model": model or "bundled", "steps": num_steps, "repeat": repeat}
     show_overhead(report, settings, is_json_only=as_json)
 
@@ -239,10 +243,10 @@ bench.add_command(quality)
 
 def _run(options: BenchOptions, settings: dict[str, Any], measure: Callable[..., Report]) -> None:
     """Loads what the options name, measures, and shows the report."""
-    from quire.cli.bench_view import show_report, watching
+    from quire.cli.bench_view import progress_shown, show_report
 
-    with watching() as watch:
-        report = measure(_checkpoint(options), options=options.engine(), watch=watch)
+    with progress_shown() as on_progress:
+        report = measure(_checkpoint(options), options=options.engine(), on_progress=on_progress)
     show_report(report, _settings(options) | settings, is_json_only=options.as_json)
 
 
@@ -253,7 +257,7 @@ def _settings(options: BenchOptions) -> dict[str, Any]:
 
 def _checkpoint(options: BenchOptions) -> Checkpoint:
     from quire.bench.random_model import random_checkpoint
-    from quire.cli.opening import find_directory
+    from quire.cli.load import find_directory
     from quire.models.checkpoint import load_checkpoint
 
     if options.config is not None:

@@ -1,4 +1,4 @@
-"""`quire bench quality`: what every number format costs, on a text."""
+"""`quire bench quality`: the quality cost of every number format, measured on a text."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 _MAX_CONTEXT = 2048
-_HEADERS = ("of", "tokens>", "weights", "K/V", "KL mean>", "KL 99 %>", "KL max>", "same likeliest>", "perplexity>")
+_HEADERS = ("of", "tokens>", "weights", "K/V", "KL mean>", "KL 99 %>", "KL max>", "same top-1>", "perplexity>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityOptions:
-    """What is compared, on what; `text` None stands for the held-out chats."""
+    """What is compared, and on which text; `text` None means the held-out chats."""
 
     model: str | None
     text: Path | None
@@ -37,11 +37,11 @@ class QualityOptions:
 _OPTIONS: tuple[OptionDecorator, ...] = (
     click.option("-m", "--model", metavar="MODEL", help="A model directory or Hugging Face id. [default: the bundled model]"),
     click.option("--text", type=click.Path(path_type=Path), help="A UTF-8 file. [default: chats the bundled model never saw]"),
-    click.option("--config", type=click.Path(path_type=Path), help="Refused: random weights have no quality to lose."),
+    click.option("--config", type=click.Path(path_type=Path), help="Not supported: random weights have no quality to lose."),
     click.option(
         "--context",
         type=count_of("max_context"),
-        help=f"Tokens of a piece of the text. [default: the model's context, at most {_MAX_CONTEXT}]",
+        help=f"Tokens per piece of the text. [default: the model's context, at most {_MAX_CONTEXT}]",
     ),
     click.option("--threads", type=count_of("threads"), help="Worker threads. [default: the cores this process may use]"),
     click.option("--json", "as_json", is_flag=True, help="Print only the JSON line."),
@@ -57,7 +57,7 @@ def _quality_options(command: Callable[..., _R]) -> Callable[..., _R]:
 def quality(options: QualityOptions) -> None:
     """Measure how far every weight and KV format is from float32.
 
-    KL divergence in nats per token, how often the likeliest token is the same, and perplexity, over all tokens of a text. One
+    KL divergence in nats per token, how often the most likely token is the same, and perplexity, over all tokens of a text. One
     thing changes at a time: weights with float32 K/V, then K/V with float32 weights. The last line is JSON.
 
     \b
@@ -66,17 +66,17 @@ def quality(options: QualityOptions) -> None:
       quire bench quality -m path/to/model --text book.txt --context 1024
     """
     from quire.bench.quality import measure_quality
-    from quire.cli.bench_view import circumstances, watching
+    from quire.cli.bench_view import circumstances, progress_shown
     from quire.cli.display import print_json
-    from quire.cli.opening import find_directory
+    from quire.cli.load import find_directory
     from quire.models.checkpoint import load_checkpoint
 
     _refuse(options)
     directory = find_directory(options.model)
     checkpoint = load_checkpoint(directory)
     work = _work(options, directory, checkpoint.spec.max_context)
-    with watching() as watch:
-        report = measure_quality(checkpoint, work, {} if options.threads is None else {"threads": options.threads}, watch)
+    with progress_shown() as on_progress:
+        report = measure_quality(checkpoint, work, {} if options.threads is None else {"threads": options.threads}, on_progress)
     if not options.as_json:
         _print(report)
     settings = {
@@ -87,7 +87,7 @@ def quality(options: QualityOptions) -> None:
 
 
 def _refuse(options: QualityOptions) -> None:
-    """Raises ConfigError for what has no quality to measure."""
+    """Raises ConfigError for random weights, and for another model than the bundled one without a text."""
     if options.config is not None:
         raise ConfigError(
             "random weights have no quality to lose",
@@ -96,14 +96,14 @@ def _refuse(options: QualityOptions) -> None:
         )
     if options.model is not None and options.text is None:
         raise ConfigError(
-            "the held-out chats say nothing about another model than the bundled one",
+            "the held-out chats measure the bundled model only",
             given=options.model,
-            next_step="Name a text that this model should know: --text FILE.",
+            next_step="Name a text for this model with --text FILE.",
         )
 
 
 def _work(options: QualityOptions, directory: Path, max_context: int) -> QualityWork:
-    """Returns the tokens to read: of the file, or of the held-out chats, each from its own beginning."""
+    """Returns the tokens to predict: those of the file, or of the held-out chats, each chat separately."""
     from quire.bench.held_out import held_out_texts
     from quire.bench.quality import Text, in_pieces
     from quire.text.tokenizer import AddSpecial, Tokenizer

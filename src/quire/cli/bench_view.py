@@ -1,4 +1,4 @@
-"""How a benchmark looks: a table, the canaries, one JSON line, and on standard error how far it is."""
+"""Prints a benchmark: a table, the machine's peak, one JSON line, and its progress on standard error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from quire import __version__
-from quire.bench.canary import Canary
+from quire.bench.machine_peak import MachinePeak
 from quire.bench.overhead import Overhead, OverheadReport
 from quire.bench.report import Report, Speed
 from quire.cli.display import err_console, listing, out_console, print_json, show_note
@@ -23,7 +23,7 @@ from quire.engine.resolve import usable_cores
 from quire.executors.native import NUMERICS_VERSION
 from quire.units import format_rate
 
-Watch = Callable[[str, int, int], None]
+OnProgress = Callable[[str, int, int], None]
 
 _SECONDS_BETWEEN_LINES = 2.0
 _HEADERS = ("phase", "time>", "speed>", "roofline>", "of it>", "MFU>", "MBU>", "ratio>", "spread>")
@@ -37,7 +37,7 @@ def show_report(report: Report, settings: Mapping[str, Any], *, is_json_only: bo
 
 
 def circumstances(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what every report says of where and how it was made."""
+    """Returns the machine, versions and settings of a report."""
     return {"machine": asdict(this_machine(usable_cores())), "versions": _versions(), "settings": dict(settings)}
 
 
@@ -53,8 +53,8 @@ def show_overhead(report: OverheadReport, settings: Mapping[str, Any], *, is_jso
 
 
 @contextmanager
-def watching() -> Iterator[Watch]:
-    """Shows what is being measured on standard error: a bar on a terminal, otherwise a line every two seconds."""
+def progress_shown() -> Iterator[OnProgress]:
+    """Shows progress on standard error: a bar on a terminal, otherwise one line every two seconds."""
     console = err_console()
     if not console.is_terminal:
         yield _Lines().show
@@ -66,7 +66,7 @@ def watching() -> Iterator[Watch]:
 
 
 class _Lines:
-    """Progress for a file or a pipe: what is quick says nothing."""
+    """Progress for a file or a pipe: a line at most every two seconds, none for a short measurement."""
 
     def __init__(self) -> None:
         self._shown_at = time.monotonic()
@@ -82,8 +82,8 @@ def _print(report: Report) -> None:
     console = out_console()
     title = f"{report.executor}, weights {report.weights}, KV {report.kv_format}, {report.threads} threads"
     console.print(listing(title, _HEADERS, [_row(speed) for speed in report.speeds]))
-    for when, canary in (("before", report.before), ("after", report.after)):
-        console.print(f"canary {when}: {_limits(canary)}")
+    for when, peak in (("before", report.before), ("after", report.after)):
+        console.print(f"machine peak {when}: {_limits(peak)}")
     for line in dict.fromkeys(f"ratio: {speed.ratio_is}" for speed in report.speeds if speed.ratio_is is not None):
         console.print(line)
     for note in report.notes:
@@ -109,8 +109,8 @@ def _overhead_row(overhead: Overhead) -> tuple[str, ...]:
     return overhead.name, _seconds(overhead.seconds), _seconds(overhead.fastest_seconds), _percent(overhead.spread)
 
 
-def _limits(canary: Canary) -> str:
-    return f"{canary.bandwidth / 1e9:.1f} GB/s, {canary.flops / 1e9:.0f} GFLOP/s"
+def _limits(peak: MachinePeak) -> str:
+    return f"{peak.bandwidth / 1e9:.1f} GB/s, {peak.flops / 1e9:.0f} GFLOP/s"
 
 
 def _seconds(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`quire chat`: a conversation on the terminal, or turns from a pipe, one a line."""
+"""`quire chat`: a conversation on the terminal, or turns from a pipe, one per line."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def chat(system: str | None, history: bool, sampling: SamplingOptions, engine: E
     """
     from quire.cli.chat_input import PipedLines, history_path, line_editing
     from quire.cli.chat_session import ChatSession, Dialogue
-    from quire.cli.opening import open_model
+    from quire.cli.load import load_model
 
     is_terminal = sys.stdin.isatty()
-    opened = open_model(engine, sampling)
-    with opened.llm:
-        session = ChatSession(opened, Dialogue.start(opened.llm, system))
+    loaded = load_model(engine, sampling)
+    with loaded.llm:
+        session = ChatSession(loaded, Dialogue.start(loaded.llm, system))
         if not is_terminal:
             _talk_from_pipe(session, PipedLines().read)
             return
@@ -80,10 +80,10 @@ def _read_typed_line(prompt: str) -> str:
 
 def _respond(session: ChatSession, typed: Turn | Command) -> bool:
     """Runs a command or answers a turn; returns whether Ctrl-C ended the answer."""
-    from quire.cli.answer import write_out
     from quire.cli.chat_commands import run_command
     from quire.cli.chat_input import Command
     from quire.cli.chat_view import show_answer
+    from quire.cli.follow_stream import write_out
 
     if isinstance(typed, Command):
         run_command(session, typed)
@@ -96,4 +96,4 @@ def _respond(session: ChatSession, typed: Turn | Command) -> bool:
 def _greet(session: ChatSession) -> None:
     from quire.cli.display import show_note
 
-    show_note(f"{session.opened.name} on {session.llm.core.executor.name}. /help lists the commands, /exit or Ctrl-D leaves.")
+    show_note(f"{session.loaded.name} on {session.llm.core.executor.name}. /help lists the commands, /exit or Ctrl-D leaves.")

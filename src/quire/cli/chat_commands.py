@@ -8,19 +8,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 
-from quire.cli.answer import write_out
 from quire.cli.chat_file import load_dialogue, save_dialogue
 from quire.cli.chat_input import Command
 from quire.cli.chat_session import ChatSession
 from quire.cli.chat_view import cache_view, num_context_tokens, show_answer, stats_view
 from quire.cli.display import listing, one_line, out_console
+from quire.cli.follow_stream import write_out
 from quire.errors import RequestError
 from quire.sampling import Greedy
 
 
 @dataclass(frozen=True, slots=True)
 class SlashCommand:
-    """What runs, how it is written, and its line in `/help`."""
+    """The function that runs, the usage, and the line in `/help`."""
 
     run: Callable[[ChatSession, str], None]
     usage: str
@@ -62,8 +62,8 @@ def _retry(session: ChatSession, _argument: str) -> None:
     if answer.was_interrupted:
         raise KeyboardInterrupt
     is_same = session.dialogue.answers[-1:] == before
-    if is_same and isinstance(session.opened.params.method, Greedy):
-        _say("The same answer: this chat takes the likeliest token. Start it with --temperature 0.8 for other ones.")
+    if is_same and isinstance(session.loaded.params.method, Greedy):
+        _say("The same answer: this chat takes the most likely token. Start it with --temperature 0.8 for different answers.")
 
 
 def _exit(session: ChatSession, _argument: str) -> None:
@@ -89,7 +89,7 @@ def _list_branches(session: ChatSession) -> None:
 
 def _save(session: ChatSession, argument: str) -> None:
     path = _path(argument, "/save")
-    save_dialogue(path, session.dialogue, session.opened.name)
+    save_dialogue(path, session.dialogue, session.loaded.name)
     _say(f"Saved {_turns(session)} to {path}.")
 
 
@@ -116,10 +116,10 @@ def _reset(session: ChatSession, _argument: str) -> None:
 def _help(_session: ChatSession, _argument: str) -> None:
     rows = [(command.usage, command.summary) for command in SLASH_COMMANDS.values()]
     console = out_console()
-    console.print(listing("Commands", ("write", "to"), rows))
-    _say('A line that ends with \\ goes on in the next one; """ opens and closes a block of lines.')
+    console.print(listing("Commands", ("command", "effect"), rows))
+    _say('A line that ends with \\ continues on the next one; """ opens and closes a block of lines.')
     others = ", ".join(f"/{other} is /{name}" for other, name in OTHER_NAMES.items())
-    _say(f"Ctrl-C stops the answer, Ctrl-D leaves. Other names: {others}.")
+    _say(f"Ctrl-C stops the answer, Ctrl-D ends the chat. Other names: {others}.")
 
 
 def _path(argument: str, name: str) -> Path:
@@ -143,13 +143,13 @@ SLASH_COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "cache": SlashCommand(_cache, "/cache", "explain what the KV cache saved in the last prompt, and show its blocks"),
         "undo": SlashCommand(_undo, "/undo", "forget the last turn"),
         "retry": SlashCommand(_retry, "/retry", "answer the last turn again"),
-        "fork": SlashCommand(_fork, "/fork [NAME]", "go to branch NAME, made from here if it is new; list the branches"),
+        "fork": SlashCommand(_fork, "/fork [NAME]", "switch to branch NAME, created from here if it is new; list the branches"),
         "save": SlashCommand(_save, "/save FILE", "save this branch as JSON"),
-        "load": SlashCommand(_load, "/load FILE", "replace this branch by a saved one"),
-        "system": SlashCommand(_system, "/system [TEXT]", "start over with a system message; show it"),
+        "load": SlashCommand(_load, "/load FILE", "replace this branch with a saved one"),
+        "system": SlashCommand(_system, "/system [TEXT]", "start over with a system message; without TEXT, show it"),
         "reset": SlashCommand(_reset, "/reset", "start over, keeping the system message"),
         "help": SlashCommand(_help, "/help", "show this list"),
-        "exit": SlashCommand(_exit, "/exit", "leave"),
+        "exit": SlashCommand(_exit, "/exit", "end the chat"),
     }
 )
 

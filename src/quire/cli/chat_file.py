@@ -1,7 +1,7 @@
 """A conversation in a file: its messages, the tokens of every answer, and the tokens of the whole as a check.
 
-Answers are kept as tokens because encoding their text again could give others. Loading replays the turns: the template
-writes around the same answers, and the result must be the tokens that were saved, or another model wrote the file.
+Answers are kept as tokens because encoding their text again could give different tokens. Loading replays the turns: the
+template is applied around the same answers, and the result must equal the saved tokens; otherwise another model wrote the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TURN_FIELDS = frozenset({"user", "assistant", "token_ids"})
 
 
 def save_dialogue(path: Path, dialogue: Dialogue, model: str) -> None:
-    """Writes the file under a temporary name and renames it; raises RequestError rather than replace a file of another kind."""
+    """Writes the file under a temporary name and renames it; raises RequestError instead of replacing a file of another kind."""
     if path.exists():
         _read(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -66,12 +66,12 @@ def _to_json(dialogue: Dialogue, model: str) -> dict[str, Any]:
 
 
 def _all_tokens(dialogue: Dialogue) -> list[int]:
-    """Returns the tokens up to the start of the next answer; empty without a turn, which some templates cannot render."""
+    """Returns the tokens up to the start of the next answer; empty without turns, because some templates cannot render that."""
     return list(dialogue.conversation.fork().prompt_token_ids()) if dialogue.answers else []
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Returns the content of a file that has the right form in every field."""
+    """Returns the content of a file after checking the form of every field."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -93,15 +93,15 @@ def _read(path: Path) -> dict[str, Any]:
 def _problem_of(value: Any) -> str | None:
     """Returns what is wrong with the form of the content, or None."""
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        return "is no saved conversation"
+        return "is not a saved conversation"
     if value.get("version") != VERSION:
         return f"has version {shorten(repr(value.get('version')))}, this Quire reads version {VERSION}"
     if set(value) != _FIELDS or not isinstance(value["model"], str) or not _is_text_or_none(value["system"]):
-        return "lacks a field or has a strange one"
+        return "lacks a field or has an unknown one"
     if not _is_moment(value["now"]):
-        return "holds a time that is no time"
+        return "holds an invalid time"
     if not _is_tokens(value["token_ids"]):
-        return "holds token ids that are no token ids"
+        return "holds invalid token ids"
     if not isinstance(value["turns"], list) or not all(map(_is_turn, value["turns"])):
         return "holds a turn without a text, an answer and its tokens"
     return None
@@ -126,7 +126,7 @@ def _is_moment(value: Any) -> bool:
 
 
 def _moment(text: str | None) -> datetime | None:
-    """Returns the time that the chat template was told in every turn."""
+    """Returns the time that the chat template received in every turn."""
     return None if text is None else datetime.fromisoformat(text)
 
 

@@ -4,7 +4,7 @@ r"""How a turn is typed: one line, lines joined by a trailing backslash, or a bl
     >>> the first line \
     ... and the second line of the same turn
 
-In a block everything is text, empty lines and lines that start with a slash included.
+In a block everything is text, including empty lines and lines that start with a slash.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Command:
 
 
 def read_turn(read_line: ReadLine) -> Turn | Command | None:
-    """Returns what is typed next, skipping empty turns; None at the end of input.
+    """Returns the next turn or command, skipping empty turns; None at the end of input.
 
-    A block or a continued line that the end of input cuts off is a turn as far as it got.
+    If the input ends within a block or a continued line, the lines so far are the turn.
     """
     while True:
         try:
@@ -87,7 +87,7 @@ def _read_continued(first: str, read_line: ReadLine) -> str:
 
 
 class PipedLines:
-    """The lines of standard input that is no terminal."""
+    """The lines of a standard input that is not a terminal."""
 
     def __init__(self) -> None:
         self._num_bytes = 0
@@ -117,7 +117,7 @@ def history_path() -> Path:
 
 @contextmanager
 def line_editing(history: Path | None) -> Iterator[None]:
-    """Gives `input` its editing keys and the history in a file, readable by its owner only and capped; None keeps no file."""
+    """Gives `input` editing keys and a history file of limited length, readable by its owner only; None keeps no file."""
     editor = _line_editor()
     if editor is None:
         yield
@@ -125,21 +125,21 @@ def line_editing(history: Path | None) -> Iterator[None]:
     editor.clear_history()
     editor.set_history_length(MAX_HISTORY_LINES)
     if history is not None and history.is_file():
-        with _excusing(history):
+        with _noting_failure(history):
             editor.read_history_file(history)
     try:
         yield
     finally:
         if history is not None:
-            with _excusing(history):
+            with _noting_failure(history):
                 history.parent.mkdir(parents=True, exist_ok=True)
                 history.touch(mode=0o600)
                 editor.write_history_file(history)
 
 
 @contextmanager
-def _excusing(history: Path) -> Iterator[None]:
-    """Turns a failure around the history file into a note: it is a convenience and no reason to lose a chat."""
+def _noting_failure(history: Path) -> Iterator[None]:
+    """Reports a failure of the history file as a note: a chat must not end because of it."""
     try:
         yield
     except OSError as error:

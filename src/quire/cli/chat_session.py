@@ -1,12 +1,12 @@
-"""A chat in progress: one model, named branches of the conversation, and what the last answer cost."""
+"""A chat in progress: one model, named branches of the conversation, and the statistics of the last answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from quire.cli.answer import Answer, AnswerStats, follow, raise_failure, stats_of
-from quire.cli.opening import OpenedModel, start_conversation
+from quire.cli.follow_stream import Answer, AnswerStats, follow, raise_failure, stats_of
+from quire.cli.load import LoadedModel, start_conversation
 from quire.engine.llm import LLM
 from quire.errors import CapacityError, PromptTooLongError, RequestError
 from quire.kv.ledger import CacheExplanation
@@ -19,7 +19,7 @@ MAKE_ROOM = "In this chat, /undo forgets the last turn and /reset starts over."
 
 @dataclass(slots=True)
 class Dialogue:
-    """A conversation and its answers as they were generated, one a user turn: what saving it must keep."""
+    """A conversation and its answers as they were generated, one per user turn: what a saved file contains."""
 
     conversation: Conversation
     system: str | None = None
@@ -55,7 +55,7 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LastAnswer:
-    """What the newest answer cost, and what the prefix cache did for it (None when that is not known)."""
+    """The statistics of the newest answer, and what the prefix cache saved (None if unknown)."""
 
     stats: AnswerStats
     explanation: CacheExplanation | None
@@ -63,9 +63,9 @@ class LastAnswer:
 
 @dataclass(slots=True)
 class ChatSession:
-    """The state that the commands of a chat look at and change."""
+    """The state that the commands of a chat read and change."""
 
-    opened: OpenedModel
+    loaded: LoadedModel
     dialogue: Dialogue
     branch: str = MAIN_BRANCH
     last: LastAnswer | None = None
@@ -74,7 +74,7 @@ class ChatSession:
 
     @property
     def llm(self) -> LLM:
-        return self.opened.llm
+        return self.loaded.llm
 
     @property
     def branches(self) -> dict[str, Dialogue]:
@@ -82,10 +82,10 @@ class ChatSession:
         return self._others | {self.branch: self.dialogue}
 
     def ask(self, text: str, write: Callable[[str], None]) -> Answer:
-        """Answers a turn and keeps both. A turn without any answer is forgotten: it failed, or Ctrl-C came too early.
+        """Answers a turn and keeps both. A turn without any answer, because of a failure or an early Ctrl-C, is forgotten.
 
-        Raises RequestError where the turn cannot be answered and ExecutorError where answering failed. Where the conversation
-        has filled the context, the error names the commands that make room.
+        Raises RequestError if the turn cannot be answered and ExecutorError if answering failed. If the conversation fills the
+        context, the error names the commands that shorten it.
         """
         conversation, num_answers = self.dialogue.conversation, len(self.dialogue.answers)
         conversation.add_user(text)
@@ -101,9 +101,9 @@ class ChatSession:
         return answer
 
     def retry(self, write: Callable[[str], None]) -> Answer:
-        """Answers the last turn again in place of its answer; without a new answer, the old one stays.
+        """Answers the last turn again and replaces its answer; without a new answer, the old one stays.
 
-        Raises RequestError where there is no turn, otherwise as `ask`.
+        Raises RequestError if there is no turn, otherwise as `ask`.
         """
         before = self.dialogue
         if not before.answers:
@@ -119,7 +119,7 @@ class ChatSession:
                 self.dialogue = before
 
     def switch(self, name: str) -> bool:
-        """Goes to a branch, made from here if it is new; returns whether it is."""
+        """Switches to a branch, created from here if it is new; returns whether it is new."""
         if name == self.branch:
             raise RequestError("this is the current branch", given=name, next_step="Choose another name.")
         is_new = name not in self._others
@@ -135,7 +135,7 @@ class ChatSession:
 
     def _stream(self, conversation: Conversation) -> Iterator[RequestOutput]:
         try:
-            return self.llm.stream(conversation.prompt_token_ids(), self.opened.params)
+            return self.llm.stream(conversation.prompt_token_ids(), self.loaded.params)
         except (PromptTooLongError, CapacityError) as error:
             if self.dialogue.answers:
                 error.next_step = f"{error.next_step} {MAKE_ROOM}"

@@ -1,4 +1,4 @@
-"""What follows an answer, and what `/stats` and `/cache` show, as rich tables and a map of blocks."""
+"""The notes below an answer, and the tables and block maps of `/stats` and `/cache`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from types import MappingProxyType
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from quire.cli.answer import Answer, end_line, note_of_full_context
 from quire.cli.chat_session import MAKE_ROOM, ChatSession, Dialogue
 from quire.cli.display import facts, show_note
+from quire.cli.follow_stream import Answer, end_line, note_of_full_context
 from quire.kv.ledger import CacheExplanation, MissReason
 from quire.kv.pool import BlockPool
 from quire.units import cdiv, format_bytes, format_rate
@@ -18,9 +18,9 @@ from quire.units import cdiv, format_bytes, format_rate
 MAP_CELLS = 64
 _REASONS: Mapping[MissReason, str] = MappingProxyType(
     {
-        MissReason.COLD: "nothing that follows this prefix was ever cached",
-        MissReason.DIVERGED: "what is cached goes on with other tokens",
-        MissReason.EVICTED: "the next block was cached, but its memory has been given away",
+        MissReason.COLD: "nothing after this prefix was ever cached",
+        MissReason.DIVERGED: "the cached tokens continue differently",
+        MissReason.EVICTED: "the next block was cached, but it has been evicted",
         MissReason.PARTIAL: "the rest is less than a block, or only the last token",
         MissReason.DISABLED: "the prefix cache is off",
         MissReason.BYPASSED: "every further token was computed because the logits of all of them were wanted",
@@ -29,9 +29,9 @@ _REASONS: Mapping[MissReason, str] = MappingProxyType(
 
 
 def show_answer(session: ChatSession, answer: Answer) -> None:
-    """Ends the line of an answer that was written as it came, and says so if the context is full."""
+    """Ends the line of a streamed answer, and shows a note if the context is full."""
     end_line(answer.text)
-    note = note_of_full_context(answer, session.opened.params, session.llm.core.scheduler.limits)
+    note = note_of_full_context(answer, session.loaded.params, session.llm.core.scheduler.limits)
     if note is not None:
         show_note(f"{note}. {MAKE_ROOM}")
 
@@ -41,7 +41,7 @@ def stats_view(session: ChatSession) -> RenderableType:
     num_tokens = num_context_tokens(session.dialogue)
     layout = session.llm.core.executor.layout
     rows = {
-        "model": f"{session.opened.name} on {session.llm.core.executor.name}",
+        "model": f"{session.loaded.name} on {session.llm.core.executor.name}",
         "branch": session.branch,
         "turns": str(len(session.dialogue.answers)),
         "context": f"{num_tokens} of {session.llm.config.max_context} tokens",
@@ -60,7 +60,7 @@ def stats_view(session: ChatSession) -> RenderableType:
 
 
 def cache_view(session: ChatSession) -> RenderableType:
-    """Returns what the prefix cache did for the last answer, why it ended where it did, and where the pool's blocks are."""
+    """Returns what the prefix cache saved for the last answer, why the match ended, and the state of the pool's blocks."""
     core = session.llm.core
     manager = core.scheduler.manager
     pool, usage = manager.pool, manager.usage(core.executor.layout)
@@ -78,7 +78,7 @@ def cache_view(session: ChatSession) -> RenderableType:
 
 
 def explanation_rows(explanation: CacheExplanation, block_size: int) -> dict[str, str]:
-    """Returns how far the cache reached, why no further, and the prompt's blocks as a map."""
+    """Returns the length of the prefix match, why it ended, and a map of the prompt's blocks."""
     rows = {
         "reused": f"{explanation.num_reused_tokens} of {explanation.num_tokens} tokens",
         "then": _REASONS[explanation.reason],
@@ -89,13 +89,13 @@ def explanation_rows(explanation: CacheExplanation, block_size: int) -> dict[str
 
 
 def prompt_map(explanation: CacheExplanation, block_size: int) -> str:
-    """Returns one character a block of the prompt; long prompts are shown with several blocks a character."""
+    """Returns one character per block of the prompt, or per run of blocks if the prompt is long."""
     num_blocks, num_reused = cdiv(explanation.num_tokens, block_size), explanation.num_reused_tokens // block_size
     return _scaled("=" * num_reused + "+" * (num_blocks - num_reused), "=+")
 
 
 def pool_map(pool: BlockPool) -> str:
-    """Returns one character for each block up to the last one with content, or for a run of them: its busiest state."""
+    """Returns one character per block up to the last one with content, or per run of blocks: the run's busiest state."""
     states = "".join("#" if block.ref_count else "." if block.hash is None else "=" for block in pool.blocks)
     return _scaled(states.rstrip("."), ".=#")
 
@@ -106,6 +106,6 @@ def num_context_tokens(dialogue: Dialogue) -> int:
 
 
 def _scaled(states: str, order: str) -> str:
-    """Returns at most MAP_CELLS characters, each the last in `order` of those it stands for."""
+    """Returns at most MAP_CELLS characters, each the one of its run that comes last in `order`."""
     per_cell = max(1, cdiv(len(states), MAP_CELLS))
     return "".join(max(states[start : start + per_cell], key=order.index) for start in range(0, len(states), per_cell))

@@ -1,4 +1,4 @@
-"""Sampling where the user is silent: the model's own recommendation in `generation_config.json`, else greedy."""
+"""Default sampling parameters: the model's recommendation in `generation_config.json`, else greedy."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ _UNAPPLIED: Mapping[str, object] = MappingProxyType(
         "watermarking_config": {},
     }
 )
-"""What `transformers` would apply and Quire does not, each with the value that asks for nothing."""
+"""What `transformers` would apply and Quire does not, each with its neutral value."""
 
 _UNAPPLIED_DRAWING: Mapping[str, object] = MappingProxyType({"epsilon_cutoff": 0, "eta_cutoff": 0, "top_h": 1, "typical_p": 1})
-"""The same for numbers that matter only with `do_sample`."""
+"""The same for numbers that have an effect only with `do_sample`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingDefaults:
-    """What a model recommends. Without `do_sample` it is greedy, and the numbers for drawing mean nothing.
+    """A model's recommendation. Without `do_sample` it is greedy, and the numbers for sampling have no effect.
 
     `unapplied` names the fields that ask for something Quire does not do.
     """
@@ -66,9 +66,9 @@ class SamplingDefaults:
     unapplied: tuple[str, ...] = ()
 
     def params(self, options: SamplingOptions) -> SamplingParams:
-        """Returns what to sample with: the user's words first, then the model's.
+        """Returns the sampling parameters: the user's options first, then the model's recommendation.
 
-        Greedy drops the model's numbers for drawing; those of the user stay and raise SamplingError as contradictions.
+        Greedy decoding drops the model's numbers for sampling; the user's stay and raise SamplingError as contradictions.
         """
         given = {name: value for name, value in asdict(options).items() if value is not None}
         self._require_temperature(given)
@@ -78,20 +78,20 @@ class SamplingDefaults:
         return SamplingParams(**({"max_tokens": None} | recommended | given))
 
     def _require_temperature(self, given: dict[str, Any]) -> None:
-        """Raises SamplingError where the user asks for a draw, names no temperature, and the model is greedy by itself."""
+        """Raises SamplingError if the user asks for random sampling without a temperature and the model's default is greedy."""
         if self.temperature != 0 or "temperature" in given:
             return
         unused = [name for name, off in _OFF.items() if given.get(name, off) not in (off, -1)]
         if unused:
             raise SamplingError(
-                f"without a temperature this model takes the likeliest token and ignores {', '.join(unused)}",
+                f"without a temperature this model takes the most likely token and ignores {', '.join(unused)}",
                 given=", ".join(f"{name}={given[name]}" for name in unused),
                 next_step="Add --temperature, for example --temperature 0.7.",
             )
 
 
 def read_defaults(directory: Path) -> SamplingDefaults:
-    """Returns the recommendation in a model directory; raises ModelError if the file is there and damaged."""
+    """Returns the recommendation in a model directory; raises ModelError if the file exists and is damaged."""
     path = directory / FILE_NAME
     if not path.is_file():
         return SamplingDefaults()
@@ -105,7 +105,7 @@ def read_defaults(directory: Path) -> SamplingDefaults:
         SamplingParams(**_usable(chosen))
     except SamplingError as error:
         raise ModelError(
-            f"{FILE_NAME} recommends what cannot be: {error.problem}",
+            f"{FILE_NAME} holds an invalid recommendation: {error.problem}",
             given=error.given,
             next_step="Correct or remove the file.",
         ) from error
@@ -115,7 +115,7 @@ def read_defaults(directory: Path) -> SamplingDefaults:
 
 
 def _usable(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Returns the numbers with those for drawing left out where the temperature is 0."""
+    """Returns the numbers, without those for sampling if the temperature is 0."""
     if chosen.get("temperature", 0) == 0:
         return {name: value for name, value in chosen.items() if name == "repetition_penalty"} | {"temperature": 0.0}
     return chosen

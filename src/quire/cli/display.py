@@ -1,4 +1,4 @@
-"""How results look: sober tables, one line for an error, a bar while a model loads. Colour only on a terminal."""
+"""Prints results: plain tables, one line per error, a bar while a model loads. Color only on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 PIPED_WIDTH = 200
-"""Columns where there is no terminal to ask: wide enough that no path is broken in the middle."""
+"""Columns without a terminal: wide enough that no path is broken in the middle."""
 
 LoadReport = Callable[[int, int], None]
 
@@ -36,7 +36,7 @@ def _console(*, is_error: bool) -> Console:
 
 
 def show_error(message: str) -> None:
-    """Prints `error: ...` in red on standard error, as one line however long."""
+    """Prints `error: ...` in red on standard error, as one line of any length."""
     err_console().print(Text(f"error: {one_line(message)}", style="red"), soft_wrap=True)
 
 
@@ -79,7 +79,7 @@ def listing(title: str, headers: Iterable[str], rows: Iterable[Iterable[str]]) -
 
 @contextmanager
 def loading_bar(label: str) -> Iterator[LoadReport | None]:
-    """Shows a bar on standard error while the body loads a model, and wipes it; None where that is no terminal."""
+    """Shows a bar on standard error while the body loads a model, then clears it; yields None if that is not a terminal."""
     console = err_console()
     if not console.is_terminal:
         yield None

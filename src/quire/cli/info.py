@@ -1,4 +1,4 @@
-"""`quire info`: what this machine and this installation offer an engine, and why something is missing."""
+"""`quire info`: what this machine and this installation provide, and why something is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("numpy", "tokenizers", "safetensors", "jinja2", "huggingface-hub", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorState:
-    """One executor: `problem` is None where it can run."""
+    """One executor: `problem` is None if it can run."""
 
     name: str
     problem: str | None
@@ -29,9 +29,9 @@ class ExecutorState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Info:
-    """Everything `quire info` says; `isa` and `numerics` are None where no compiled core can run, `bundled_model` without one.
+    """Everything `quire info` shows; `isa` and `numerics` are None if no compiled core can run, `bundled_model` if there is none.
 
-    `numerics` names what bits depend on besides weights and formats: the kernels' version and the instruction set.
+    `numerics` names what the bits depend on besides weights and formats: the kernels' version and the instruction set.
     """
 
     version: str
@@ -68,7 +68,7 @@ def info(as_json: bool) -> None:
 
 
 def gather_info() -> Info:
-    """Collects the facts; raises ConfigError for an environment variable that means nothing."""
+    """Collects the facts; raises ConfigError for an environment variable with an invalid value."""
     from quire.engine.resolve import default_threads, usable_cores
     from quire.executors.native import NUMERICS_VERSION, available_isas
 

@@ -1,4 +1,4 @@
-"""Facts about this machine, each None or empty where the operating system does not tell."""
+"""Facts about this machine, each None or empty if the operating system does not report it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The `quire` command: a group that imports a command's module only when that command runs.
 
-A new command is one line in `COMMANDS`. `quire --help` imports click and this file, so it answers at once.
+A new command is one line in `COMMANDS`. `quire --help` imports click and this file only, so it is fast.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from types import MappingProxyType
 import click
 
 from quire import __version__
-from quire.cli.streams import prepare_streams, report_system_error
+from quire.cli.stdio import prepare_streams, report_system_error
 from quire.cli.unknown_option import answered
 from quire.errors import ConfigError, ModelNotFoundError, QuireError, RequestError, TemplateError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-"""Exit codes. MISUSED is what another command line or another input mends; INTERRUPTED is 128 + SIGINT, as shells report it."""
+"""Exit codes. MISUSED means that another command line or input is needed; INTERRUPTED is 128 + SIGINT, as shells report it."""
 
 _MISUSES = (ConfigError, RequestError, ModelNotFoundError)
 _EPILOG = """\b
 Exit codes:
   0    done
-  1    failed: a damaged or unsupported model, a computation, a disk, a check that does not hold
+  1    failed: a damaged or unsupported model, a failed computation, a full disk, a check that does not hold
   2    cannot be done as asked: an unknown option, a value outside its limits, options that contradict each other,
-       a prompt or a file that is missing, too long or not text, a model that is not there
+       a prompt or a file that is missing, too long or not text, a model that is not found
   130  interrupted by Ctrl-C
 """
 
@@ -52,7 +52,7 @@ COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
         "run": CommandEntry("quire.cli.run:run", "Answer one prompt, streamed to standard output."),
         "chat": CommandEntry("quire.cli.chat:chat", "Hold a conversation; earlier turns are never computed twice."),
         "verify": CommandEntry("quire.cli.verify:verify", "Check the five promises on a model and this machine."),
-        "bench": CommandEntry("quire.cli.bench:bench", "Measure speed beside the machine's limits."),
+        "bench": CommandEntry("quire.cli.bench:bench", "Measure speed, compared with the machine's peak."),
         "train": CommandEntry("quire.cli.train:train", "Train a model on text or conversations."),
         "info": CommandEntry("quire.cli.info:info", "Show the machine, instruction sets, executors and versions."),
         "models": CommandEntry("quire.cli.models:models", "List supported families and local checkpoints, or describe one."),
@@ -61,7 +61,7 @@ COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
 
 
 class ReportedError(click.ClickException):
-    """A QuireError on its way out: one red line on standard error."""
+    """A QuireError for click: one red line on standard error."""
 
     exit_code = FAILED
 
@@ -73,7 +73,7 @@ class ReportedError(click.ClickException):
 
 
 class ReportedMisuseError(ReportedError):
-    """One that another command line or another input mends."""
+    """An error that another command line or input avoids."""
 
     exit_code = MISUSED
 
@@ -121,7 +121,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line of this process. A broken pipe ends it quietly, any other failure of the system with one line."""
+    """Runs the command line of this process. A broken pipe ends it silently, any other system error with one line."""
     try:
         prepare_streams()
         cli(prog_name="quire")

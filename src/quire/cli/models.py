@@ -1,4 +1,4 @@
-"""`quire models`: what can be run, what is here already, and what one model directory holds."""
+"""`quire models`: the supported families, the local models, and the contents of one model directory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SPEC_FIELDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """One model directory in numbers; `kv_bytes_per_token` is by KV format, `file_bytes` None without weight files."""
+    """The sizes of one model directory; `kv_bytes_per_token` is by KV format, `file_bytes` is None without weight files."""
 
     directory: Path
     spec: ModelSpec
@@ -41,12 +41,12 @@ class Description:
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("-m", "--model", "named", metavar="MODEL", help="The same as the argument, as other commands take it.")
+@click.option("-m", "--model", "named", metavar="MODEL", help="The same as the argument.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def models(model: str | None, named: str | None, as_json: bool) -> None:
     """List supported families, the bundled model and the checkpoints in the Hugging Face cache.
 
-    With a MODEL, a directory or a Hugging Face id, describe it; a config.json is enough, and of an id nothing else is fetched.
+    With a MODEL, a directory or a Hugging Face id, describe it. A config.json is enough; for an id nothing else is downloaded.
 
     \b
     Example:
@@ -66,7 +66,7 @@ def models(model: str | None, named: str | None, as_json: bool) -> None:
 
 
 def describe(directory: Path) -> Description:
-    """Reads a model directory's config, and which weights it has; raises ModelError or one of its kinds."""
+    """Reads a model directory's config and the sizes of its weight files; raises ModelError."""
     from math import prod
 
     from quire.executors.protocol import kv_layout
@@ -148,7 +148,7 @@ def _describe_one(found: Description, as_json: bool) -> None:
         (name, format_bytes(per_token), format_bytes(per_token * found.spec.max_context))
         for name, per_token in found.kv_bytes_per_token.items()
     ]
-    console.print(listing("KV cache", ("format", "a token>", f"a whole context of {found.spec.max_context}>"), rows))
+    console.print(listing("KV cache", ("format", "per token>", f"per context of {found.spec.max_context}>"), rows))
 
 
 def _spec_rows(found: Description) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Options that several commands share, as two decorators: `engine_options` and `sampling_options`.
 
 Each gathers its options into one value, so a command takes `engine: EngineChoice` or `sampling: SamplingOptions`.
-Choices come from the enums of `quire.config`: what the engine learns, the command line offers.
+Choices come from the enums of `quire.config`, so the command line offers what the engine supports.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ else:
 
 
 class Words(_Choice):
-    """A choice that knows what other engines call its words."""
+    """A choice that understands the words of other engines."""
 
     def __init__(self, name: str, choices: Iterable[str]) -> None:
         super().__init__(list(choices))
         self._name = name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Returns a word that is a choice; fails with the one that is meant where that is known."""
+        """Returns a word that is a choice; fails with advice on the corresponding choice if there is one."""
         if value not in self.choices:
             self.fail(f"{value!r} is not known here. {word_advice(self._name, str(value), self.choices)}", param, ctx)
         return str(value)
@@ -71,7 +71,7 @@ def words(name: str, choices: type[Enum], *extra: str) -> Words:
 
 
 def count_of(name: str, limits: Mapping[str, tuple[int, int]] = COUNT_LIMITS) -> click.IntRange:
-    """Returns the type of an option that takes a count within its limits; a limit that is only the machine's is not shown."""
+    """Returns the type of an option that takes a count within its limits; a limit that only the machine sets is not shown."""
     low, high = limits[name]
     return click.IntRange(low, None if high == MAX_COUNT else high)
 
@@ -101,7 +101,7 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
     click.option(
         "--kv-cache",
         type=words("kv_cache", KVCacheMode),
-        help=f"`off` recomputes every token in every step, to compare. [default: {_CACHE.mode.value}]",
+        help=f"`off` recomputes every token in every step, for comparison. [default: {_CACHE.mode.value}]",
     ),
     click.option(
         "--kv-memory",
@@ -109,39 +109,39 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
         callback=_parse_size,
         help=f"KV cache memory, such as 512MiB. [default: {format_bytes(DEFAULT_KV_MEMORY_BYTES)}, or what is left if less]",
     ),
-    click.option("--block-size", type=count_of("block_size"), help=f"Tokens in a KV block. [default: {_CACHE.block_size}]"),
+    click.option("--block-size", type=count_of("block_size"), help=f"Tokens per KV block. [default: {_CACHE.block_size}]"),
     click.option(
         "--max-num-batched-tokens",
         type=count_of("max_num_batched_tokens"),
-        help=f"Tokens computed in one step. [default: {_SCHEDULER.max_num_batched_tokens}]",
+        help=f"Most tokens computed per step. [default: {_SCHEDULER.max_num_batched_tokens}]",
     ),
     click.option(
         "--max-num-seqs",
         type=count_of("max_num_seqs"),
-        help=f"Requests computed in one step. [default: {_SCHEDULER.max_num_seqs}]",
+        help=f"Most requests computed per step. [default: {_SCHEDULER.max_num_seqs}]",
     ),
     click.option(
         "--max-context",
         type=count_of("max_context"),
-        help="Tokens of prompt and answer together. [default: the model's, or what --kv-memory holds if that is less]",
+        help="Most tokens of prompt and answer together. [default: the model's, or what --kv-memory holds if that is less]",
     ),
     click.option("--threads", type=count_of("threads"), help="Worker threads. [default: the cores this process may use]"),
     click.option(
         "--packed-cache",
         metavar="DIRECTORY|on|off",
-        help="Keep packed weights on disk, so that the next start is quicker; `on` means ~/.cache/quire/packed. [default: off]",
+        help="Keep packed weights on disk, so that the next start is faster; `on` means ~/.cache/quire/packed. [default: off]",
     ),
     click.option(
         "--executor",
         type=words("executor", ExecutorKind, AUTO),
-        help="What computes. [default: auto, native where it is compiled]",
+        help="The implementation that computes. [default: auto, native if it is compiled]",
     ),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineChoice:
-    """The model (None: the bundled one) and those of the engine's options that were given."""
+    """The model (None: the bundled one) and the engine options that were given."""
 
     model: str | None
     options: EngineOptions
@@ -149,7 +149,7 @@ class EngineChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingOptions:
-    """What the user said about sampling; None leaves it to the model."""
+    """The sampling options that were given; None leaves a value to the model."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -168,48 +168,48 @@ _SAMPLING_OPTIONS: tuple[OptionDecorator, ...] = (
     click.option(
         "--max-tokens",
         type=sampling_count("max_tokens"),
-        help="Tokens of an answer at most. [default: until the context is full]",
+        help="Most tokens per answer. [default: until the context is full]",
     ),
-    click.option("--temperature", type=_number_of("temperature"), help=f"0 takes the likeliest token. {_MODEL_OR.format('0')}"),
+    click.option("--temperature", type=_number_of("temperature"), help=f"0 takes the most likely token. {_MODEL_OR.format('0')}"),
     click.option(
         "--top-p",
         type=_number_of("top_p", is_open=True),
-        help=f"Draw from this share of the probability. {_MODEL_OR.format('1')}",
+        help=f"Sample from the most likely tokens that make up this share of the probability. {_MODEL_OR.format('1')}",
     ),
     click.option(
         "--top-k",
         type=sampling_count("top_k"),
-        help=f"Draw from this many tokens; 0 and -1 mean all. {_MODEL_OR.format('0')}",
+        help=f"Sample from this many of the most likely tokens; 0 and -1 mean all. {_MODEL_OR.format('0')}",
     ),
     click.option(
         "--min-p",
         type=_number_of("min_p"),
-        help=f"Leave out tokens less likely than this share of the likeliest. {_MODEL_OR.format('0')}",
+        help=f"Leave out tokens less likely than this share of the most likely one. {_MODEL_OR.format('0')}",
     ),
     click.option(
         "--repetition-penalty",
         type=_number_of("repetition_penalty"),
-        help=f"Above 1, tokens that have appeared become less likely. {_MODEL_OR.format('1')}",
+        help=f"Above 1, tokens that have already appeared become less likely. {_MODEL_OR.format('1')}",
     ),
     click.option(
         "--seed",
         type=click.IntRange(*SAMPLING_COUNTS["seed"]),
-        help="Draw the same tokens again. [default: chosen, --json tells]",
+        help="Sample the same tokens again. [default: random, printed by --json]",
     ),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given several times."),
 )
 _SEVERAL_OPTIONS: tuple[OptionDecorator, ...] = (
-    click.option("-n", type=sampling_count("n"), help="Draw this many answers; needs a temperature above 0. [default: 1]"),
+    click.option("-n", type=sampling_count("n"), help="Sample this many answers; needs a temperature above 0. [default: 1]"),
     click.option(
         "--logprobs",
         type=sampling_count("logprobs"),
-        help="Show each token's log-probability below the answer, and this many of the likeliest tokens in its place.",
+        help="Show each token's log-probability below the answer, and this many of the most likely tokens at its position.",
     ),
 )
 
 
 def engine_options(command: Callable[..., _R]) -> Callable[..., _R]:
-    """Adds MODEL and the options that shape an engine; `command` receives them as `engine`."""
+    """Adds MODEL and the options of the engine; `command` receives them as `engine`."""
 
     def gather(values: dict[str, Any]) -> EngineChoice:
         model = values.pop("model")
@@ -225,7 +225,7 @@ def sampling_options(command: Callable[..., _R]) -> Callable[..., _R]:
 
 
 def answer_options(command: Callable[..., _R]) -> Callable[..., _R]:
-    """Adds the same, and those for several answers and for looking into them."""
+    """Adds the same options, and those for several answers and their log-probabilities."""
     return gathered(command, _SAMPLING_OPTIONS + _SEVERAL_OPTIONS, "sampling", lambda values: SamplingOptions(**values))
 
 

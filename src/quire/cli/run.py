@@ -12,13 +12,13 @@ from quire.cli.options import EngineChoice, SamplingOptions, answer_options, eng
 from quire.values import shown_utf8_fault
 
 if TYPE_CHECKING:
-    from quire.cli.answer import Answer
-    from quire.cli.opening import OpenedModel
+    from quire.cli.follow_stream import Answer
+    from quire.cli.load import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerForm:
-    """How the prompt is put and the answer shown."""
+    """How the prompt is formatted and the answer shown."""
 
     system: str | None
     raw: bool
@@ -40,7 +40,7 @@ _FORM_OPTIONS = (
 @answer_options
 @engine_options
 def run(prompt: str | None, form: AnswerForm, sampling: SamplingOptions, engine: EngineChoice) -> None:
-    """Answer PROMPT on standard output, as it comes.
+    """Stream an answer to PROMPT to standard output.
 
     Without PROMPT, or with `-`, the prompt is read from standard input; one line break at its end is dropped.
     The model's chat template is applied where it has one. Sampling follows the model's generation_config.json and is
@@ -56,55 +56,55 @@ def run(prompt: str | None, form: AnswerForm, sampling: SamplingOptions, engine:
     if form.raw and form.system is not None:
         raise click.UsageError("--system needs the chat template that --raw leaves out.")
     text = _checked(_read_stdin() if prompt in (None, "-") else prompt)
-    from quire.cli.opening import open_model
+    from quire.cli.load import load_model
 
-    opened = open_model(engine, sampling)
-    with opened.llm:
-        _answer(opened, text, form)
+    loaded = load_model(engine, sampling)
+    with loaded.llm:
+        _answer(loaded, text, form)
 
 
-def _answer(opened: OpenedModel, text: str, form: AnswerForm) -> None:
-    from quire.cli.answer import end_line, follow, follow_all, raise_failure, write_out
+def _answer(loaded: LoadedModel, text: str, form: AnswerForm) -> None:
     from quire.cli.display import print_json
+    from quire.cli.follow_stream import end_line, follow, follow_all, raise_failure, write_out
     from quire.cli.run_view import json_of, show_logprobs, show_several
 
-    prompt, params = _prompt_of(opened, text, form), opened.params
-    stream = opened.llm.stream(prompt, params)
+    prompt, params = _prompt_of(loaded, text, form), loaded.params
+    stream = loaded.llm.stream(prompt, params)
     is_streamed = params.n == 1 and not form.as_json
     answers = [follow(stream, write_out)] if is_streamed else follow_all(stream, params.n)
     for answer in answers:
         raise_failure(answer)
     if form.as_json:
-        print_json(json_of(opened, answers))
+        print_json(json_of(loaded, answers))
     elif is_streamed:
         end_line(answers[0].text)
         show_logprobs(answers[0])
     else:
         show_several(answers)
-    _show_notes(opened, answers, form)
+    _show_notes(loaded, answers, form)
     if answers[0].was_interrupted:
         raise KeyboardInterrupt
 
 
-def _show_notes(opened: OpenedModel, answers: list[Answer], form: AnswerForm) -> None:
-    from quire.cli.answer import note_of_full_context, stats_of_all
+def _show_notes(loaded: LoadedModel, answers: list[Answer], form: AnswerForm) -> None:
     from quire.cli.display import show_note
+    from quire.cli.follow_stream import note_of_full_context, stats_of_all
 
-    core = opened.llm.core
-    notes = [note_of_full_context(answer, opened.params, core.scheduler.limits) for answer in answers]
+    core = loaded.llm.core
+    notes = [note_of_full_context(answer, loaded.params, core.scheduler.limits) for answer in answers]
     stats = stats_of_all(answers, core.executor.layout) if form.stats else None
     for note in (next(filter(None, notes), None), None if stats is None else str(stats)):
         if note is not None:
             show_note(note)
 
 
-def _prompt_of(opened: OpenedModel, text: str, form: AnswerForm) -> str | tuple[int, ...]:
+def _prompt_of(loaded: LoadedModel, text: str, form: AnswerForm) -> str | tuple[int, ...]:
     """Returns plain text, or the tokens of a conversation's first turn where the model has a chat template."""
-    from quire.cli.opening import start_conversation
+    from quire.cli.load import start_conversation
 
-    if form.raw or (opened.llm.tokenizer.chat_template is None and form.system is None):
+    if form.raw or (loaded.llm.tokenizer.chat_template is None and form.system is None):
         return text
-    conversation = start_conversation(opened.llm)
+    conversation = start_conversation(loaded.llm)
     if form.system is not None:
         conversation.add_system(form.system)
     conversation.add_user(text)
@@ -122,7 +122,7 @@ def _read_stdin() -> str:
 
 
 def _checked(prompt: str | None) -> str:
-    """Returns a prompt that is there and can be written as UTF-8."""
+    """Returns a prompt that is not empty and can be encoded as UTF-8."""
     if not prompt:
         raise click.UsageError("The prompt is empty.")
     try:
@@ -133,7 +133,7 @@ def _checked(prompt: str | None) -> str:
 
 
 def _fault_of(prompt: str) -> str:
-    """Returns which byte of a prompt from the command line is no UTF-8: the shell's bytes come as halves of surrogate pairs."""
+    """Returns which byte of a prompt from the command line is not UTF-8: Python passes such bytes as lone surrogates."""
     try:
         prompt.encode(errors="surrogateescape").decode()
     except UnicodeDecodeError as error:

@@ -1,18 +1,18 @@
-"""What `quire run` shows besides a streamed text: several answers, their log-probabilities, and everything as JSON."""
+"""What `quire run` shows in addition to a streamed text: several answers, their log-probabilities, and everything as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from quire.cli.answer import Answer, end_line, stats_of, stats_of_all, write_out
 from quire.cli.display import listing, out_console
-from quire.cli.opening import OpenedModel
+from quire.cli.follow_stream import Answer, end_line, stats_of, stats_of_all, write_out
+from quire.cli.load import LoadedModel
 from quire.request import Logprob, TokenLogprobs
 
 
 def show_several(answers: Sequence[Answer]) -> None:
-    """Prints answers one below the other under their numbers, each with its log-probabilities if there are any."""
+    """Prints numbered answers one after another, each with its log-probabilities if there are any."""
     for number, answer in enumerate(answers, start=1):
         write_out(f"[{number} of {len(answers)}]\n{answer.text}")
         end_line(answer.text)
@@ -22,18 +22,18 @@ def show_several(answers: Sequence[Answer]) -> None:
 
 
 def show_logprobs(answer: Answer) -> None:
-    """Prints a table of an answer's tokens: log-probability, rank, and the likeliest tokens in their place."""
+    """Prints a table of an answer's tokens: log-probability, rank, and the most likely tokens at their positions."""
     if not answer.logprobs:
         return
     rows = [_row(token_id, found) for token_id, found in zip(answer.token_ids, answer.logprobs, strict=False)]
-    headers = ("token", "id>", "logprob>", "rank>", "likeliest in its place")
+    headers = ("token", "id>", "logprob>", "rank>", "most likely at its position")
     out_console().print(listing("", headers, rows))
 
 
-def json_of(opened: OpenedModel, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Returns one answer as a JSON object, or several as a list in it, with the numbers of all of them."""
-    head: dict[str, Any] = {"model": opened.name}
-    layout = opened.llm.core.executor.layout
+def json_of(loaded: LoadedModel, answers: Sequence[Answer]) -> dict[str, Any]:
+    """Returns a JSON object with one answer, or a list of several, and their statistics."""
+    head: dict[str, Any] = {"model": loaded.name}
+    layout = loaded.llm.core.executor.layout
     if len(answers) == 1:
         stats = stats_of(answers[0], layout)
         return head | _answer_json(answers[0]) | ({} if stats is None else stats.to_json())

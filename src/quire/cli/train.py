@@ -1,4 +1,4 @@
-"""`quire train`: teach a model from text or conversations, with a bar, a curve, and a state that survives anything."""
+"""`quire train`: trains a model on text or conversations, with a progress bar, a learning curve and a resumable state."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def _recipe_option(name: str, help_text: str, kind: Any = None) -> OptionDecorat
 
 
 _RECIPE: tuple[OptionDecorator, ...] = (
-    click.option("--steps", type=count_of("steps", COUNT_LIMITS), help="Steps in all. [default: as many as --epochs needs]"),
+    click.option("--steps", type=count_of("steps", COUNT_LIMITS), help="Steps in total. [default: as many as --epochs needs]"),
     _recipe_option("epochs", "Passes over the data."),
-    _recipe_option("batch_tokens", "Tokens in one batch."),
-    _recipe_option("accumulate", "Batches in one step."),
-    _recipe_option("optimizer", "How weights move.", _choice(OptimizerKind)),
-    _recipe_option("learning_rate", "At its peak."),
-    _recipe_option("warmup_steps", "Until the peak."),
-    _recipe_option("final_rate_share", "Of the peak, at the end of the cosine."),
-    _recipe_option("weight_decay", "Of matrices."),
-    _recipe_option("clip_norm", "Longest gradient."),
-    _recipe_option("precision", "Of products; weights are float32.", _choice(DType)),
-    _recipe_option("validation_share", "Of the documents, never learned."),
+    _recipe_option("batch_tokens", "Tokens per batch."),
+    _recipe_option("accumulate", "Batches per step."),
+    _recipe_option("optimizer", "How gradients change the weights.", _choice(OptimizerKind)),
+    _recipe_option("learning_rate", "Peak learning rate."),
+    _recipe_option("warmup_steps", "Steps until the peak learning rate."),
+    _recipe_option("final_rate_share", "Share of the peak learning rate at the end of the cosine."),
+    _recipe_option("weight_decay", "Weight decay of matrices."),
+    _recipe_option("clip_norm", "Largest gradient norm."),
+    _recipe_option("precision", "Number format of matrix products; weights are float32.", _choice(DType)),
+    _recipe_option("validation_share", "Share of the documents that is held out for validation."),
     _recipe_option("validate_every", "Steps between two validations."),
-    _recipe_option("save_minutes", "Between two saved states."),
-    _recipe_option("seed", "Of weights and order."),
+    _recipe_option("save_minutes", "Minutes between two saved states."),
+    _recipe_option("seed", "Seed of the weights and of the order of documents."),
     click.option("--threads", type=count_of("threads", COUNT_LIMITS), help="[default: the cores this process may use]"),
-    click.option("--device", help="cpu or cuda. [default: cuda where there is one]"),
+    click.option("--device", help="cpu or cuda. [default: cuda if available]"),
     click.option(
         "--compile", "compile", is_flag=True, default=None, help="Fuse operations with torch.compile; needs a C++ compiler."
     ),
@@ -66,13 +66,19 @@ _JOB: tuple[OptionDecorator, ...] = (
         "-m",
         "--model",
         metavar="MODEL",
-        help="Go on from the weights of this directory or Hugging Face id instead of fresh ones.",
+        help="Start from the weights of this directory or Hugging Face id instead of random ones.",
     ),
-    click.option("--config", metavar="FILE", type=_PATH, help="Shape of a fresh model, a config.json. [default: 4 M parameters]"),
+    click.option("--config", metavar="FILE", type=_PATH, help="Shape of a new model, a config.json. [default: 4 M parameters]"),
     click.option("--tokenizer", metavar="DIR", type=_PATH, help="Use this model's tokenizer instead of training one."),
-    click.option("--vocab-size", type=_COUNT, help=f"Of a tokenizer that is trained. [default: {_DEFAULT_JOB.vocab_size}]"),
-    click.option("--max-context", type=count_of("max_context"), help="Tokens the model is made for; longer documents are cut."),
-    click.option("--validation", metavar="FILE", type=_PATH, multiple=True, help="Validate on this; may be given several times."),
+    click.option(
+        "--vocab-size", type=_COUNT, help=f"Tokens of a tokenizer that is trained. [default: {_DEFAULT_JOB.vocab_size}]"
+    ),
+    click.option(
+        "--max-context", type=count_of("max_context"), help="Context of the model in tokens; longer documents are split."
+    ),
+    click.option(
+        "--validation", metavar="FILE", type=_PATH, multiple=True, help="File to validate on; may be given several times."
+    ),
 )
 _JOB_NAMES = ("model", "config", "tokenizer", "vocab_size", "max_context", "validation")
 _CONTRADICTIONS = (
@@ -87,7 +93,7 @@ _CONTRADICTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainOptions:
-    """What was given on the command line; the rest is left to the recipe's defaults."""
+    """The options that were given; the rest have the recipe's defaults."""
 
     recipe: dict[str, Any]
     job: dict[str, Any]
@@ -108,10 +114,10 @@ def _train_options(command: Any) -> Any:
 @click.option("--resume", is_flag=True, help="Continue the run in the output directory, with the options it was started with.")
 @_train_options
 def train(data: tuple[Path, ...], output: Path, resume: bool, options: TrainOptions) -> None:
-    """Train a decoder on DATA: .txt and .md files, or .jsonl with {"text": ...} or {"messages": [...]} a line.
+    """Train a decoder on DATA: .txt and .md files, or .jsonl with {"text": ...} or {"messages": [...]} per line.
 
-    Of conversations only the assistant's words are learned. Ctrl-C saves the state and stops; --resume continues from it, bit
-    for bit. The finished directory loads in Quire and in transformers. Needs quire[torch].
+    In conversations, only the assistant's messages are learned. Ctrl-C saves the state and stops; --resume continues from it,
+    bit for bit. The finished directory loads in Quire and in transformers. Needs quire[torch].
 
     \b
     Example:
@@ -165,7 +171,7 @@ def _job(data: tuple[Path, ...], options: TrainOptions) -> Job:
     for names in _CONTRADICTIONS:
         if given.keys() >= set(names):
             spelled = " and ".join(f"--{name.replace('_', '-')}" for name in names)
-            raise ConfigError("one of two options decides", given=spelled, next_step="Give only one of them.")
+            raise ConfigError("two options contradict each other", given=spelled, next_step="Give only one of them.")
     fields: dict[str, Any] = {
         name: str(value.resolve()) if isinstance(value, Path) else value for name, value in options.job.items()
     }
@@ -206,7 +212,7 @@ def _progress(run: Run) -> Iterator[TrainProgress]:
 
 @contextmanager
 def _stop_signals(progress: TrainProgress) -> Iterator[Callable[[], bool]]:
-    """Yields whether Ctrl-C or a request to terminate has come; a second one ends the process at once."""
+    """Yields a function that returns whether SIGINT or SIGTERM has arrived; a second signal ends the process at once."""
     received: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
@@ -214,7 +220,7 @@ def _stop_signals(progress: TrainProgress) -> Iterator[Callable[[], bool]]:
             os._exit(128 + number)
         received.append(number)
         with suppress(RuntimeError):  # standard error is in the middle of another line
-            progress.note("Stopping after this step; once more ends at once, losing what was not saved.")
+            progress.note("Stopping after this step; a second Ctrl-C ends at once and loses what is not saved.")
 
     previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,4 +1,4 @@
-"""The line that moves while a model learns: step, loss, rate, tokens/s, MFU, time left; plain lines where no one watches."""
+"""Progress of a training run: step, loss, learning rate, tokens/s, MFU and time left; plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class TrainProgress:
-    """Shows reports on standard error: a bar on a terminal, otherwise a line a minute and one for every validation."""
+    """Shows reports on standard error: a bar on a terminal, otherwise one line per minute and one per validation."""
 
     def __init__(self, first_step: int, num_steps: int, peak_flops: float) -> None:
         self._console = err_console()

@@ -1,4 +1,4 @@
-"""An option that a command does not have, answered with what other engines mean by it."""
+"""Explains an unknown option that other engines have: our name for it, or why there is none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _OWN = {"stream": "nothing: answers are always streamed", "model": "-m MODEL"}
 
 
 def answered(error: click.NoSuchOption) -> click.UsageError:
-    """Returns the error with our name for the option, or with the reason why there is none; as it is for any other option."""
+    """Returns the error with our name for the option or the reason why there is none; other errors are returned unchanged."""
     found = counterpart_of(error.option_name.lstrip("-").replace("-", "_"))
     if found is None:
         return error

@@ -24,7 +24,7 @@ _VARIED = ("kv_cache", "max_num_batched_tokens", "max_num_seqs")
 
 @click.command()
 @engine_options
-@click.option("--full", "is_full", is_flag=True, help="Replay the whole grid of 49 scenarios instead of one a circumstance.")
+@click.option("--full", "is_full", is_flag=True, help="Replay the whole grid of 49 scenarios instead of one per circumstance.")
 @click.option(
     "--training",
     "is_training",

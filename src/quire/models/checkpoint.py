@@ -37,7 +37,7 @@ _log = logging.getLogger("quire")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model directory, understood: what the model is, and its tensors by canonical name.
+    """The contents of a model directory: the model's spec, and its tensors by canonical name.
 
     `model_context` is the longest context that can be asked for; `spec` is built for the one that was.
     """
@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Checkpoint:
-    """Returns the checkpoint in a directory, for serving `max_context` tokens (None: as many as the model knows).
+    """Returns the checkpoint in a directory, for serving `max_context` tokens (None: the model's own context).
 
     Raises ModelNotFoundError, ModelError or one of its kinds (CheckpointError for anything about weight files), and
     ConfigError for a `max_context` beyond the model's.
@@ -137,7 +137,7 @@ def _advice(findings: list[str]) -> str:
 
 
 def _name_in_file(missing: str, names: Mapping[str, str]) -> str:
-    """Returns what a missing tensor would be called beside those that are there; a head stands outside the prefix."""
+    """Returns the name in the file that a missing tensor would have, given the tensors that exist; a head has no prefix."""
     prefixes = Counter(name.removesuffix(source) for source, name in names.items() if not source.startswith(_HEAD))
     if not prefixes or missing.startswith(_HEAD):
         return missing
@@ -164,7 +164,7 @@ def _read(source: TensorSource, name: str, shards: Shards) -> SourceTensor:
 def fingerprint(spec: ModelSpec, files: Iterable[SafetensorsFile]) -> bytes:
     """Returns 32 bytes that two checkpoints share only if they give the same keys and values; it names cached blocks.
 
-    Hashing every byte would cost about a second a gigabyte before the first token. Instead it covers the whole spec and
+    Hashing every byte would cost about a second per gigabyte before the first token. Instead it covers the whole spec and
     headers, small tensors entirely, four windows of each larger one, and every file's size and modification time. Another
     model, a fine-tune or a rewritten file changes it. The price: a *copy* of a checkpoint has another fingerprint, so
     cached blocks miss although they would fit; and an edit of a few rows that also restores the time stamp goes

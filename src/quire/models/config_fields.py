@@ -14,7 +14,7 @@ REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
 
 _HARMLESS_BY_REASON = MappingProxyType(
     {
-        "where the file came from, and what libraries wrote down about themselves": """
+        "where the file came from, and what libraries recorded about themselves": """
         _name_or_path name_or_path model_name _commit_hash transformers_version transformers.js_config torch_dtype dtype
         use_bfloat16 _pre_quantization_dtype torchscript unsloth_fixed unsloth_version unsloth_tracked_at is_llama_config
         tokenizer_class prefix""",

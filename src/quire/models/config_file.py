@@ -4,7 +4,7 @@ A family asks a `Config` for typed values; the config remembers what was asked. 
 field that was not read and is not known to be inert, because ignoring it could silently change the model.
 
 Absent is not null. A field that the file leaves out has the value of the family's table of defaults; one that is null is
-refused, unless it is read as optional, where null is None. Null in a field that is not read says nothing.
+refused, unless it is read as optional, where null is None. Null in a field that is not read has no effect.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Config:
         self._warned: set[str] = set()
 
     def assume(self, defaults: Mapping[str, Any]) -> None:
-        """Sets what the fields mean that the file leaves out."""
+        """Sets the values of fields that the file leaves out."""
         self._defaults = defaults
 
     def is_given(self, name: str) -> bool:
@@ -144,14 +144,14 @@ class Config:
             self.refuse(name, "is not a token of this model", f"0 to {vocab_size - 1}, for a vocab_size of {vocab_size}")
 
     def warn(self, name: str, problem: str) -> None:
-        """Accepts a field, and logs once what is made of it."""
+        """Accepts a field, and logs one warning about how it is used."""
         self._read.add(name)
         if name not in self._warned:
             self._warned.add(name)
             _log.warning("config.json: %s%s %s.", self._path, name, problem)
 
     def refuse_foreign(self) -> None:
-        """Raises where the file asks to undo another library's quantizing."""
+        """Raises if the file asks to undo another library's quantization."""
         for name, next_step in REFUSED_FIELDS.items():
             if self.has(name):
                 raise UnsupportedConfigError(f"config.json holds {name}, which Quire does not honor", next_step=next_step)

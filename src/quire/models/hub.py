@@ -106,7 +106,7 @@ def _fetch(name: str, named: re.Match[str], access: HubAccess, wanted: tuple[str
 
 
 def _translate(error: Exception, name: str, access: HubAccess) -> QuireError:
-    """Returns our error for one of the hub library's; subclasses are asked before their bases."""
+    """Returns our error for one of the hub library's; subclasses come before their bases."""
     from huggingface_hub import errors as hub
 
     not_found = (

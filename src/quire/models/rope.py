@@ -34,7 +34,7 @@ class NoScaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearScaling:
-    """All positions squeezed by one factor."""
+    """All positions divided by one factor."""
 
     factor: float
 
@@ -51,7 +51,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class YarnScaling:
-    """Pairs that turn more than `beta_fast` times within the original context are kept, fewer than `beta_slow` squeezed.
+    """Pairs that rotate more than `beta_fast` times within the original context are kept, fewer than `beta_slow` squeezed.
 
     `has_whole_bounds` rounds the two ramp ends outwards to whole pair indices.
     """
@@ -128,5 +128,5 @@ def _yarn(powers: Float32Array, theta: float, scaling: YarnScaling) -> Float32Ar
 
 
 def _pair_index_of_turns(turns: float, rotary_dim: int, theta: float, context: int) -> float:
-    """Returns the (fractional) pair index that turns `turns` times within `context` positions."""
+    """Returns the (fractional) pair index that rotates `turns` times within `context` positions."""
     return rotary_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))

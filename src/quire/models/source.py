@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSource:
-    """One tensor as the checkpoint stores it, and how to turn it into ours, in this order: transpose, slice, add.
+    """One tensor as the checkpoint stores it, and how to convert it into ours, in this order: transpose, slice, add.
 
     `name` lacks the family's optional prefix: the loader tries `prefix + name` for every prefix of the family, in order.
     `rows` is a half-open slice of the first dimension *after* transposing: a part of a fused qkv or gate/up matrix.

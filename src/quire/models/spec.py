@@ -1,6 +1,6 @@
 """`ModelSpec`: what a decoder-only model *is*, in one frozen value that every executor interprets.
 
-Read beside the seed formulas: embed, then for each layer attention and feed-forward around a residual stream, then a
+The formulas: embed, then for each layer attention and feed-forward around a residual stream, then a
 final norm and the head. Families differ only in the fields below.
 
     PRE       x = x + attn(norm(x));               x = x + ffn(norm(x))                 llama, gpt2, qwen ...
@@ -53,7 +53,7 @@ class Activation(Enum):
 class RopeSpec:
     """Rotary positions. angle = float32(position) * inv_freq[i]; cos and sin are multiplied by `attention_factor`.
 
-    `inv_freq` holds float32 values, one a rotated pair. Of the first R = 2 * len(inv_freq) elements of a head, i rotates with
+    `inv_freq` holds float32 values, one per rotated pair. Of the first R = 2 * len(inv_freq) elements of a head, i rotates with
     i + R/2, as Hugging Face llama does; the rest pass through. Scaling (linear, llama3, yarn, longrope) is already inside:
     frequencies never depend on length.
     """

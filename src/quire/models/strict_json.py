@@ -1,4 +1,4 @@
-"""Parses JSON that came from outside: what the standard parser lets pass silently is refused."""
+"""Parses untrusted JSON: what the standard parser silently accepts is refused."""
 
 from __future__ import annotations
 

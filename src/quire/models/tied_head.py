@@ -1,4 +1,4 @@
-"""Whether a checkpoint has a head of its own: what is stored decides, `tie_word_embeddings` only where it can be true.
+"""Whether a checkpoint has a separate head: the stored tensors decide; `tie_word_embeddings` counts only if it can be true.
 
 config says   stored                  the model
 tied          embedding               one matrix

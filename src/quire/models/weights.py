@@ -1,4 +1,4 @@
-"""Weights as they lie in a checkpoint: canonical names, raw bits, converted only where they are used."""
+"""Weights as stored in a checkpoint: canonical names, raw bits, converted only where they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens that the files beside tokenizer.json declare, and how they come into a tokenizer.
+"""Tokens that the files next to tokenizer.json declare, and how they are added to a tokenizer.
 
     tokenizer_config.json     added_tokens_decoder {"258": {"content": "<|im_end|>", "special": true}}    token and id
     added_tokens.json         {"<|im_end|>": 258}                                                       token and id
@@ -30,7 +30,7 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeclaredTokens:
-    """What the files declare. `named` holds bos_token and its like by name, and tokens as the file writes them."""
+    """What the files declare. `named` holds bos_token and the other named tokens by name, as the file writes them."""
 
     by_id: Mapping[int, AddedToken] = field(default_factory=dict)
     named: Mapping[str, AddedToken] = field(default_factory=dict)
@@ -80,7 +80,7 @@ def declare(backend: tokenizers.Tokenizer, declared: DeclaredTokens) -> None:
 
 
 def literal_bytes(backend: tokenizers.Tokenizer, rule: TokenBytes) -> dict[int, bytes]:
-    """Returns the bytes of added tokens where the rule for other tokens would misread them: they stand for their own text."""
+    """Returns the bytes of added tokens if the rule for other tokens would misread them: their bytes are their own text."""
     added = {token_id: token for token_id, token in backend.get_added_tokens_decoder().items() if token.content}
     if not rule.is_byte_level:
         pieces = backend.get_vocab(with_added_tokens=False)
@@ -90,7 +90,7 @@ def literal_bytes(backend: tokenizers.Tokenizer, rule: TokenBytes) -> dict[int, 
 
 
 def literal_twin(backend: tokenizers.Tokenizer, marks: str) -> tokenizers.Tokenizer:
-    """Returns a copy that takes the text of added tokens for ordinary text, and each character of `marks` for a token."""
+    """Returns a copy that encodes the text of added tokens as ordinary text, and each character of `marks` as a token."""
     twin = tokenizers.Tokenizer.from_str(backend.to_str())
     twin.add_tokens([_with_flag(token, True) for token in twin.get_added_tokens_decoder().values()])
     twin.add_tokens([AddedToken(mark, normalized=False) for mark in marks])
@@ -99,7 +99,7 @@ def literal_twin(backend: tokenizers.Tokenizer, marks: str) -> tokenizers.Tokeni
 
 
 def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
-    """Returns the id that stands for what a vocabulary does not hold, or None."""
+    """Returns the id of the unknown token, or None."""
     found: int | None = getattr(backend.model, "unk_id", None)
     token = getattr(backend.model, "unk_token", None)
     return found if token is None else backend.token_to_id(token)
@@ -143,7 +143,7 @@ def _added_by_id(added: Mapping[str, Any], special: set[str]) -> Iterator[tuple[
 
 
 def _named(settings: Mapping[str, Any], by_id: Mapping[int, AddedToken]) -> dict[str, AddedToken]:
-    """Returns bos_token and its like, the standard ones first; a token that is declared with its id keeps those flags."""
+    """Returns the named tokens, the standard ones first; a token that is declared with its id keeps those flags."""
     flags = {token.content: token for token in by_id.values()}
     fields = {name: settings.get(name) for name in _STANDARD}
     fields |= {name: value for name, value in settings.items() if name.endswith("_token") and isinstance(value, (str, Mapping))}

@@ -1,4 +1,4 @@
-"""Several words looked for at once in symbols that arrive one by one: characters of a `str`, or numbers of a `bytes`."""
+"""Searches for several words at once in a stream of symbols: the characters of a `str`, or the numbers of a `bytes`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Symbol = TypeVar("Symbol", str, int)
 
 
 class Automaton(Generic[Symbol]):
-    """The automaton of Aho and Corasick ("Efficient string matching", 1975): a symbol costs the same for any number of words.
+    """The automaton of Aho and Corasick ("Efficient string matching", 1975): its cost per symbol is independent of the words.
 
     A state is an integer, `START` before the first symbol: the longest end of what was read that begins a word.
     Immutable once built, so requests share it.
@@ -76,7 +76,7 @@ class Automaton(Generic[Symbol]):
         self._found[state] = word
 
     def _link(self) -> None:
-        """Gives every state the longest proper end that is also a state, breadth first, and what follows from it."""
+        """Computes for every state, breadth first, its longest proper suffix that is also a state, and what follows from it."""
         queue = deque(self._next[0].values())
         while queue:
             state = queue.popleft()

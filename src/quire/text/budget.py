@@ -1,4 +1,4 @@
-"""The work a chat template may do, counted and not timed, so that a template fails on every machine or on none.
+"""The work that a chat template may do, counted instead of timed, so that a template fails on every machine or on none.
 
 Everything that can repeat or grow pays: a loop step, a call, a filter, a piece of text. Payment comes before the work wherever
 a result can be larger than what it is made from, so neither time nor memory exceeds a multiple of the budget.
@@ -18,7 +18,7 @@ MAX_INT_BITS = 4096
 
 
 class Budget:
-    """Units of work that are left: about one a character, list item or loop step."""
+    """Remaining units of work: about one per character, list item or loop step."""
 
     __slots__ = ("_left", "_limit")
 
@@ -27,7 +27,7 @@ class Budget:
         self._left = limit
 
     def spend(self, amount: int) -> None:
-        """Pays `amount` units; raises TemplateError when they are not there."""
+        """Pays `amount` units; raises TemplateError if fewer are left."""
         self._left -= amount
         if self._left < 0:
             raise TemplateError(

@@ -4,9 +4,10 @@
     turn 2   prompt P2 = P1 + A1 + encode(what render now adds)        answer A2
     turn 3   prompt P3 = P2 + A2 + encode(what render now adds)
 
-Old turns are never encoded again: tokens that the model generated stay as they are, even where encoding their text would give
-others. This needs a template that only adds text. One that rewrites old turns (drops their reasoning, say) is followed
-faithfully: the text is encoded anew from the last border before the first difference, and `num_rewritten_tokens` tells it.
+Old turns are never encoded again: tokens that the model generated stay as they are, even if encoding their text would give other
+tokens. This needs a template that only adds text. One that rewrites old turns (drops their reasoning, say) is followed
+faithfully: the text is encoded again from the last boundary before the first difference, and `num_rewritten_tokens` counts the
+tokens that this replaced.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _MAX_TOKEN_ID = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Border:
+class _Boundary:
     """The first `num_chars` characters of the rendered text are the first `num_tokens` tokens."""
 
     num_chars: int
@@ -39,12 +40,12 @@ class _Border:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """`token_ids` stand for `text`, the part of the rendering, with its marks, that is already encoded."""
+    """`token_ids` encode `text`, the part of the rendering, with its marks, that is already encoded."""
 
     messages: tuple[Mapping[str, str], ...] = ()
     token_ids: tuple[int, ...] = ()
     text: str = ""
-    borders: tuple[_Border, ...] = ()
+    boundaries: tuple[_Boundary, ...] = ()
     num_rewritten: int = 0
 
     def with_message(self, role: str, content: str) -> _State:
@@ -52,14 +53,14 @@ class _State:
 
     def with_tokens(self, token_ids: Sequence[int], text: str) -> _State:
         grown = (*self.token_ids, *token_ids)
-        border = _Border(num_chars=len(self.text) + len(text), num_tokens=len(grown))
-        return replace(self, token_ids=grown, text=self.text + text, borders=(*self.borders, border))
+        boundary = _Boundary(num_chars=len(self.text) + len(text), num_tokens=len(grown))
+        return replace(self, token_ids=grown, text=self.text + text, boundaries=(*self.boundaries, boundary))
 
     def up_to(self, num_chars: int) -> _State:
-        """Returns the state cut at its last border within the first `num_chars` characters."""
-        borders = tuple(border for border in self.borders if border.num_chars <= num_chars)
-        last = borders[-1] if borders else _Border(num_chars=0, num_tokens=0)
-        return replace(self, token_ids=self.token_ids[: last.num_tokens], text=self.text[: last.num_chars], borders=borders)
+        """Returns the state cut at its last boundary within the first `num_chars` characters."""
+        boundaries = tuple(boundary for boundary in self.boundaries if boundary.num_chars <= num_chars)
+        last = boundaries[-1] if boundaries else _Boundary(num_chars=0, num_tokens=0)
+        return replace(self, token_ids=self.token_ids[: last.num_tokens], text=self.text[: last.num_chars], boundaries=boundaries)
 
 
 @dataclass(slots=True)

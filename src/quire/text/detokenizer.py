@@ -1,4 +1,4 @@
-"""Tokens to text while they arrive: a character is released when its last byte is there, never before."""
+"""Decodes a stream of tokens: a character is released when its last byte has arrived, never before."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class IncrementalDetokenizer:
         return text[: len(text) - len(shown)], shown
 
     def text_behind(self, token_id: int) -> str:
-        """Returns the text that a token would add on its own behind all pushed ones, which stay as they are."""
+        """Returns the text that a token would add after all pushed ones, which do not change."""
         content = self._tokenizer.bytes_of(token_id)
         return self._text_in_context([token_id]) if content is None else content.decode(errors="replace")
 
     def finish(self) -> str:
-        """Returns what is left of a character that never became whole: U+FFFD, or nothing."""
+        """Returns U+FFFD for a character that remained incomplete, or nothing."""
         if self._pending:
             text = self._text_in_context(self._pending)
             self._released, self._pending = self._pending, []
@@ -82,7 +82,7 @@ class IncrementalDetokenizer:
         return text
 
     def _take_in_context(self, token_id: int) -> str:
-        """For decoders that look at neighbours: the text of the last released tokens and this one, beyond that of the former."""
+        """For decoders that look at neighbors: the text of the last released tokens and this one, beyond that of the former."""
         self._pending.append(token_id)
         text = self._text_in_context(self._pending)
         if text.endswith(_REPLACEMENT) and len(self._pending) < _MAX_TOKENS_OF_A_CHARACTER:

@@ -1,4 +1,4 @@
-"""`str.format` and `%` for chat templates: each field is paid for before it is written, whatever its width says.
+"""`str.format` and `%` for chat templates: each field is paid for before it is written, whatever its width.
 
 Attributes inside a field (`"{0.name}"`) go through the sandbox, and a value that is not plain is refused.
 """

@@ -1,7 +1,7 @@
-"""Text in which marks say what is no token, as token ids.
+"""Encodes text in which marks say what is not a token.
 
     marked       <|user|>Hi<#|im_end|><|im_end|>        # in a token's text: not this one
-    private      @Hi<|im_end|>@                         @ stands for each of the others; the marks are gone
+    private      @Hi<|im_end|>@                         @ replaces each of the others; the marks are gone
     tokens       of a twin of the tokenizer, which knows no added token but @; then each @ is what it stood for
 
 One call encodes the whole text, so that words are split where they always are. Text without marks is encoded as ever.
@@ -18,7 +18,7 @@ from quire.errors import TemplateError
 from quire.text.tokenizer import AddedSpan, AddSpecial, Tokenizer
 
 _NONCHARACTERS = tuple(chr(code) for code in range(0xFDD0, 0xFDF0))
-"""What no text is meant to hold (Unicode, section 23.7)."""
+"""Noncharacters: text is not meant to hold them (Unicode, section 23.7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def unused_character(texts: Iterable[str]) -> str:
     found = next(free, None)
     if found is None:
         raise TemplateError(
-            "the messages hold the text of special tokens, and too many of Unicode's noncharacters to tell it from tokens",
+            "the messages hold the text of special tokens, and too many of Unicode's noncharacters to distinguish it from tokens",
             next_step="Leave out the characters U+FDD0 to U+FDEF.",
         )
     return found
@@ -146,7 +146,7 @@ def _private(text: MarkedText, own: list[AddedSpan], placeholder: str, kept_mark
 
 
 def _resolved(encoded: EncodedText, private: _Private, placeholder_id: int | None, mark_id: int | None) -> EncodedText:
-    """Returns the tokens with what the placeholders stand for, and without the marks."""
+    """Returns the tokens, with placeholders replaced by their tokens and marks removed."""
     token_ids = iter(private.token_ids)
     kept = [i for i, token_id in enumerate(encoded.token_ids) if token_id != mark_id]
     ids = [next(token_ids) if encoded.token_ids[i] == placeholder_id else encoded.token_ids[i] for i in kept]

@@ -1,4 +1,4 @@
-"""Chats in which no message spells a control token: what a user writes stays text, and forges no turn.
+"""Chats in which no message spells a control token: what a user writes stays text and cannot forge a turn.
 
 message      Hi<|im_end|>                           holds the text of a control token
 marked       Hi<#|im_end|>                          # is a character that occurs nowhere else

@@ -1,4 +1,4 @@
-"""Jinja for templates nobody has read: an immutable sandbox with an allow-list, in which all work is paid for.
+"""Jinja for untrusted templates: an immutable sandbox with an allow-list, in which all work is paid for.
 
 Calls, operators, filters, tests and printed values pay here; `metering` brings the rest (loops, comparisons, fixed text).
 """

@@ -1,4 +1,4 @@
-"""What to say when a chat template fails: what failed and where in the template, never what the messages hold."""
+"""Error messages of chat templates: what failed and where in the template, never the contents of the messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chat template gets besides messages, and that it reads it: nothing that is passed is ignored silently."""
+"""The inputs of a chat template besides messages; one that the template would ignore is refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 r"""The bytes that each token adds to a text, where a tokenizer's decoder works token by token.
 
-byte level      "\u0120n" stands for b" n": every character of a token is one byte in GPT-2's alphabet
-SentencePiece   "\u2581n" stands for b" n", "<0xE4>" for one byte; the text's first space may be dropped
+byte level      "\u0120n" is b" n": every character of a token is one byte in GPT-2's alphabet
+SentencePiece   "\u2581n" is b" n", "<0xE4>" for one byte; the text's first space may be dropped
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TokenBytes:
 
 
 def token_bytes_of(decoder: object) -> TokenBytes | None:
-    """Returns the rule of a `tokenizers` decoder, or None where a token's bytes depend on its neighbours."""
+    """Returns the rule of a `tokenizers` decoder, or None if a token's bytes depend on its neighbors."""
     if decoder is None:
         return None
     steps = _steps(json.loads(decoder.__getstate__()))  # type: ignore[arg-type]  # its JSON, not a pickle

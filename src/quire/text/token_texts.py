@@ -1,4 +1,4 @@
-"""Finds in a text what a tokenizer would take for a control token, or for the beginning or the end of one."""
+"""Finds the parts of a text that a tokenizer would encode as a control token, and beginnings and ends of such parts."""
 
 from __future__ import annotations
 

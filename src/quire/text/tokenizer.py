@@ -38,7 +38,7 @@ class AddedSpan(NamedTuple):
 
 
 class Tokenizer:
-    """A `tokenizers` tokenizer with what an engine asks of it. Immutable, safe to share between threads.
+    """A `tokenizers` tokenizer with the operations of an engine. Immutable, safe to share between threads.
 
     Truncation and padding that a tokenizer.json may carry are switched off: a prompt is never shortened silently.
     """
@@ -77,7 +77,7 @@ class Tokenizer:
 
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:
-        """Loads tokenizer.json and the files beside it; raises TokenizerError on a missing or damaged one."""
+        """Loads tokenizer.json and the files next to it; raises TokenizerError if one is missing or damaged."""
         backend, files = load_backend(directory)
         return cls(backend, files)
 
@@ -92,7 +92,7 @@ class Tokenizer:
 
     @property
     def control_ids(self) -> frozenset[int]:
-        """Special ids without the one that stands for unknown words."""
+        """Special ids without the unknown token."""
         return self._special_ids - {unknown_id(self._backend)}
 
     @property
@@ -103,7 +103,7 @@ class Tokenizer:
 
     @property
     def token_bytes(self) -> TokenBytes | None:
-        """How tokens become bytes, or None where that depends on their neighbours."""
+        """How tokens become bytes, or None if that depends on their neighbors."""
         return self._token_bytes
 
     def encode(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> list[int]:
@@ -168,12 +168,12 @@ class Tokenizer:
         return text
 
     def token_text(self, token_id: int) -> str:
-        """Returns one token as text, with its leading space; bytes that are no whole character become U+FFFD."""
+        """Returns one token as text, with its leading space; bytes that are not a whole character become U+FFFD."""
         content = self.bytes_of(token_id)
         return self.decode([token_id], skip_special=False) if content is None else content.decode(errors="replace")
 
     def bytes_of(self, token_id: int) -> bytes | None:
-        """Returns the bytes a token adds to a text, none for an unknown id; None where they depend on its neighbours."""
+        """Returns the bytes that a token adds to a text, none for an unknown id; None if they depend on its neighbors."""
         if self._token_bytes is None:
             return None
         token = self._backend.id_to_token(token_id)
@@ -185,12 +185,12 @@ class Tokenizer:
         return token_id
 
     def ids_by_token(self) -> dict[str, int]:
-        """Returns the whole vocabulary, a large dictionary that is made anew each time."""
+        """Returns the whole vocabulary, a large dictionary that is built on every call."""
         return dict(self._backend.get_vocab(with_added_tokens=True))
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The bytes of all tokens, to search; made at the first use, in half a second for 150,000 tokens.
+        """The bytes of all tokens, for searching; built at the first use, in half a second for 150,000 tokens.
 
         Where a token's bytes depend on its neighbors, they are those that it adds behind an ordinary word.
         """
@@ -213,12 +213,12 @@ class Tokenizer:
         return [span for span in spans if self._is_written(span, text)]
 
     def _is_written(self, span: AddedSpan, text: str) -> bool:
-        """Whether a token is there for its text: the one for unknown words stands for other text too."""
+        """Whether a token represents its own text; the unknown token represents other text too."""
         token = self.added_tokens.get(span.token_id)
         return token is not None and (token.normalized or token.content in text[span.start : span.end])
 
     def literal_twin(self, marks: str) -> Tokenizer:
-        """Returns a tokenizer that takes added tokens for ordinary text, and each character of `marks` for a token.
+        """Returns a tokenizer that encodes added tokens as ordinary text, and each character of `marks` as a token.
 
         The last one is kept, since it takes as long to make as this one took to read.
         """
@@ -235,7 +235,7 @@ class Tokenizer:
         return text[:num_leading].lstrip(" ") + text[num_leading:]
 
     def _begins(self, token_ids: Sequence[int], text: str) -> bool:
-        """Tells whether the tokens up to the first special one are how `text` begins, with nothing before it."""
+        """Returns whether the tokens up to the first special one are how `text` begins, with nothing before it."""
         plain_ids = takewhile(lambda token_id: token_id not in self._special_ids, token_ids)
         pieces = [self.bytes_of(token_id) for token_id in plain_ids]
         known = [piece for piece in pieces if piece is not None]

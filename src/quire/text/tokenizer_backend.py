@@ -1,4 +1,4 @@
-"""A model directory's tokenizer as the `tokenizers` library holds it, with what the files beside tokenizer.json ask for."""
+"""A model directory's tokenizer as the `tokenizers` library holds it, with the settings of the files next to tokenizer.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quire.text.tokenizer_files import MAX_TOKENIZER_BYTES, TokenizerFiles, dama
 
 
 def load_backend(directory: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]:
-    """Reads tokenizer.json and the files beside it; raises TokenizerError or UnsupportedConfigError."""
+    """Reads tokenizer.json and the files next to it; raises TokenizerError or UnsupportedConfigError."""
     content = read_bytes(directory / "tokenizer.json", MAX_TOKENIZER_BYTES)
     backend = _read(content)
     files = read_tokenizer_files(directory)

@@ -1,4 +1,4 @@
-"""The JSON files beside a tokenizer: which of their fields Quire reads, and how they are checked."""
+"""The JSON files next to tokenizer.json: which of their fields Quire reads, and how they are checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPECIAL_MAP = "special_tokens_map.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
-    """What the files beside `tokenizer.json` say: special tokens, ids that end an answer, the chat template.
+    """The contents of the files next to `tokenizer.json`: special tokens, ids that end an answer, the chat template.
 
     `named_tokens` maps bos_token and its like to their texts; `declared` holds the tokens that a tokenizer should know.
     `has_prefix_space` is None where tokenizer.json decides. `control_tokens` are texts that no message spells as tokens.
@@ -39,7 +39,7 @@ class TokenizerFiles:
 
 
 def read_tokenizer_files(directory: Path) -> TokenizerFiles:
-    """Reads the optional files of a model directory; raises TokenizerError on one that is damaged.
+    """Reads the optional files of a model directory; raises TokenizerError if one is damaged.
 
     `eos_token_id` comes from generation_config.json, or from config.json where that is silent.
     """

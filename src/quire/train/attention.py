@@ -1,7 +1,7 @@
-"""Attention in a packed batch: every document sees itself, and nothing else.
+"""Attention in a packed batch: every document attends to itself only.
 
-Takes the place of the cache in `Decoder.hidden`. The tokens of all documents stand in one row; `Grid` says how to stand them
-side by side, and because filling comes last, plain causal attention is all it needs.
+Replaces the cache in `Decoder.hidden`. The tokens of all documents form one row; `Grid` says how to arrange them side by side.
+Padding comes last, so plain causal attention suffices.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class DocumentAttention:
 
 
 class _Spread(torch.autograd.Function):
-    """Tokens [N, ...] to their places [P, ...]. Filling places have no gradient, so the way back is a gather too."""
+    """Tokens [N, ...] to their places [P, ...]. Padding has no gradient, so the backward pass is a gather too."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, index: Tensor, place: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collected(torch.autograd.Function):
-    """Places [P, ...] back to tokens [N, ...]; what was computed at filling places is dropped."""
+    """Places [P, ...] back to tokens [N, ...]; what was computed for padding is dropped."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, index: Tensor, place: Tensor, filling: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What training takes of the machine's memory, before anything is allocated: a floor, since no two steps take exactly the same.
+"""The memory that training needs, computed before anything is allocated: a lower bound, because steps differ.
 
 parameters   weights, gradients and the optimizer's moments, all float32
 a batch      what the backward pass needs of every layer, for every token
@@ -30,7 +30,7 @@ _ARRAY_BYTES = 3 * 8
 def require_training_memory(spec: ModelSpec, recipe: Recipe, memory: Memory | None) -> None:
     """Raises ConfigError, with the numbers and what would fit, if training needs more memory than is available.
 
-    Nothing is compared where the memory is unknown, or where another device than the processor trains.
+    Nothing is compared if the memory is unknown or the device is not the CPU.
     """
     if memory is None or recipe.device != "cpu":
         return
@@ -42,7 +42,7 @@ def require_training_memory(spec: ModelSpec, recipe: Recipe, memory: Memory | No
     if batch <= left:
         return
     raise ConfigError(
-        "training needs more memory than there is",
+        "training needs more memory than is available",
         given=f"{format_bytes(parameters + logits + batch)}: parameters with gradients and moments {format_bytes(parameters)}, "
         f"batches of {recipe.batch_tokens} tokens {format_bytes(batch)}, logits {format_bytes(logits)}",
         limit=f"{format_bytes(memory.reachable_bytes)} available",
@@ -51,7 +51,7 @@ def require_training_memory(spec: ModelSpec, recipe: Recipe, memory: Memory | No
 
 
 def _what_fits(recipe: Recipe, left: int, arrays: int, activations: int) -> str:
-    """Returns the advice: fewer batches in a step, smaller ones, or a smaller model; `left` bytes are there for batches."""
+    """Returns the advice: fewer batches per step, smaller batches, or a smaller model; `left` bytes are available for batches."""
     num_batches = (left // recipe.batch_tokens - activations) // _ARRAY_BYTES
     if num_batches > 0:
         return f"Pass --accumulate {num_batches} or less."
@@ -61,7 +61,7 @@ def _what_fits(recipe: Recipe, left: int, arrays: int, activations: int) -> str:
 
 
 def _activation_bytes(spec: ModelSpec, precision: DType) -> int:
-    """Returns what one token leaves behind for the backward pass: residuals, queries, keys, values, and the feed-forward."""
+    """Returns the bytes that one token keeps for the backward pass: residuals, queries, keys, values, and the feed-forward."""
     query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     elements = 2 * spec.hidden_size + 2 * query + 2 * kv + 3 * spec.ffn_size
     return spec.num_layers * elements * (2 if precision is DType.BFLOAT16 else _FLOAT_BYTES)

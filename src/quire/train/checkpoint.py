@@ -1,4 +1,4 @@
-"""A run's state on disk, whole at every moment: what was saved last stays until its successor is safely written.
+"""A run's state on disk, complete at every moment: the last saved state stays until its successor is safely written.
 
 One safetensors file: parameters as `model.<name>`, moments as `optimizer.<name>.<moment>`, and in its metadata the step and
 what the state depends on. Nothing is pickled.
@@ -27,7 +27,7 @@ _MAX_SHOWN = 120  # characters of a value
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingState:
-    """Everything after `step` steps. `identity` names what must be the same to continue: data, tokenizer, shape, recipe."""
+    """The state after `step` steps. `identity` names what must be unchanged to continue: data, tokenizer, shape, recipe."""
 
     step: int
     tokens: int
@@ -50,9 +50,9 @@ def save_state(state: TrainingState, path: Path) -> None:
 
 
 def write_safely(path: Path, content: bytes) -> None:
-    """Writes a file so that its name always stands for a whole one: temporary file, fsync, rename, fsync of the directory.
+    """Writes a file so that its name always refers to a complete one: temporary file, fsync, rename, fsync of the directory.
 
-    Raises CheckpointError if the system refuses; the old file, if there is one, is untouched.
+    Raises CheckpointError if the operating system refuses; an old file stays untouched.
     """
     temporary = path.with_name(path.name + ".part")
     try:
@@ -68,7 +68,7 @@ def write_safely(path: Path, content: bytes) -> None:
         raise CheckpointError(
             "the state of the training run cannot be written",
             given=f"{path}: {error.strerror or error}",
-            next_step="Make room there, or check its permissions.",
+            next_step="Free some space there, or check its permissions.",
         ) from error
 
 
@@ -82,21 +82,21 @@ def load_state(path: Path, device: str) -> TrainingState:
         return TrainingState(**about, model=_below(_MODEL, tensors), optimizer=_below(_OPTIMIZER, tensors))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            "there is no training state that can be read",
+            "the training state cannot be read",
             given=f"{path}: {error}",
             limit=FORMAT,
-            next_step="Start the run again in another directory.",
+            next_step="Start a new run in another directory.",
         ) from error
 
 
 def check_identity(state: TrainingState, identity: Mapping[str, str]) -> None:
-    """Raises CheckpointError for the first thing that is not as it was when the state was saved."""
+    """Raises CheckpointError for the first item that has changed since the state was saved."""
     for name, value in identity.items():
         saved = state.identity.get(name, "")
         if saved != value:
             given, limit = _differences(value, saved)
             raise CheckpointError(
-                f"the run cannot continue bit for bit: its {name} is not what it was",
+                f"the run cannot continue bit for bit: its {name} has changed",
                 given=given,
                 limit=limit,
                 next_step="Restore it, or start another run.",
@@ -104,7 +104,7 @@ def check_identity(state: TrainingState, identity: Mapping[str, str]) -> None:
 
 
 def _differences(value: str, saved: str) -> tuple[str, str]:
-    """Returns what differs, shown from both sides: the fields of JSON objects, or the whole values."""
+    """Returns the differences as text, now and saved: the differing fields of JSON objects, or the whole values."""
     try:
         ours, theirs = json.loads(value), json.loads(saved)
         names = [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)]

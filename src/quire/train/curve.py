@@ -1,7 +1,7 @@
-"""The learning curve: one CSV row for every report of the trainer, and the picture drawn from it.
+"""The learning curve: one CSV row per report of the trainer, and the picture drawn from it.
 
 train until step 400       rows 100 200 300 400, checkpoint at 250
-interrupted, resumed       rows 100 200 | 300 ...                  what came after the checkpoint is computed again
+interrupted, resumed       rows 100 200 | 300 ...                  steps after the checkpoint are computed again
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 IMAGE_FORMATS = ("png", "svg", "pdf")
 _SMOOTHING_SHARE = 1 / 50  # of all rows
 _SIZE_INCHES, _DOTS_PER_INCH = (9.0, 5.0), 150
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#999999"  # of Okabe and Ito's palette, told apart by every eye
+_BLUE, _ORANGE, _GRAY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito's palette, distinguishable with color blindness
 
 
 class TokenAxis(Enum):
-    """How the picture spaces the tokens seen; LOGARITHMIC shows the first minutes of a long training."""
+    """How the picture spaces the tokens seen; LOGARITHMIC shows the first minutes of a long run."""
 
     LINEAR = "linear"
     LOGARITHMIC = "log"
@@ -39,7 +39,7 @@ class TokenAxis(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurveRow:
-    """One report. Losses are nats a token; `tokens` and `seconds` count from the very first step, across interruptions."""
+    """One report. Losses are in nats per token; `tokens` and `seconds` count from the very first step, across interruptions."""
 
     step: int
     tokens: int
@@ -54,7 +54,7 @@ COLUMNS = tuple(field.name for field in fields(CurveRow))
 
 
 class LearningCurve:
-    """A CSV file that grows by a row at a time; every row is in the file when `append` returns."""
+    """A CSV file that grows by one row at a time; a row is in the file when `append` returns."""
 
     __slots__ = ("_path",)
 
@@ -68,9 +68,9 @@ class LearningCurve:
 
     @classmethod
     def resume(cls, path: Path, step: int) -> LearningCurve:
-        """Returns the curve as it was after `step`: later rows are dropped, and a line that was cut off while it was written.
+        """Returns the curve as it was after `step`: later rows are dropped, and so is an incomplete last line.
 
-        Without the file the curve begins here. Raises ConfigError if it is no learning curve or cannot be written.
+        Without the file the curve begins here. Raises ConfigError if it is not a learning curve or cannot be written.
         """
         return cls._holding(path, (row for row in (read_curve(path) if path.exists() else ()) if row.step <= step))
 
@@ -90,7 +90,7 @@ class LearningCurve:
 
 
 def read_curve(path: Path) -> tuple[CurveRow, ...]:
-    """Returns the rows of a file, without a last line that was cut off; raises ConfigError if it is no learning curve."""
+    """Returns the rows of a file, without an incomplete last line; raises ConfigError if it is not a learning curve."""
     try:
         whole_lines = path.read_text(encoding="utf-8").rpartition("\n")[0]
     except (OSError, UnicodeDecodeError) as error:
@@ -136,7 +136,7 @@ def draw(csv_path: Path, image_path: Path, axis: TokenAxis = TokenAxis.LINEAR) -
 
 
 def _figure_of(rows: Sequence[CurveRow], axis: TokenAxis) -> Figure:
-    """Returns a figure that no global state of matplotlib knows about."""
+    """Returns a figure that is not part of matplotlib's global state."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
@@ -158,7 +158,7 @@ def _figure_of(rows: Sequence[CurveRow], axis: TokenAxis) -> Figure:
 
 
 def smoothed(values: Sequence[float], num_rows: float) -> list[float]:
-    """Returns the running mean of each value and its neighbours, whose weight falls by 1/e every `num_rows` rows.
+    """Returns the running mean of each value and its neighbors, whose weight falls by 1/e every `num_rows` rows.
 
     It looks both ways, so it does not lag behind a falling loss.
     """
@@ -183,12 +183,12 @@ def _draw_losses(axes: Axes, rows: Sequence[CurveRow]) -> None:
     if checked:
         axes.plot(*zip(*checked, strict=True), "o", color=_ORANGE, markersize=4, label="validation loss")
     axes.set_xlabel("tokens seen")
-    axes.set_ylabel("loss (nats a token)")
+    axes.set_ylabel("loss (nats per token)")
     axes.grid(alpha=0.25)
 
 
 def _draw_rates(axes: Axes, rows: Sequence[CurveRow]) -> None:
-    axes.plot([row.tokens for row in rows], [row.learning_rate for row in rows], "--", color=_GREY, label="learning rate")
+    axes.plot([row.tokens for row in rows], [row.learning_rate for row in rows], "--", color=_GRAY, label="learning rate")
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -215,7 +215,7 @@ def _row(path: Path, line_number: int, line: Sequence[str]) -> CurveRow:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside `path` and renames it, so that an interruption leaves the old or the new content."""
+    """Writes a temporary file and renames it to `path`, so that an interruption leaves the old or the new content."""
     fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,10 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
 
 def _unreadable(path: Path, reason: str) -> ConfigError:
     return ConfigError(
-        f"{path.name} is no learning curve", given=reason, limit=",".join(COLUMNS), next_step="Move the file away, or restore it."
+        f"{path.name} is not a learning curve",
+        given=reason,
+        limit=",".join(COLUMNS),
+        next_step="Move the file away, or restore it.",
     )
 
 

@@ -1,8 +1,8 @@
 """Training data on disk: what a document is, and how files become documents.
 
 notes.txt       one document, all of its text is learned
-chats.jsonl     one document a line: {"text": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]};
-                of a conversation only what the assistant says is learned
+chats.jsonl     one document per line: {"text": "..."} or {"messages": [{"role": "user", "content": "..."}, ...]};
+                of a conversation only the assistant's messages are learned
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from quire.values import utf8_fault_of
 TEXT_SUFFIXES = (".txt", ".md")
 JSONL_SUFFIX = ".jsonl"
 ASSISTANT = "assistant"
-_FORM = 'Write one {"text": "..."} or {"messages": [{"role": "...", "content": "..."}]} a line.'
-_ENCODING = "utf-8-sig"  # a byte order mark is no text
+_FORM = 'Write one {"text": "..."} or {"messages": [{"role": "...", "content": "..."}]} per line.'
+_ENCODING = "utf-8-sig"  # a byte order mark is not text
 
 Message = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """Text, or a conversation; exactly one of the two. `where` is its file, and its line if it has one."""
+    """Either a text or a conversation. `where` is its file, with the line number in a JSONL file."""
 
     where: str
     text: str | None = None
@@ -53,7 +53,7 @@ def read_documents(paths: Iterable[Path]) -> Iterator[Document]:
         else:
             limit = ", ".join((*TEXT_SUFFIXES, JSONL_SUFFIX))
             raise ConfigError(
-                "training data of an unknown kind", given=path, limit=limit, next_step="Rename or convert the file."
+                "training data has an unknown file type", given=path, limit=limit, next_step="Rename or convert the file."
             )
 
 
@@ -95,7 +95,7 @@ def _parse(line: str, where: str) -> Document:
 
 
 def _checked(document: Document) -> Document:
-    """Returns the document; raises ConfigError for half of a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    """Returns the document; raises ConfigError for half of a surrogate pair, which JSON can express and UTF-8 cannot."""
     try:
         "".join(document.pieces()).encode()
     except UnicodeEncodeError as error:

@@ -3,8 +3,8 @@
     user: Hi          <|user|> Hi <|end|> <|assistant|> Hello ! <|end|>
     assistant: Hello!     -      -     -        -          x   x    x      x: learned
 
-Every token that holds a character of an answer is learned, and the special token behind it, which ends it. Of a text every
-token is learned, and the token that ends it. Texts begin as prompts do: with the special tokens that the tokenizer adds.
+Every token that holds a character of an answer is learned, and so is the special token that ends the answer. In a text every
+token is learned, including the one that ends it. Texts begin as prompts do: with the special tokens that the tokenizer adds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from quire.text.chat import ChatTemplate
 from quire.text.marked_text import EncodedText, MarkedText, encode_with_offsets
 from quire.text.message_text import ChatEncoder
 from quire.text.tokenizer import Tokenizer
-from quire.train.answers import Span, find_answers
+from quire.train.answer_spans import Span, find_answers
 from quire.train.documents import Document
 
 _ENCODE_BATCH = 512
@@ -59,13 +59,13 @@ class EncodedDocuments:
         )
 
     def digest(self) -> str:
-        """Returns what tells this data from any other."""
+        """Returns a digest that identifies this data."""
         return sha256(self.token_ids.tobytes() + self.is_learned.tobytes() + self.starts.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedFiles:
-    """All pieces of all documents; `num_cut` documents were longer than a piece, and `num_unused` pieces teach nothing."""
+    """All pieces of all documents; `num_cut` documents were longer than a piece, `num_unused` pieces held nothing to learn."""
 
     documents: EncodedDocuments
     num_cut: int
@@ -85,8 +85,8 @@ class Encoder:
         self._end_id = min(self._tokenizer.eos_token_ids, default=None)
 
     def encode(self, documents: Iterable[Document]) -> EncodedFiles:
-        """Returns all documents encoded. A longer one becomes several, which do not see each other; a piece in which no token
-        is to be predicted is left out. Raises ConfigError if there is nothing to learn.
+        """Returns all documents encoded. A longer one becomes several, which do not attend to each other; a piece without a
+        token to learn is left out. Raises ConfigError if there is nothing to learn.
         """
         pieces: list[Encoded] = []
         num_cut = num_unused = 0
@@ -106,7 +106,7 @@ class Encoder:
         return EncodedFiles(documents=documents_end_to_end, num_cut=num_cut, num_unused=num_unused)
 
     def encode_batch(self, batch: Sequence[Document]) -> list[Encoded]:
-        """Returns each document whole: its token ids, and which of them are learned."""
+        """Returns each document uncut: its token ids, and which of them are learned."""
         conversations = [None if document.text is not None else self._written(document) for document in batch]
         texts = [
             document.text or "" if chat is None else chat[0].text for document, chat in zip(batch, conversations, strict=True)
@@ -136,12 +136,12 @@ class Encoder:
             yield token_ids[start : start + self.max_tokens], is_learned[start : start + self.max_tokens]
 
     def _written(self, document: Document) -> tuple[MarkedText, list[Span]]:
-        """Returns the text of a conversation, and where its answers are; what messages spell as control tokens is marked."""
+        """Returns the text of a conversation and the spans of its answers; control tokens spelled by messages are marked."""
         if self._template is None or self._chats is None:
             raise ConfigError(
                 "conversations need a chat template",
                 given="a tokenizer without one",
-                next_step="Use a tokenizer of a chat model, or let one be trained.",
+                next_step="Use a tokenizer of a chat model, or train a new one.",
             )
         mark = self._chats.mark_for(document.messages)
         messages = tuple(self._chats.marked_messages(document.messages, mark))

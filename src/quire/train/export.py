@@ -1,12 +1,12 @@
 """Writes a `Decoder` as a Hugging Face model directory, under its family's own tensor names.
 
-`Family.sources` says how to read a checkpoint: transpose, slice, add. Writing goes the other way:
+`Family.sources` says how to read a checkpoint: transpose, slice, add. Writing is the inverse:
 
     canonical        layers.0.attn.q [H D, E]   attn.k [K D, E]   attn.v [K D, E]
     subtract, join   layers.0.self_attn.qkv_proj.weight [(H + 2 K) D, E]              Phi-3; GPT-2 also transposes
 
-All files are first written and flushed inside the directory, in a folder of their own, and then moved into place;
-`config.json`, without which nothing takes the directory for a model, comes last.
+All files are first written and flushed in a temporary folder inside the directory, then moved into place;
+`config.json`, without which the directory is not a model, comes last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TOKENIZER_FILES = (
 )
 DTYPES: Mapping[torch.dtype, str] = MappingProxyType({torch.float32: "float32", torch.bfloat16: "bfloat16"})
 _STAGE = ".export"
-_HEAD = "lm_head."  # stands outside a family's prefix
+_HEAD = "lm_head."  # has no family prefix
 
 
 def export_model(  # noqa: PLR0913 - what a model directory is made of; one value each
@@ -85,7 +85,7 @@ def export_model(  # noqa: PLR0913 - what a model directory is made of; one valu
 
 
 def family_tensors(model: Decoder, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Returns contiguous copies of the parameters in `dtype`, named, joined and turned as `family` stores them.
+    """Returns contiguous copies of the parameters in `dtype`, named, joined and transposed as `family` stores them.
 
     An offset is subtracted in float32, so a norm that Gemma stores as w and means as 1 + w keeps w to 2**-24.
     """
@@ -98,7 +98,7 @@ def family_tensors(model: Decoder, family: Family, dtype: torch.dtype) -> dict[s
 
 
 def _joined(parts: list[tuple[TensorSource, Tensor]]) -> Tensor:
-    """Returns the file's tensor: the parts of a fused matrix in the order of their rows, turned if the file does so."""
+    """Returns the file's tensor: the parts of a fused matrix in the order of their rows, transposed if the file's is."""
     in_order = sorted(parts, key=lambda part: part[0].rows or (0, 0))
     whole = torch.cat([value for _, value in in_order])
     return whole.T if parts[0][0].is_transposed else whole
@@ -109,7 +109,7 @@ def _name_in_file(name: str, family: Family) -> str:
 
 
 def _family_of(fields: Mapping[str, Any], spec: ModelSpec) -> Family:
-    """Returns the family that reads the fields back; raises ConfigError unless they describe this very model."""
+    """Returns the family that reads the fields back; raises ConfigError unless they describe the same model."""
     config: Config = parse_config(json.dumps(fields).encode())
     described = build_spec(config, spec.max_context)
     if described != spec:
@@ -145,7 +145,7 @@ def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
-    """Yields an empty folder whose files become those of `directory` if the block succeeds."""
+    """Yields an empty folder whose files move into `directory` if the block succeeds."""
     stage = directory / _STAGE
     try:
         shutil.rmtree(stage, ignore_errors=True)
@@ -163,7 +163,7 @@ def _staged(directory: Path) -> Iterator[Path]:
 
 
 def _publish(stage: Path, directory: Path) -> None:
-    """Moves flushed files into place. Where another model lies there, its config.json goes first."""
+    """Moves flushed files into place. If another model is there, its config.json is removed first."""
     names = sorted(path.name for path in stage.iterdir())
     for name in names:
         _flush(stage / name)
@@ -185,7 +185,7 @@ def _is_unchanged(fresh: Path, published: Path) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Waits until a file's content, or a directory's list of names, is on the disk."""
+    """Waits until a file's content, or a directory's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The arithmetic of a training step, counted, and what the machine can do, measured: their ratio is the MFU."""
+"""The FLOPs of a training step, counted, and the machine's peak, measured; their ratio is the MFU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from quire.config import DType
 from quire.models.spec import FfnKind, ModelSpec
 from quire.train.packing import PackedBatch
 
-_FORWARD_AND_BACKWARD = 3  # a product's gradient takes two products
+_FORWARD_AND_BACKWARD = 3  # the gradient of a product is two products
 _PEAK_SIZE = {"cpu": 1024, "cuda": 8192}
 _PEAK_RUNS = 5
 
 
 def training_flops(spec: ModelSpec, batch: PackedBatch) -> float:
     """Returns the floating-point operations of learning from `batch`: matrices on every token, attention on the pairs of a
-    query and a key it may see, and the head on the learned tokens. A multiplication with its addition counts two.
+    query and a key that it sees, and the head on the learned tokens. A multiplication with its addition counts two.
     """
     num_tokens = sum(batch.lengths)
     num_pairs = sum(_num_pairs(length, layer.sliding_window) for length in batch.lengths for layer in spec.layers)
@@ -35,7 +35,7 @@ def _num_pairs(length: int, window: int | None) -> int:
 
 
 def measure_peak(device: str, precision: DType) -> float:
-    """Returns the FLOP/s of a large square product, the best of a few runs."""
+    """Returns the FLOP/s of a large square product, the fastest of a few runs."""
     size = _PEAK_SIZE.get(torch.device(device).type, 1024)
     dtype = torch.bfloat16 if precision is DType.BFLOAT16 else torch.float32
     matrix = torch.ones(size, size, dtype=dtype, device=device)

@@ -1,9 +1,9 @@
-"""Teacher forcing: every position of every document predicts its next token at once, and the error moves the weights.
+"""Teacher forcing: every position of every document predicts its next token at once, and the gradients update the weights.
 
     batch -> hidden [1, N, E] -> rows that predict a learned token [R, E] -> logits [R, V] -> cross-entropy -> gradients -> step
 
-No KV cache: within a step the weights stand still and all K/V are used once, between steps they change. A step is a function of
-(seed, step, weights, moments), so a run that continues from a saved state takes the same steps as one that never stopped.
+There is no KV cache: all K/V of a step are used once, and the weights change between steps. A step is a function of (seed, step,
+weights, moments), so a run that continues from a saved state takes the same steps as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - what every torch program calls it
+from torch.nn import functional as F  # noqa: N812 - the usual name in torch programs
 
 from quire.config import DType
 from quire.errors import ExecutorError
@@ -32,9 +32,9 @@ from quire.train.recipe import Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
-    """One finished step: mean loss in nats over its learned tokens, gradient norm before clipping, speed, and the run so far.
+    """One finished step: mean loss in nats over its learned tokens, gradient norm before clipping, speed, and totals of the run.
 
-    `tokens` and `seconds` count from the run's start, over all its interruptions; `flops` are those of this step.
+    `tokens` and `seconds` count from the start of the run, across interruptions; `flops` are those of this step.
     """
 
     step: int
@@ -51,7 +51,7 @@ class StepReport:
 
 
 class Trainer:
-    """A decoder that learns documents, step by step."""
+    """Trains a decoder on documents, step by step."""
 
     def __init__(self, decoder: Decoder, recipe: Recipe, learned: EncodedDocuments, held_out: EncodedDocuments | None) -> None:
         self.decoder, self._recipe, self._device = decoder, recipe, torch.device(recipe.device)
@@ -66,7 +66,7 @@ class Trainer:
                 layer.compile(dynamic=False)
 
     def restore(self, state: TrainingState) -> None:
-        """Continues where `state` was taken."""
+        """Continues from `state`."""
         self.decoder.load_state_dict(dict(state.model))
         self._optimizer.restore(state.optimizer)
         self.step, self.tokens, self.seconds = state.step, state.tokens, state.seconds
@@ -83,7 +83,7 @@ class Trainer:
         )
 
     def run(self, on_step: Callable[[StepReport], None], should_stop: Callable[[], bool]) -> None:
-        """Takes the steps that remain; stops between two of them when `should_stop`."""
+        """Takes the remaining steps; stops between two of them if `should_stop()`."""
         while self.step < self.num_steps and not should_stop():
             on_step(self._step())
 
@@ -123,7 +123,7 @@ class Trainer:
         )
 
     def _check_finite(self, loss: float, norm: float) -> None:
-        """Raises ExecutorError before a step that would make every weight meaningless."""
+        """Raises ExecutorError before a step that would make the weights NaN or infinite."""
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise ExecutorError(
                 "training has diverged",

@@ -1,7 +1,7 @@
-"""Keeps memory that was freed, on Linux with glibc.
+"""Keeps freed memory in the process, on Linux with glibc.
 
-A training step frees and asks again for the same large blocks. By default glibc gives each of them back to the operating system,
-which must then clear every page anew: a fifth of a step's time on a small CPU.
+A training step frees and allocates the same large blocks again and again. By default glibc returns each of them to the operating
+system, which must then clear every page again: a fifth of a step's time on a small CPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _TOP_PAD = 256 * 1024 * 1024
 
 
 def keep_freed_memory() -> None:
-    """Asks the allocator of this process to keep large blocks; does nothing where there is no glibc."""
+    """Asks the allocator of this process to keep large blocks; does nothing without glibc."""
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,7 +1,7 @@
-"""From gradients to steps: decayed and undecayed parameters, the learning rate's path, and the state that a checkpoint keeps.
+"""From gradients to steps: parameters with and without weight decay, the learning-rate schedule, and the optimizer's state.
 
 AdamW: Loshchilov and Hutter 2019. Muon: Jordan et al. 2024; its steps are scaled to the size of AdamW's (Liu et al. 2025), so
-that both take the same learning rate.
+that both use the same learning rate.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BETAS = (0.9, 0.95)
 
 
 class Optimizer:
-    """All parameters of a model and how they move."""
+    """Updates all parameters of a model."""
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -27,11 +27,11 @@ class Optimizer:
         self._parts = list(_parts(self._names, recipe))
 
     def clip(self) -> float:
-        """Shortens the gradient of all parameters together to the recipe's norm; returns its norm before."""
+        """Clips the global gradient norm to the recipe's limit; returns the norm before."""
         return float(nn.utils.clip_grad_norm_(list(self._names), self._recipe.clip_norm))
 
     def step(self, rate: float) -> None:
-        """Moves every parameter along its gradient and clears the gradients."""
+        """Updates every parameter by its gradient and clears the gradients."""
         for part in self._parts:
             for group in part.param_groups:
                 group["lr"] = rate
@@ -48,7 +48,7 @@ class Optimizer:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes the moments that `state` returned; raises CheckpointError if some are missing. Before a step there are none."""
+        """Restores what `state` returned; raises CheckpointError if moments are missing. Before the first step there are none."""
         if not state:
             return
         by_parameter: dict[str, dict[str, Tensor]] = {}
@@ -62,7 +62,7 @@ class Optimizer:
                     raise CheckpointError(
                         "the checkpoint lacks an optimizer state",
                         given=name,
-                        next_step="Start the run again in another directory.",
+                        next_step="Start a new run in another directory.",
                     )
                 part.state[parameter] = by_parameter[name]
 
@@ -77,7 +77,7 @@ def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
 
 
 def _parts(names: Mapping[Tensor, str], recipe: Recipe) -> Iterator[torch.optim.Optimizer]:
-    """Yields the optimizers: weight decay is for matrices, Muon for those that are no tables of tokens or positions."""
+    """Yields the optimizers: weight decay applies to matrices, Muon to matrices other than token and position tables."""
     matrices = [parameter for parameter in names if parameter.ndim == 2]
     vectors = [parameter for parameter in names if parameter.ndim != 2]
     if recipe.optimizer is OptimizerKind.MUON:

@@ -1,11 +1,11 @@
-"""Documents packed into batches: end to end, no padding between them, and no document sees another.
+"""Packs documents into batches: end to end, without padding between them, and no document attends to another.
 
-    batch of 12 tokens     a a a a a b b b c c c -         one row for everything that works token by token
+    batch of 12 tokens     a a a a a b b b c c c -         one row for everything that is computed per token
     attention              a a a a a    b b b              documents of similar length side by side; the shorter are
-                                        c c c              filled up on the right, where causal attention never looks
+                                        c c c              padded on the right, where causal attention never looks
 
-So there is no mask, nothing can leak, and attention costs what the documents cost, not what the batch is long. The order is a
-function of (seed, epoch): nothing needs to be remembered to continue a run.
+So there is no mask, nothing can leak, and the cost of attention depends on the documents, not on the length of the batch. The
+order is a function of (seed, epoch): continuing a run needs no other state.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ IGNORED = -100
 """The target of a position whose next token is not learned, as in torch."""
 
 _LOOK_AHEAD = 512  # documents among which the next batch is chosen
-_MIN_FILL = 0.75  # of its place that the shortest document of a group fills
+_MIN_FILL = 0.75  # share of its place that the shortest document of a group fills
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedBatch:
     """Some documents: token_ids, positions and targets [N] int64; lengths of the documents in their order.
 
-    A position counts from its document's start. A target is the next token of the document or IGNORED. Tokens behind the last
-    document are filling.
+    A position counts from its document's start. A target is the next token of the document or IGNORED. Tokens after the last
+    document are padding.
     """
 
     token_ids: NDArray[np.int64]
@@ -48,9 +48,9 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Where the tokens of a batch stand for attention: groups of (documents, length), all places end to end.
+    """Where attention places the tokens of a batch: groups of (documents, length), all places end to end.
 
-    index [P] is the token at each place (a filling place repeats its document's last token); place [N] is its inverse.
+    index [P] is the token at each place (padding repeats its document's last token); place [N] is its inverse.
     """
 
     groups: tuple[tuple[int, int], ...]
@@ -59,9 +59,9 @@ class Grid:
 
 
 def plan_epoch(lengths: NDArray[np.int64], capacity: int, seed: Sequence[int]) -> list[NDArray[np.int64]]:
-    """Returns the documents of each batch of one epoch: shuffled, then packed so that few tokens of `capacity` stay empty.
+    """Returns the documents of each batch of one epoch: shuffled, then packed so that few of `capacity` tokens stay empty.
 
-    Every document occurs once. A batch takes documents in their order; where the next one is too long, a later one that fits.
+    Every document occurs once. A batch takes documents in order, and skips those that no longer fit.
     """
     order = np.random.default_rng(list(seed)).permutation(len(lengths))
     window, num_taken, plan = list(order[:_LOOK_AHEAD]), min(_LOOK_AHEAD, len(order)), []
@@ -93,7 +93,7 @@ def pack(documents: EncodedDocuments, chosen: NDArray[np.int64], capacity: int) 
 
 
 def arrange(lengths: Sequence[int], num_tokens: int) -> Grid:
-    """Returns the grid of documents that stand longest first in a batch of `num_tokens`; filling is a document of its own."""
+    """Returns the grid of a batch of `num_tokens`, documents longest first; padding is a document of its own."""
     groups: list[tuple[int, int]] = []
     index: list[NDArray[np.int64]] = []
     at, remaining = 0, list(lengths)
@@ -105,7 +105,7 @@ def arrange(lengths: Sequence[int], num_tokens: int) -> Grid:
         for length in members:
             index.append(at + np.minimum(np.arange(longest), length - 1))
             at += length
-    if at < num_tokens:  # filling must not become one long document
+    if at < num_tokens:  # padding must not become one long document
         groups.append((num_tokens - at, 1))
         index.append(np.arange(at, num_tokens))
     tokens = np.concatenate(index)
@@ -115,7 +115,7 @@ def arrange(lengths: Sequence[int], num_tokens: int) -> Grid:
 
 
 class BatchOrder:
-    """All batches of a run, epoch after epoch, each found by its index alone."""
+    """All batches of a run, epoch after epoch, addressed by index."""
 
     def __init__(self, documents: EncodedDocuments, capacity: int, seed: int) -> None:
         longest = int(documents.lengths.max())

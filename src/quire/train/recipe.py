@@ -1,5 +1,5 @@
-"""What a training run is: what it learns from, and every number that decides the result. Both are written beside the run and
-read back to continue it. Needs no torch.
+"""A training run's definition: its data, and every number that determines the result. Both are saved with the run and read back
+to continue it. Does not need torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
 
 MAX_EPOCHS = 100_000
-"""Each is planned before the first step; more of them are a number of steps."""
+"""Epochs are planned before the first step; a longer run is given as a number of steps."""
 
 COUNT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
     {
@@ -29,24 +29,24 @@ COUNT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
         "warmup_steps": (0, MAX_COUNT),
         "validate_every": (1, MAX_COUNT),
         "threads": (1, MAX_THREADS),
-        "seed": (0, 2**64 - 1),  # what torch takes
+        "seed": (0, 2**64 - 1),  # torch's range
     }
 )
 """The smallest and the largest value of every count, here and on the command line."""
 
 
 class OptimizerKind(Enum):
-    """How gradients become steps."""
+    """The optimizer."""
 
     ADAMW = "adamw"
-    MUON = "muon"  # matrices by Muon (orthogonalised momentum), the rest by AdamW
+    MUON = "muon"  # matrices by Muon (orthogonalized momentum), the rest by AdamW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to learn and from where to start.
+    """What to learn and what to start from.
 
-    With `model` its weights, shape and tokenizer are the start. Otherwise weights are fresh, the shape is the config.json
+    With `model`, training starts from its weights, shape and tokenizer. Otherwise weights are random, the shape is the file
     `config` or DEFAULT_CONFIG, and the tokenizer is that of the directory `tokenizer`, or a new one of `vocab_size` tokens.
     `validation` names files to validate on, instead of a share of `data`.
     """
@@ -65,7 +65,7 @@ class Job:
 
     @classmethod
     def from_file(cls, path: Path) -> Job:
-        """Returns the job that `to_json` wrote; raises ConfigError if the file holds none."""
+        """Returns the job that `to_json` wrote; raises ConfigError if the file is not one."""
         try:
             fields = _read_object(path)
             fields |= {name: tuple(fields[name]) for name in ("data", "validation") if name in fields}
@@ -124,7 +124,7 @@ class Recipe:
 
     @classmethod
     def from_file(cls, path: Path) -> Recipe:
-        """Returns the recipe that `to_json` wrote; raises ConfigError if the file holds none."""
+        """Returns the recipe that `to_json` wrote; raises ConfigError if the file is not one."""
         try:
             fields = _read_object(path)
             kinds = {"optimizer": OptimizerKind(fields["optimizer"]), "precision": DType(fields["precision"])}

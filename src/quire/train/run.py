@@ -1,7 +1,7 @@
-"""One training run and its directory: started from data, continued from what was saved, finished as a model directory.
+"""One training run and its directory: started from data, continued from a saved state, finished as a model directory.
 
 OUT/                     the exported model, once the run has ended
-OUT/training/            job.json recipe.json     what was asked for
+OUT/training/            job.json recipe.json     the options of the run
                          model/                   config.json and tokenizer of the model in training
                          state.safetensors        weights and moments, replaced every few minutes
                          curve.csv curve.png      the losses so far
@@ -22,15 +22,15 @@ from quire.errors import CheckpointError, ConfigError, QuireError
 from quire.executors.torch_decoder import Decoder
 from quire.models.spec import ModelSpec
 from quire.train.capacity import require_training_memory
-from quire.train.card import Material, ModelFacts, render_card
 from quire.train.checkpoint import TrainingState, check_identity, load_state, save_state, write_safely
 from quire.train.curve import CurveRow, LearningCurve, can_draw, draw, read_curve
 from quire.train.encoding import Encoder
 from quire.train.export import DTYPES, export_model
 from quire.train.loop import StepReport, Trainer
+from quire.train.model_card import Material, ModelFacts, render_card
 from quire.train.recipe import Job, Recipe
+from quire.train.setup import Notice, check_machine, check_shape, new_decoder, prepare, spec_of
 from quire.train.split import load_documents
-from quire.train.start import Notice, check_machine, check_shape, new_decoder, prepare, spec_of
 
 TRAINING = "training"
 _JOB, _RECIPE, _STATE, _MODEL = "job.json", "recipe.json", "state.safetensors", "model"
@@ -47,14 +47,14 @@ class Run:
         self._saved_at = time.monotonic()
 
     def restore(self, state: TrainingState) -> None:
-        """Continues where `state` was taken; raises CheckpointError if anything it depends on has changed since."""
+        """Continues from `state`; raises CheckpointError if anything it depends on has changed since."""
         check_identity(state, self._identity)
         self.trainer.restore(state)
 
     def train(self, on_step: Callable[[StepReport], None], should_stop: Callable[[], bool]) -> bool:
-        """Takes the remaining steps, saving as it goes; returns whether the run is finished. A stopped run is saved too.
+        """Takes the remaining steps and saves regularly; returns whether the run is finished. A stopped run is saved too.
 
-        A state that cannot be written every few minutes is told and tried again; at the end it raises CheckpointError.
+        If a regular save fails, a notice is shown and saving is tried again later; a failure at the end raises CheckpointError.
         """
         path = self._directory / _CURVE
         curve = LearningCurve.resume(path, self.trainer.step) if self.trainer.step else LearningCurve.begin(path)
@@ -90,7 +90,7 @@ class Run:
         try:
             self.save()
         except QuireError as error:
-            self._notice(f"{error} Training goes on; the state saved before is kept.")
+            self._notice(f"{error} Training continues; the previous state is kept.")
         self._saved_at = time.monotonic()
 
     def _card(self, dtype: torch.dtype, has_picture: bool) -> str:
@@ -108,12 +108,14 @@ class Run:
 
 
 def start_run(job: Job, recipe: Recipe, output: Path, notice: Notice) -> Run:
-    """Returns a new run whose directory holds all it needs to continue; raises ConfigError if one lies there already."""
+    """Returns a new run whose directory holds all it needs to continue; raises ConfigError if it holds a run already."""
     check_machine(recipe)
     directory = output / TRAINING
     if (directory / _STATE).exists():
         raise ConfigError(
-            "a training run lies there already", given=output, next_step="Continue it with --resume, or choose another directory."
+            "the directory holds a training run already",
+            given=output,
+            next_step="Continue it with --resume, or choose another directory.",
         )
     check_shape(job, recipe)
     _make_directory(directory / _MODEL)
@@ -127,7 +129,7 @@ def start_run(job: Job, recipe: Recipe, output: Path, notice: Notice) -> Run:
 
 
 def resume_run(output: Path, notice: Notice) -> Run:
-    """Returns the run of `output` where its last saved state left it; raises CheckpointError if anything has changed since."""
+    """Returns the run of `output` at its last saved state; raises CheckpointError if anything has changed since."""
     directory = output / TRAINING
     job, recipe = Job.from_file(directory / _JOB), Recipe.from_file(directory / _RECIPE)
     check_machine(recipe)
@@ -160,7 +162,7 @@ def _open_run(output: Path, job: Job, recipe: Recipe, decoder: Decoder, notice: 
     documents = load_documents(job, recipe, encoder, notice)
     trainer = Trainer(decoder, recipe, documents.learned, documents.held_out)
     if trainer.num_steps <= recipe.warmup_steps:
-        notice(f"The learning rate never reaches its peak: {recipe.warmup_steps} steps of warm-up, {trainer.num_steps} in all")
+        notice(f"The learning rate never reaches its peak: {recipe.warmup_steps} steps of warm-up, {trainer.num_steps} in total")
     return Run(output, trainer, recipe, documents.identity | _circumstances(directory, recipe), notice)
 
 
@@ -182,7 +184,7 @@ def _make_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            "the output directory cannot be made",
+            "the output directory cannot be created",
             given=f"{directory}: {error.strerror or error}",
             next_step="Choose a directory that you may write to.",
         ) from error

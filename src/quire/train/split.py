@@ -1,4 +1,4 @@
-"""What a run learns and what it is validated on: files read, encoded, and split."""
+"""The training and validation documents of a run: files read, encoded, and split."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from quire.train.documents import read_documents
 from quire.train.encoding import EncodedDocuments, EncodedFiles, Encoder
 from quire.train.recipe import Job, Recipe
-from quire.train.start import Notice
+from quire.train.setup import Notice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Documents:
-    """Those to learn and those held out for validation (None: too few); `identity` tells them from any others."""
+    """Documents to learn and documents held out for validation (None: too few); `identity` holds their digests."""
 
     learned: EncodedDocuments
     held_out: EncodedDocuments | None
@@ -48,14 +48,12 @@ def split_documents(documents: EncodedDocuments, recipe: Recipe) -> tuple[Encode
 
 def _encode(encoder: Encoder, paths: Iterable[str], notice: Notice) -> EncodedDocuments:
     encoded = encoder.encode(read_documents(Path(path) for path in paths))
-    _tell(encoded, encoder.max_tokens, notice)
+    _notify(encoded, encoder.max_tokens, notice)
     return encoded.documents
 
 
-def _tell(encoded: EncodedFiles, max_tokens: int, notice: Notice) -> None:
+def _notify(encoded: EncodedFiles, max_tokens: int, notice: Notice) -> None:
     if encoded.num_cut:
-        notice(
-            f"Longer than the context of {max_tokens} tokens, and cut into pieces that do not see each other: {encoded.num_cut}"
-        )
+        notice(f"Documents longer than the context of {max_tokens} tokens, split into independent pieces: {encoded.num_cut}")
     if encoded.num_unused:
-        notice(f"Pieces without a token to learn, left out: {encoded.num_unused}")
+        notice(f"Pieces left out because they hold no token to learn: {encoded.num_unused}")

@@ -1,11 +1,11 @@
-"""A tokenizer for a model trained from scratch: byte-level BPE whose digits, Han characters and capitals in a row stay single.
+"""A tokenizer for a model trained from scratch: byte-level BPE that never merges digits, Han characters or runs of capitals.
 
     text     "Add 12 to QXKZ in Paris"
-    words    "Add" " " "1" "2" " to" " " "Q" "X" "K" "Z" " in" " Paris"      merges never cross a border
+    words    "Add" " " "1" "2" " to" " " "Q" "X" "K" "Z" " in" " Paris"      merges never cross a boundary
 
-A model that must copy, reverse or count characters sees each of them as one token, the same one wherever it stands; Chinese,
-which writes no spaces, would otherwise be cut differently in every sentence. Any
-UTF-8 text can be encoded, because all 256 bytes are tokens. Byte-level BPE is that of GPT-2 (Radford et al. 2019).
+A model that must copy, reverse or count characters sees each of them as one token, the same one everywhere; Chinese, which has
+no spaces, would otherwise be cut differently in every sentence. Any UTF-8 text can be encoded, because all 256 bytes are tokens.
+Byte-level BPE is that of GPT-2 (Radford et al. 2019).
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 """
 
-_STANDS_ALONE = r"\p{Han}|\p{Lu}(?=\p{Lu})|(?<=\p{Lu})\p{Lu}"
-_MIN_PAIR_COUNT = 2  # a pair seen once saves nothing anywhere else
+_SINGLE = r"\p{Han}|\p{Lu}(?=\p{Lu})|(?<=\p{Lu})\p{Lu}"
+_MIN_PAIR_COUNT = 2  # merging a pair that occurs once saves nothing elsewhere
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
     """Returns a tokenizer of at most `vocab_size` tokens; equal texts in equal order give equal tokens.
 
-    It is smaller where the texts hold too few pairs that repeat. Raises ConfigError if `vocab_size` is below
+    It is smaller if too few pairs repeat in the texts. Raises ConfigError if `vocab_size` is below
     `MIN_VOCAB_SIZE` or above `MAX_VOCAB`, if there is no text, or if a text is not valid Unicode.
     """
     check_vocab_size(vocab_size)
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(_STANDS_ALONE), behavior="isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(_SINGLE), behavior="isolated"),
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
@@ -79,20 +79,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokeniz
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raises ConfigError for a vocabulary without room for all bytes, or larger than any model may have."""
+    """Raises ConfigError for a vocabulary that cannot hold all bytes, or that exceeds the limit."""
     if vocab_size < MIN_VOCAB_SIZE:
         raise ConfigError(
             "the vocabulary is too small for the bytes and the special tokens",
             given=vocab_size,
             limit=f"at least {MIN_VOCAB_SIZE}",
-            next_step="Ask for a larger vocabulary.",
+            next_step="Choose a larger vocabulary.",
         )
     if vocab_size > MAX_VOCAB:
         raise ConfigError(
-            "the vocabulary is larger than a model may have",
+            "the vocabulary is larger than the limit",
             given=vocab_size,
             limit=f"at most {MAX_VOCAB}",
-            next_step="Ask for a smaller vocabulary; 4096 to 65536 tokens suit most data.",
+            next_step="Choose a smaller vocabulary; 4096 to 65536 tokens suit most data.",
         )
 
 

@@ -15,15 +15,15 @@ from benchmarks.contestants.roster import ROSTER, Precision, opener, parse_name,
 from benchmarks.contestants.timing import timed_steps
 from benchmarks.contestants.workloads import GROUPS, Phase, Sizes, Workload, fitting, measured_together
 
-from quire.bench.canary import Canary
 from quire.bench.cost import matrix_elements
+from quire.bench.machine_peak import MachinePeak
 from quire.config import KVFormat
 from quire.executors.protocol import kv_layout
 from quire.models.checkpoint import Checkpoint
 
 OURS, PEER, SLOW = (parse_name(name) for name in ("quire:bfloat16", "vllm:bfloat16", "transformers:bfloat16"))
 DECODE, PREFILL = Workload(phase=Phase.DECODE, depth=0, num_new=4), Workload(phase=Phase.PREFILL, depth=100, num_new=1)
-MACHINE = Canary(bandwidth=1e6, flops=1e9)
+MACHINE = MachinePeak(bandwidth=1e6, flops=1e9)
 
 
 def reading(prefill_s: float, *steps_s: float, tokens: tuple[int, ...] = (1, 2, 3, 4)) -> Reading:
@@ -32,7 +32,7 @@ def reading(prefill_s: float, *steps_s: float, tokens: tuple[int, ...] = (1, 2, 
 
 @pytest.fixture
 def results() -> Results:
-    found = Results(canaries=[MACHINE, MACHINE], missing={"llama.cpp:BF16": "cannot be imported: No module named 'llama_cpp'"})
+    found = Results(peaks=[MACHINE, MACHINE], missing={"llama.cpp:BF16": "cannot be imported: No module named 'llama_cpp'"})
     for name, step_s, prefill_s, tokens in ((OURS, 0.1, 2.0, (1, 2, 3, 4)), (PEER, 0.2, 1.0, (1, 2, 9, 4)), (SLOW, 0.4, 4.0, ())):
         found.facts[name] = {"version": "1"}
         found.add(name, DECODE, "1", reading(1.0, step_s, 9.0, step_s, tokens=tokens))
@@ -124,7 +124,7 @@ def test_the_json_holds_every_reading(results: Results, around: Circumstances) -
     assert [each["ratio"] for each in found["best_peer"]] == [2.0, 0.5]
     assert found["missing"] == results.missing
     assert found["records"][0]["round_id"] == "1"
-    assert len(found["canaries"]) == 2
+    assert len(found["peaks"]) == 2
 
 
 def test_agreement_counts_leading_tokens(results: Results) -> None:
@@ -161,7 +161,7 @@ def test_a_ratio_is_of_rounds_in_which_both_were_measured(results: Results) -> N
 def test_runs_are_merged_and_what_one_lacks_another_may_have(tmp_path: Path, results: Results, around: Circumstances) -> None:
     paths = [tmp_path / "a.json", tmp_path / "b.json"]
     paths[0].write_text(json.dumps(as_json(results, (DECODE, PREFILL), around)))
-    other = Results(missing={str(PEER): "slept"}, canaries=[MACHINE])
+    other = Results(missing={str(PEER): "slept"}, peaks=[MACHINE])
     other.add(OURS, DECODE, "5", reading(1.0, 0.2))
     paths[1].write_text(json.dumps(as_json(other, (DECODE,), around)))
     both = merged([read_piece(path) for path in paths])
@@ -169,7 +169,7 @@ def test_runs_are_merged_and_what_one_lacks_another_may_have(tmp_path: Path, res
     assert both.results.rates(OURS, DECODE) == {"1": 10.0, "5": 5.0}
     assert both.results.rates(PEER, DECODE) == {"1": 5.0}
     assert both.results.missing == results.missing  # the peer that slept in one run was measured in the other
-    assert len(both.results.canaries) == 3
+    assert len(both.results.peaks) == 3
     assert both.commands == around.commands * 2
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quire.bench.canary import Canary
-from quire.bench.parts import PartsWork, measure_parts
+from quire.bench.harness import Harness, Room, prompt_tokens, timed_run
+from quire.bench.kernels import KernelWork, measure_kernels
+from quire.bench.machine_peak import MachinePeak
+from quire.bench.prefix_sharing import SharedWork, measure_sharing
 from quire.bench.random_model import random_checkpoint
 from quire.bench.report import Report
-from quire.bench.rig import Rig, Room, prompt_tokens, timed_run
 from quire.bench.saved_model import save_random_model
-from quire.bench.sharing import SharedWork, measure_sharing
-from quire.bench.speed import Workload, measure, measure_batches
-from quire.bench.start import StartWork, measure_start
+from quire.bench.startup import StartupWork, measure_startup
+from quire.bench.throughput import Workload, measure, measure_batches
 from quire.config import PrefixCache
 from quire.engine.options import EngineOptions
 from quire.errors import ConfigError
@@ -29,9 +29,9 @@ OPTIONS: EngineOptions = {"dtype": "bfloat16", "threads": 1}
 
 
 @pytest.fixture(autouse=True)
-def _quick_canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The canary reads half a gigabyte; one test elsewhere measures it for real."""
-    monkeypatch.setattr("quire.bench.rig.measure_canary", lambda *_: Canary(bandwidth=1e10, flops=1e12))
+def _quick_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring the peak reads half a gigabyte; one test elsewhere measures it for real."""
+    monkeypatch.setattr("quire.bench.harness.measure_peak", lambda *_: MachinePeak(bandwidth=1e10, flops=1e12))
 
 
 def names(report: Report) -> list[str]:
@@ -55,8 +55,8 @@ def test_a_prompt_alone_reports_no_decode(checkpoint: Checkpoint) -> None:
 
 def test_all_requests_of_a_batch_decode_together_however_long_their_prompts(checkpoint: Checkpoint) -> None:
     work = Workload(num_prompt=300, num_new=6, batch=4)
-    rig = Rig(checkpoint, OPTIONS, work.room)
-    loop = rig.loop()
+    harness = Harness(checkpoint, OPTIONS, work.room)
+    loop = harness.loop()
     requests = [
         loop.submit(str(index), prompt_tokens(100, index, work.num_prompt), work.num_new + work.lead) for index in range(4)
     ]
@@ -85,17 +85,17 @@ def test_sharing_is_compared_with_recomputing(checkpoint: Checkpoint) -> None:
 
 
 def test_sharing_computes_the_shared_tokens_once(checkpoint: Checkpoint) -> None:
-    rig = Rig(checkpoint, OPTIONS, Room(num_requests=2, num_tokens=100))
+    harness = Harness(checkpoint, OPTIONS, Room(num_requests=2, num_tokens=100))
     prompts = [[*prompt_tokens(100, 0, 64), 7 + index] for index in range(2)]
     for mode, num_cached in ((PrefixCache.OFF, 0), (PrefixCache.ON, 64)):
-        loop = rig.loop(mode)
+        loop = harness.loop(mode)
         requests = [loop.submit(str(index), prompt, 2) for index, prompt in enumerate(prompts)]
         loop.run()
         assert requests[1].num_cached_tokens == num_cached
 
 
 def test_parts_are_layers_head_and_attention(checkpoint: Checkpoint) -> None:
-    report = measure_parts(checkpoint, PartsWork(rows=(1, 8), head_rows=(1, 2), depths=(64, 99_999), repeat=1), OPTIONS)
+    report = measure_kernels(checkpoint, KernelWork(rows=(1, 8), head_rows=(1, 2), depths=(64, 99_999), repeat=1), OPTIONS)
     assert names(report)[:4] == ["layers, 1 rows", "layers, 8 rows", "head, 1 rows", "head, 2 rows"]
     assert len(report.speeds) == 6
     assert all("at depth 64" in name for name in names(report)[4:])
@@ -104,7 +104,7 @@ def test_parts_are_layers_head_and_attention(checkpoint: Checkpoint) -> None:
 
 def test_start_times_fresh_processes(config_file: Path, tmp_path: Path) -> None:
     save_random_model(config_file, tmp_path)
-    report = measure_start(StartWork(directory=tmp_path, repeat=1), OPTIONS)
+    report = measure_startup(StartupWork(directory=tmp_path, repeat=1), OPTIONS)
     parts = ["import", "engine", "load", "first token", "ready", "process"]
     assert names(report) == [*parts, *(f"{part}, packed cache" for part in parts)]
     for kind in (report.speeds[:6], report.speeds[6:]):
@@ -130,7 +130,7 @@ def test_saved_weights_load_as_they_were(family: str, tmp_path: Path) -> None:
 
 def test_a_workload_beyond_memory_is_refused_with_the_numbers(checkpoint: Checkpoint) -> None:
     with pytest.raises(ConfigError, match="the workload needs more KV memory than there is") as caught:
-        Rig(checkpoint, OPTIONS, Room(num_requests=10**12, num_tokens=100))
+        Harness(checkpoint, OPTIONS, Room(num_requests=10**12, num_tokens=100))
     assert "1000000000000 requests of 100 tokens" in str(caught.value.given)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from quire.bench.canary import Canary, best_of
 from quire.bench.cost import Cost, attention_flops, decode_cost, prefill_cost, step_flops
-from quire.bench.parts import PartsWork, difference
+from quire.bench.kernels import KernelWork, difference
+from quire.bench.machine_peak import MachinePeak, higher_peak
 from quire.bench.report import Samples, speed_of, spread
 from quire.config import KVFormat
 from quire.executors.protocol import kv_layout
 from quire.models.checkpoint import Checkpoint
 
-MACHINE = Canary(bandwidth=100.0, flops=1000.0)
+MACHINE = MachinePeak(bandwidth=100.0, flops=1000.0)
 
 
 @pytest.mark.parametrize(("flops", "num_bytes", "seconds"), [(5000, 100, 5.0), (500, 400, 4.0), (2000, None, 2.0)])
@@ -46,9 +46,9 @@ def test_what_has_no_cost_has_no_shares() -> None:
     assert spread([0.5, 0.5]) == 0
 
 
-def test_shares_count_against_the_better_canary() -> None:
-    other = Canary(bandwidth=90.0, flops=1100.0)
-    assert best_of(MACHINE, other) == Canary(bandwidth=100.0, flops=1100.0)
+def test_shares_count_against_the_higher_peak() -> None:
+    other = MachinePeak(bandwidth=90.0, flops=1100.0)
+    assert higher_peak(MACHINE, other) == MachinePeak(bandwidth=100.0, flops=1100.0)
 
 
 def test_a_prompt_in_two_parts_costs_what_it_costs_whole_and_one_more_head(checkpoint: Checkpoint) -> None:
@@ -75,6 +75,6 @@ def test_attention_is_a_difference_unless_noise_swallows_it(checkpoint: Checkpoi
 
 
 def test_parts_beyond_the_context_are_left_out() -> None:
-    work = PartsWork().within(1024)
+    work = KernelWork().within(1024)
     assert (max(work.rows), work.depths) == (512, (512,))
-    assert PartsWork().within(40).rows == (1, 2, 4, 8, 16, 32)
+    assert KernelWork().within(40).rows == (1, 2, 4, 8, 16, 32)

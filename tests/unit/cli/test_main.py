@@ -22,7 +22,7 @@ HEAVY = ("numpy", "tokenizers", "safetensors", "jinja2", "huggingface_hub", "ric
 def failing(how: str) -> None:
     if how == "interrupt":
         raise KeyboardInterrupt
-    raise ConfigError("the colour is wrong\nand long", given="blue", limit="red or green", next_step="Choose another.")
+    raise ConfigError("the color is wrong\nand long", given="blue", limit="red or green", next_step="Choose another.")
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_error_is_one_line_on_standard_error() -> None:
     result = CliRunner().invoke(cli, ["failing", "now"])
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert result.stderr == "error: the colour is wrong and long (given: blue; limit: red or green). Choose another.\n"
+    assert result.stderr == "error: the color is wrong and long (given: blue; limit: red or green). Choose another.\n"
 
 
 def test_interrupt_ends_with_130_and_says_nothing() -> None:

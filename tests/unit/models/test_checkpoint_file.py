@@ -101,7 +101,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
         _refusal(tmp_path, VALID[:num_bytes])
 
 
-def test_git_lfs_pointer_is_recognised(tmp_path: Path) -> None:
+def test_git_lfs_pointer_is_recognized(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
     assert "git lfs pull" in str(_refusal(tmp_path, pointer))
 

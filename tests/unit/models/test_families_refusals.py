@@ -1,4 +1,4 @@
-"""A config field is honoured, harmless, or refused by name; nothing is ignored and nothing absurd is built."""
+"""A config field is honored, harmless, or refused by name; nothing is ignored and nothing absurd is built."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_null_is_refused_where_it_means_nothing(field: str) -> None:
         ("gemma3_text", {"rope_theta": None, "rope_parameters": {"rope_theta": 5.0}}, "rope_local_base_freq|rope_theta"),
     ],
 )
-def test_what_we_cannot_honour_is_refused(family: str, changes: dict[str, Any], problem: str) -> None:
+def test_what_we_cannot_honor_is_refused(family: str, changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(UnsupportedConfigError, match=problem):
         spec_of(family, **changes)
 
@@ -127,7 +127,7 @@ def test_what_we_cannot_honour_is_refused(family: str, changes: dict[str, Any], 
         ),
     ],
 )
-def test_rope_settings_we_cannot_honour_are_refused(changes: dict[str, Any], problem: str) -> None:
+def test_rope_settings_we_cannot_honor_are_refused(changes: dict[str, Any], problem: str) -> None:
     with pytest.raises(UnsupportedConfigError, match=problem):
         spec_of("llama", **changes)
 

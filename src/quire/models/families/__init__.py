@@ -35,7 +35,7 @@ class Family(Protocol):
 
     @property
     def prefixes(self) -> tuple[str, ...]:
-        """What may stand before a tensor's name, tried in order for each tensor."""
+        """Prefixes of tensor names, tried in order for each tensor."""
         ...
 
     def build_spec(self, config: Config, max_context: int | None) -> ModelSpec:

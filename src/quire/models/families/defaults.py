@@ -1,7 +1,7 @@
-"""What a field means that `config.json` leaves out: the value of the family's configuration class in transformers.
+"""The values of fields that `config.json` leaves out: those of the family's configuration class in transformers.
 
 Configurations are saved as differences from their class, by hand, and by old versions that lacked a field, so "absent" is
-common and is not the same as null. None stands for fields whose class says null: what that means is up to the family.
+common and is not the same as null. None marks fields whose class says null; the family decides what that means.
 """
 
 from __future__ import annotations

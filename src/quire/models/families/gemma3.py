@@ -29,7 +29,7 @@ _NORMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ropes:
-    """The rotation of layers that see everything and of those with a window, and the context that is served."""
+    """The rotation of layers with full attention and of those with a window, and the context that is served."""
 
     everywhere: RopeSpec
     nearby: RopeSpec

@@ -46,7 +46,7 @@ _IGNORED = re.compile(r"(?:.*\.)?h\.\d+\.attn\.(?:bias|masked_bias)")  # causal 
 
 @dataclass(frozen=True, slots=True)
 class Gpt2:
-    """Radford et al. 2019. The position table has a row for every position the model knows."""
+    """Radford et al. 2019. The position table has one row per position of the model."""
 
     name: str = "gpt2"
     architectures: tuple[str, ...] = ("GPT2LMHeadModel",)

@@ -1,4 +1,4 @@
-"""Llama 1 to 3.x: the plain decoder with rotary positions; also what many other checkpoints call themselves."""
+"""Llama 1 to 3.x: the plain decoder with rotary positions; many other checkpoints use its architecture name."""
 
 from __future__ import annotations
 

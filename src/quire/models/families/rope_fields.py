@@ -41,7 +41,7 @@ class RopeFields:
     """What the file says about rotation.
 
     `scaling` is the object that describes the scaling, None where there is none; `original_context` the context before
-    scaling where it stands outside that object.
+    scaling if it is given outside that object.
     """
 
     theta: float

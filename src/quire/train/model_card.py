@@ -30,7 +30,7 @@ _LOSS_ROWS = 10  # of the curve, over which the final training loss is averaged
 
 
 class Material(Enum):
-    """What the model learned from, and so how to ask it."""
+    """What the model learned from, which decides how to prompt it."""
 
     TEXT = "text"
     CONVERSATIONS = "conversations"
@@ -38,9 +38,9 @@ class Material(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a card tells. `dtype` is that of the exported weights; `recipe` and `corpus` are shown as tables.
+    """The contents of a card. `dtype` is that of the exported weights; `recipe` and `corpus` are shown as tables.
 
-    `sections` are Markdown bodies by heading: measurements and limits that only the trainer of this model knows.
+    `sections` are Markdown bodies by heading: measurements and limits of this particular model.
     """
 
     name: str
@@ -91,7 +91,7 @@ def _shape_rows(facts: ModelFacts) -> Iterable[tuple[str, object]]:
     yield "context", f"{spec.max_context:,} tokens"
     yield "weights", f"{facts.dtype}, {format_bytes(num_parameters(spec) * num_bytes)}"
     per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * num_bytes
-    yield "KV cache", f"{format_bytes(per_token)} a token in {facts.dtype}"
+    yield "KV cache", f"{format_bytes(per_token)} per token in {facts.dtype}"
 
 
 def _training_rows(rows: Sequence[CurveRow]) -> Iterable[tuple[str, object]]:
@@ -100,13 +100,13 @@ def _training_rows(rows: Sequence[CurveRow]) -> Iterable[tuple[str, object]]:
     yield "tokens seen", f"{last.tokens:,}"
     yield "time", _duration(last.seconds)
     yield "speed", format_rate(fmean(row.tokens_per_second for row in rows), "tokens")
-    yield "training loss", f"{fmean(row.train_loss for row in latest):.4f} nats a token, mean of the last reports"
+    yield "training loss", f"{fmean(row.train_loss for row in latest):.4f} nats per token, mean of the last reports"
     checked = [(row.validation_loss, row.step) for row in rows if row.validation_loss is not None]
     if not checked:
         yield "validation loss", "not measured"
         return
     loss, step = checked[-1]
-    yield "validation loss", f"{loss:.4f} nats a token at step {step:,}"
+    yield "validation loss", f"{loss:.4f} nats per token at step {step:,}"
     lowest, lowest_step = min(checked)
     if lowest < loss:
         yield "lowest validation loss", f"{lowest:.4f} at step {lowest_step:,}"

@@ -1,10 +1,10 @@
-"""What a run starts from: a device that exists, a tokenizer, a shape, and weights.
+"""Prepares what a run starts from: a device, a tokenizer, a shape, and weights.
 
     --model DIR                        its tokenizer, its shape, its weights
-    --tokenizer DIR  --config FILE     that tokenizer, that shape, fresh weights
-    neither                            a tokenizer trained on the data, DEFAULT_CONFIG, fresh weights
+    --tokenizer DIR  --config FILE     that tokenizer, that shape, random weights
+    neither                            a tokenizer trained on the data, DEFAULT_CONFIG, random weights
 
-`prepare` writes tokenizer and config.json once; a run that continues finds there what it started with.
+`prepare` writes tokenizer and config.json once; a resumed run reads them back.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ DEFAULT_CONFIG: Mapping[str, Any] = MappingProxyType(
         "tie_word_embeddings": True,
     }
 )
-"""A small decoder of modern shape: RMSNorm, RoPE, gated FFN, grouped queries."""
+"""A small decoder of modern shape: RMSNorm, RoPE, gated FFN, GQA."""
 
 _DEVICES = ("cpu", "cuda")
 _COMPILERS = ("g++", "clang++", "c++")
@@ -62,11 +62,11 @@ _TOKEN_FIELDS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of the shape
 _CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx")
 
 Notice = Callable[[str], None]
-"""Tells the user something, in one line."""
+"""Shows the user a one-line notice."""
 
 
 def check_machine(recipe: Recipe) -> None:
-    """Raises ConfigError for a device that training does not know, ExecutorUnavailableError for what is not there."""
+    """Raises ConfigError for an unknown device, ExecutorUnavailableError for a missing device or compiler."""
     _check_device(recipe.device)
     if recipe.compile and not any(map(shutil.which, _COMPILERS)):
         raise ExecutorUnavailableError(
@@ -93,13 +93,13 @@ def _check_device(name: str) -> None:
 
 
 def check_shape(job: Job, recipe: Recipe) -> None:
-    """Raises ConfigError for a shape, or a vocabulary to train, that no model may have or that this machine cannot train.
+    """Raises ConfigError for a shape or vocabulary size that is not allowed or that this machine cannot train.
 
-    A tokenizer that is still to be trained counts with the fewest tokens it may have.
+    A tokenizer that is still to be trained is counted with the smallest allowed vocabulary.
     """
     if job.max_context is not None and job.max_context > MAX_CONTEXT:
         raise ConfigError(
-            "max_context exceeds what a model may have",
+            "max_context exceeds the limit",
             given=job.max_context,
             limit=MAX_CONTEXT,
             next_step="Lower --max-context.",
@@ -125,7 +125,7 @@ def prepare(job: Job, directory: Path, notice: Notice) -> None:
 
 
 def spec_of(directory: Path) -> ModelSpec:
-    """Returns the shape that `prepare` wrote; raises ConfigError if its tokenizer has more tokens than it."""
+    """Returns the shape that `prepare` wrote; raises ConfigError if the tokenizer has more tokens than the model."""
     spec = build_spec(Config(json.loads((directory / CONFIG).read_text(encoding="utf-8"))))
     num_tokens = Tokenizer.from_directory(directory).vocab_size
     if num_tokens > spec.vocab_size:
@@ -139,7 +139,7 @@ def spec_of(directory: Path) -> ModelSpec:
 
 
 def new_decoder(job: Job, spec: ModelSpec, recipe: Recipe) -> Decoder:
-    """Returns the decoder of a run's first step, on its device; raises ConfigError where memory does not hold its training."""
+    """Returns the decoder of a run's first step, on its device; raises ConfigError if its training does not fit into memory."""
     require_training_memory(spec, recipe, read_memory())
     if job.model is not None:
         checkpoint = load_checkpoint(Path(job.model), max_context=job.max_context)
@@ -157,17 +157,17 @@ def new_decoder(job: Job, spec: ModelSpec, recipe: Recipe) -> Decoder:
 
 
 def _with_vocabulary(fields: Mapping[str, Any], num_tokens: int) -> dict[str, Any]:
-    """Returns the fields of a fresh model for a tokenizer of `num_tokens` tokens, without token ids of another vocabulary."""
+    """Returns the fields of a new model for a tokenizer of `num_tokens` tokens, without token ids of another vocabulary."""
     return {name: value for name, value in fields.items() if name not in _TOKEN_FIELDS} | {"vocab_size": num_tokens}
 
 
 def _config_fields(job: Job) -> dict[str, Any]:
-    """Returns the fields of config.json. A context that was asked for becomes the model's own, except that a table of learned
-    positions that are there already keeps its rows. Where the weight files hold a head of their own, the fields say so;
-    code of the model's directory is left behind.
+    """Returns the fields of config.json. A requested context becomes the model's, except that an existing table of learned
+    positions keeps its rows. If the weight files hold a separate head, the fields say so; references to code in the
+    model's directory are dropped.
     """
     if job.model is not None:
-        read_config(Path(job.model))  # raises what every command says of a directory that holds no model
+        read_config(Path(job.model))  # raises the usual error for a directory without a model
     path = job.config if job.model is None else str(Path(job.model) / CONFIG)
     fields = _with_context(dict(DEFAULT_CONFIG) if path is None else _read_fields(path))
     if job.model is not None:
@@ -182,7 +182,7 @@ def _config_fields(job: Job) -> dict[str, Any]:
 
 
 def _with_context(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields with the context of their family, where they leave it out."""
+    """Returns the fields, with their family's default context if they have none."""
     defaults = DEFAULTS[family_for(Config(fields)).name]
     return {name: defaults[name] for name in _CONTEXT_FIELDS if name in defaults} | fields
 
@@ -217,4 +217,6 @@ def _prepare_tokenizer(job: Job, directory: Path, max_context: int, notice: Noti
 
 
 def _unknown_device(name: str) -> ConfigError:
-    return ConfigError("training knows no such device", given=name, limit=", ".join(_DEVICES), next_step="Choose one of these.")
+    return ConfigError(
+        "the device is unknown to training", given=name, limit=", ".join(_DEVICES), next_step="Choose one of these."
+    )

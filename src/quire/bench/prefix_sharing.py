@@ -1,6 +1,6 @@
-"""What the prefix cache saves: many requests with one beginning, and the second turn of a chat.
+"""The prefix cache's savings: many requests with a shared prefix, and the second turn of a chat.
 
-requests   [shared ........)[own ...)[new .....)     the shared part is computed once, or once a request
+requests   [shared ........)[own ...)[new .....)     the shared part is computed once, or once per request
 chat       turn 1: [prompt ........)[answer)
            turn 2: [prompt ........)[answer)[own)    cold computes all of it, warm only what the blocks do not hold
 """
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from quire.bench.cost import Cost, decode_cost, prefill_cost
+from quire.bench.harness import Harness, OnProgress, Room, prompt_tokens, timed_run
 from quire.bench.report import Report, Samples
-from quire.bench.rig import Rig, Room, Watch, prompt_tokens, timed_run
 from quire.config import PrefixCache
 from quire.engine.options import EngineOptions
 from quire.engine.token_loop import TokenLoop
@@ -43,74 +43,76 @@ class SharedWork:
         return Room(num_requests=self.num_requests, num_tokens=self.num_shared + longest)
 
 
-def measure_sharing(checkpoint: Checkpoint, work: SharedWork, options: EngineOptions, watch: Watch | None = None) -> Report:
+def measure_sharing(
+    checkpoint: Checkpoint, work: SharedWork, options: EngineOptions, on_progress: OnProgress | None = None
+) -> Report:
     """Reports the whole batch with and without a prefix cache, alternated, and TTFT of a second turn, cold and warm.
 
     The chat's first turn is the shared part and `num_own` more; its answer and its second question have `num_own` tokens each.
-    Raises as `quire.bench.speed.measure`.
+    Raises as `quire.bench.throughput.measure`.
     """
-    rig = Rig(checkpoint, options, work.room, watch)
+    harness = Harness(checkpoint, options, work.room, on_progress)
 
     def samples() -> Iterator[Samples]:
-        rig.warm_up()
-        yield from _requests(rig, work)
-        yield from _second_turn(rig, work)
+        harness.warm_up()
+        yield from _requests(harness, work)
+        yield from _second_turn(harness, work)
 
-    return rig.report("prefix", samples, _NOTES)
+    return harness.report("prefix", samples, _NOTES)
 
 
-def _requests(rig: Rig, work: SharedWork) -> Iterator[Samples]:
+def _requests(harness: Harness, work: SharedWork) -> Iterator[Samples]:
     found: dict[PrefixCache, list[float]] = {PrefixCache.OFF: [], PrefixCache.ON: []}
     for index in range(work.repeat):
         for mode, seconds in found.items():
-            loop = rig.loop(mode)
+            loop = harness.loop(mode)
             for request in range(work.num_requests):
-                loop.submit(f"request-{request}", _prompt(rig, work, request), work.num_new)
+                loop.submit(f"request-{request}", _prompt(harness, work, request), work.num_new)
             seconds.append(timed_run(loop).total)
-        rig.tell("Measuring shared prefixes", index + 1, work.repeat)
+        harness.show_progress("Measuring shared prefixes", index + 1, work.repeat)
     off = median(found[PrefixCache.OFF])
     for mode, name in ((PrefixCache.OFF, "prefix cache off"), (PrefixCache.ON, "shared")):
         yield Samples(
             name=f"{work.num_requests} requests, {name}",
             seconds=found[mode],
             num_tokens=work.num_requests * work.num_new,
-            costs=_costs(rig, work, mode),
+            costs=_costs(harness, work, mode),
             ratio=off / median(found[mode]),
             ratio_is="time without sharing / time",
         )
 
 
-def _costs(rig: Rig, work: SharedWork, mode: PrefixCache) -> tuple[Cost, ...]:
+def _costs(harness: Harness, work: SharedWork, mode: PrefixCache) -> tuple[Cost, ...]:
     num_first = work.num_requests if mode is PrefixCache.OFF else 1
     prefill = (
-        prefill_cost(rig.spec, num_first, 0, work.num_shared + work.num_own),
-        prefill_cost(rig.spec, work.num_requests - num_first, work.num_shared, work.num_own),
+        prefill_cost(harness.spec, num_first, 0, work.num_shared + work.num_own),
+        prefill_cost(harness.spec, work.num_requests - num_first, work.num_shared, work.num_own),
     )
     context = work.num_shared + work.num_own + work.num_new // 2
-    step = decode_cost(rig.spec, rig.bits_per_weight, rig.layout, (context,) * work.num_requests)
+    step = decode_cost(harness.spec, harness.bits_per_weight, harness.layout, (context,) * work.num_requests)
     return (*prefill, *(step,) * (work.num_new - 1))
 
 
-def _second_turn(rig: Rig, work: SharedWork) -> Iterator[Samples]:
-    first = _prompt(rig, work, 0)
-    question = prompt_tokens(rig.spec.vocab_size, work.num_requests + 1, work.num_own)
+def _second_turn(harness: Harness, work: SharedWork) -> Iterator[Samples]:
+    first = _prompt(harness, work, 0)
+    question = prompt_tokens(harness.spec.vocab_size, work.num_requests + 1, work.num_own)
     cold: list[float] = []
     warm: list[float] = []
     num_cached: list[int] = []
     for index in range(work.repeat):
-        loop = rig.loop(PrefixCache.ON)
+        loop = harness.loop(PrefixCache.ON)
         request = loop.submit("turn-1", first, work.num_own)
         loop.run()
         second = [*first, *request.output_token_ids, *question]
         ttft, cached = _first_token(loop, second)
         warm.append(ttft)
         num_cached.append(cached)
-        cold.append(_first_token(rig.loop(PrefixCache.ON), second)[0])
-        rig.tell("Measuring the second turn", index + 1, work.repeat)
-    yield from _turns(rig, (cold, warm), len(second), _same(num_cached))
+        cold.append(_first_token(harness.loop(PrefixCache.ON), second)[0])
+        harness.show_progress("Measuring the second turn", index + 1, work.repeat)
+    yield from _turns(harness, (cold, warm), len(second), _same(num_cached))
 
 
-def _turns(rig: Rig, times: tuple[list[float], list[float]], num_tokens: int, num_cached: int) -> Iterator[Samples]:
+def _turns(harness: Harness, times: tuple[list[float], list[float]], num_tokens: int, num_cached: int) -> Iterator[Samples]:
     cold, warm = times
     for name, seconds, known in (
         (f"cold, {num_tokens} tokens", cold, 0),
@@ -120,7 +122,7 @@ def _turns(rig: Rig, times: tuple[list[float], list[float]], num_tokens: int, nu
             name=f"second turn, TTFT {name}",
             seconds=seconds,
             num_tokens=num_tokens,
-            costs=(prefill_cost(rig.spec, 1, known, num_tokens - known),),
+            costs=(prefill_cost(harness.spec, 1, known, num_tokens - known),),
             ratio=median(cold) / median(seconds),
             ratio_is="cold TTFT / TTFT",
         )
@@ -134,8 +136,8 @@ def _first_token(loop: TokenLoop, prompt: Sequence[int]) -> tuple[float, int]:
     return time.perf_counter() - start, request.num_cached_tokens
 
 
-def _prompt(rig: Rig, work: SharedWork, request: int) -> list[int]:
-    vocab_size = rig.spec.vocab_size
+def _prompt(harness: Harness, work: SharedWork, request: int) -> list[int]:
+    vocab_size = harness.spec.vocab_size
     return [*prompt_tokens(vocab_size, 0, work.num_shared), *prompt_tokens(vocab_size, request + 1, work.num_own)]
 
 

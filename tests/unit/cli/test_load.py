@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire.cli.opening import open_model
+from quire.cli.load import load_model
 from quire.cli.options import EngineChoice, SamplingOptions
 from quire.engine import resolve
 
@@ -16,7 +16,7 @@ def _no_native_core(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_native_core")
 def test_a_missing_native_core_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
-    open_model(EngineChoice(model=None, options={"kv_memory": "4MiB"}), SamplingOptions()).llm.close()
+    load_model(EngineChoice(model=None, options={"kv_memory": "4MiB"}), SamplingOptions()).llm.close()
     captured = capsys.readouterr()
     assert "slow reference executor" in captured.err
     assert not captured.out
@@ -25,5 +25,5 @@ def test_a_missing_native_core_is_noted(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.usefixtures("_no_native_core")
 def test_the_reference_executor_is_no_surprise_to_who_asked_for_it(capsys: pytest.CaptureFixture[str]) -> None:
     options = EngineChoice(model=None, options={"kv_memory": "4MiB", "executor": "reference"})
-    open_model(options, SamplingOptions()).llm.close()
+    load_model(options, SamplingOptions()).llm.close()
     assert "reference" not in capsys.readouterr().err

@@ -38,7 +38,8 @@ def test_full_output_is_one_line_of_error(tiny_model: Path, monkeypatch: pytest.
         result = _shell(f"{command} > {FULL}")
         assert result.returncode == 1, command
         assert result.stderr == (
-            "error: Standard output cannot be written (given: No space left on device). Make room, or send it elsewhere.\n"
+            "error: Standard output cannot be written (given: No space left on device). "
+            "Free some space, or redirect it elsewhere.\n"
         ), command
 
 
@@ -47,7 +48,7 @@ def test_closed_output_is_one_line_of_error(tiny_model: Path) -> None:
         result = _shell(f"{command} >&-")
         assert result.returncode == 1, command
         assert result.stderr == (
-            "error: Standard output cannot be written (given: it is closed). Make room, or send it elsewhere.\n"
+            "error: Standard output cannot be written (given: it is closed). Free some space, or redirect it elsewhere.\n"
         ), command
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.bench.canary import Canary, best_of, measure_canary
+from quire.bench.machine_peak import MachinePeak, higher_peak, measure_peak
 from quire.bench.report import Report, Samples, speed_of
 from quire.config import ExecutorKind, PrefixCache, SchedulerConfig, WeightFormat
 from quire.engine.loading import build_executor
@@ -26,8 +26,8 @@ from quire.models.checkpoint import Checkpoint
 from quire.sched.scheduler import Scheduler
 from quire.units import format_bytes
 
-Watch = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+OnProgress = Callable[[str, int, int], None]
+"""Called with the name of the measurement, how many of its parts are done, and how many there are."""
 
 _WARM_UP_TOKENS = 16
 
@@ -42,7 +42,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class RunTimes:
-    """Seconds of one run: up to the first token of every request, and of each step after that."""
+    """Seconds of one run: until every request has its first token, and of each step after that."""
 
     prefill: float
     steps: list[float]
@@ -52,16 +52,16 @@ class RunTimes:
         return self.prefill + sum(self.steps)
 
 
-class Rig:
+class Harness:
     """An executor with just the KV memory it needs, and token loops over it.
 
-    `options` are words of `EngineOptions`: dtype, quantize, kv_format, threads. Raises ConfigError where the model's context
+    `options` are some of `EngineOptions`: dtype, quantize, kv_format, threads. Raises ConfigError where the model's context
     is too short for the room, and what loading raises.
     """
 
-    def __init__(self, checkpoint: Checkpoint, options: EngineOptions, room: Room, watch: Watch | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, options: EngineOptions, room: Room, on_progress: OnProgress | None = None) -> None:
         _require_context(checkpoint, room)
-        self._watch = watch
+        self._on_progress = on_progress
         memory = read_memory()
         self.spec = checkpoint.spec
         self.room = room
@@ -82,24 +82,24 @@ class Rig:
         return TokenLoop(self.executor, Scheduler(limits, manager, max_context=self.spec.max_context))
 
     def warm_up(self, batch: int = 1) -> None:
-        """Runs a few small steps, so that the first measured one finds threads and pages awake."""
+        """Runs a few small steps, so that threads run and pages are mapped before the first measured one."""
         num_prompt = min(_WARM_UP_TOKENS, self.room.num_tokens - 2)
         loop = self.loop()
         for index in range(batch):
             loop.submit(f"warm-up-{index}", prompt_tokens(self.spec.vocab_size, index, num_prompt), 2)
         loop.run()
 
-    def canary(self) -> Canary:
-        """Measures the machine's limits now, with this executor's instructions and threads."""
+    def peak(self) -> MachinePeak:
+        """Measures the machine's peak now, with this executor's instruction set and threads."""
         isa = self.executor.name.removeprefix("native (").removesuffix(")")
-        return measure_canary(isa, self.threads, self.weight_format)
+        return measure_peak(isa, self.threads, self.weight_format)
 
     def report(self, bench: str, measure: Callable[[], Iterable[Samples]], notes: Sequence[str] = ()) -> Report:
-        """Measures between two canaries and reports everything beside the better of them."""
-        before = self.canary()
+        """Measures the machine's peak, the samples, and the peak again; shares are of the higher peak."""
+        before = self.peak()
         samples = list(measure())
-        after = self.canary()
-        best = best_of(before, after)
+        after = self.peak()
+        best = higher_peak(before, after)
         return Report(
             bench=bench,
             executor=self.executor.name,
@@ -112,13 +112,13 @@ class Rig:
             notes=tuple(notes),
         )
 
-    def tell(self, what: str, done: int, total: int) -> None:
-        """Tells whoever watches how far a measurement is."""
-        if self._watch is not None:
-            self._watch(what, done, total)
+    def show_progress(self, what: str, done: int, total: int) -> None:
+        """Reports the progress of a measurement to the callback, if there is one."""
+        if self._on_progress is not None:
+            self._on_progress(what, done, total)
 
     def _packing(self, done: int, total: int) -> None:
-        self.tell("Packing weights", done, total)
+        self.show_progress("Packing weights", done, total)
 
 
 def timed_run(loop: TokenLoop, max_steps: int | None = None) -> RunTimes:
@@ -137,7 +137,7 @@ def timed_run(loop: TokenLoop, max_steps: int | None = None) -> RunTimes:
 
 
 def prompt_tokens(vocab_size: int, index: int, num_tokens: int) -> list[int]:
-    """Returns the prompt of request `index`: arbitrary, always the same, and different from its neighbours' from the start."""
+    """Returns the prompt of request `index`: arbitrary, always the same, and its first token differs from its neighbors'."""
     return [(31 * index + 17 * position + 5) % vocab_size for position in range(num_tokens)]
 
 
@@ -157,7 +157,7 @@ def chunk_step(token_ids: Sequence[int], start: int, layout: KVLayout) -> StepBa
 
 
 def _sized(options: EngineOptions, checkpoint: Checkpoint, room: Room, memory: Memory | None) -> EngineOptions:
-    """Returns the options with KV memory for the room and a block to spare; raises ConfigError where memory has none for it."""
+    """Returns the options with KV memory for the room and one more block per request; raises ConfigError if that does not fit."""
     spec = checkpoint.spec
     layout = layout_of(resolve(engine_config(options), spec, checkpoint.weights), spec)
     kv_memory = room.num_requests * (layout.blocks_for_tokens(room.num_tokens) + 1) * layout.bytes_per_block

@@ -19,13 +19,13 @@ from quire.train.checkpoint import load_state
 from quire.train.loop import StepReport
 from quire.train.recipe import Job, Recipe
 from quire.train.run import Run, resume_run, start_run
-from quire.train.start import DEFAULT_CONFIG, check_machine, new_decoder, prepare, spec_of
+from quire.train.setup import DEFAULT_CONFIG, check_machine, new_decoder, prepare, spec_of
 from support.configs import CONFIGS
 from support.train_world import CONFIG, TEXTS, write_tokenizer
 
 
 class World:
-    """A directory with a text of its own, a shape and a tokenizer; it notes what the user is told."""
+    """A directory with its own text, a shape and a tokenizer; it records the notices."""
 
     def __init__(self, directory: Path) -> None:
         self.directory, self.notices = directory, list[str]()
@@ -66,7 +66,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.mark.parametrize("name", ["abacus", "mps", "meta", "cpu:x", ""])
 def test_an_unknown_device_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="knows no such device"):
+    with pytest.raises(ConfigError, match="the device is unknown to training"):
         check_machine(Recipe(device=name))
 
 
@@ -185,7 +185,7 @@ def test_an_empty_file_holds_nothing_to_learn(world: World) -> None:
 
 def test_a_directory_that_cannot_be_made_is_named(world: World) -> None:
     world.output.write_text("a file")
-    with pytest.raises(ConfigError, match="cannot be made"):
+    with pytest.raises(ConfigError, match="cannot be created"):
         world.start()
 
 
@@ -202,13 +202,13 @@ def test_validation_files_are_held_out_and_all_data_is_learned(world: World) -> 
     run.train(reports.append, lambda: False)
     assert all(report.validation_loss is not None for report in reports)
     other.write_text("Another text.")
-    with pytest.raises(CheckpointError, match="validation data is not what it was"):
+    with pytest.raises(CheckpointError, match="validation data has changed"):
         resume_run(world.output, world.notices.append)
 
 
 def test_a_run_is_not_started_over_another(world: World) -> None:
     world.start()
-    with pytest.raises(ConfigError, match="lies there already"):
+    with pytest.raises(ConfigError, match="holds a training run already"):
         world.start()
 
 
@@ -240,7 +240,7 @@ def test_a_run_whose_circumstances_changed_does_not_continue(world: World, name:
 def test_a_run_under_another_torch_does_not_continue(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.start()
     monkeypatch.setattr(torch, "__version__", "2.0.1")
-    with pytest.raises(CheckpointError, match=r"torch version is not what it was \(given: 2.0.1"):
+    with pytest.raises(CheckpointError, match=r"torch version has changed \(given: 2.0.1"):
         resume_run(world.output, world.notices.append)
 
 
@@ -256,7 +256,7 @@ def test_what_is_no_run_cannot_be_continued(world: World, missing: str) -> None:
     world.start()
     path = world.output / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises((ConfigError, CheckpointError), match="no training"):
+    with pytest.raises((ConfigError, CheckpointError), match=r"training run to continue|training state cannot be read"):
         resume_run(world.output, world.notices.append)
 
 
@@ -271,7 +271,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(world: World, monkeypatch
         patch.setattr("os.fsync", refuse)
         with pytest.raises(CheckpointError, match="No space left"):
             run.train(taken.append, lambda: len(taken) == 2)
-    assert sum("Training goes on" in notice for notice in world.notices) == 2
+    assert sum("Training continues" in notice for notice in world.notices) == 2
     assert resume_run(world.output, world.notices.append).trainer.step == 0
     run.train(lambda _: None, lambda: False)
     assert resume_run(world.output, world.notices.append).trainer.step == 3
@@ -287,6 +287,6 @@ def test_a_run_that_diverges_says_so_and_keeps_the_state_before(world: World) ->
     assert all(value.isfinite().all() for value in kept.model.values())
 
 
-def test_a_warm_up_that_outlasts_the_run_is_told(world: World) -> None:
+def test_a_warm_up_that_outlasts_the_run_is_reported(world: World) -> None:
     world.start(warmup_steps=3)
     assert any("never reaches its peak" in notice for notice in world.notices)

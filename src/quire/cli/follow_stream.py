@@ -1,4 +1,4 @@
-"""Follows one answer: hands its text on as it comes, keeps its tokens, and counts at the end."""
+"""Reads an answer's stream: passes its text on as it arrives, keeps its tokens, and computes its statistics at the end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from quire.request import FinishReason, RequestOutput, SamplingParams, TokenLogp
 from quire.sched.limits import ContextBound, RequestLimits
 from quire.units import format_bytes, format_rate
 
-_WAYS_OUT: Mapping[ContextBound, str] = MappingProxyType(
+_NEXT_STEPS: Mapping[ContextBound, str] = MappingProxyType(
     {
-        ContextBound.MODEL: "this model has no longer one",
-        ContextBound.MAX_CONTEXT: "raise --max-context for a longer one",
-        ContextBound.KV_MEMORY: "raise --kv-memory for a longer one",
+        ContextBound.MODEL: "this model supports no longer context",
+        ContextBound.MAX_CONTEXT: "raise --max-context for a longer context",
+        ContextBound.KV_MEMORY: "raise --kv-memory for a longer context",
     }
 )
 
@@ -33,7 +33,7 @@ class AnswerEnd(Enum):
 
 @dataclass(slots=True)
 class Answer:
-    """What a stream brought. `last` is its newest output: the final one, unless Ctrl-C came first or nothing ever came."""
+    """What a stream has yielded. `last` is its newest output: the final one unless Ctrl-C came first, None without any output."""
 
     pieces: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Answer:
         return reason or FinishReason.ABORT
 
     def take(self, output: RequestOutput) -> str:
-        """Adds what one step brought and returns its text."""
+        """Adds the output of one step and returns its text."""
         added = output.outputs[0]
         self.pieces.append(added.text)
         self.token_ids.extend(added.token_ids)
@@ -66,7 +66,7 @@ class Answer:
 
 
 def follow(stream: Iterator[RequestOutput], write: Callable[[str], None]) -> Answer:
-    """Reads a stream to its end or to Ctrl-C, passing each piece of text to `write`."""
+    """Reads a stream to its end or until Ctrl-C, passing each piece of text to `write`."""
     answer = Answer()
     try:
         for output in stream:
@@ -77,7 +77,7 @@ def follow(stream: Iterator[RequestOutput], write: Callable[[str], None]) -> Ans
 
 
 def follow_all(stream: Iterator[RequestOutput], num_answers: int) -> list[Answer]:
-    """Reads a stream of several completions to its end or to Ctrl-C and returns the answer of each."""
+    """Reads a stream of several completions to its end or until Ctrl-C and returns the answer of each."""
     answers = [Answer() for _ in range(num_answers)]
     try:
         for output in stream:
@@ -97,14 +97,14 @@ def raise_failure(answer: Answer) -> None:
 
 
 def note_of_full_context(answer: Answer, params: SamplingParams, limits: RequestLimits) -> str | None:
-    """Returns what to tell the user of an answer that ended because no further token fits, though no limit was asked for."""
+    """Returns a note for an answer that ended because the context is full although no limit was set, otherwise None."""
     if answer.finish_reason is not FinishReason.LENGTH or params.max_tokens is not None:
         return None
-    return f"the answer ends here because the context is full ({limits.max_tokens} tokens); {_WAYS_OUT[limits.context_bound]}"
+    return f"the answer ends here because the context is full ({limits.max_tokens} tokens); {_NEXT_STEPS[limits.context_bound]}"
 
 
 def write_out(text: str) -> None:
-    """Writes text to standard output at once. On a terminal, control characters are shown and not obeyed."""
+    """Writes text to standard output and flushes it. On a terminal, control characters are written as escapes."""
     sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
@@ -116,7 +116,7 @@ def end_line(text: str) -> None:
 
 
 def harmless(text: str) -> str:
-    """Returns the text with every control character but line break and tab written as an escape."""
+    """Returns the text with every control character except line break and tab written as an escape."""
     return "".join(_escape(character) if category(character) == "Cc" else character for character in text)
 
 
@@ -126,7 +126,7 @@ def _escape(character: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerStats:
-    """One answer in numbers; rates and times are None where nothing was measured."""
+    """Statistics of one answer; rates and times are None if they were not measured."""
 
     num_prompt_tokens: int
     num_cached_tokens: int
@@ -137,7 +137,7 @@ class AnswerStats:
 
     @property
     def tokens_per_s(self) -> float | None:
-        """Tokens after the first one, per second."""
+        """Tokens per second, the first token excluded."""
         if self.ttft_s is None or self.e2e_s is None or self.num_output_tokens < 2 or self.e2e_s <= self.ttft_s:
             return None
         return (self.num_output_tokens - 1) / (self.e2e_s - self.ttft_s)
@@ -159,7 +159,7 @@ class AnswerStats:
 
 
 def stats_of(answer: Answer, layout: KVLayout) -> AnswerStats | None:
-    """Counts an answer; None if it ended before its first token. The newest token has no KV yet."""
+    """Returns an answer's statistics; None if it ended before its first token. The newest token has no K/V yet."""
     if answer.last is None:
         return None
     num_prompt, num_output = len(answer.last.prompt_token_ids), len(answer.token_ids)
@@ -174,7 +174,7 @@ def stats_of(answer: Answer, layout: KVLayout) -> AnswerStats | None:
 
 
 def stats_of_all(answers: Sequence[Answer], layout: KVLayout) -> AnswerStats | None:
-    """Counts several answers to one prompt together, whose blocks are held once; None if none came to its first token."""
+    """Returns the statistics of several answers to one prompt, whose blocks are counted once; None if no answer has a token."""
     each = [stats for answer in answers if (stats := stats_of(answer, layout)) is not None]
     if not each:
         return None

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from quire.errors import ConfigError
-from quire.train.card import Material, ModelFacts, num_parameters, render_card
 from quire.train.curve import CurveRow
+from quire.train.model_card import Material, ModelFacts, num_parameters, render_card
 from support.configs import spec_of
 from support.weights import random_weights
 
@@ -49,7 +49,7 @@ def test_shape_is_that_of_the_spec() -> None:
     assert found["family"] == "Llama"
     assert found["heads"] == "14 query, 2 key/value, 4 elements each"
     assert found["vocabulary"] == "251 tokens, separate head"
-    assert found["KV cache"] == f"{2 * spec.num_layers * 2 * 4 * 2} B a token in bfloat16"
+    assert found["KV cache"] == f"{2 * spec.num_layers * 2 * 4 * 2} B per token in bfloat16"
 
 
 @pytest.mark.parametrize("is_tied", [False, True])
@@ -65,7 +65,7 @@ def test_losses_and_time_are_those_of_the_curve() -> None:
     assert found["time"] == "2 h 13 min"
     assert found["speed"] == "50 tokens/s"
     assert found["training loss"].startswith("2.3333 nats")
-    assert found["validation loss"] == "1.0000 nats a token at step 4"
+    assert found["validation loss"] == "1.0000 nats per token at step 4"
     assert found["lowest validation loss"] == "0.5000 at step 2"
 
 
@@ -76,13 +76,13 @@ def test_lowest_validation_loss_is_told_only_where_it_is_not_the_last() -> None:
 
 
 def test_recipe_corpus_and_own_sections_appear_in_order() -> None:
-    told = replace(
+    facts_with_all = replace(
         facts(),
         corpus={"generator": "version 3", "kinds": "a|b"},
         sections={"Measured": "All of it.\n", "Limits": "Many."},
         curve_image="curve.png",
     )
-    card = render_card(told)
+    card = render_card(facts_with_all)
     headings = [line for line in card.splitlines() if line.startswith("#")]
     sections = ("Model", "Training", "Corpus", "Recipe", "Measured", "Limits", "How to run it")
     assert headings == ["# Tiny", *(f"## {name}" for name in sections)]

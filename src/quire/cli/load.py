@@ -1,4 +1,4 @@
-"""From the options of a command to a loaded model, with a bar on the terminal meanwhile."""
+"""Loads the model that a command's options name, and shows a progress bar on a terminal meanwhile."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from quire.text.conversation import Conversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenedModel:
-    """A loaded model, what to call it, and how to sample its answers."""
+class LoadedModel:
+    """A loaded model, its name for display, and the sampling parameters of its answers."""
 
     name: str
     llm: LLM
     params: SamplingParams
 
 
-def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
+def load_model(choice: EngineChoice, sampling: SamplingOptions) -> LoadedModel:
     """Finds and loads the model; raises SamplingError before loading, and what `LLM` raises."""
     directory = find_directory(choice.model)
     defaults = read_defaults(directory)
@@ -40,11 +40,11 @@ def open_model(choice: EngineChoice, sampling: SamplingOptions) -> OpenedModel:
         options["on_progress"] = on_progress
         llm = LLM(directory, **options)
     _note_fallback(choice, llm)
-    return OpenedModel(name=name, llm=llm, params=params)
+    return LoadedModel(name=name, llm=llm, params=params)
 
 
 def start_conversation(llm: LLM) -> Conversation:
-    """Returns a conversation without turns; raises TemplateError, with what to type instead, if the model cannot chat."""
+    """Returns a conversation without turns; raises TemplateError, which names the command to use instead, if it cannot chat."""
     if llm.tokenizer.chat_template is None:
         raise TemplateError(
             "this model has no chat template", next_step="Use `quire run --raw` and write the prompt's format yourself."
@@ -53,11 +53,11 @@ def start_conversation(llm: LLM) -> Conversation:
 
 
 def _note_fallback(choice: EngineChoice, llm: LLM) -> None:
-    """Says when a slow executor computes although nobody asked for it."""
-    was_asked = choice.options.get("executor", AUTO) != AUTO
-    if llm.config.executor is ExecutorKind.REFERENCE and not was_asked:
+    """Shows a note if the slow reference executor computes without having been asked for."""
+    is_requested = choice.options.get("executor", AUTO) != AUTO
+    if llm.config.executor is ExecutorKind.REFERENCE and not is_requested:
         show_note(
-            "note: the native core was not compiled here, so the slow reference executor answers. "
+            "note: the native core was not compiled here, so the slow reference executor computes. "
             "Install a C++17 compiler and CMake and reinstall Quire."
         )
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from quire.cli.answer import (
+from quire.cli.follow_stream import (
     Answer,
     AnswerStats,
     follow,
@@ -123,7 +123,7 @@ def test_full_context_is_told_unless_a_limit_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("bound", "way_out"),
     [
-        (ContextBound.MODEL, "no longer one"),
+        (ContextBound.MODEL, "no longer context"),
         (ContextBound.MAX_CONTEXT, "--max-context"),
         (ContextBound.KV_MEMORY, "--kv-memory"),
     ],

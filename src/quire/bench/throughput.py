@@ -1,4 +1,4 @@
-"""Prefill, decode and batched decode: tokens a second through the real scheduler and executor."""
+"""Prefill, decode and batched decode: tokens per second through the real scheduler and executor."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from quire.bench.cost import decode_cost, prefill_cost
+from quire.bench.harness import Harness, OnProgress, Room, RunTimes, prompt_tokens, timed_run
 from quire.bench.report import Report, Samples
-from quire.bench.rig import Rig, Room, RunTimes, Watch, prompt_tokens, timed_run
 from quire.config import SchedulerConfig
 from quire.engine.options import EngineOptions
 from quire.models.checkpoint import Checkpoint
@@ -38,75 +38,79 @@ class Workload:
 
 
 def measure(
-    checkpoint: Checkpoint, work: Workload, options: EngineOptions, bench: str = "speed", watch: Watch | None = None
+    checkpoint: Checkpoint, work: Workload, options: EngineOptions, bench: str = "speed", on_progress: OnProgress | None = None
 ) -> Report:
     """Loads the model, runs the workload `repeat` times and reports prefill and, with `num_new` > 1, decode.
 
     Raises ConfigError for a workload beyond the model's context, and what loading raises.
     """
-    rig = Rig(checkpoint, options, work.room, watch)
+    harness = Harness(checkpoint, options, work.room, on_progress)
 
     def samples() -> Iterator[Samples]:
-        runs = [_run(rig, work, index) for index in range(work.repeat)]
-        yield _prefill(rig, work, runs)
+        runs = [_run(harness, work, index) for index in range(work.repeat)]
+        yield _prefill(harness, work, runs)
         if work.num_new > 1:
-            yield _decode(rig, work, [median(run.steps) for run in runs])
+            yield _decode(harness, work, [median(run.steps) for run in runs])
 
-    return rig.report(bench, samples)
+    return harness.report(bench, samples)
 
 
 def measure_batches(
-    checkpoint: Checkpoint, work: Workload, batches: Sequence[int], options: EngineOptions, watch: Watch | None = None
+    checkpoint: Checkpoint, work: Workload, batches: Sequence[int], options: EngineOptions, on_progress: OnProgress | None = None
 ) -> Report:
     """Reports decode steps for every size of batch, alternated run by run, with the step time's ratio to the first size.
 
     Of `work`, the batch is ignored. Raises as `measure`.
     """
     works = [_with_batch(work, batch) for batch in batches]
-    rig = Rig(checkpoint, options, works[batches.index(max(batches))].room, watch)
+    harness = Harness(checkpoint, options, works[batches.index(max(batches))].room, on_progress)
 
     def samples() -> Iterator[Samples]:
         steps: list[list[float]] = [[] for _ in works]
         for index in range(work.repeat):
             for each, found in zip(works, steps, strict=True):
-                found.append(median(_run(rig, each, index).steps))
+                found.append(median(_run(harness, each, index).steps))
         first = median(steps[0])
         for each, found in zip(works, steps, strict=True):
-            yield _decode(rig, each, found, median(found) / first, f"step time / step time of batch {batches[0]}")
+            yield _decode(harness, each, found, median(found) / first, f"step time / step time of batch {batches[0]}")
 
-    return rig.report("batch", samples)
+    return harness.report("batch", samples)
 
 
 def _with_batch(work: Workload, batch: int) -> Workload:
     return Workload(num_prompt=work.num_prompt, num_new=work.num_new, batch=batch, repeat=work.repeat)
 
 
-def _run(rig: Rig, work: Workload, index: int) -> RunTimes:
-    rig.warm_up(work.batch)
-    loop = rig.loop()
+def _run(harness: Harness, work: Workload, index: int) -> RunTimes:
+    harness.warm_up(work.batch)
+    loop = harness.loop()
     for request in range(work.batch):
-        loop.submit(f"request-{request}", prompt_tokens(rig.spec.vocab_size, request, work.num_prompt), work.num_new + work.lead)
+        loop.submit(
+            f"request-{request}", prompt_tokens(harness.spec.vocab_size, request, work.num_prompt), work.num_new + work.lead
+        )
     times = timed_run(loop, work.num_new - 1)
-    rig.tell(f"Measuring batch {work.batch}", index + 1, work.repeat)
+    harness.show_progress(f"Measuring batch {work.batch}", index + 1, work.repeat)
     return times
 
 
-def _prefill(rig: Rig, work: Workload, runs: Sequence[RunTimes]) -> Samples:
+def _prefill(harness: Harness, work: Workload, runs: Sequence[RunTimes]) -> Samples:
     return Samples(
         name=f"prefill {work.num_prompt}",
         seconds=[run.prefill for run in runs],
         num_tokens=work.batch * work.num_prompt,
-        costs=(prefill_cost(rig.spec, work.batch, 0, work.num_prompt),),
+        costs=(prefill_cost(harness.spec, work.batch, 0, work.num_prompt),),
     )
 
 
-def _decode(rig: Rig, work: Workload, steps: Sequence[float], ratio: float | None = None, ratio_is: str | None = None) -> Samples:
+def _decode(
+    harness: Harness, work: Workload, steps: Sequence[float], ratio: float | None = None, ratio_is: str | None = None
+) -> Samples:
     contexts = (work.num_prompt + (work.num_new + work.lead) // 2,) * work.batch
     return Samples(
         name=f"decode at {work.num_prompt}, batch {work.batch}",
         seconds=steps,
         num_tokens=work.batch,
-        costs=(decode_cost(rig.spec, rig.bits_per_weight, rig.layout, contexts),),
+        costs=(decode_cost(harness.spec, harness.bits_per_weight, harness.layout, contexts),),
         ratio=ratio,
         ratio_is=ratio_is,
     )

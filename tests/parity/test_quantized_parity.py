@@ -1,6 +1,6 @@
 """Integer weights of every family, loaded from real files: the native core against the definition in NumPy.
 
-Both quantise the same rows, but a value half-way between two steps falls to one side or the other with the last bit of
+Both quantize the same rows, but a value half-way between two steps falls to one side or the other with the last bit of
 the float32 sum it comes from, and what follows differs by that step. Measured (root mean square of the difference over that
 of the logits): 2e-7 where no value does, up to 1.3 % where some do, and at most 0.36 of what the format itself loses. A scale, a
 correction or a group in the wrong place errs by far more than the format.

@@ -1,4 +1,4 @@
-"""The executor's parts, one at a time: all layers by rows, the head by rows, attention by depth. Without a scheduler.
+"""The executor's kernels, one kind at a time: all layers by rows, the head by rows, attention by depth. Without a scheduler.
 
 The compiled core exposes whole steps and the head. So a step without sampled rows times the layers, `head` times the head
 alone, and attention is the difference between a step at some depth and the same step at depth 0.
@@ -15,8 +15,8 @@ from statistics import median
 import numpy as np
 
 from quire.bench.cost import Cost, attention_flops, matrix_elements, step_flops, weight_bytes
+from quire.bench.harness import Harness, OnProgress, Room, chunk_step, prompt_tokens
 from quire.bench.report import Report, Samples
-from quire.bench.rig import Rig, Room, Watch, chunk_step, prompt_tokens
 from quire.engine.options import EngineOptions
 from quire.executors.protocol import StepBatch
 from quire.models.checkpoint import Checkpoint
@@ -32,7 +32,7 @@ _NOTES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PartsWork:
+class KernelWork:
     """The sizes to time; those beyond the model's context are left out. Medians over `repeat` runs."""
 
     rows: tuple[int, ...] = ROWS
@@ -40,10 +40,10 @@ class PartsWork:
     depths: tuple[int, ...] = DEPTHS
     repeat: int = 5
 
-    def within(self, max_context: int) -> PartsWork:
+    def within(self, max_context: int) -> KernelWork:
         """Returns the sizes that a context of `max_context` tokens holds."""
         widest = min(max_context, max(self.rows))
-        return PartsWork(
+        return KernelWork(
             rows=tuple(rows for rows in self.rows if rows <= max_context),
             head_rows=tuple(rows for rows in self.head_rows if rows <= widest),
             depths=tuple(depth for depth in self.depths if depth + _WIDE_ROWS <= max_context),
@@ -51,51 +51,53 @@ class PartsWork:
         )
 
 
-def measure_parts(checkpoint: Checkpoint, asked: PartsWork, options: EngineOptions, watch: Watch | None = None) -> Report:
-    """Reports layers, head and attention beside their rooflines; raises what loading raises."""
+def measure_kernels(
+    checkpoint: Checkpoint, asked: KernelWork, options: EngineOptions, on_progress: OnProgress | None = None
+) -> Report:
+    """Reports layers, head and attention with their rooflines; raises what loading raises."""
     work = asked.within(checkpoint.spec.max_context)
     num_tokens = max(*work.rows, *(depth + _WIDE_ROWS for depth in work.depths))
-    rig = Rig(checkpoint, options, Room(num_requests=1, num_tokens=num_tokens), watch)
+    harness = Harness(checkpoint, options, Room(num_requests=1, num_tokens=num_tokens), on_progress)
 
     def samples() -> Iterator[Samples]:
-        rig.warm_up()
-        yield from _layers(rig, work)
-        yield from _heads(rig, work)
-        yield from _attention(rig, work)
+        harness.warm_up()
+        yield from _layers(harness, work)
+        yield from _heads(harness, work)
+        yield from _attention(harness, work)
 
-    return rig.report("kernels", samples, _NOTES)
+    return harness.report("kernels", samples, _NOTES)
 
 
-def _layers(rig: Rig, work: PartsWork) -> Iterator[Samples]:
-    layers, _ = matrix_elements(rig.spec)
+def _layers(harness: Harness, work: KernelWork) -> Iterator[Samples]:
+    layers, _ = matrix_elements(harness.spec)
     for done, rows in enumerate(work.rows):
-        batch = _step(rig, rows, 0)
-        seconds = _times(work.repeat, partial(rig.executor.run, batch))
-        flops = step_flops(rig.spec, rows, 0, rows * (rows + 1) // 2)
-        cost = Cost(flops=flops, num_bytes=weight_bytes(rig.bits_per_weight, layers))
-        rig.tell("Measuring layers", done + 1, len(work.rows))
+        batch = _step(harness, rows, 0)
+        seconds = _times(work.repeat, partial(harness.executor.run, batch))
+        flops = step_flops(harness.spec, rows, 0, rows * (rows + 1) // 2)
+        cost = Cost(flops=flops, num_bytes=weight_bytes(harness.bits_per_weight, layers))
+        harness.show_progress("Measuring layers", done + 1, len(work.rows))
         yield Samples(name=f"layers, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
 
 
-def _heads(rig: Rig, work: PartsWork) -> Iterator[Samples]:
-    _, head = matrix_elements(rig.spec)
-    rig.executor.run(_step(rig, max(work.head_rows), 0))
+def _heads(harness: Harness, work: KernelWork) -> Iterator[Samples]:
+    _, head = matrix_elements(harness.spec)
+    harness.executor.run(_step(harness, max(work.head_rows), 0))
     for done, rows in enumerate(work.head_rows):
         wanted = np.arange(rows, dtype=np.int32)
-        seconds = _times(work.repeat, partial(rig.executor.head, wanted))
-        cost = Cost(flops=2 * rows * head, num_bytes=weight_bytes(rig.bits_per_weight, head))
-        rig.tell("Measuring the head", done + 1, len(work.head_rows))
+        seconds = _times(work.repeat, partial(harness.executor.head, wanted))
+        cost = Cost(flops=2 * rows * head, num_bytes=weight_bytes(harness.bits_per_weight, head))
+        harness.show_progress("Measuring the head", done + 1, len(work.head_rows))
         yield Samples(name=f"head, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
 
 
-def _attention(rig: Rig, work: PartsWork) -> Iterator[Samples]:
+def _attention(harness: Harness, work: KernelWork) -> Iterator[Samples]:
     for done, depth in enumerate(work.depths):
         for rows in (1, _WIDE_ROWS):
-            deep, flat = (partial(rig.executor.run, _step(rig, rows, start)) for start in (depth, 0))
+            deep, flat = (partial(harness.executor.run, _step(harness, rows, start)) for start in (depth, 0))
             pairs = [(_timed(deep), _timed(flat)) for _ in range(work.repeat)]
-            cost = Cost(flops=attention_flops(rig.spec, rows * depth), num_bytes=rig.layout.bytes_per_token * depth)
+            cost = Cost(flops=attention_flops(harness.spec, rows * depth), num_bytes=harness.layout.bytes_per_token * depth)
             yield difference(f"{rows} rows at depth {depth}", pairs, rows, cost)
-        rig.tell("Measuring attention", done + 1, len(work.depths))
+        harness.show_progress("Measuring attention", done + 1, len(work.depths))
 
 
 def difference(name: str, pairs: Sequence[tuple[float, float]], num_rows: int, cost: Cost) -> Samples:
@@ -106,9 +108,9 @@ def difference(name: str, pairs: Sequence[tuple[float, float]], num_rows: int, c
     return Samples(name=f"whole step, {name} (attention is lost in noise)", seconds=[at_depth for at_depth, _ in pairs])
 
 
-def _step(rig: Rig, rows: int, depth: int) -> StepBatch:
+def _step(harness: Harness, rows: int, depth: int) -> StepBatch:
     """Returns a step of one request that computes tokens [depth, depth + rows) and samples none."""
-    return chunk_step(prompt_tokens(rig.spec.vocab_size, 0, rows), depth, rig.layout)
+    return chunk_step(prompt_tokens(harness.spec.vocab_size, 0, rows), depth, harness.layout)
 
 
 def _times(repeat: int, run: Callable[[], object]) -> Sequence[float]:

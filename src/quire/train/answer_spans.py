@@ -1,11 +1,11 @@
-"""Where the assistant's answers stand in the text that a chat template makes of a conversation.
+"""Finds the assistant's answers in the text that a chat template renders from a conversation.
 
     marked     <|user|>Hi<|end|><|assistant|>#1#<|end|>
     text       <|user|>Hi<|end|><|assistant|>Hello!<|end|>
                                              [    )  answer
 
-The template is rendered twice, once with a mark in place of each answer, so the places are known whatever the template writes
-around them. A template that changes an answer, drops it or says it twice gives another text, and is refused.
+The template is rendered twice, once with a mark in place of each answer, so the positions are known whatever text the template
+adds. A template that changes an answer, drops it or repeats it renders another text, and is refused.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ Span = tuple[int, int]
 def find_answers(template: ChatTemplate, document: Document) -> tuple[str, list[Span]]:
     """Returns the text of a conversation and the spans of its answers; raises ConfigError if they cannot be found."""
     messages = list(document.messages)
-    border = _unused_character(document)
+    mark = _unused_character(document)
     marked = [
-        {**message, "content": f"{border}{index}{border}"} if message["role"] == ASSISTANT else message
+        {**message, "content": f"{mark}{index}{mark}"} if message["role"] == ASSISTANT else message
         for index, message in enumerate(messages)
     ]
     try:
-        pieces = re.split(f"{border}(\\d+){border}", template.render(marked, add_generation_prompt=False))
+        pieces = re.split(f"{mark}(\\d+){mark}", template.render(marked, add_generation_prompt=False))
         rendered = template.render(messages, add_generation_prompt=False)
     except RequestError as error:
         problem = f"{error.problem} in the training data"
@@ -44,9 +44,9 @@ def find_answers(template: ChatTemplate, document: Document) -> tuple[str, list[
     answers = [str(index) for index, message in enumerate(messages) if message["role"] == ASSISTANT]
     if text != rendered or pieces[1::2] != answers:
         raise ConfigError(
-            "the chat template does not write the answers as they are, so that their place in the text is unknown",
+            "the chat template does not write the answers as they are, so their positions in the text are unknown",
             given=document.where,
-            next_step="Use another template, or answers that it keeps: no white space around them, no tags of its own.",
+            next_step="Use another template, or answers that it keeps: without white space around them and without its own tags.",
         )
     return text, spans
 
@@ -56,7 +56,7 @@ def _unused_character(document: Document) -> str:
     free = next((chr(code) for code in _PRIVATE_USE if chr(code) not in used), None)
     if free is None:
         raise ConfigError(
-            "a conversation uses every private character of Unicode, and none is left to mark answers with",
+            "a conversation uses every private character of Unicode, and none is left to mark its answers",
             given=document.where,
             next_step="Leave it out.",
         )

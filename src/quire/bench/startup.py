@@ -1,10 +1,10 @@
-"""How long a start takes: import, loading from the page cache, the first token. Every run is a fresh process.
+"""The time of a start: import, loading from the page cache, the first token. Every run is a new process.
 
 import quire ]  the process starts counting when Python runs its first line
-load         ]  checkpoint, packed weights, KV memory; the files were read just before, so no disk is timed
+load         ]  checkpoint, packed weights, KV memory; the files were read just before, so the disk is not timed
 first token  ]  a prompt of a few tokens, from submission
 
-Then the same with a packed cache that an earlier start has filled.
+Then the same with a packed cache that an earlier start filled.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from quire.bench.cost import Cost, matrix_elements, prefill_cost, weight_bytes
+from quire.bench.harness import Harness, OnProgress, Room, prompt_tokens, timed_run
 from quire.bench.report import Report, Samples
-from quire.bench.rig import Rig, Room, Watch, prompt_tokens, timed_run
 from quire.engine.options import EngineOptions
 from quire.errors import ExecutorError
 from quire.models.checkpoint import load_checkpoint
@@ -39,7 +39,7 @@ import json, sys, time
 start = time.perf_counter()
 import quire
 imported = time.perf_counter()
-from quire.bench.start import load_and_answer
+from quire.bench.startup import load_and_answer
 engine = time.perf_counter() - imported
 times = load_and_answer(sys.argv[1], json.loads(sys.argv[2]))
 print(json.dumps({"import": imported - start, "engine": engine, **times}))
@@ -47,24 +47,24 @@ print(json.dumps({"import": imported - start, "engine": engine, **times}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StartWork:
+class StartupWork:
     """A model directory to start from, and how often."""
 
     directory: Path
     repeat: int = 5
 
 
-def measure_start(work: StartWork, options: EngineOptions, watch: Watch | None = None) -> Report:
+def measure_startup(work: StartupWork, options: EngineOptions, on_progress: OnProgress | None = None) -> Report:
     """Reports import, load and first token. Raises ExecutorError where a process fails, and what loading raises."""
     checkpoint = load_checkpoint(work.directory)
-    rig = Rig(checkpoint, {**options, "packed_cache": "off"}, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1), watch)
-    layers, head = matrix_elements(rig.spec)
+    plain: EngineOptions = {**options, "packed_cache": "off"}
+    harness = Harness(checkpoint, plain, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1), on_progress)
+    layers, head = matrix_elements(harness.spec)
     costs: Mapping[str, tuple[Cost, ...]] = {
         "import": (),
-        "load": (Cost(flops=0, num_bytes=weight_bytes(rig.bits_per_weight, layers + head)),),
-        "first token": (prefill_cost(rig.spec, 1, 0, PROMPT_TOKENS),),
+        "load": (Cost(flops=0, num_bytes=weight_bytes(harness.bits_per_weight, layers + head)),),
+        "first token": (prefill_cost(harness.spec, 1, 0, PROMPT_TOKENS),),
     }
-    plain: EngineOptions = {**options, "packed_cache": "off"}
 
     def samples() -> Iterator[Samples]:
         _read_once(work.directory)
@@ -76,21 +76,21 @@ def measure_start(work: StartWork, options: EngineOptions, watch: Watch | None =
                 for kind, chosen in (("", plain), (_CACHED, cached)):
                     for part, duration in _start_once(work.directory, chosen).items():
                         found[part + kind].append(duration)
-                rig.tell("Starting", done + 1, work.repeat)
+                harness.show_progress("Starting", done + 1, work.repeat)
         for part, seconds in found.items():
             yield Samples(name=part, seconds=seconds, costs=costs.get(part.removesuffix(_CACHED), ()))
 
-    return rig.report("start", samples, _NOTES)
+    return harness.report("start", samples, _NOTES)
 
 
 def load_and_answer(directory: str, options: EngineOptions) -> dict[str, float]:
     """Loads a model and computes one token; returns the seconds of both. What the fresh process runs."""
     start = time.perf_counter()
     checkpoint = load_checkpoint(Path(directory))
-    rig = Rig(checkpoint, options, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1))
+    harness = Harness(checkpoint, options, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1))
     loaded = time.perf_counter()
-    loop = rig.loop()
-    loop.submit("first", prompt_tokens(rig.spec.vocab_size, 0, PROMPT_TOKENS), 1)
+    loop = harness.loop()
+    loop.submit("first", prompt_tokens(harness.spec.vocab_size, 0, PROMPT_TOKENS), 1)
     return {"load": loaded - start, "first token": timed_run(loop).prefill}
 
 

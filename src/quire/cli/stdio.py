@@ -14,8 +14,8 @@ from quire.errors import QuireError
 def prepare_streams() -> None:
     """Makes the streams of this process usable: what an output cannot encode is written as escapes.
 
-    A closed standard input reads as empty and a closed standard error swallows what is said. Raises OSError for a closed
-    standard output, because then nobody would see an answer.
+    A closed standard input reads as empty and output to a closed standard error is dropped. Raises OSError for a closed
+    standard output, because the answer would be lost.
     """
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - lives as long as the process
@@ -29,7 +29,7 @@ def prepare_streams() -> None:
 
 
 def report_system_error(error: OSError) -> None:
-    """Says in one line on standard error what the operating system refused, and drops output that cannot be written.
+    """Prints one line on standard error about what the operating system refused, and drops output that cannot be written.
 
     An error that names no file comes from a stream: files are opened by name, and their errors are QuireErrors.
     """
@@ -37,7 +37,9 @@ def report_system_error(error: OSError) -> None:
 
     reason = error.strerror or str(error)
     if error.filename is None:
-        failure = QuireError("Standard output cannot be written", given=reason, next_step="Make room, or send it elsewhere.")
+        failure = QuireError(
+            "Standard output cannot be written", given=reason, next_step="Free some space, or redirect it elsewhere."
+        )
         _drop_output()
     else:
         where = f"{error.filename}: {reason}"
@@ -47,8 +49,8 @@ def report_system_error(error: OSError) -> None:
 
 
 def _drop_output() -> None:
-    """Points standard output to nowhere, or the interpreter would fail once more when it flushes at exit."""
+    """Redirects standard output to the null device; otherwise the interpreter would fail again when it flushes at exit."""
     if sys.stdout is not None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        null_device = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null_device, sys.stdout.fileno())
+        os.close(null_device)
