@@ -40,7 +40,7 @@ from quire.bench.machine_peak import MachinePeak, measure_peak
 from quire.bench.saved_model import save_random_model
 from quire.cli.machine import this_machine
 from quire.config import KVFormat, WeightFormat
-from quire.engine.resolve import usable_cores
+from quire.environment import usable_cores
 from quire.executors.native import available_isas
 from quire.executors.protocol import kv_layout
 from quire.models.config_file import parse_config

@@ -25,7 +25,7 @@ from quire.bench.divergence import Divergence, DivergenceMeter
 from quire.bench.harness import Harness, Room
 from quire.bench.held_out import held_out_texts
 from quire.bench.quality import QualityWork, Text, in_pieces, measure_quality, piece_logits
-from quire.engine.resolve import default_threads
+from quire.environment import default_threads
 from quire.executors.protocol import Float32Array
 from quire.models import bundled
 from quire.models.checkpoint import load_checkpoint

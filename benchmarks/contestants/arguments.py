@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from quire.engine.resolve import default_threads
+from quire.environment import default_threads
 
 from .roster import ROSTER, Name, Precision, parse_names
 from .workloads import GROUPS, Sizes

@@ -72,6 +72,18 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     )
 
 
+def default_threads() -> int:
+    """Returns the threads to use where nobody chose: QUIRE_THREADS, else one for every usable core."""
+    return read_environment().threads or usable_cores()
+
+
+def usable_cores() -> int:
+    """Returns the cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _read_threads(text: str) -> int | None:
     if not text:
         return None

@@ -19,7 +19,7 @@ from quire.bench.overhead import Overhead, OverheadReport
 from quire.bench.report import Report, Speed
 from quire.cli.display import err_console, listing, out_console, print_json, show_note
 from quire.cli.machine import this_machine
-from quire.engine.resolve import usable_cores
+from quire.environment import usable_cores
 from quire.executors.native import NUMERICS_VERSION
 from quire.units import format_rate
 

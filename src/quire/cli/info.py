@@ -69,7 +69,7 @@ def info(as_json: bool) -> None:
 
 def gather_info() -> Info:
     """Collects the facts; raises ConfigError for an environment variable with an invalid value."""
-    from quire.engine.resolve import default_threads, usable_cores
+    from quire.environment import default_threads, usable_cores
     from quire.executors.native import NUMERICS_VERSION, available_isas
 
     environment = read_environment()

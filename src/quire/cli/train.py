@@ -184,7 +184,7 @@ def _job(data: tuple[Path, ...], options: TrainOptions) -> Job:
 def _recipe(options: TrainOptions) -> Recipe:
     import torch
 
-    from quire.engine.resolve import default_threads
+    from quire.environment import default_threads
 
     given = {"threads": default_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"} | options.recipe
     kinds: dict[str, Callable[[str], Enum]] = {"optimizer": OptimizerKind, "precision": DType}

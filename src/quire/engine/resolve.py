@@ -7,7 +7,6 @@ numbers computed here, and they are compared with the machine before anything is
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TypeVar
@@ -25,7 +24,7 @@ from quire.config import (
     WeightFormat,
 )
 from quire.engine.capacity import Capacity, default_kv_memory, require_fit, require_possible
-from quire.environment import Memory, read_environment
+from quire.environment import Memory, default_threads
 from quire.errors import ConfigError
 from quire.executors.protocol import kv_layout
 from quire.kv.layout import KVLayout
@@ -142,18 +141,6 @@ def settled(value: _Value | None, name: str) -> _Value:
 def is_native_built() -> bool:
     """Returns whether the compiled core was built for this installation."""
     return find_spec(NATIVE_CORE) is not None
-
-
-def default_threads() -> int:
-    """Returns the threads to use where nobody chose: QUIRE_THREADS, else one for every usable core."""
-    return read_environment().threads or usable_cores()
-
-
-def usable_cores() -> int:
-    """Returns the cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _exact_dtype(source: SourceDType) -> DType:

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import torch
 
-from quire.engine.resolve import usable_cores
-from quire.environment import read_memory
+from quire.environment import read_memory, usable_cores
 from quire.errors import CheckpointError, ConfigError, QuireError
 from quire.executors.torch_decoder import Decoder
 from quire.models.spec import ModelSpec
