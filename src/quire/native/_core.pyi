@@ -14,6 +14,8 @@ Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
 BitsArray = npt.NDArray[np.uint16]
+MaskArray = npt.NDArray[np.uint32]
+Int64Array = npt.NDArray[np.int64]
 
 class BusyError(RuntimeError):
     """Another call is running on the decoder."""
@@ -153,14 +155,51 @@ def packed_values(isa: str, weight_format: WeightFormat, weight: Float32Array, o
 
 def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...
 def softcap(isa: str, x: Float32Array, cap: float) -> None: ...
-def best_id(isa: str, logits: Float32Array) -> int | None:
-    """Returns the id of the largest of logits [V], the smallest of equal ones; None where one is not finite."""
 
-def draw(
-    isa: str, logits: Float32Array | Float64Array, sharpness: float, top_k: int | None, top_p: float, least: float, noise: float
-) -> int:
-    """Returns the token that `noise` selects; see quire/sample/draw.py."""
+class DrawMethod:
+    """How a token is drawn; see quire/sample/draw.py. `least` is ln(min_p); ValueError for a number that means nothing."""
 
-def largest_ids(isa: str, logits: Float32Array, count: int) -> list[int]: ...
-def exp_sum(isa: str, logits: Float32Array) -> float: ...
-def num_before(logits: Float32Array, token_id: int) -> int: ...
+    def __init__(self, sharpness: float, top_k: int | None, top_p: float, least: float) -> None: ...
+
+class RowChoice:
+    """How the token of a row is chosen: drawn by `noise` in [0, 1), or the one with the largest logit.
+
+    With `num_top`, its score is wanted and the ids of that many most likely tokens.
+    """
+
+    def __init__(self, method: DrawMethod | None, noise: float, num_top: int | None) -> None: ...
+    def allow(self, words: MaskArray) -> None:
+        """Bans each token i whose bit i % 32 of word i / 32 is not set."""
+    def change(self, ids: Int64Array, logits: Float64Array) -> None:
+        """Replaces the logits of these tokens before tokens are banned."""
+
+class TokenScore:
+    """Parts of log-probabilities: the largest logit, the sum of e^(logit - best), and how many ids come before the token's."""
+
+    @property
+    def best(self) -> float: ...
+    @property
+    def exp_sum(self) -> float: ...
+    @property
+    def num_before(self) -> int: ...
+    @property
+    def largest_ids(self) -> list[int]: ...
+
+class RowResult:
+    """`token_id` is None where logits are not finite, or where every token is banned."""
+
+    @property
+    def token_id(self) -> int | None: ...
+    @property
+    def num_not_finite(self) -> int: ...
+    @property
+    def score(self) -> TokenScore | None: ...
+
+class BatchSampler:
+    """Samples rows over threads of its own, without the GIL; calls that overlap do not wait for each other."""
+
+    def __init__(self, isa: str, threads: int) -> None: ...
+    def sample(self, logits: Float32Array, choices: list[RowChoice]) -> list[RowResult]:
+        """Chooses a token for each row of logits [S, V]; ValueError for changes that leave no order or no finite maximum."""
+    def score(self, logits: Float32Array, token_ids: list[int], num_top: int) -> list[RowResult]:
+        """Scores one given token per row of logits [S, V]."""

@@ -1,4 +1,4 @@
-"""The arrays of this package: one row of logits, float32 from the model or float64 once changed; token ids."""
+"""The arrays of this package: one row of logits, float32 from the model or float64 once changed; token ids and masks."""
 
 from __future__ import annotations
 
@@ -10,3 +10,4 @@ Float64Array = npt.NDArray[np.float64]
 IdArray = npt.NDArray[np.intp]
 RowArray = npt.NDArray[np.floating]
 TokenIds = npt.NDArray[np.integer]
+MaskWords = npt.NDArray[np.uint32]

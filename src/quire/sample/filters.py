@@ -17,7 +17,11 @@ from typing import Protocol
 import numpy as np
 
 from quire.request import SamplingParams
-from quire.sample.arrays import Float64Array, IdArray, RowArray, TokenIds
+from quire.sample.arrays import Float32Array, Float64Array, IdArray, RowArray, TokenIds
+from quire.sample.mask import TokenMask
+
+_NO_IDS: IdArray = np.empty(0, dtype=np.intp)
+_NO_LOGITS: Float64Array = np.empty(0, dtype=np.float64)
 
 
 class TokenCounts:
@@ -91,19 +95,41 @@ class SampleRow:
         return len(self.prompt_token_ids) + len(self.output_token_ids)
 
 
-def adjusted(logits: RowArray, row: SampleRow) -> RowArray:
-    """Returns the logits [V] that a choice is made from: a float64 copy, or `logits` itself where nothing changes."""
+@dataclass(frozen=True, slots=True)
+class RowChanges:
+    """What a request changes in one row: new logits of some tokens, then which tokens are allowed (None: all)."""
+
+    ids: IdArray
+    logits: Float64Array
+    mask: TokenMask | None
+
+
+def changes_to(logits: Float32Array, row: SampleRow) -> RowChanges | None:
+    """Returns what `row` changes in its logits [V], in float64; None where it changes nothing."""
     params = row.params
-    banned = [ids[: np.searchsorted(ids, logits.size)] for ids in _banned_ids(row)]
-    if not any(ids.size for ids in banned) and not params.logit_bias and not _has_penalties(params):
-        return logits
+    mask = TokenMask.banning(_banned_ids(row), logits.size)
+    if not params.logit_bias and not _has_penalties(params):
+        return None if mask is None else RowChanges(_NO_IDS, _NO_LOGITS, mask)
+    seen, output, occurrences = _counted(row)
+    bias = np.fromiter(params.logit_bias, dtype=np.intp, count=len(params.logit_bias))
+    ids = np.unique(np.concatenate((bias, seen, output)))
+    changed = logits[ids].astype(np.float64)
+    changed[np.searchsorted(ids, bias)] += np.fromiter(params.logit_bias.values(), dtype=np.float64, count=bias.size)
+    places = np.searchsorted(ids, seen)
+    values = changed[places]
+    changed[places] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
+    places = np.searchsorted(ids, output)
+    changed[places] -= params.frequency_penalty * occurrences
+    changed[places] -= params.presence_penalty
+    return RowChanges(ids, changed, mask)
+
+
+def adjusted(logits: Float32Array, changes: RowChanges) -> RowArray:
+    """Returns a copy of the logits [V] with these changes; banned tokens are -inf."""
     changed = logits.astype(np.float64)
-    for ids in banned:
-        changed[ids] = -np.inf
-    for token_id, bias in params.logit_bias.items():
-        changed[token_id] += bias
-    if _has_penalties(params):
-        _penalise(changed, row)
+    changed[changes.ids] = changes.logits
+    if changes.mask is not None:
+        changed[changes.mask.banned(logits.size)] = -np.inf
     return changed
 
 
@@ -118,14 +144,12 @@ def _has_penalties(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1 or params.frequency_penalty != 0 or params.presence_penalty != 0
 
 
-def _penalise(logits: Float64Array, row: SampleRow) -> None:
+def _counted(row: SampleRow) -> tuple[IdArray, IdArray, IdArray]:
+    """Returns the tokens that each penalty concerns: those seen, those of the output, and how often these occur."""
     params = row.params
+    if not _has_penalties(params):
+        return _NO_IDS, _NO_IDS, _NO_IDS
     counts = row.counts or TokenCounts(row.prompt_token_ids)
     counts.catch_up(row.output_token_ids)
-    if params.repetition_penalty != 1:
-        seen = counts.seen_ids()
-        values = logits[seen]
-        logits[seen] = np.where(values > 0, values / params.repetition_penalty, values * params.repetition_penalty)
-    ids, occurrences = counts.output_counts()
-    logits[ids] -= params.frequency_penalty * occurrences
-    logits[ids] -= params.presence_penalty
+    seen = counts.seen_ids() if params.repetition_penalty != 1 else _NO_IDS
+    return seen, *counts.output_counts()

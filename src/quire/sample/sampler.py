@@ -1,4 +1,4 @@
-"""From logits to tokens, row by row: the result of a row depends on that row alone.
+"""From logits to tokens, a batch of rows at a time: the result of a row depends on that row alone.
 
 Log-probabilities describe the model: they are taken from the raw logits, before temperature, penalties, bias and filters
 (what vLLM calls `raw_logprobs`, its default).
@@ -7,20 +7,17 @@ Log-probabilities describe the model: they are taken from the raw logits, before
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from quire.errors import SampleRowError, SamplingError
-from quire.request import Greedy, SamplingParams, TokenLogprobs
-from quire.sample.arrays import Float32Array, RowArray
-from quire.sample.filters import SampleRow, TokenCounts, adjusted
-from quire.sample.noise import uniform
-from quire.sample.rows import best_id, drawn_id, token_logprobs
+from quire.request import SamplingParams, TokenLogprobs
+from quire.sample.arrays import Float32Array
+from quire.sample.backend import RowToken, choose_tokens, score_tokens
+from quire.sample.filters import SampleRow, TokenCounts
 
 __all__ = ["SampleRow", "SampledToken", "TokenCounts", "not_finite", "require_known_tokens", "sample", "score"]
-
-_Item = TypeVar("_Item")
 
 
 class SampledToken(NamedTuple):
@@ -36,8 +33,8 @@ def sample(logits: Float32Array, rows: Sequence[SampleRow]) -> list[SampledToken
     A pure function: noise comes from each row's seed and position. Raises SampleRowError, with the index of the first row
     whose logits are not finite or whose tokens are all banned; the call may be repeated without that row.
     """
-    logits = np.ascontiguousarray(logits)
-    return [_sample_row(logits[row_idx], row, row_idx) for row_idx, row in _numbered(logits, rows)]
+    tokens = choose_tokens(_rows(logits, rows), rows)
+    return [SampledToken(_token_of(token, row_idx, logits), token.logprobs) for row_idx, token in enumerate(tokens)]
 
 
 def score(logits: Float32Array, targets: Sequence[int], num_top: int) -> list[TokenLogprobs]:
@@ -46,11 +43,11 @@ def score(logits: Float32Array, targets: Sequence[int], num_top: int) -> list[To
     Each mapping holds the target, with its rank, and the `num_top` most likely tokens. Raises SampleRowError on a row that is
     not finite.
     """
-    logits = np.ascontiguousarray(logits)
     scores = []
-    for row_idx, target in _numbered(logits, targets):
-        _require_finite(logits[row_idx], row_idx)
-        scores.append(token_logprobs(logits[row_idx], target, num_top))
+    for row_idx, scored in enumerate(score_tokens(_rows(logits, targets), targets, num_top)):
+        if scored.logprobs is None:
+            raise not_finite(row_idx, scored.num_not_finite, logits.shape[1])
+        scores.append(scored.logprobs)
     return scores
 
 
@@ -76,36 +73,17 @@ def not_finite(row_idx: int, num_values: int, vocab_size: int) -> SampleRowError
     )
 
 
-def _sample_row(logits: Float32Array, row: SampleRow, row_idx: int) -> SampledToken:
-    token_id = _require_finite(logits, row_idx)
-    changed = adjusted(logits, row)
-    if changed is not logits:
-        token_id = _best_allowed(changed, row_idx)
-    method = row.params.method
-    if not isinstance(method, Greedy):
-        token_id = drawn_id(changed, method, uniform(row.seed, row.position))
-    num_top = row.params.logprobs
-    return SampledToken(token_id=token_id, logprobs=None if num_top is None else token_logprobs(logits, token_id, num_top))
-
-
-def _best_allowed(logits: RowArray, row_idx: int) -> int:
-    token_id = int(logits.argmax())
-    if logits[token_id] == -np.inf:
+def _token_of(token: RowToken, row_idx: int, logits: Float32Array) -> int:
+    if token.num_not_finite:
+        raise not_finite(row_idx, token.num_not_finite, logits.shape[1])
+    if token.token_id is None:
         raise SampleRowError(
             "every token is banned by bad_words or min_tokens", row_idx=row_idx, next_step="Allow at least one token."
         )
-    return token_id
+    return token.token_id
 
 
-def _require_finite(logits: Float32Array, row_idx: int) -> int:
-    """Returns the best token of a row whose logits are finite."""
-    token_id = best_id(logits)
-    if token_id is None:
-        raise not_finite(row_idx, int(np.count_nonzero(~np.isfinite(logits))), logits.size)
-    return token_id
-
-
-def _numbered(logits: Float32Array, items: Sequence[_Item]) -> Sequence[tuple[int, _Item]]:
+def _rows(logits: Float32Array, items: Sequence[object]) -> Float32Array:
     if len(items) != logits.shape[0]:
         raise ValueError(f"{logits.shape[0]} rows of logits but {len(items)} descriptions")
-    return list(enumerate(items))
+    return np.ascontiguousarray(logits)

@@ -68,6 +68,8 @@ def junk(generator: random.Random) -> Any:
 
 def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]]]:
     f32, row = core.WeightFormat.F32, floats(100)
+    drawing, sampler = core.DrawMethod(1.0, None, 0.9, LEAST), core.BatchSampler("", 2)
+    choice = core.RowChoice(drawing, 0.5, 3)
     heads = (1, SPEC.num_kv_heads, SPEC.head_dim)
     hidden = floats(SPEC.num_heads * SPEC.head_dim, SPEC.hidden_size)
     return {
@@ -88,11 +90,13 @@ def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]
         "activate": (core.activate, ["", core.Activation.SILU, row.copy()]),
         "softcap": (core.softcap, ["", row.copy(), 1.0]),
         "has_integer_tiles": (core.has_integer_tiles, [""]),
-        "best_id": (core.best_id, ["", row]),
-        "draw": (core.draw, ["", row, 1.0, None, 0.9, LEAST, 0.5]),
-        "largest_ids": (core.largest_ids, ["", row, 3]),
-        "exp_sum": (core.exp_sum, ["", row]),
-        "num_before": (core.num_before, [row, 3]),
+        "DrawMethod": (core.DrawMethod, [1.0, None, 0.9, LEAST]),
+        "RowChoice": (core.RowChoice, [drawing, 0.5, 3]),
+        "allow": (choice.allow, [np.ones(4, np.uint32)]),
+        "change": (choice.change, [np.arange(3), np.zeros(3)]),
+        "BatchSampler": (core.BatchSampler, ["", 2]),
+        "sample": (sampler.sample, [row[None], [choice]]),
+        "score": (sampler.score, [row[None], [3], 3]),
     }
 
 

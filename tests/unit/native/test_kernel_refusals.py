@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from quire.executors.native import _shape_of
@@ -99,67 +100,106 @@ def test_kernels_alone_refuse_arrays_that_do_not_fit() -> None:
             call()
 
 
+def drawing(**changes: Any) -> Any:
+    """Returns a plain way to draw, with changes."""
+    return core.DrawMethod(**({"sharpness": 1.0, "top_k": None, "top_p": 1.0, "least": LEAST} | changes))
+
+
+def changed_to(values: npt.NDArray[np.float64], method: Any = None) -> Any:
+    """Returns a choice among these logits instead of the model's own."""
+    choice = core.RowChoice(method, 0.0, None)
+    choice.change(np.arange(values.size), values)
+    return choice
+
+
 @pytest.mark.parametrize("isa", core.available_isas())
 @pytest.mark.parametrize("size", [1, 5, 64, 200, 4097])
-def test_rows_without_an_order_are_refused(isa: str, size: int) -> None:
-    for spoiled in {0, size // 2, size - 1}:
-        row = np.random.default_rng(size).normal(size=size).astype(np.float32)
-        row[spoiled] = NAN
-        calls: list[Callable[[], object]] = [
-            lambda row=row: core.draw(isa, row, 1.0, None, 1.0, LEAST, 0.5),  # type: ignore[misc]
-            lambda row=row: core.draw(isa, row.astype(np.float64), 1.0, 3, 0.9, LEAST, 0.5),  # type: ignore[misc]
-            lambda row=row: core.largest_ids(isa, row, 2),  # type: ignore[misc]
-            lambda row=row: core.exp_sum(isa, row),  # type: ignore[misc]
-            lambda row=row: core.num_before(row, 0),  # type: ignore[misc]
-        ]
-        for call in calls:
+def test_changes_that_leave_no_order_or_no_maximum_are_refused(isa: str, size: int) -> None:
+    sampler, row = core.BatchSampler(isa, 2), np.zeros((2, size), np.float32)
+    plain = core.RowChoice(None, 0.0, None)
+    for method in (None, drawing(), drawing(top_k=3, top_p=0.9)):
+        for spoiled in {0, size // 2, size - 1}:
+            values = np.random.default_rng(size).normal(size=size)
+            values[spoiled] = NAN
             with pytest.raises(ValueError, match="NaN"):
-                call()
-    for infinite in (np.full(size, -INF, np.float32), np.full(size, INF, np.float32)):
-        with pytest.raises(ValueError, match="infinite"):
-            core.draw(isa, infinite, 1.0, None, 1.0, LEAST, 0.5)
-        with pytest.raises(ValueError, match="infinite"):
-            core.exp_sum(isa, infinite)
+                sampler.sample(row, [plain, changed_to(values, method)])
+    with pytest.raises(ValueError, match="infinite"):
+        sampler.sample(row, [plain, changed_to(np.full(size, INF), drawing())])
+    assert [result.token_id for result in sampler.sample(row, [plain, plain])] == [0, 0]
 
 
 @pytest.mark.parametrize("isa", core.available_isas())
-def test_infinite_logits_have_an_order(isa: str) -> None:
-    row = np.zeros(200, np.float32)
-    row[[3, 70]], row[[5, 140]] = INF, -INF
-    assert core.largest_ids(isa, row, 3) == [3, 70, 0]
+def test_a_row_whose_tokens_are_all_banned_has_no_token(isa: str) -> None:
+    sampler, row = core.BatchSampler(isa, 1), np.zeros((1, 200), np.float32)
+    for method in (None, drawing(), drawing(top_k=3)):
+        choice = core.RowChoice(method, 0.5, 2)
+        choice.allow(np.zeros(7, np.uint32))
+        (result,) = sampler.sample(row, [choice])
+        assert (result.token_id, result.num_not_finite, result.score) == (None, 0, None)
+
+
+@pytest.mark.parametrize("isa", core.available_isas())
+def test_the_largest_numbers_have_an_order(isa: str) -> None:
     huge = np.where(np.arange(200) % 2, np.float32(3e38), np.float32(-3e38)).astype(np.float32)
-    assert core.draw(isa, huge, 1.0, None, 1.0, LEAST, 0.0) == 1
+    sampler = core.BatchSampler(isa, 1)
+    for row, token_id in ((huge, 1), (np.abs(huge), 0)):
+        (result,) = sampler.sample(row[None], [core.RowChoice(drawing(), 0.0, 3)])
+        assert (result.token_id, result.num_not_finite) == (token_id, 0)
+        assert result.score.largest_ids[0] == token_id
 
 
 @pytest.mark.parametrize(
-    ("place", "values"),
+    ("name", "values"),
     [
-        (0, [0.0, -1.0, NAN, INF, -INF]),
-        (1, [0, -1, -(2**63)]),
-        (2, [0.0, -0.5, 1.5, NAN, INF]),
-        (3, [1e-9, 1.0, NAN, INF]),
-        (4, [1.0, 2.0, -1e-300, NAN, INF, -INF]),
+        ("sharpness", [0.0, -1.0, NAN, INF, -INF]),
+        ("top_k", [0, -1, -(2**63)]),
+        ("top_p", [0.0, -0.5, 1.5, NAN, INF]),
+        ("least", [1e-9, 1.0, NAN, INF]),
     ],
-    ids=["sharpness", "top_k", "top_p", "least", "noise"],
 )
-def test_impossible_methods_of_drawing_are_refused(place: int, values: list[float]) -> None:
+def test_impossible_methods_of_drawing_are_refused(name: str, values: list[float]) -> None:
     for value in values:
-        method: list[Any] = [1.0, 5, 0.9, LEAST, 0.5]
-        method[place] = value
         with pytest.raises(ValueError, match="draw"):
-            core.draw("", floats(10), *method)
+            drawing(**{name: value})
 
 
-def test_misaligned_rows_are_refused() -> None:
-    row = misaligned(floats(10))
+def test_impossible_noise_is_refused() -> None:
+    for noise in (1.0, 2.0, -1e-300, NAN, INF, -INF):
+        with pytest.raises(ValueError, match="noise"):
+            core.RowChoice(drawing(), noise, None)
+
+
+def test_batches_that_do_not_fit_are_refused() -> None:
+    sampler, rows, plain = core.BatchSampler("", 2), np.zeros((2, 40), np.float32), core.RowChoice(None, 0.0, None)
+    short, long, outside, below = (core.RowChoice(None, 0.0, None) for _ in range(4))
+    short.allow(np.ones(1, np.uint32))
+    long.allow(np.ones(3, np.uint32))
+    outside.change(np.array([40]), np.zeros(1))
+    below.change(np.array([-1]), np.zeros(1))
     calls: list[Callable[[], object]] = [
-        lambda: core.best_id("", row),
-        lambda: core.draw("", row, 1.0, None, 1.0, LEAST, 0.5),
-        lambda: core.draw("", misaligned(np.zeros(10)), 1.0, None, 1.0, LEAST, 0.5),
-        lambda: core.largest_ids("", row, 1),
-        lambda: core.exp_sum("", row),
-        lambda: core.num_before(row, 0),
+        lambda: sampler.sample(rows, [plain]),
+        lambda: sampler.sample(rows[:, :0].copy(), [plain, plain]),
+        lambda: sampler.sample(misaligned(rows), [plain, plain]),
+        *[lambda wrong=wrong: sampler.sample(rows, [plain, wrong]) for wrong in (short, long, outside, below)],  # type: ignore[misc]
+        lambda: sampler.score(rows, [0], 1),
+        lambda: sampler.score(rows, [0, 40], 1),
+        lambda: sampler.score(rows, [-1, 0], 1),
+        lambda: sampler.score(rows, [0, 0], -1),
+        lambda: sampler.score(misaligned(rows), [0, 0], 1),
+        lambda: core.RowChoice(None, 0.0, -1),
+        lambda: plain.allow(np.zeros(0, np.uint32)),
+        lambda: plain.allow(misaligned(np.zeros(2, np.uint32))),
+        lambda: plain.change(np.zeros(2, np.int64), np.zeros(1)),
+        lambda: plain.change(misaligned(np.zeros(2, np.int64)), np.zeros(2)),
+        lambda: plain.change(np.zeros(2, np.int64), misaligned(np.zeros(2))),
+        lambda: core.BatchSampler("mmx", 1),
+        *[lambda threads=threads: core.BatchSampler("", threads) for threads in (0, -1, 4097)],  # type: ignore[misc]
     ]
     for call in calls:
-        with pytest.raises(ValueError, match="misaligned"):
+        with pytest.raises(ValueError, match=r"row|mask|change|threads|instruction set|misaligned"):
             call()
+
+
+def test_an_empty_batch_has_no_tokens() -> None:
+    sampler = core.BatchSampler("", 2)
+    assert sampler.sample(np.zeros((0, 5), np.float32), []) == sampler.score(np.zeros((0, 5), np.float32), [], 1) == []

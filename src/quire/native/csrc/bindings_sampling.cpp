@@ -1,101 +1,120 @@
-// Python bindings of sampling: a row of logits in, ids and sums out.
+// Python bindings of sampling: rows of logits in, ids and sums out.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
 #include <limits>
+#include <new>
 #include <optional>
 #include <stdexcept>
-#include <type_traits>
 
 #include "bindings.h"
 #include "cpu.h"
-#include "sampling.h"
-#include "threads.h"
+#include "sample_rows.h"
 
 namespace quire {
 
-using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using WideLogits = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using FloatRows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MaskWords = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// A row with at least one logit: an empty row has no maximum and no sum. Ids are int32 elsewhere.
-template <class Array>
-struct LogitsOf {
-  using Element = std::remove_pointer_t<decltype(std::declval<const Array&>().data())>;
-  Element* x;
-  int64_t n;
-
-  explicit LogitsOf(const Array& logits)
-      : x(elements_of(logits, "logits")), n(static_cast<int64_t>(logits.shape(0))) {
-    if (n == 0) throw std::invalid_argument("a row without logits");
-    if (n > std::numeric_limits<int32_t>::max())
-      throw std::invalid_argument("a row of more logits than int32 can number");
-  }
-};
+static void require(bool holds, const char* what) {
+  if (!holds) throw std::invalid_argument(what);
+}
 
 // NaN fails every comparison.
-static void check(const DrawMethod& method, double noise) {
-  auto require = [](bool holds, const char* what) {
-    if (!holds) throw std::invalid_argument(what);
-  };
+static DrawMethod draw_method(double sharpness, std::optional<int64_t> top_k, double top_p, double least) {
+  DrawMethod method{sharpness, top_k.value_or(std::numeric_limits<int64_t>::max()), top_p, least};
   require(method.sharpness > 0 && std::isfinite(method.sharpness),
           "sharpness to draw with must be positive and finite");
   require(method.top_k >= 1, "top_k must be positive: there is nothing to draw from");
   require(method.top_p > 0 && method.top_p <= 1, "top_p to draw with must be in (0, 1]");
   require(method.least <= 0, "least to draw with must be ln(min_p), 0 or below");
+  return method;
+}
+
+static int64_t checked_num_top(int64_t num_top) {
+  require(num_top >= 0, "the number of top tokens of a row is negative");
+  return num_top;
+}
+
+static RowChoice row_choice(std::optional<DrawMethod> method, double noise, std::optional<int64_t> num_top) {
   require(noise >= 0 && noise < 1, "noise to draw with must be in [0, 1)");
+  if (num_top) checked_num_top(*num_top);
+  return {method, noise, {}, {}, {}, num_top};
 }
 
-template <class Array>
-static int64_t draw_row(const std::string& isa, Array logits, double sharpness, std::optional<int64_t> top_k,
-                        double top_p, double least, double noise) {
-  LogitsOf<Array> row(logits);
-  DrawMethod method{sharpness, top_k.value_or(row.n), top_p, least};
-  check(method, noise);
-  const Kernels& kernels = choose_kernels(isa);
+// Rows with at least one logit: an empty row has no maximum and no sum. Ids are int32 elsewhere.
+static LogitRows rows_of(const FloatRows& logits) {
+  LogitRows rows{elements_of(logits, "logits"), static_cast<int64_t>(logits.shape(0)),
+                 static_cast<int64_t>(logits.shape(1))};
+  if (rows.vocab_size == 0) throw std::invalid_argument("a row without logits");
+  if (rows.vocab_size > std::numeric_limits<int32_t>::max())
+    throw std::invalid_argument("a row of more logits than int32 can number");
+  return rows;
+}
+
+static void allow(RowChoice& choice, MaskWords words) {
+  const uint32_t* elements = elements_of(words, "a mask");
+  require(words.size() > 0, "a mask without a word");
+  choice.allowed.assign(elements, elements + words.size());
+}
+
+static void change(RowChoice& choice, Ids ids, Doubles logits) {
+  require(ids.size() == logits.size(), "changes to a row need one logit per id");
+  const int64_t* elements = elements_of(ids, "ids");
+  const double* values = elements_of(logits, "logits");
+  choice.changed_ids.assign(elements, elements + ids.size());
+  choice.changed_logits.assign(values, values + logits.size());
+}
+
+static std::vector<RowResult> sample(BatchSampler& sampler, FloatRows logits,
+                                     const std::vector<RowChoice>& choices) {
+  LogitRows rows = rows_of(logits);
   nb::gil_scoped_release release;
-  DefaultFloats floats;
-  return draw(kernels, row.x, row.n, method, noise);
+  return sampler.sample(rows, choices);
 }
 
-// A row with a value that is not finite has no best token.
-static std::optional<int64_t> best_id(const std::string& isa, Logits logits) {
-  const Kernels& kernels = choose_kernels(isa);
-  LogitsOf<Logits> row(logits);
+static std::vector<RowResult> score(BatchSampler& sampler, FloatRows logits,
+                                    const std::vector<int64_t>& token_ids, int64_t num_top) {
+  LogitRows rows = rows_of(logits);
+  checked_num_top(num_top);
   nb::gil_scoped_release release;
-  Argmax best = argmax(kernels, row.x, row.n, 0);
-  return best.num_not_finite ? std::nullopt : std::optional<int64_t>(best.id);
+  return sampler.score(rows, token_ids, num_top);
 }
 
-static std::vector<int64_t> largest(const std::string& isa, Logits logits, int64_t count) {
-  LogitsOf<Logits> row(logits);
-  if (count < 1) throw std::invalid_argument("at least one id must be asked for");
-  return largest_ids(choose_kernels(isa), row.x, row.n, count);
-}
-
-static double weight_of_all(const std::string& isa, Logits logits) {
-  LogitsOf<Logits> row(logits);
-  const Kernels& kernels = choose_kernels(isa);
-  DefaultFloats floats;
-  return exp_sum(kernels, row.x, row.n);
-}
-
-static int64_t rank_of(Logits logits, int64_t token_id) {
-  LogitsOf<Logits> row(logits);
-  if (token_id < 0 || token_id >= row.n) throw std::invalid_argument("a token id is outside the row");
-  return num_before(row.x, row.n, token_id);
+static void bind_choices(nb::module_& m) {
+  nb::class_<DrawMethod>(m, "DrawMethod")
+      .def(nb::new_(&draw_method), nb::arg("sharpness"), nb::arg("top_k").none(), nb::arg("top_p"),
+           nb::arg("least"));
+  nb::class_<RowChoice>(m, "RowChoice")
+      .def(nb::new_(&row_choice), nb::arg("method").none(), nb::arg("noise"), nb::arg("num_top").none())
+      .def("allow", &allow, nb::arg("words").noconvert())
+      .def("change", &change, nb::arg("ids").noconvert(), nb::arg("logits").noconvert());
+  nb::class_<TokenScore>(m, "TokenScore")
+      .def_ro("best", &TokenScore::best)
+      .def_ro("exp_sum", &TokenScore::exp_sum)
+      .def_ro("num_before", &TokenScore::num_before)
+      .def_ro("largest_ids", &TokenScore::largest_ids);
+  nb::class_<RowResult>(m, "RowResult")
+      .def_ro("token_id", &RowResult::token_id)
+      .def_ro("num_not_finite", &RowResult::num_not_finite)
+      .def_ro("score", &RowResult::score);
 }
 
 void bind_sampling(nb::module_& m) {
-  m.def("best_id", &best_id, nb::arg("isa"), nb::arg("logits").noconvert());
-  m.def("draw", &draw_row<Logits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"),
-        nb::arg("top_k").none(), nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
-  m.def("draw", &draw_row<WideLogits>, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("sharpness"),
-        nb::arg("top_k").none(), nb::arg("top_p"), nb::arg("least"), nb::arg("noise"));
-  m.def("largest_ids", &largest, nb::arg("isa"), nb::arg("logits").noconvert(), nb::arg("count"));
-  m.def("exp_sum", &weight_of_all, nb::arg("isa"), nb::arg("logits").noconvert());
-  m.def("num_before", &rank_of, nb::arg("logits").noconvert(), nb::arg("token_id"));
+  bind_choices(m);
+  nb::class_<BatchSampler>(m, "BatchSampler")
+      .def(
+          "__init__",
+          [](BatchSampler* self, const std::string& isa, int threads) {
+            new (self) BatchSampler(choose_kernels(isa), threads);
+          },
+          nb::arg("isa"), nb::arg("threads"))
+      .def("sample", &sample, nb::arg("logits").noconvert(), nb::arg("choices"))
+      .def("score", &score, nb::arg("logits").noconvert(), nb::arg("token_ids"), nb::arg("num_top"));
 }
 
 }  // namespace quire

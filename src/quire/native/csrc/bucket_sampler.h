@@ -27,18 +27,27 @@ struct LogitRow {
   const T* x;
   int64_t n;
   std::vector<T> maxima;
+  RowValues values;
 
-  // Throws std::invalid_argument for a row with NaN: it has no order.
-  LogitRow(const Kernels& all, const T* values, int64_t size)
-      : kernels(kernels_of(all, values)),
-        x(values),
+  LogitRow(const Kernels& all, const T* logits, int64_t size)
+      : kernels(kernels_of(all, logits)),
+        x(logits),
         n(size),
         maxima(static_cast<size_t>((size + kLogitSpan - 1) / kLogitSpan)) {
-    if (kernels.span_maxima(x, n, maxima.data())) throw std::invalid_argument("a logit of the row is NaN");
+    values = kernels.span_maxima(x, n, maxima.data());
+  }
+  // Throws std::invalid_argument for a row with NaN: it has no order.
+  const LogitRow& ordered() const {
+    if (values == RowValues::kNan) throw std::invalid_argument("a logit of the row is NaN");
+    return *this;
   }
   int64_t num_spans() const { return static_cast<int64_t>(maxima.size()); }
   int64_t size_of(int64_t span) const { return std::min<int64_t>(kLogitSpan, n - span * kLogitSpan); }
   T best() const { return *std::max_element(maxima.begin(), maxima.end()); }
+  int64_t best_id() const {
+    auto top = std::max_element(maxima.begin(), maxima.end());
+    return std::find(x + (top - maxima.begin()) * kLogitSpan, x + n, *top) - x;
+  }
   // The order of sampling: larger logits first, then smaller ids.
   bool is_before(int64_t a, int64_t b) const { return x[a] > x[b] || (x[a] == x[b] && a < b); }
 };

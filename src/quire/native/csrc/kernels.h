@@ -165,11 +165,15 @@ struct BucketRange {
   int64_t end;
 };
 
+// What a pass over a row finds out about its values: all are finite; none is NaN, but some may be infinite;
+// some are NaN.
+enum class RowValues { kFinite, kOrdered, kNan };
+
 // Kernels over a row of logits, float or double; see logit_kernels.h. The last span may be short.
 template <class T>
 struct LogitKernels {
-  // Stores one value per span, which NaN is never; returns whether a value is NaN.
-  bool (*span_maxima)(const T* x, int64_t n, T* maxima);
+  // Stores the largest value of each span.
+  RowValues (*span_maxima)(const T* x, int64_t n, T* maxima);
   // Writes the ids, in [id, id + n) of row x and within one span, whose logits lie in [low, high] up to
   // rounding; returns their number. `ids` holds a whole span.
   int64_t (*select_ids)(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids);

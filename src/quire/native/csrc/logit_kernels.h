@@ -124,20 +124,23 @@ static inline T span_max(const T* x, V& sum) {
 
 static inline bool is_nan(double x) { return x != x; }
 
-// A sum with a NaN is NaN, which is cheaper than testing every value; rarely, infinities sum to NaN too.
+// A sum with a NaN is NaN, and one with an infinity is not finite, which is cheaper than testing every value;
+// rarely, infinities sum to NaN, and finite values to infinity.
 template <class T, class V>
-static bool span_maxima(const T* x, int64_t n, T* maxima) {
+static RowValues span_maxima(const T* x, int64_t n, T* maxima) {
   V sum = {};
   int64_t whole = n / kLogitSpan;
   for (int64_t s = 0; s < whole; ++s) maxima[s] = span_max<T, V>(x + s * kLogitSpan, sum);
-  bool is_suspect = false;
-  for (size_t lane = 0; lane < sizeof(V) / sizeof(T); ++lane) is_suspect |= is_nan(sum[lane]);
+  T total = 0;
+  for (size_t lane = 0; lane < sizeof(V) / sizeof(T); ++lane) total += sum[lane];
   if (n % kLogitSpan != 0) maxima[whole] = x[whole * kLogitSpan];
   for (int64_t i = whole * kLogitSpan; i < n; ++i) {
-    is_suspect |= is_nan(x[i]);
+    total += x[i];
     maxima[whole] = maxima[whole] > x[i] ? maxima[whole] : x[i];
   }
-  return is_suspect && std::any_of(x, x + n, [](T value) { return is_nan(value); });
+  if (std::isfinite(total)) return RowValues::kFinite;
+  bool has_nan = is_nan(total) && std::any_of(x, x + n, [](T value) { return is_nan(value); });
+  return has_nan ? RowValues::kNan : RowValues::kOrdered;
 }
 
 static bool is_finite(const float* x, int64_t n) {

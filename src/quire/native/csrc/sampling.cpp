@@ -8,12 +8,15 @@
 
 namespace quire {
 
+int64_t count_not_finite(const Kernels& kernels, const float* x, int64_t n) {
+  if (kernels.is_finite(x, n)) return 0;
+  return std::count_if(x, x + n, [](float value) { return !std::isfinite(value); });
+}
+
 Argmax argmax(const Kernels& kernels, const float* x, int64_t n, int64_t first_id) {
   Argmax best;
-  if (!kernels.is_finite(x, n)) {
-    best.num_not_finite = std::count_if(x, x + n, [](float value) { return !std::isfinite(value); });
-    return best;
-  }
+  best.num_not_finite = count_not_finite(kernels, x, n);
+  if (best.num_not_finite > 0) return best;
   constexpr int64_t kSpans = 64;  // spans per pass
   float maxima[kSpans];
   for (int64_t begin = 0; begin < n; begin += kSpans * kLogitSpan) {
@@ -51,9 +54,8 @@ static std::vector<int64_t> largest(const LogitRow<T>& row, int64_t count) {
   return ids;
 }
 
-std::vector<int64_t> largest_ids(const Kernels& kernels, const float* x, int64_t n, int64_t count) {
-  LogitRow<float> row(kernels, x, n);
-  std::vector<int64_t> ids = largest(row, std::min(count, n));
+std::vector<int64_t> largest_ids(const LogitRow<float>& row, int64_t count) {
+  std::vector<int64_t> ids = largest(row, std::min(count, row.n));
   std::sort(ids.begin(), ids.end(), [&](int64_t a, int64_t b) { return row.is_before(a, b); });
   return ids;
 }
@@ -70,34 +72,28 @@ static int64_t draw_from(const LogitRow<T>& row, const DrawMethod& method, doubl
 }
 
 template <class T>
-static int64_t draw_row(const Kernels& kernels, const T* x, int64_t n, const DrawMethod& method,
-                        double noise) {
-  LogitRow<T> row(kernels, x, n);
-  if (method.top_k >= n) return draw_from(row, method, noise);
+int64_t draw(const Kernels& kernels, const LogitRow<T>& row, const DrawMethod& method, double noise) {
+  row.ordered();
+  if (method.top_k >= row.n) return draw_from(row, method, noise);
   std::vector<int64_t> ids = largest(row, method.top_k);
   std::sort(ids.begin(), ids.end());
   std::vector<T> values;
-  for (int64_t id : ids) values.push_back(x[id]);
+  for (int64_t id : ids) values.push_back(row.x[id]);
   return ids[static_cast<size_t>(
       draw_from(LogitRow<T>(kernels, values.data(), static_cast<int64_t>(values.size())), method, noise))];
 }
 
-int64_t draw(const Kernels& kernels, const float* x, int64_t n, const DrawMethod& method, double noise) {
-  return draw_row(kernels, x, n, method, noise);
+template int64_t draw(const Kernels&, const LogitRow<float>&, const DrawMethod&, double);
+template int64_t draw(const Kernels&, const LogitRow<double>&, const DrawMethod&, double);
+
+double exp_sum(const LogitRow<float>& row) {
+  return BucketSampler<float>(row.ordered(), 1.0, kMinNats).total();
 }
 
-int64_t draw(const Kernels& kernels, const double* x, int64_t n, const DrawMethod& method, double noise) {
-  return draw_row(kernels, x, n, method, noise);
-}
-
-double exp_sum(const Kernels& kernels, const float* x, int64_t n) {
-  return BucketSampler<float>(LogitRow<float>(kernels, x, n), 1.0, kMinNats).total();
-}
-
-int64_t num_before(const float* x, int64_t n, int64_t id) {
-  int32_t count = 0, num_nan = 0;  // as wide as a float, so that both vectorize together
-  for (int64_t i = 0; i < n; ++i) count += x[i] > x[id], num_nan += x[i] != x[i];
-  if (num_nan > 0) throw std::invalid_argument("a logit of the row is NaN");
+int64_t num_before(const LogitRow<float>& row, int64_t id) {
+  const float* x = row.x;
+  int32_t count = 0;  // as wide as a float, so that both vectorize together
+  for (int64_t i = 0; i < row.n; ++i) count += x[i] > x[id];
   for (int64_t i = 0; i < id; ++i) count += x[i] == x[id];
   return count;
 }

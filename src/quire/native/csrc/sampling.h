@@ -28,6 +28,9 @@ struct Argmax {
 // The argmax of x[0..n), whose first id is `first_id`. If a value is not finite, `id` is meaningless.
 Argmax argmax(const Kernels& kernels, const float* x, int64_t n, int64_t first_id);
 
+// How many of x[0..n) are NaN or infinite.
+int64_t count_not_finite(const Kernels& kernels, const float* x, int64_t n);
+
 // How a token is drawn; see Draw in quire/sampling.py. top_k >= the row's size keeps all tokens.
 struct DrawMethod {
   double sharpness;  // 1 / temperature, possibly the largest double
@@ -36,19 +39,22 @@ struct DrawMethod {
   double least;  // ln(min_p): drops tokens whose logit, times sharpness, is further below the best one's
 };
 
-// The token that `noise` in [0, 1) selects. Throws std::invalid_argument for a row with NaN, or whose largest
-// value is infinite.
-int64_t draw(const Kernels& kernels, const float* x, int64_t n, const DrawMethod& method, double noise);
-int64_t draw(const Kernels& kernels, const double* x, int64_t n, const DrawMethod& method, double noise);
+// A row of logits with the maxima of its spans; see bucket_sampler.h.
+template <class T>
+struct LogitRow;
 
-// The ids of the `count` largest, largest first. Throws std::invalid_argument for a row with NaN.
-std::vector<int64_t> largest_ids(const Kernels& kernels, const float* x, int64_t n, int64_t count);
+// The token that `noise` in [0, 1) selects from a row of float or double. Throws std::invalid_argument for a
+// row with NaN, or whose largest value is infinite.
+template <class T>
+int64_t draw(const Kernels& kernels, const LogitRow<T>& row, const DrawMethod& method, double noise);
+
+// The ids of the `count` largest, largest first.
+std::vector<int64_t> largest_ids(const LogitRow<float>& row, int64_t count);
 
 // The sum of e^(x - best), without tokens lighter than e^-44. Throws like `draw`.
-double exp_sum(const Kernels& kernels, const float* x, int64_t n);
+double exp_sum(const LogitRow<float>& row);
 
-// How many ids come before `id` in the order of `largest_ids`. Throws std::invalid_argument for a row with
-// NaN.
-int64_t num_before(const float* x, int64_t n, int64_t id);
+// How many ids come before `id` in the order of `largest_ids`.
+int64_t num_before(const LogitRow<float>& row, int64_t id);
 
 }  // namespace quire

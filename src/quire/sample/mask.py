@@ -1,0 +1,37 @@
+"""Which tokens may come next, one bit each: the form in which grammars and bans reach the compiled core."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.sample.arrays import MaskWords, TokenIds
+
+_BITS_PER_WORD = 32
+
+
+class TokenMask:
+    """Token i is allowed if bit i % 32 of word i / 32 is set; the bits behind the vocabulary are set too."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, words: MaskWords) -> None:
+        self.words = words
+
+    @classmethod
+    def banning(cls, banned: Iterable[TokenIds], vocab_size: int) -> TokenMask | None:
+        """Returns the mask that allows all but these tokens, None where that is all; ids beyond the vocabulary do not count."""
+        known = [ids[ids < vocab_size] for ids in banned]
+        if not any(ids.size for ids in known):
+            return None
+        is_allowed = np.ones(-(-vocab_size // _BITS_PER_WORD) * _BITS_PER_WORD, dtype=np.bool_)
+        for ids in known:
+            is_allowed[ids] = False
+        return cls(np.packbits(is_allowed, bitorder="little").view("<u4").astype(np.uint32, copy=False))
+
+    def banned(self, vocab_size: int) -> npt.NDArray[np.bool_]:
+        """Returns for each token of the vocabulary whether it may not come next."""
+        is_allowed = np.unpackbits(self.words.astype("<u4", copy=False).view(np.uint8), bitorder="little").astype(np.bool_)
+        return ~is_allowed[:vocab_size]
