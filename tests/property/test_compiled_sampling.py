@@ -18,6 +18,7 @@ from quire.sample import backend, definition, ranking
 from quire.sample.buckets import LEAST, Buckets, sharpness
 from quire.sample.draw import draw, least_nats
 from quire.sample.mask import TokenMask
+from quire.sample.noise import uniform
 from quire.sample.sampler import SampleRow
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
@@ -133,6 +134,11 @@ def test_a_row_that_is_not_finite_has_no_token(row: npt.NDArray[np.float32], spo
         sampler = load_core().BatchSampler(isa, 1)
         for result in (*sampler.sample(row[None], [load_core().RowChoice(None, 0.0, 3)]), *sampler.score(row[None], [0], 3)):
             assert (result.token_id, result.num_not_finite, result.score) == (None, 1, None)
+
+
+@given(seed=st.integers(0, 2**64 - 1), position=st.integers(0, 2**64 - 1))
+def test_the_core_makes_the_noise_of_the_definition(seed: int, position: int) -> None:
+    assert load_core().uniform(seed, position) == uniform(seed, position)
 
 
 @st.composite

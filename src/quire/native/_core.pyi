@@ -155,6 +155,8 @@ def packed_values(isa: str, weight_format: WeightFormat, weight: Float32Array, o
 
 def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...
 def softcap(isa: str, x: Float32Array, cap: float) -> None: ...
+def uniform(seed: int, position: int) -> float:
+    """Returns the noise of a seed at a position, both below 2^64; see quire/sample/noise.py."""
 
 class DrawMethod:
     """How a token is drawn; see quire/sample/draw.py. `least` is ln(min_p); ValueError for a number that means nothing."""

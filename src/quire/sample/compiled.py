@@ -19,7 +19,6 @@ from quire.sample.buckets import sharpness
 from quire.sample.definition import RowToken, Score, logprobs_of
 from quire.sample.draw import least_nats
 from quire.sample.filters import SampleRow, changes_to
-from quire.sample.noise import uniform
 
 _FASTEST = ""  # the name of an instruction set
 
@@ -41,7 +40,7 @@ def row_choice(logits: Float32Array, row: SampleRow) -> _core.RowChoice:
     if isinstance(method, Greedy):
         choice = _core.RowChoice(None, 0.0, num_top)
     else:
-        choice = _core.RowChoice(draw_method(method), uniform(row.seed, row.position), num_top)
+        choice = _core.RowChoice(draw_method(method), _core.uniform(row.seed, row.position), num_top)
     changes = changes_to(logits, row)
     if changes is not None:
         choice.change(changes.ids.astype(np.int64, copy=False), changes.logits)

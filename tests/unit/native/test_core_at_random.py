@@ -90,6 +90,7 @@ def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]
         "activate": (core.activate, ["", core.Activation.SILU, row.copy()]),
         "softcap": (core.softcap, ["", row.copy(), 1.0]),
         "has_integer_tiles": (core.has_integer_tiles, [""]),
+        "uniform": (core.uniform, [1, 2]),
         "DrawMethod": (core.DrawMethod, [1.0, None, 0.9, LEAST]),
         "RowChoice": (core.RowChoice, [drawing, 0.5, 3]),
         "allow": (choice.allow, [np.ones(4, np.uint32)]),

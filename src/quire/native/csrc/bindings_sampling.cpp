@@ -11,6 +11,7 @@
 
 #include "bindings.h"
 #include "cpu.h"
+#include "noise.h"
 #include "sample_rows.h"
 
 namespace quire {
@@ -106,6 +107,7 @@ static void bind_choices(nb::module_& m) {
 
 void bind_sampling(nb::module_& m) {
   bind_choices(m);
+  m.def("uniform", &uniform, nb::arg("seed"), nb::arg("position"));
   nb::class_<BatchSampler>(m, "BatchSampler")
       .def(
           "__init__",

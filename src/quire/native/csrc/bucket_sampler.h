@@ -103,22 +103,33 @@ class BucketSampler {
 
   // The first token at which the cumulative weight is `goal` or more, or the last one.
   Place first_reaching(double goal) {
-    while (!is_full() && held() < goal) fill(next_end());
+    while (!is_full() && held() < goal) fill(next_end(goal));
     return place(std::lower_bound(cumulative_.cbegin(), cumulative_.cend(), goal),
                  [goal](double sum) { return sum >= goal; });
   }
 
   // The first token at which it is more than `goal`, or the last one.
   Place first_above(double goal) {
-    while (!is_full() && held() <= goal) fill(next_end());
+    while (!is_full() && held() <= goal) fill(next_end(goal));
     return place(std::upper_bound(cumulative_.cbegin(), cumulative_.cend(), goal),
                  [goal](double sum) { return sum > goal; });
   }
 
  private:
+  static constexpr int64_t kFirstBuckets = 3 * kBucketsPerOctave;
+  static constexpr int64_t kFewSpans = 8;       // an eighth
+  static constexpr int64_t kSpareBuckets = 16;  // beyond an estimate
+
   struct Member {
     double residual;
     int64_t id;
+  };
+
+  // The tokens that a range of buckets was filled with.
+  struct Selection {
+    BucketRange range;
+    std::vector<uint32_t> ids;
+    std::vector<T> x;
   };
 
   int64_t num_filled() const { return static_cast<int64_t>(cumulative_.size()); }
@@ -126,32 +137,72 @@ class BucketSampler {
   double nats(T x) const { return (static_cast<double>(x) - params_.best) * params_.sharpness; }
   double held() const { return cumulative_.empty() ? 0.0 : cumulative_.back(); }
 
-  // How far to fill next: a few octaves, then about a twelfth of the tokens (by a sample), then everything.
-  int64_t next_end() const {
-    if (cumulative_.empty()) return 3 * kBucketsPerOctave;
-    std::vector<T> sample;
-    for (int64_t id = 0; id < row_.n; id += row_.n / 512 + 1) sample.push_back(row_.x[id]);
-    auto lightest = sample.begin() + static_cast<int64_t>(sample.size() / 12);
-    std::nth_element(sample.begin(), lightest, sample.end(), std::greater<T>());
-    int64_t end = static_cast<int64_t>(kRoundShift - shifted_bucket(std::max(nats(*lightest), kMinNats)));
-    return end > num_filled() ? end : kNumBuckets;
+  // How far to fill next: a few octaves, then what is in few spans, then as far as `goal` is expected, then
+  // everything.
+  int64_t next_end(double goal) const {
+    if (cumulative_.empty()) return kFirstBuckets;
+    if (row_.num_spans() < kFewSpans) return kNumBuckets;
+    std::vector<int32_t> num_maxima(kNumBuckets);
+    for (T x : row_.maxima)
+      if (nats(x) >= params_.least) ++num_maxima[static_cast<size_t>(kRoundShift - shifted_bucket(nats(x)))];
+    int64_t few = end_of_spans(num_maxima), expected = expected_end(num_maxima, goal);
+    return few > num_filled() ? std::min(few, expected) : expected;
+  }
+
+  // The buckets that reach into at most a few of the spans.
+  int64_t end_of_spans(const std::vector<int32_t>& num_maxima) const {
+    int64_t num_spans = 0;
+    for (int64_t b = 0; b < kNumBuckets; ++b)
+      if ((num_spans += num_maxima[static_cast<size_t>(b)]) > row_.num_spans() / kFewSpans) return b;
+    return kNumBuckets;
+  }
+
+  // The buckets that are expected to hold `goal`. If i of N spans have a heavier maximum than some weight,
+  // their share of tokens of this weight is hidden: 1 / (1 - i / N) tokens stand for each maximum.
+  int64_t expected_end(const std::vector<int32_t>& num_maxima, double goal) const {
+    double num_spans = static_cast<double>(row_.num_spans()), num_left = num_spans, mass = held();
+    for (int64_t b = 0; b < kNumBuckets; ++b) {
+      int32_t count = num_maxima[static_cast<size_t>(b)];
+      if (count > 0 && b >= num_filled()) mass += count * bucket_weight(b) * num_spans / num_left;
+      num_left -= count;
+      if (mass > goal && b >= num_filled()) return std::min(b + kSpareBuckets, kNumBuckets);
+    }
+    return kNumBuckets;
   }
 
   // Fills the next buckets up to `end`. If that is the last one, fills all from the start: whole spans are
   // added twice as fast as selected ids.
   void fill(int64_t end) {
-    if (end == kNumBuckets) cumulative_.clear();
+    if (end == kNumBuckets) cumulative_.clear(), selections_.clear();
     BucketRange range{num_filled(), end};
     std::vector<double> sums(static_cast<size_t>((range.end - range.begin + 1) * kSumLanes));
-    auto add = [&](const uint32_t* ids, int64_t n) {
-      row_.kernels.add_residuals(row_.x, ids, n, params_, range, sums.data());
+    auto add = [&](const T* x, const uint32_t* ids, int64_t n) {
+      row_.kernels.add_residuals(x, ids, n, params_, range, sums.data());
     };
-    end == kNumBuckets&& params_.least == kMinNats ? for_spans(add) : for_selected(range, add);
+    if (end == kNumBuckets && params_.least == kMinNats) {
+      for_spans([&](const uint32_t* ids, int64_t n) { add(row_.x + ids[0], ids, n); });
+    } else {
+      const Selection& selected = select(range);
+      add(selected.x.data(), selected.ids.data(), static_cast<int64_t>(selected.ids.size()));
+    }
     double before = held();
     for (int64_t b = range.begin; b < range.end; ++b) {
       const double* lanes = &sums[static_cast<size_t>((b - range.begin) * kSumLanes)];
       cumulative_.push_back(before += ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) * bucket_weight(b));
     }
+  }
+
+  // Copies the tokens of these buckets, and a few more, out of the row.
+  const Selection& select(BucketRange range) {
+    selections_.push_back({range, {}, {}});
+    Selection& selected = selections_.back();
+    for_selected(row_.x, row_.n, row_.maxima.data(), range, [&](const uint32_t* ids, int64_t n) {
+      selected.ids.insert(selected.ids.end(), ids, ids + n);
+      size_t begin = selected.x.size();
+      selected.x.resize(selected.ids.size());
+      for (int64_t i = 0; i < n; ++i) selected.x[begin + static_cast<size_t>(i)] = row_.x[ids[i]];
+    });
+    return selected;
   }
 
   // Calls visit(ids, n) for each span that has a token of nonzero weight.
@@ -165,21 +216,23 @@ class BucketSampler {
     }
   }
 
-  // Calls visit(ids, n) so that the ids cover all tokens of these buckets, and a few more.
+  // Calls visit(ids, n) so that the ids cover all of x[0..size) in these buckets, and a few more. `maxima` of
+  // spans may be null.
   template <class Visit>
-  void for_selected(BucketRange range, Visit visit) const {
+  void for_selected(const T* x, int64_t size, const T* maxima, BucketRange range, Visit visit) const {
     constexpr int64_t kCapacity = 8 * kLogitSpan;
     double low = limit(std::max(params_.least, -range.end / kBucketsPerNat));
     double high = limit(-(range.begin - 1) / kBucketsPerNat);
     uint32_t ids[kCapacity];
-    int64_t size = 0;
-    for (int64_t s = 0; s < row_.num_spans(); ++s) {
-      if (row_.maxima[static_cast<size_t>(s)] < static_cast<T>(low)) continue;
-      if (size + kLogitSpan > kCapacity) visit(ids, size), size = 0;
-      size += row_.kernels.select_ids(row_.x, static_cast<uint32_t>(s * kLogitSpan), row_.size_of(s), low,
-                                      high, ids + size);
+    int64_t num_ids = 0;
+    for (int64_t begin = 0; begin < size; begin += kLogitSpan) {
+      if (maxima && maxima[begin / kLogitSpan] < static_cast<T>(low)) continue;
+      if (num_ids + kLogitSpan > kCapacity) visit(ids, num_ids), num_ids = 0;
+      num_ids +=
+          row_.kernels.select_ids(x, static_cast<uint32_t>(begin),
+                                  std::min<int64_t>(kLogitSpan, size - begin), low, high, ids + num_ids);
     }
-    visit(ids, size);
+    visit(ids, num_ids);
   }
 
   double limit(double nats) const { return params_.best + nats / params_.sharpness; }
@@ -205,13 +258,22 @@ class BucketSampler {
     if (bucket == ordered_) return members_;
     ordered_ = bucket;
     members_.clear();
-    for_selected({bucket, bucket + 1}, [&](const uint32_t* ids, int64_t n) {
-      for (int64_t i = 0; i < n; ++i) {
-        double d = nats(row_.x[ids[i]]), shifted = shifted_bucket(d);
-        if (d >= params_.least && kRoundShift - shifted == bucket)
-          members_.push_back({residual(d, shifted), ids[i]});
-      }
-    });
+    auto add = [&](T x, uint32_t id) {
+      double d = nats(x), shifted = shifted_bucket(d);
+      if (d >= params_.least && kRoundShift - shifted == bucket)
+        members_.push_back({residual(d, shifted), id});
+    };
+    const BucketRange range{bucket, bucket + 1};
+    if (const Selection* selected = selection_with(bucket)) {
+      for_selected(selected->x.data(), static_cast<int64_t>(selected->x.size()), nullptr, range,
+                   [&](const uint32_t* places, int64_t n) {
+                     for (int64_t i = 0; i < n; ++i) add(selected->x[places[i]], selected->ids[places[i]]);
+                   });
+    } else {
+      for_selected(row_.x, row_.n, row_.maxima.data(), range, [&](const uint32_t* ids, int64_t n) {
+        for (int64_t i = 0; i < n; ++i) add(row_.x[ids[i]], ids[i]);
+      });
+    }
     auto is_before = [](const Member& a, const Member& b) {
       return a.residual > b.residual || (a.residual == b.residual && a.id < b.id);
     };
@@ -220,10 +282,17 @@ class BucketSampler {
     return members_;
   }
 
+  const Selection* selection_with(int64_t bucket) const {
+    for (const Selection& selected : selections_)
+      if (selected.range.begin <= bucket && bucket < selected.range.end) return &selected;
+    return nullptr;
+  }
+
   const LogitRow<T>& row_;
   const SoftmaxParams params_;
   std::vector<double> cumulative_;  // per filled bucket
-  int64_t ordered_ = -1;            // the bucket whose tokens are in members_
+  std::vector<Selection> selections_;
+  int64_t ordered_ = -1;  // the bucket whose tokens are in members_
   std::vector<Member> members_;
 };
 

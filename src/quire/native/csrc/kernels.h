@@ -179,8 +179,8 @@ struct LogitKernels {
   int64_t (*select_ids)(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids);
   // The sum of all weights with a relative error of at most kApproxSumError, or NaN.
   double (*approx_exp_sum)(const T* x, int64_t n, const SoftmaxParams&);
-  // Adds the residuals of n tokens of row x (see exp_buckets.h) to sums [end - begin + 1, kSumLanes]; the
-  // last entry takes the tokens outside the range.
+  // Adds the residuals of n logits and their ids (see exp_buckets.h) to sums [end - begin + 1, kSumLanes];
+  // the last entry takes the tokens outside the range.
   void (*add_residuals)(const T* x, const uint32_t* ids, int64_t n, const SoftmaxParams&, BucketRange range,
                         double* sums);
 };

@@ -55,16 +55,16 @@ static void add_residuals(const T* x, const uint32_t* ids, int64_t n, const Soft
                           BucketRange range, double* sums) {
   int64_t buckets[kLogitSpan];
   double residuals[kLogitSpan];
-  T gathered[kLogitSpan];
-  for (int64_t begin = 0; begin < n; begin += kLogitSpan, ids += kLogitSpan) {
+  T rest[kLogitSpan];
+  for (int64_t begin = 0; begin < n; begin += kLogitSpan, x += kLogitSpan, ids += kLogitSpan) {
     int64_t size = n - begin < kLogitSpan ? n - begin : kLogitSpan;
-    const T* values = x + ids[0];
-    if (size < kLogitSpan || ids[kLogitSpan - 1] - ids[0] >= kLogitSpan) {
-      for (int i = 0; i < kLogitSpan; ++i) gathered[i] = x[ids[i < size ? i : 0]];
-      values = gathered;
+    const T* span = x;
+    if (size < kLogitSpan) {
+      for (int i = 0; i < kLogitSpan; ++i) rest[i] = x[i < size ? i : 0];
+      span = rest;
     }
     for (int i = 0; i < kLogitSpan; i += kDoubleLanes)
-      split_exp(values + i, s, range, buckets + i, residuals + i);
+      split_exp(span + i, s, range, buckets + i, residuals + i);
 #pragma GCC unroll 4
     for (int64_t i = 0; i < size; ++i) sums[buckets[i] * kSumLanes + ids[i] % kSumLanes] += residuals[i];
   }
@@ -102,6 +102,18 @@ static int64_t select_ids(const T* x, uint32_t id, int64_t n, double low, double
   return end - ids;
 }
 
+static inline float largest_lane(vs x) {
+  vf y;
+  std::memcpy(&y, &x, sizeof y);
+  return reduce_max(y);
+}
+
+static inline double largest_lane(vd x) {
+  double best = x[0];
+  for (int lane = 1; lane < kDoubleLanes; ++lane) best = best > x[lane] ? best : x[lane];
+  return best;
+}
+
 // The largest value of a span, whose values are added to `sum`.
 template <class T, class V>
 static inline T span_max(const T* x, V& sum) {
@@ -117,9 +129,7 @@ static inline T span_max(const T* x, V& sum) {
     top = top > y ? top : y;
   }
   sum += all;
-  T best = top[0];
-  for (int lane = 1; lane < kWidth; ++lane) best = best > top[lane] ? best : top[lane];
-  return best;
+  return largest_lane(top);
 }
 
 static inline bool is_nan(double x) { return x != x; }
