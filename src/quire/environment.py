@@ -1,4 +1,4 @@
-"""What surrounds the process: the environment variables Quire obeys, all of them, and the machine's memory. Read here only.
+"""What surrounds the process: the environment variables Quire obeys, all of them, and the memory and cores. Read here only.
 
     QUIRE_ISA        use this instruction set instead of the fastest one (`quire info` lists the names)
     QUIRE_THREADS    worker threads, where the configuration leaves the number open

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from quire.sample.definition import RowToken
 
-if find_spec("quire.native._core") is None:
+try:
+    from quire.native import _core  # noqa: F401 - whether it can be loaded
+except ImportError:
     from quire.sample.definition import choose_tokens, score_tokens
 else:
     from quire.sample.compiled import choose_tokens, score_tokens
