@@ -177,7 +177,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_move(poison: float) -
 
 def test_the_head_may_be_taken_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_steps(trainer_of(documents_of(LENGTHS), exact_recipe(batch_tokens=NUM_TOKENS)), 1)[0]
-    monkeypatch.setattr("quire.train.loop._HEAD_ELEMENTS", 61 * 3)
+    monkeypatch.setattr("quire.train.loop.HEAD_ELEMENTS", 61 * 3)
     sliced = run_steps(trainer_of(documents_of(LENGTHS), exact_recipe(batch_tokens=NUM_TOKENS)), 1)[0]
     assert sliced.loss == pytest.approx(whole.loss, rel=1e-6)
     assert sliced.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-5)
