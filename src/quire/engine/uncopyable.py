@@ -15,7 +15,7 @@ class Uncopyable:
     def __reduce_ex__(self, _protocol: SupportsIndex) -> NoReturn:
         name = type(self).__name__
         raise NotCopyableError(
-            f"a {name} holds memory that only this process has, and can be neither copied nor pickled",
+            f"{name} holds memory that only this process has, and can be neither copied nor pickled",
             given=name,
             next_step="Make one in each process from the model's name; outputs and SamplingParams can be pickled.",
         )
