@@ -73,7 +73,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
 
 
 def default_threads() -> int:
-    """Returns the threads to use where nobody chose: QUIRE_THREADS, else one for every usable core."""
+    """Returns the default number of threads: QUIRE_THREADS, else one per usable core."""
     return read_environment().threads or usable_cores()
 
 

@@ -1,4 +1,4 @@
-"""What published checkpoints say in `config.json`: facts alone, one entry a model, and the number of parameters it is known for.
+"""What published checkpoints say in `config.json`: facts alone, one entry per model, and its known number of parameters.
 
 Fields that are the same in every file of a kind stand once in its base; what libraries wrote along with them stands in full for
 the models whose files hold something unusual.

@@ -87,7 +87,7 @@ def quality(options: QualityOptions) -> None:
 
 
 def _refuse(options: QualityOptions) -> None:
-    """Raises ConfigError for random weights, and for another model than the bundled one without a text."""
+    """Raises ConfigError for random weights, and where a model other than the bundled one comes without a text."""
     if options.config is not None:
         raise ConfigError(
             "random weights have no quality to lose",

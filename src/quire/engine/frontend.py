@@ -37,7 +37,7 @@ PriorityOfAll = int | Sequence[int]
 class Frontend:
     """Reads, renders and tokenizes for one engine. Knows nothing of requests in progress, so threads may share it.
 
-    Raises RequestError for what is no prompt, and TemplateError as `LLM.chat` says.
+    Raises RequestError where a prompt has another form, and TemplateError as `LLM.chat` says.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:

@@ -99,7 +99,7 @@ def read_switch(name: str, value: object) -> bool:
 
 
 def read_num_candidates(num_candidates: object) -> int:
-    """Returns how many of the most likely tokens a score adds; raises RequestError for what is no such number."""
+    """Returns how many of the most likely tokens a score adds; raises RequestError for any other value."""
     number = as_int(num_candidates)
     if number is None or not 0 <= number <= MAX_LOGPROBS:
         raise RequestError(

@@ -86,7 +86,7 @@ class BlockPool:
     def release(self, block: Block, request_id: str) -> None:
         """Takes one holder away. Release a table from its tail to its head, so that tails are evicted before heads."""
         if block.ref_count == 0:
-            raise defect(f"block {block.id} is released but nobody holds it")
+            raise defect(f"block {block.id} is released but has no holder")
         block.ref_count -= 1
         if block.ref_count == 0 and block.hash is not None:
             self._free.put_last(block)

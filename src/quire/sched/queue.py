@@ -40,7 +40,7 @@ class WaitingQueue:
         heappush(self._heap, (*urgency(request), request.request_id))
 
     def pop(self) -> Request | None:
-        """Takes the most urgent request, or returns None when nobody waits."""
+        """Takes the most urgent request, or returns None when none is waiting."""
         while self._heap:
             entry = heappop(self._heap)
             if self._is_current(entry):
