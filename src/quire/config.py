@@ -71,7 +71,7 @@ class WeightFormat(Enum):
 
     @classmethod
     def of(cls, dtype: DType, quantize: Quantize) -> WeightFormat:
-        """Returns the format that weights of a `dtype` take on when they are quantised so."""
+        """Returns the format that weights of a `dtype` take on when they are quantized so."""
         return cls(dtype.value if quantize is Quantize.NONE else quantize.value)
 
     def bits_per_weight(self, form: IntegerForm) -> float:

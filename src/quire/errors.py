@@ -4,7 +4,7 @@
     +-- ConfigError (ValueError)              an option or a combination of options that cannot work
     +-- ModelError (ValueError)               the model directory as a whole cannot be used
     |   +-- UnknownArchitectureError          config.json names an architecture no family maps
-    |   +-- UnsupportedConfigError            a config field asks for something we do not honour
+    |   +-- UnsupportedConfigError            a config field asks for something we do not honor
     |   +-- CheckpointError                   weight files: missing, truncated, wrong names or shapes
     |   +-- TokenizerError                    tokenizer files: missing or unreadable
     +-- ModelNotFoundError (FileNotFoundError) no such directory or hub id
@@ -77,7 +77,7 @@ class UnknownArchitectureError(ModelError):
 
 
 class UnsupportedConfigError(ModelError):
-    """`config.json` asks for something Quire does not honour."""
+    """`config.json` asks for something Quire does not honor."""
 
 
 class CheckpointError(ModelError):

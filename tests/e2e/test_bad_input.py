@@ -234,7 +234,7 @@ def test_a_full_context_is_that_of_the_scaling(tiny_model: Path, tmp_path: Path)
             llm.generate([[1] * 1100])
 
 
-def test_a_failing_request_leaves_its_neighbours_untouched(llm: LLM) -> None:
+def test_a_failing_request_leaves_its_neighbors_untouched(llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
     alone = llm.generate([[1, 2, 3]], params)[0].outputs[0].token_ids
     with pytest.raises(PromptTooLongError):

@@ -81,7 +81,7 @@ def prompt_logprobs(output: RequestOutput) -> tuple[float, ...]:
 
 
 def tolerance(words: dict[str, Any]) -> float:
-    """Returns how far a log-probability may move with its batch neighbours: by nothing on the native executor."""
+    """Returns how far a log-probability may move with its batch neighbors: by nothing on the native executor."""
     return 0.0 if words["executor"] == ExecutorKind.NATIVE.value else 0.1
 
 

@@ -228,6 +228,6 @@ def test_the_grid_covers_what_the_promise_names() -> None:
     covered = list(grid())
     assert {scenario.chunk for scenario in covered} == {1, 7, 64, None}
     assert {scenario.prefix for scenario in covered} == set(Prefix)
-    assert {scenario.num_neighbours for scenario in covered} == {0, 5}
+    assert {scenario.num_neighbors for scenario in covered} == {0, 5}
     assert {scenario.is_preempted for scenario in covered} == {False, True}
     assert len(set(covered)) == len(covered) == 49

@@ -129,7 +129,7 @@ def test_a_sampled_token_equals_the_naive_twins(logits: list[float], row: Sample
 
 @given(logits=st.lists(LOGITS, min_size=2, max_size=4), owners=st.lists(rows(), min_size=4, max_size=4))
 @settings(max_examples=100, deadline=None)
-def test_a_row_does_not_see_its_neighbours(logits: list[list[float]], owners: list[SampleRow]) -> None:
+def test_a_row_does_not_see_its_neighbors(logits: list[list[float]], owners: list[SampleRow]) -> None:
     stacked = np.stack([as_row(values) for values in logits])
     before = stacked.copy()
     owners = owners[: len(logits)]

@@ -58,7 +58,7 @@ class Driver:
 
 
 def make_driver(name: str, checkpoint: Checkpoint, dtype: DType, quantize: Quantize = Quantize.NONE) -> Driver:
-    """Returns a fresh executor of that name, with cache in `dtype`, and weights too where they are not quantised.
+    """Returns a fresh executor of that name, with cache in `dtype`, and weights too where they are not quantized.
 
     The reference holds integers in the form that the native executor would.
     """

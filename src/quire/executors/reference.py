@@ -2,7 +2,7 @@
 
 One call of `run` is one step. It computes T new tokens of one or more requests, whatever they are: a whole prompt, a chunk
 of one, or the one token that decode adds. For every layer it first *writes* the new keys and values into the cache and then
-*attends* to the cache, so a new token finds itself and its neighbours of the step there like any older token.
+*attends* to the cache, so a new token finds itself and its neighbors of the step there like any older token.
 
     token_ids --embed--> x [T, E]
     for each layer:      x = x + post(attention(pre(x)))        post or pre is missing in most families
@@ -29,7 +29,7 @@ from quire.config import DType, IntegerForm, KVFormat, Quantize, WeightFormat
 from quire.executors.checks import check_rows, check_step
 from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
-from quire.executors.reference_quantize import quantised_rows, quantised_weights
+from quire.executors.reference_quantize import quantized_rows, quantized_weights
 from quire.kv.layout import KVLayout
 from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
@@ -200,7 +200,7 @@ class ReferenceExecutor:
 
     def _multiply(self, x: Array, weight: str, bias: Array | None) -> Array:
         if self._quantize is not Quantize.NONE:
-            x = quantised_rows(x.astype(np.float32), self._quantize, self._integer_form).astype(self.arithmetic)
+            x = quantized_rows(x.astype(np.float32), self._quantize, self._integer_form).astype(self.arithmetic)
         return linear(x, self._weights[weight], bias)
 
     def _norm(self, name: str, x: Array) -> Array:
@@ -225,7 +225,7 @@ class ReferenceExecutor:
             return values
         if self._weight_format is WeightFormat.BFLOAT16:
             return _widened(tensor.to_bfloat16())
-        return quantised_weights(values, self._quantize, self._integer_form)
+        return quantized_weights(values, self._quantize, self._integer_form)
 
 
 class Float64ReferenceExecutor(ReferenceExecutor):

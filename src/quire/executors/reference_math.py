@@ -100,9 +100,9 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     """Returns (x - mean) / std * w + b over the last axis (Ba et al. 2016)."""
-    centred: Array = x - x.mean(axis=-1, keepdims=True)
-    variance: Array = np.mean(centred * centred, axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + eps) * weight + bias
+    centered: Array = x - x.mean(axis=-1, keepdims=True)
+    variance: Array = np.mean(centered * centered, axis=-1, keepdims=True)
+    return centered / np.sqrt(variance + eps) * weight + bias
 
 
 def rotate(x: Array, positions: IntArray, rope: RopeSpec) -> Array:

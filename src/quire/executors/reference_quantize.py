@@ -34,7 +34,7 @@ _TRIES = 7
 Float32Array = npt.NDArray[np.float32]
 
 
-def quantised_weights(weight: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
+def quantized_weights(weight: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
     """Returns a matrix [N, K] as it is after packing: integers times their scales."""
     if form is IntegerForm.TILES and quantize is Quantize.INT4:
         return _multiplied_nibbles(weight)
@@ -50,7 +50,7 @@ def quantised_weights(weight: Float32Array, quantize: Quantize, form: IntegerFor
     return _ungrouped(integers * scale[..., None], weight.shape[1])
 
 
-def quantised_rows(rows: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
+def quantized_rows(rows: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
     """Returns activations [T, K] as a product with integer weights sees them."""
     groups = _grouped(rows, _group_size(form))
     most = np.float32(32512 if form is IntegerForm.TILES and quantize is Quantize.INT8 else 127)

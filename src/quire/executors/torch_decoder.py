@@ -270,8 +270,8 @@ class _Norm(nn.Module):
         super().__init__()
         self._eps = spec.norm_eps
         self.weight = nn.Parameter(torch.ones(size))
-        is_centred = (kind or spec.norm) is NormKind.LAYER
-        self.bias = nn.Parameter(torch.zeros(size)) if is_centred else None
+        is_centered = (kind or spec.norm) is NormKind.LAYER
+        self.bias = nn.Parameter(torch.zeros(size)) if is_centered else None
 
     def forward(self, x: Tensor) -> Tensor:
         wide = _at_least_float32(x.dtype)

@@ -60,9 +60,9 @@ _QUICK: tuple[tuple[str, Scenario], ...] = (
     ("cached = not cached", Scenario()),
     *(("chunked = whole", scenario) for scenario in _CHUNKED),
     ("warm = cold", Scenario(prefix=Prefix.WARM)),
-    ("batched = alone", Scenario(num_neighbours=NUM_NEIGHBOURS)),
+    ("batched = alone", Scenario(num_neighbors=NUM_NEIGHBOURS)),
     ("preempted = undisturbed", Scenario(chunk=7, is_preempted=True)),
-    ("all at once", Scenario(chunk=7, prefix=Prefix.WARM, num_neighbours=NUM_NEIGHBOURS, is_preempted=True)),
+    ("all at once", Scenario(chunk=7, prefix=Prefix.WARM, num_neighbors=NUM_NEIGHBOURS, is_preempted=True)),
 )
 
 

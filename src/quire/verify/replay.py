@@ -3,7 +3,7 @@
 A scenario fixes everything that must not matter. `replay` drives the engine's core through it, as every answer is computed,
 and returns the logits from which each new token was chosen:
 
-    neighbours   ====decode====================>     more urgent, one token a step each
+    neighbors   ====decode====================>     more urgent, one token a step each
     rival        ==decode===|needs a block|====>     takes the last block, so the subject is preempted
     subject          [chunk][chunk]x       [chunk][chunk]d d d d>
 """
@@ -49,7 +49,7 @@ class Scenario:
     mode: KVCacheMode = KVCacheMode.PAGED
     chunk: int | None = None
     prefix: Prefix = Prefix.COLD
-    num_neighbours: int = 0
+    num_neighbors: int = 0
     is_preempted: bool = False
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Scenario:
             words = ["cache off"]
         else:
             words = [f"chunk {self.chunk or 'whole'}", f"prefix {self.prefix.value}"]
-        words += [f"{self.num_neighbours} neighbours"] if self.num_neighbours else []
+        words += [f"{self.num_neighbors} neighbors"] if self.num_neighbors else []
         return ", ".join(words + (["preempted"] if self.is_preempted else []))
 
 
@@ -83,10 +83,10 @@ def took_place(found: Replay, scenario: Scenario) -> bool:
 
 
 def grid(chunks: Sequence[int | None] = (1, 7, 64, None)) -> Iterator[Scenario]:
-    """Yields chunk size x prefix cache x neighbours x preemption, and the cache switched off with neighbours."""
-    yield Scenario(mode=KVCacheMode.OFF, num_neighbours=NUM_NEIGHBOURS)
-    for chunk, prefix, neighbours, is_preempted in product(chunks, Prefix, (0, NUM_NEIGHBOURS), (False, True)):
-        yield Scenario(chunk=chunk, prefix=prefix, num_neighbours=neighbours, is_preempted=is_preempted)
+    """Yields chunk size x prefix cache x neighbors x preemption, and the cache switched off with neighbors."""
+    yield Scenario(mode=KVCacheMode.OFF, num_neighbors=NUM_NEIGHBOURS)
+    for chunk, prefix, neighbors, is_preempted in product(chunks, Prefix, (0, NUM_NEIGHBOURS), (False, True)):
+        yield Scenario(chunk=chunk, prefix=prefix, num_neighbors=neighbors, is_preempted=is_preempted)
 
 
 def replay(executor: Executor, scenario: Scenario, prompt: Sequence[int], num_new: int) -> Replay:
@@ -189,7 +189,7 @@ class _Stage:
             prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
         )
         total = len(self.prompt) + self.num_new
-        company = scenario.num_neighbours + scenario.is_preempted
+        company = scenario.num_neighbors + scenario.is_preempted
         config = SchedulerConfig(max_num_batched_tokens=(scenario.chunk or total) + company, max_num_seqs=company + 1)
         capacity = manager.pool.num_blocks * self.block_size
         max_context = min(self.executor.spec.max_context, capacity)
@@ -199,16 +199,16 @@ class _Stage:
         """A subject to be preempted gets a pool that holds all of it and one block of each other request: they will want more."""
         subject = cdiv(len(self.prompt) + self.num_new, self.block_size)
         if self.scenario.is_preempted:
-            return subject + self.scenario.num_neighbours + 1
+            return subject + self.scenario.num_neighbors + 1
         return min(self.executor.num_blocks, blocks_needed(len(self.prompt) + self.num_new, self.block_size))
 
     def _start_company(self) -> None:
-        """Brings neighbours and the rival to the point where each needs one token a step, for longer than the subject lives."""
+        """Brings neighbors and the rival to the point where each needs one token a step, for longer than the subject lives."""
         num_new = len(self.prompt) + self.num_new
         vocab_size = self.executor.spec.vocab_size
-        for index in range(self.scenario.num_neighbours):
+        for index in range(self.scenario.num_neighbors):
             prompt = [(7 * index + 3 * offset + 1) % vocab_size for offset in range(_NEIGHBOUR_PROMPT)]
-            self.loop.submit(f"neighbour-{index}", prompt, num_new)
+            self.loop.submit(f"neighbor-{index}", prompt, num_new)
         if self.scenario.is_preempted:
             prompt = [(5 * offset + 2) % vocab_size for offset in range(self.block_size - _RIVAL_ROOM)]
             self.loop.submit("rival", prompt, num_new)

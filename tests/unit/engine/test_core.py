@@ -25,7 +25,7 @@ def _free(core: EngineCore) -> bool:
     return pool.num_free == pool.num_blocks and not core.integrity_errors
 
 
-def test_answer_does_not_depend_on_chunks_neighbours_or_cache(tokenizer: Tokenizer) -> None:
+def test_answer_does_not_depend_on_chunks_neighbors_or_cache(tokenizer: Tokenizer) -> None:
     alone = run_all(make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=512), submission("a", PROMPT, max_tokens=40))
     expected = alone["a"].outputs[0].token_ids
     for budget in (1, 7, 64):

@@ -58,7 +58,7 @@ def test_any_chunking_into_any_blocks_agrees(cuts: set[int], blocks: list[int]) 
     assert_close(np.concatenate(parts), expected)
 
 
-def test_neighbours_in_a_step_do_not_disturb_each_other() -> None:
+def test_neighbors_in_a_step_do_not_disturb_each_other() -> None:
     executor = make_executor(spec_of("llama"))
     alone = executor.run(step((PROMPT, 0, [0, 1, 2])))
     executor.run(step((PROMPT[:6], 0, [3, 4, 5])))

@@ -258,7 +258,7 @@ def loud_weights(spec: ModelSpec, loud: float, louder: float) -> Weights:
     """Returns weights with which every query scores the tokens LOUD and LOUDER by so many nats, and others by a few.
 
     The last element of a head hardly turns with its position. In queries it is 16; in keys it is what the first two elements of
-    a normalised embedding say: 8 of the first is LOUD, 8 of the second is LOUDER, other tokens have zeros.
+    a normalized embedding say: 8 of the first is LOUD, 8 of the second is LOUDER, other tokens have zeros.
     """
     weights = dict(random_weights(spec))
 

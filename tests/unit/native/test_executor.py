@@ -89,7 +89,7 @@ def test_the_reference_quantises_in_the_form_of_the_instruction_set(isa: str, mo
     assert f"weights=int8 for {integer_form().value} " in reference.numerics
 
 
-def test_the_reference_asks_for_no_instruction_set_where_nothing_is_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_asks_for_no_instruction_set_where_nothing_is_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_ISA", "mmx")
     _, reference, _ = load_executor(None, engine_config({"executor": "reference"}))
     assert reference.name.startswith("reference")

@@ -15,7 +15,7 @@ import pytest
 
 from quire.config import IntegerForm, Quantize
 from quire.executors.native import available_isas
-from quire.executors.reference_quantize import quantised_rows, quantised_weights
+from quire.executors.reference_quantize import quantized_rows, quantized_weights
 from quire.models.weights import round_to_bfloat16
 
 core: Any = pytest.importorskip("quire.native._core", reason="the native core is not compiled here")
@@ -64,11 +64,11 @@ def test_bfloat16_product_equals_numpy_on_rounded_inputs(isa: str, rows: int, co
 
 @pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
 @pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)
-def test_integer_product_equals_numpy_on_quantised_inputs(isa: str, quantize: Quantize, rows: int, columns: int, k: int) -> None:
+def test_integer_product_equals_numpy_on_quantized_inputs(isa: str, quantize: Quantize, rows: int, columns: int, k: int) -> None:
     """Sums inside a group are exact; the float32 sum over groups errs as that of a product does."""
     weight, a = random((columns, k)), random((rows, k), 1)
     form = form_of(isa)
-    inputs = quantised_rows(a, quantize, form).astype(np.float64), quantised_weights(weight, quantize, form)
+    inputs = quantized_rows(a, quantize, form).astype(np.float64), quantized_weights(weight, quantize, form)
     exact = inputs[0] @ inputs[1].T
     bound = (3 + k / 32) * 2.0**-23 * (np.abs(inputs[0]) @ np.abs(inputs[1]).T) + 1e-12
     assert (np.abs(multiply(isa, quantize.name, weight, a) - exact) <= bound).all()
@@ -83,11 +83,11 @@ def test_packed_integers_equal_numpy_bit_by_bit(isa: str, quantize: Quantize) ->
     weight[6, 64:128] = 0
     packed = np.empty_like(weight)
     core.packed_values(isa, core.WeightFormat[quantize.name], weight, packed)
-    assert (packed == quantised_weights(weight, quantize, form_of(isa))).all()
+    assert (packed == quantized_weights(weight, quantize, form_of(isa))).all()
 
 
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
-def test_rows_of_any_size_survive_quantisation(isa: str, weight_format: str) -> None:
+def test_rows_of_any_size_survive_quantization(isa: str, weight_format: str) -> None:
     weight, a = random((64, 64)), np.repeat(random((1, 64), 1), 6, axis=0)
     sizes = np.array([0, 1e-42, 1e-30, 1e-20, 1, 1e30], np.float32)
     products = multiply(isa, weight_format, weight, a * sizes[:, None])

@@ -1,4 +1,4 @@
-"""What a caller of the sampler can see, one behaviour at a time."""
+"""What a caller of the sampler can see, one behavior at a time."""
 
 from __future__ import annotations
 
