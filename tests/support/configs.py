@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from quire.models.config_file import parse_config
 from quire.models.families import build_spec
-from quire.models.spec import ModelSpec
+from quire.models.spec import Activation, DenseFfn, FfnKind, ModelSpec, RopeSpec
 
 _LLAMA_LIKE: dict[str, Any] = {
     "vocab_size": 251,
@@ -67,3 +68,28 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def spec_of(family: str, max_context: int | None = None, /, **changes: Any) -> ModelSpec:
     """Returns the spec of a family's small config with some fields changed."""
     return build_spec(parse_config(json.dumps(CONFIGS[family] | changes).encode()), max_context)
+
+
+def with_ffn(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    """Returns the spec with some fields of every layer's feed-forward changed."""
+    return replace(spec, layers=tuple(replace(layer, ffn=replace(layer.ffn, **changes)) for layer in spec.layers))
+
+
+def unusual_specs() -> dict[str, ModelSpec]:
+    """Returns what specs allow and no family of today combines."""
+    llama = spec_of("llama")
+    first, *others = llama.layers
+    partial = RopeSpec(inv_freq=(1.0,), attention_factor=1.3)
+    plain = replace(first, ffn=DenseFfn(kind=FfnKind.PLAIN, activation=Activation.GELU, size=150, has_bias=True))
+    return {
+        "attention softcap and window": replace(
+            spec_of("mistral", sliding_window=3), attention_softcap=2.0, logit_softcap=5.0, embedding_scale=1.7
+        ),
+        "half a head rotates": replace(llama, layers=tuple(replace(layer, rope=partial) for layer in llama.layers)),
+        "one layer does not rotate": replace(llama, layers=(*others, replace(first, rope=None))),
+        "no layer rotates": replace(llama, layers=tuple(replace(layer, rope=None) for layer in llama.layers)),
+        "learned and rotated": replace(llama, has_learned_positions=True),
+        "feed-forwards differ": replace(llama, layers=(plain, *others)),
+        "relu": with_ffn(llama, activation=Activation.RELU),
+        "whole qk norm with scale": replace(spec_of("olmo2"), attention_scale=0.9),
+    }

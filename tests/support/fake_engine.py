@@ -29,7 +29,7 @@ from quire.engine.loading import Origin, build_core
 from quire.errors import ExecutorError
 from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of, kv_layout
 from quire.kv.layout import KVLayout
-from quire.models.spec import Activation, FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm
+from quire.models.spec import Activation, DenseFfn, FfnKind, FullAttention, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm
 from quire.request import RequestOutput, SamplingParams
 from quire.text.tokenizer import Tokenizer
 
@@ -51,19 +51,21 @@ FAKE_SPEC = ModelSpec(
     num_heads=1,
     num_kv_heads=1,
     head_dim=2,
-    ffn_size=2,
     vocab_size=VOCAB_SIZE,
     max_context=MAX_CONTEXT,
-    layers=(LayerSpec(rope=None),),
+    layers=(
+        LayerSpec(
+            attention=FullAttention(),
+            ffn=DenseFfn(kind=FfnKind.PLAIN, activation=Activation.SILU, size=2, has_bias=False),
+            rope=None,
+        ),
+    ),
     norm=NormKind.RMS,
     norm_eps=1e-6,
     norm_placement=NormPlacement.PRE,
     qk_norm=QKNorm.NONE,
-    ffn=FfnKind.PLAIN,
-    activation=Activation.SILU,
     has_qkv_bias=False,
     has_attention_out_bias=False,
-    has_ffn_bias=False,
     is_head_tied=True,
     has_learned_positions=False,
     attention_scale=1.0,

@@ -17,11 +17,13 @@ from quire.train.capacity import require_training_memory
 from quire.train.recipe import Job, OptimizerKind, Recipe
 from quire.train.run import start_run
 from quire.units import GIB
-from support.configs import spec_of
+from support.configs import spec_of, with_ffn
 from support.train_world import CONFIG
 
 SPEC = spec_of("llama")
-LARGE = replace(SPEC, hidden_size=4096, num_heads=32, num_kv_heads=8, head_dim=128, ffn_size=14_336, layers=SPEC.layers[:1] * 32)
+LARGE = with_ffn(
+    replace(SPEC, hidden_size=4096, num_heads=32, num_kv_heads=8, head_dim=128, layers=SPEC.layers[:1] * 32), size=14_336
+)
 
 
 def memory(gib: float) -> Memory:

@@ -13,7 +13,7 @@ from quire.units import format_bytes
 
 if TYPE_CHECKING:
     from quire.models.hub import LocalModel
-    from quire.models.spec import ModelSpec
+    from quire.models.spec import DenseFfn, ModelSpec
 
 _SPEC_FIELDS = (
     "family",
@@ -153,8 +153,8 @@ def _describe_one(found: Description, as_json: bool) -> None:
 
 def _spec_rows(found: Description) -> dict[str, str]:
     spec = found.spec
-    windows = sorted({layer.sliding_window for layer in spec.layers if layer.sliding_window is not None})
-    num_windowed = sum(layer.sliding_window is not None for layer in spec.layers)
+    windows = sorted({layer.window for layer in spec.layers if layer.window is not None})
+    num_windowed = sum(layer.window is not None for layer in spec.layers)
     rows = {
         "family": spec.family,
         "parameters": f"{found.num_parameters:,}",
@@ -162,7 +162,7 @@ def _spec_rows(found: Description) -> dict[str, str]:
         "layers": str(spec.num_layers),
         "hidden size": str(spec.hidden_size),
         "heads": f"{spec.num_heads} query, {spec.num_kv_heads} kv, {spec.head_dim} wide",
-        "ffn size": f"{spec.ffn_size} ({spec.ffn.value}, {spec.activation.value})",
+        "ffn size": ", ".join(dict.fromkeys(_ffn_text(layer.ffn) for layer in spec.layers)),
         "vocabulary": f"{spec.vocab_size}{', head tied to the embedding' if spec.is_head_tied else ''}",
         "context": f"{spec.max_context} tokens",
         "positions": "learned" if spec.has_learned_positions else "rotary",
@@ -170,6 +170,10 @@ def _spec_rows(found: Description) -> dict[str, str]:
     if windows:
         rows["sliding window"] = f"{', '.join(map(str, windows))} tokens in {num_windowed} of {spec.num_layers} layers"
     return rows
+
+
+def _ffn_text(ffn: DenseFfn) -> str:
+    return f"{ffn.size} ({ffn.kind.value}, {ffn.activation.value})"
 
 
 def _description_json(found: Description) -> dict[str, Any]:

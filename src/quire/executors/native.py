@@ -16,7 +16,7 @@ from quire.executors.core_errors import translated_errors
 from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch
 from quire.kv.layout import KVLayout
-from quire.models.spec import FfnKind, LayerSpec, ModelSpec, RopeSpec
+from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
 NUMERICS_VERSION = 7
@@ -208,16 +208,14 @@ def _element(core: Any, kv_format: KVFormat) -> Any:
 
 def _shape_of(core: Any, spec: ModelSpec) -> Any:
     shape = core.ModelShape()
-    for field in ("hidden_size", "num_heads", "num_kv_heads", "head_dim", "ffn_size", "vocab_size", "max_context", "norm_eps"):
+    for field in ("hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context", "norm_eps"):
         setattr(shape, field, getattr(spec, field))
-    for field in ("is_head_tied", "has_learned_positions", "has_qkv_bias", "has_attention_out_bias", "has_ffn_bias"):
+    for field in ("is_head_tied", "has_learned_positions", "has_qkv_bias", "has_attention_out_bias"):
         setattr(shape, field, getattr(spec, field))
     shape.attention_scale = spec.attention_scale
     shape.qk_norm = core.QKNorm[spec.qk_norm.name]
     shape.norm = core.NormKind[spec.norm.name]
     shape.norm_placement = core.NormPlacement[spec.norm_placement.name]
-    shape.activation = core.Activation[spec.activation.name]
-    shape.is_ffn_gated = spec.ffn is FfnKind.GATED
     shape.embedding_scale = 1.0 if spec.embedding_scale is None else spec.embedding_scale
     shape.attention_softcap = spec.attention_softcap or 0.0
     shape.logit_softcap = spec.logit_softcap or 0.0
@@ -236,6 +234,15 @@ def _rope_of(core: Any, rope: RopeSpec) -> Any:
 
 def _layer_of(core: Any, layer: LayerSpec, ropes: list[RopeSpec]) -> Any:
     result = core.LayerShape()
-    result.rope = 0 if layer.rope is None else ropes.index(layer.rope)
-    result.window = layer.sliding_window or _UNBOUNDED_WINDOW
+    result.rope = None if layer.rope is None else ropes.index(layer.rope)
+    result.window = layer.window or _UNBOUNDED_WINDOW
+    result.ffn = _ffn_of(core, layer.ffn)
+    return result
+
+
+def _ffn_of(core: Any, ffn: DenseFfn) -> Any:
+    result = core.FfnShape()
+    result.is_gated = ffn.kind is FfnKind.GATED
+    result.activation = core.Activation[ffn.activation.name]
+    result.size, result.has_bias = ffn.size, ffn.has_bias
     return result

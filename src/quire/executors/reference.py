@@ -31,7 +31,7 @@ from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, Ste
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
 from quire.executors.reference_quantize import quantized_rows, quantized_weights
 from quire.kv.layout import KVLayout
-from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
+from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
 
 
@@ -133,7 +133,7 @@ class ReferenceExecutor:
         name = f"layers.{index}"
         attended = self._attend(index, layer, self._norm(f"{name}.attn_norm", x), batch)
         x = x + self._norm(f"{name}.attn_post_norm", attended)
-        fed = self._feed_forward(f"{name}.ffn", self._norm(f"{name}.ffn_norm", x))
+        fed = self._feed_forward(f"{name}.ffn", layer.ffn, self._norm(f"{name}.ffn_norm", x))
         return x + self._norm(f"{name}.ffn_post_norm", fed)
 
     def _attend(self, index: int, layer: LayerSpec, x: Array, batch: StepBatch) -> Array:
@@ -179,12 +179,12 @@ class ReferenceExecutor:
         size = self.layout.block_size
         return block_table[position // size] * size + position % size
 
-    def _feed_forward(self, name: str, x: Array) -> Array:
+    def _feed_forward(self, name: str, ffn: DenseFfn, x: Array) -> Array:
         """Returns down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
-        if self.spec.ffn is FfnKind.GATED:
-            hidden = activate(self._linear(f"{name}.gate", x), self.spec.activation) * self._linear(f"{name}.up", x)
+        if ffn.kind is FfnKind.GATED:
+            hidden = activate(self._linear(f"{name}.gate", x), ffn.activation) * self._linear(f"{name}.up", x)
         else:
-            hidden = activate(self._linear(f"{name}.up", x), self.spec.activation)
+            hidden = activate(self._linear(f"{name}.up", x), ffn.activation)
         return self._linear(f"{name}.down", hidden)
 
     def _head(self, x: Array) -> Float32Array:

@@ -29,7 +29,7 @@ from torch.nn import functional as F  # noqa: N812 - what every torch program ca
 from quire.errors import EmptyPromptError, PromptTooLongError, RequestError
 from quire.executors.checks import check_weights
 from quire.executors.reference_math import Scoring, scoring_of
-from quire.models.spec import Activation, FfnKind, ModelSpec, NormKind, NormPlacement, QKNorm, RopeSpec
+from quire.models.spec import Activation, DenseFfn, FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm, RopeSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
 INIT_STD = 0.02
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         if spec.has_learned_positions:
             self.position = nn.Embedding(spec.max_context, spec.hidden_size)
         self.ropes = nn.ModuleList(_Rope(rope) for rope in distinct)
-        self.layers = nn.ModuleList(_Layer(spec) for _ in spec.layers)
+        self.layers = nn.ModuleList(_Layer(spec, layer) for layer in spec.layers)
         self.final_norm = _Norm(spec.hidden_size, spec)
         if not spec.is_head_tied:
             self.head = nn.Linear(spec.hidden_size, spec.vocab_size, bias=False)
@@ -200,7 +200,7 @@ class _GrowingKVs:
 class _Layer(nn.Module):
     """Attention and feed-forward around the residual stream; a norm that the family does not place passes its input on."""
 
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, spec: ModelSpec, layer: LayerSpec) -> None:
         super().__init__()
         has_pre = spec.norm_placement is not NormPlacement.POST
         has_post = spec.norm_placement is not NormPlacement.PRE
@@ -208,7 +208,7 @@ class _Layer(nn.Module):
         self.attn = _Attention(spec)
         self.attn_post_norm = _Norm(spec.hidden_size, spec) if has_post else nn.Identity()
         self.ffn_norm = _Norm(spec.hidden_size, spec) if has_pre else nn.Identity()
-        self.ffn = _FeedForward(spec)
+        self.ffn = _FeedForward(layer.ffn, spec.hidden_size)
         self.ffn_post_norm = _Norm(spec.hidden_size, spec) if has_post else nn.Identity()
 
     def forward(self, x: Tensor, rotation: Rotation | None, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
@@ -249,13 +249,13 @@ class _Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    def __init__(self, spec: ModelSpec) -> None:
+    def __init__(self, ffn: DenseFfn, hidden_size: int) -> None:
         super().__init__()
-        self._activation, self._is_gated = spec.activation, spec.ffn is FfnKind.GATED
+        self._activation, self._is_gated = ffn.activation, ffn.kind is FfnKind.GATED
         if self._is_gated:
-            self.gate = nn.Linear(spec.hidden_size, spec.ffn_size, bias=spec.has_ffn_bias)
-        self.up = nn.Linear(spec.hidden_size, spec.ffn_size, bias=spec.has_ffn_bias)
-        self.down = nn.Linear(spec.ffn_size, spec.hidden_size, bias=spec.has_ffn_bias)
+            self.gate = nn.Linear(hidden_size, ffn.size, bias=ffn.has_bias)
+        self.up = nn.Linear(hidden_size, ffn.size, bias=ffn.has_bias)
+        self.down = nn.Linear(ffn.size, hidden_size, bias=ffn.has_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         up = self.up(x)

@@ -66,15 +66,53 @@ class RopeSpec:
         return 2 * len(self.inv_freq)
 
 
+@dataclass(frozen=True, slots=True)
+class FullAttention:
+    """A query sees every key up to its own position."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAttention:
+    """The query at position p sees keys in (p - size, p]."""
+
+    size: int
+
+
+Attention = FullAttention | WindowAttention
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenseFfn:
+    """One feed-forward of `size` units, through which every token passes."""
+
+    kind: FfnKind
+    activation: Activation
+    size: int
+    has_bias: bool
+
+    def tensor_shapes(self, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of its tensors by name within the layer."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name in ("gate", "up") if self.kind is FfnKind.GATED else ("up",):
+            shapes |= _linear(f"ffn.{name}", self.size, hidden_size, self.has_bias)
+        return shapes | _linear("ffn.down", hidden_size, self.size, self.has_bias)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
-    """What may differ from layer to layer: the window, and the rotation (None with learned positions).
+    """What may differ from layer to layer: what queries see, the feed-forward, and the rotation.
 
-    With a window of W, the query at position p sees keys in (p - W, p].
+    `rope` None: nothing rotates, because positions are learned, or because the layer knows none (NoPE).
     """
 
+    attention: Attention
+    ffn: DenseFfn
     rope: RopeSpec | None
-    sliding_window: int | None = None
+
+    @property
+    def window(self) -> int | None:
+        """How many keys up to its own a query sees at most; None where it sees all."""
+        return self.attention.size if isinstance(self.attention, WindowAttention) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +124,6 @@ class ModelSpec:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    ffn_size: int
     vocab_size: int
     max_context: int
     layers: tuple[LayerSpec, ...]
@@ -94,11 +131,8 @@ class ModelSpec:
     norm_eps: float
     norm_placement: NormPlacement
     qk_norm: QKNorm
-    ffn: FfnKind
-    activation: Activation
     has_qkv_bias: bool
     has_attention_out_bias: bool
-    has_ffn_bias: bool
     is_head_tied: bool
     has_learned_positions: bool
     attention_scale: float
@@ -110,19 +144,24 @@ class ModelSpec:
     def num_layers(self) -> int:
         return len(self.layers)
 
+    @property
+    def ffn_size(self) -> int:
+        """Units of the widest feed-forward."""
+        return max(layer.ffn.size for layer in self.layers)
+
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns the canonical name and shape of every tensor this model has, in the order of the forward pass."""
         shapes: dict[str, tuple[int, ...]] = {"embed.weight": (self.vocab_size, self.hidden_size)}
         if self.has_learned_positions:
             shapes["position.weight"] = (self.max_context, self.hidden_size)
-        for index in range(self.num_layers):
-            shapes |= {f"layers.{index}.{name}": shape for name, shape in self._layer_shapes().items()}
+        for index, layer in enumerate(self.layers):
+            shapes |= {f"layers.{index}.{name}": shape for name, shape in self._layer_shapes(layer).items()}
         shapes |= self._norm_shapes("final_norm", self.hidden_size)
         if not self.is_head_tied:
             shapes["head.weight"] = (self.vocab_size, self.hidden_size)
         return shapes
 
-    def _layer_shapes(self) -> dict[str, tuple[int, ...]]:
+    def _layer_shapes(self, layer: LayerSpec) -> dict[str, tuple[int, ...]]:
         hidden, query, kv = self.hidden_size, self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         has_pre = self.norm_placement is not NormPlacement.POST
         has_post = self.norm_placement is not NormPlacement.PRE
@@ -136,9 +175,7 @@ class ModelSpec:
         shapes |= _linear("attn.out", hidden, query, self.has_attention_out_bias)
         shapes |= self._norm_shapes("attn_post_norm", hidden) if has_post else {}
         shapes |= self._norm_shapes("ffn_norm", hidden) if has_pre else {}
-        for name in ("gate", "up") if self.ffn is FfnKind.GATED else ("up",):
-            shapes |= _linear(f"ffn.{name}", self.ffn_size, hidden, self.has_ffn_bias)
-        shapes |= _linear("ffn.down", hidden, self.ffn_size, self.has_ffn_bias)
+        shapes |= layer.ffn.tensor_shapes(hidden)
         return shapes | (self._norm_shapes("ffn_post_norm", hidden) if has_post else {})
 
     def _norm_shapes(self, name: str, size: int) -> dict[str, tuple[int, ...]]:

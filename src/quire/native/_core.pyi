@@ -57,29 +57,32 @@ class Rope:
     inv_freq: list[float]
     attention_factor: float
 
+class FfnShape:
+    is_gated: bool
+    activation: Activation
+    size: int
+    has_bias: bool
+
 class LayerShape:
-    rope: int
+    rope: int | None
     window: int
+    ffn: FfnShape
 
 class ModelShape:
     hidden_size: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    ffn_size: int
     vocab_size: int
     max_context: int
     norm: NormKind
     norm_eps: float
     norm_placement: NormPlacement
     qk_norm: QKNorm
-    is_ffn_gated: bool
     has_qkv_bias: bool
     has_attention_out_bias: bool
-    has_ffn_bias: bool
     is_head_tied: bool
     has_learned_positions: bool
-    activation: Activation
     attention_scale: float
     embedding_scale: float
     attention_softcap: float

@@ -63,5 +63,6 @@ def _what_fits(recipe: Recipe, left: int, arrays: int, activations: int) -> str:
 def _activation_bytes(spec: ModelSpec, precision: DType) -> int:
     """Returns the bytes that one token keeps for the backward pass: residuals, queries, keys, values, and the feed-forward."""
     query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    elements = 2 * spec.hidden_size + 2 * query + 2 * kv + 3 * spec.ffn_size
-    return spec.num_layers * elements * (2 if precision is DType.BFLOAT16 else _FLOAT_BYTES)
+    attention = 2 * spec.hidden_size + 2 * query + 2 * kv
+    elements = sum(attention + 3 * layer.ffn.size for layer in spec.layers)
+    return elements * (2 if precision is DType.BFLOAT16 else _FLOAT_BYTES)

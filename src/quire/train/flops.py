@@ -20,11 +20,11 @@ def training_flops(spec: ModelSpec, batch: PackedBatch) -> float:
     query and a key that it sees, and the head on the learned tokens. A multiplication with its addition counts two.
     """
     num_tokens = sum(batch.lengths)
-    num_pairs = sum(_num_pairs(length, layer.sliding_window) for length in batch.lengths for layer in spec.layers)
+    num_pairs = sum(_num_pairs(length, layer.window) for length in batch.lengths for layer in spec.layers)
     query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    num_ffn_matrices = 3 if spec.ffn is FfnKind.GATED else 2
-    per_layer = spec.hidden_size * (2 * query + 2 * kv + num_ffn_matrices * spec.ffn_size)
-    layers = 2 * spec.num_layers * num_tokens * per_layer + 4 * num_pairs * query
+    ffn_units = sum((3 if layer.ffn.kind is FfnKind.GATED else 2) * layer.ffn.size for layer in spec.layers)
+    matrices = spec.hidden_size * (spec.num_layers * (2 * query + 2 * kv) + ffn_units)
+    layers = 2 * num_tokens * matrices + 4 * num_pairs * query
     head = 2 * batch.num_learned * spec.hidden_size * spec.vocab_size
     return float(_FORWARD_AND_BACKWARD * (layers + head))
 

@@ -86,7 +86,7 @@ def _shape_rows(facts: ModelFacts) -> Iterable[tuple[str, object]]:
     yield "layers", spec.num_layers
     yield "hidden size", spec.hidden_size
     yield "heads", f"{spec.num_heads} query, {spec.num_kv_heads} key/value, {spec.head_dim} elements each"
-    yield "feed-forward size", f"{spec.ffn_size}, {spec.ffn.value}"
+    yield "feed-forward size", "; ".join(dict.fromkeys(f"{layer.ffn.size}, {layer.ffn.kind.value}" for layer in spec.layers))
     yield "vocabulary", f"{spec.vocab_size:,} tokens, {'tied' if spec.is_head_tied else 'separate'} head"
     yield "context", f"{spec.max_context:,} tokens"
     yield "weights", f"{facts.dtype}, {format_bytes(num_parameters(spec) * num_bytes)}"

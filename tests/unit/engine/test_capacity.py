@@ -21,10 +21,10 @@ from quire.engine.resolve import capacity_of, pool_blocks, resolve, settled, ste
 from quire.environment import Memory
 from quire.errors import ConfigError
 from quire.executors.native import NativeExecutor
-from quire.models.spec import LayerSpec, ModelSpec
+from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from quire.units import GIB, MIB
-from support.configs import spec_of
+from support.configs import spec_of, with_ffn
 from support.fake_engine import FAKE_SPEC
 from support.weights import random_weights
 
@@ -34,10 +34,9 @@ LARGE: ModelSpec = replace(  # 0.8 billion weights, 64 KiB of K/V a token in bfl
     num_heads=16,
     num_kv_heads=8,
     head_dim=128,
-    ffn_size=8192,
     vocab_size=32_000,
     max_context=32_768,
-    layers=(LayerSpec(rope=None),) * 16,
+    layers=with_ffn(FAKE_SPEC, size=8192).layers * 16,
 )
 WEIGHTS = Weights(
     {"embed.weight": SourceTensor(dtype=SourceDType.BFLOAT16, bits=random_weights(FAKE_SPEC)["embed.weight"].bits)}, b""

@@ -14,27 +14,13 @@ from quire.errors import EmptyPromptError, ExecutorError, PromptTooLongError, Re
 from quire.executors.protocol import kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.executors.torch_decoder import Decoder
-from quire.models.spec import Activation, ModelSpec, RopeSpec
+from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, Weights
-from support.configs import CONFIGS, spec_of
+from support.configs import CONFIGS, spec_of, unusual_specs
 from support.steps import BLOCK_SIZE, step
 from support.weights import random_weights
 
 TOKENS = [7, 250, 3, 3, 90, 11, 42, 0, 199, 8, 17, 5]
-
-
-def unusual_specs() -> dict[str, ModelSpec]:
-    """What specs allow and no family of today combines."""
-    llama = spec_of("llama")
-    partial = RopeSpec(inv_freq=(1.0,), attention_factor=1.3)
-    return {
-        "attention softcap and window": replace(
-            spec_of("mistral", sliding_window=3), attention_softcap=2.0, logit_softcap=5.0, embedding_scale=1.7
-        ),
-        "half a head rotates": replace(llama, layers=tuple(replace(layer, rope=partial) for layer in llama.layers)),
-        "relu": replace(llama, activation=Activation.RELU),
-        "whole qk norm with scale": replace(spec_of("olmo2"), attention_scale=0.9),
-    }
 
 
 SPECS = {family: spec_of(family) for family in CONFIGS} | unusual_specs()

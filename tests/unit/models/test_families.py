@@ -11,7 +11,7 @@ from quire.errors import ConfigError
 from quire.models.config_file import Config
 from quire.models.families import FAMILIES, family_for
 from quire.models.source import TensorSource
-from quire.models.spec import Activation, NormKind, NormPlacement, QKNorm
+from quire.models.spec import Activation, DenseFfn, FfnKind, NormKind, NormPlacement, QKNorm
 from support.configs import CONFIGS, spec_of
 
 
@@ -87,16 +87,17 @@ def test_gpt2_ignores_the_masks_of_old_files_but_no_bias() -> None:
 
 def test_gpt2_spec() -> None:
     spec = spec_of("gpt2")
-    assert (spec.norm, spec.activation, spec.ffn_size, spec.head_dim) == (NormKind.LAYER, Activation.GELU_TANH, 224, 8)
+    ffn = DenseFfn(kind=FfnKind.PLAIN, activation=Activation.GELU_TANH, size=224, has_bias=True)
+    assert (spec.norm, spec.layers[0].ffn, spec.head_dim) == (NormKind.LAYER, ffn, 8)
     assert spec.tensor_shapes()["position.weight"] == (512, 56)
     assert spec_of("gpt2", scale_attn_weights=False).attention_scale == 1.0
 
 
 def test_llama_biases_follow_the_config() -> None:
     spec = spec_of("llama", attention_bias=True, mlp_bias=True)
-    assert (spec.has_qkv_bias, spec.has_attention_out_bias, spec.has_ffn_bias) == (True, True, True)
+    assert (spec.has_qkv_bias, spec.has_attention_out_bias, spec.layers[0].ffn.has_bias) == (True, True, True)
     spec = spec_of("llama")
-    assert (spec.has_qkv_bias, spec.has_attention_out_bias, spec.has_ffn_bias) == (False, False, False)
+    assert (spec.has_qkv_bias, spec.has_attention_out_bias, spec.layers[0].ffn.has_bias) == (False, False, False)
 
 
 def test_llama_without_kv_heads_has_one_for_every_query_head() -> None:
@@ -109,22 +110,22 @@ def test_old_rotary_tables_are_ignored() -> None:
 
 
 def test_mistral_windows_cover_all_layers_or_none() -> None:
-    assert [layer.sliding_window for layer in spec_of("mistral").layers] == [64] * 4
-    assert [layer.sliding_window for layer in spec_of("mistral", sliding_window=None).layers] == [None] * 4
+    assert [layer.window for layer in spec_of("mistral").layers] == [64] * 4
+    assert [layer.window for layer in spec_of("mistral", sliding_window=None).layers] == [None] * 4
 
 
 def test_qwen2_windows_start_at_max_window_layers() -> None:
     windowed = {"use_sliding_window": True, "sliding_window": 64}
-    assert [x.sliding_window for x in spec_of("qwen2", **windowed, max_window_layers=1).layers] == [None, 64, 64, 64]
-    assert [x.sliding_window for x in spec_of("qwen2", **windowed, max_window_layers=0).layers] == [64] * 4
+    assert [x.window for x in spec_of("qwen2", **windowed, max_window_layers=1).layers] == [None, 64, 64, 64]
+    assert [x.window for x in spec_of("qwen2", **windowed, max_window_layers=0).layers] == [64] * 4
     inert = {"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 1}
-    assert [x.sliding_window for x in spec_of("qwen2", **inert).layers] == [None] * 4
+    assert [x.window for x in spec_of("qwen2", **inert).layers] == [None] * 4
 
 
 def test_qwen2_layer_types_win_over_max_window_layers() -> None:
     types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
     spec = spec_of("qwen2", use_sliding_window=True, sliding_window=64, max_window_layers=0, layer_types=types)
-    assert [layer.sliding_window for layer in spec.layers] == [64, None, None, 64]
+    assert [layer.window for layer in spec.layers] == [64, None, None, 64]
 
 
 def test_qwen_biases() -> None:
@@ -162,7 +163,7 @@ def test_phi3_rotates_a_part_of_each_head() -> None:
 
 def test_gemma3_layers_alternate_between_two_windows_and_two_rotations() -> None:
     spec = spec_of("gemma3_text")
-    assert [layer.sliding_window for layer in spec.layers] == [32, 32, None, 32]
+    assert [layer.window for layer in spec.layers] == [32, 32, None, 32]
     local, everywhere = spec.layers[0].rope, spec.layers[2].rope
     assert local is not None
     assert everywhere is not None
@@ -187,7 +188,7 @@ def test_gemma3_writes_the_same_facts_in_two_styles() -> None:
 
 def test_gemma3_spec() -> None:
     spec = spec_of("gemma3_text", final_logit_softcapping=30.0)
-    assert (spec.norm_placement, spec.activation) == (NormPlacement.SANDWICH, Activation.GELU_TANH)
+    assert (spec.norm_placement, spec.layers[0].ffn.activation) == (NormPlacement.SANDWICH, Activation.GELU_TANH)
     assert (spec.attention_scale, spec.embedding_scale, spec.logit_softcap) == (0.25, 56**0.5, 30.0)
     assert spec.is_head_tied
 

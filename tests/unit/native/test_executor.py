@@ -21,7 +21,7 @@ from quire.executors.native import NativeExecutor, available_isas, integer_form
 from quire.executors.protocol import StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceTensor, Weights
-from support.configs import spec_of
+from support.configs import spec_of, with_ffn
 from support.weights import random_weights
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
@@ -62,7 +62,7 @@ def test_gated_layers_of_several_groups_compute_a_row_the_same_in_any_chunk(
 ) -> None:
     """More rows than meet a group before the next, and columns and elements that end within a panel and a group."""
     monkeypatch.setenv("QUIRE_ISA", isa)
-    wide = replace(spec_of("llama"), hidden_size=320, ffn_size=600)
+    wide = replace(with_ffn(spec_of("llama"), size=600), hidden_size=320)
     weights = random_weights(wide)
     together = build(wide, weights, quantize=quantize, dtype=DType.BFLOAT16, threads=2).run(batch_of(150))
     for size in (1, 8, 9, 16, 17, 33, 131):
@@ -75,7 +75,8 @@ def test_gated_layers_of_several_groups_compute_a_row_the_same_in_any_chunk(
 @pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
 def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_ISA", isa)
-    whole = replace(spec_of("llama"), hidden_size=512, num_heads=4, num_kv_heads=2, head_dim=64, ffn_size=1024, vocab_size=512)
+    sizes = {"hidden_size": 512, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "vocab_size": 512}
+    whole = replace(with_ffn(spec_of("llama"), size=1024), **sizes)
     layers, head = matrix_elements(whole)
     bits = WeightFormat(quantize.value).bits_per_weight(integer_form())
     tables = 1 if whole.is_head_tied else 2
@@ -208,7 +209,7 @@ def limited(code: str) -> str:
     prelude = (
         "import resource, types, sys\n"
         "from quire.errors import ExecutorError\n"
-        "from support.configs import spec_of\n"
+        "from support.configs import spec_of, with_ffn\n"
         "from support.weights import random_weights\n"
         "def limit(spare):\n"
         "    pages = int(open('/proc/self/statm').read().split()[0])\n"

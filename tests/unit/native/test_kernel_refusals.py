@@ -20,18 +20,13 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize(
     "changes",
     [
-        *[
-            {field: value}
-            for field in ("hidden_size", "ffn_size", "vocab_size", "max_context")
-            for value in (0, -1, 2**24 + 2, 2**62)
-        ],
+        *[{field: value} for field in ("hidden_size", "vocab_size", "max_context") for value in (0, -1, 2**24 + 2, 2**62)],
         *[{field: value} for field in ("num_heads", "num_kv_heads", "head_dim") for value in (0, -8, 2**24 + 2, 2**62)],
         {"head_dim": 7},
         {"head_dim": 2**23},
         {"num_kv_heads": 3},
         {"layers": []},
         {"ropes": []},
-        {"has_learned_positions": True},
         {"norm_eps": float("nan")},
         {"norm_eps": -1.0},
         {"attention_scale": float("inf")},
@@ -55,6 +50,16 @@ def test_layers_and_rotations_out_of_range_are_refused() -> None:
         shape.layers = layers
         with pytest.raises(ValueError, match="a layer"):
             core.Decoder(shape, core.WeightFormat.F32, "", 1)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**24 + 2, 2**62])
+def test_feed_forwards_of_impossible_size_are_refused(size: int) -> None:
+    shape = _shape_of(core, SPEC)
+    layers = shape.layers
+    layers[1].ffn.size = size
+    shape.layers = layers
+    with pytest.raises(ValueError, match="feed-forward"):
+        core.Decoder(shape, core.WeightFormat.F32, "", 1)
 
 
 @pytest.mark.parametrize("threads", [0, -1, -(2**31), 4097, 2**31 - 1])

@@ -9,7 +9,9 @@ from quire.models.config_file import Config
 from quire.models.families.llama_like import (
     NAMES,
     LlamaNames,
+    attention_of,
     decoder_spec,
+    gated_ffn,
     mapped_sources,
     read_sliding,
     read_window,
@@ -17,7 +19,7 @@ from quire.models.families.llama_like import (
 from quire.models.families.rope_fields import RopeFields, context_bound, read_kind, read_theta, rope_of
 from quire.models.families.sizes import ACTIVATIONS, MAX_LAYERS, Sizes, choose_context, read_sizes
 from quire.models.source import TensorSource
-from quire.models.spec import LayerSpec, ModelSpec, NormPlacement, QKNorm, RopeSpec
+from quire.models.spec import FullAttention, LayerSpec, ModelSpec, NormPlacement, QKNorm, RopeSpec
 
 _GLOBAL_THETA, _LOCAL_THETA = 1_000_000.0, 10_000.0
 _NORMS = {
@@ -55,7 +57,6 @@ class Gemma3(LlamaNames):
             decoder_spec(config, self.name, sizes, _read_layers(config, sizes, ropes), ropes.context),
             norm_placement=NormPlacement.SANDWICH,
             qk_norm=QKNorm.PER_HEAD,
-            activation=config.choice("hidden_activation", ACTIVATIONS),
             has_qkv_bias=has_bias,
             has_attention_out_bias=has_bias,
             is_head_tied=config.flag("tie_word_embeddings"),
@@ -79,7 +80,9 @@ def _read_layers(config: Config, sizes: Sizes, ropes: _Ropes) -> tuple[LayerSpec
     window = read_window(config)
     if window is None and any(is_local):
         config.refuse("sliding_window", "is null, but some layers are local")
-    local_layer, global_layer = LayerSpec(rope=ropes.nearby, sliding_window=window), LayerSpec(rope=ropes.everywhere)
+    ffn = replace(gated_ffn(config, sizes), activation=config.choice("hidden_activation", ACTIVATIONS))
+    local_layer = LayerSpec(attention=attention_of(window), ffn=ffn, rope=ropes.nearby)
+    global_layer = LayerSpec(attention=FullAttention(), ffn=ffn, rope=ropes.everywhere)
     return tuple(local_layer if local else global_layer for local in is_local)
 
 

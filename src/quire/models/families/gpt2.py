@@ -22,7 +22,7 @@ from quire.models.families.sizes import (
     divide_heads,
 )
 from quire.models.source import TensorSource
-from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm
+from quire.models.spec import DenseFfn, FfnKind, FullAttention, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm
 
 _NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -68,19 +68,15 @@ class Gpt2:
             num_heads=heads,
             num_kv_heads=heads,
             head_dim=head_dim,
-            ffn_size=config.optional_size("n_inner", limit=MAX_FFN) or 4 * hidden,
             vocab_size=config.size("vocab_size", limit=MAX_VOCAB),
             max_context=model_context,
-            layers=(LayerSpec(rope=None),) * config.size("n_layer", limit=MAX_LAYERS),
+            layers=(_read_layer(config, hidden),) * config.size("n_layer", limit=MAX_LAYERS),
             norm=NormKind.LAYER,
             norm_eps=config.number("layer_norm_epsilon"),
             norm_placement=NormPlacement.PRE,
             qk_norm=QKNorm.NONE,
-            ffn=FfnKind.PLAIN,
-            activation=config.choice("activation_function", ACTIVATIONS),
             has_qkv_bias=True,
             has_attention_out_bias=True,
-            has_ffn_bias=True,
             is_head_tied=config.flag("tie_word_embeddings"),
             has_learned_positions=True,
             attention_scale=head_dim**-0.5 if config.flag("scale_attn_weights") else 1.0,
@@ -93,6 +89,16 @@ class Gpt2:
     def is_ignored(self, tensor_name: str) -> bool:
         """Whether a tensor of the file is a causal mask."""
         return _IGNORED.fullmatch(tensor_name) is not None
+
+
+def _read_layer(config: Config, hidden_size: int) -> LayerSpec:
+    ffn = DenseFfn(
+        kind=FfnKind.PLAIN,
+        activation=config.choice("activation_function", ACTIVATIONS),
+        size=config.optional_size("n_inner", limit=MAX_FFN) or 4 * hidden_size,
+        has_bias=True,
+    )
+    return LayerSpec(attention=FullAttention(), ffn=ffn, rope=None)
 
 
 def _place(canonical: str, source: TensorSource, hidden_size: int) -> TensorSource:

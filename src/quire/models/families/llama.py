@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from quire.models.config_file import Config
-from quire.models.families.llama_like import LlamaNames, decoder_spec, same_layers
+from quire.models.families.llama_like import LlamaNames, decoder_spec, gated_ffn, same_layers
 from quire.models.families.rope_fields import read_rope
 from quire.models.families.sizes import read_sizes
 from quire.models.spec import ModelSpec
@@ -23,9 +23,10 @@ class Llama(LlamaNames):
         sizes = read_sizes(config)
         has_attention_bias = config.flag("attention_bias")
         rotation = read_rope(config, sizes, max_context)
+        ffn = replace(gated_ffn(config, sizes), has_bias=config.flag("mlp_bias"))
+        layers = same_layers(sizes.num_layers, ffn, rotation.rope)
         return replace(
-            decoder_spec(config, self.name, sizes, same_layers(sizes.num_layers, rotation.rope), rotation.context),
+            decoder_spec(config, self.name, sizes, layers, rotation.context),
             has_qkv_bias=has_attention_bias,
             has_attention_out_bias=has_attention_bias,
-            has_ffn_bias=config.flag("mlp_bias"),
         )

@@ -10,7 +10,19 @@ from types import MappingProxyType
 from quire.models.config_file import Config
 from quire.models.families.sizes import ACTIVATIONS, MAX_CONTEXT, Sizes
 from quire.models.source import TensorSource
-from quire.models.spec import FfnKind, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm, RopeSpec
+from quire.models.spec import (
+    Attention,
+    DenseFfn,
+    FfnKind,
+    FullAttention,
+    LayerSpec,
+    ModelSpec,
+    NormKind,
+    NormPlacement,
+    QKNorm,
+    RopeSpec,
+    WindowAttention,
+)
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -36,7 +48,7 @@ _DERIVED = re.compile(r"(?:.*\.)?rotary_emb\.(?:inv_freq|cos_cached|sin_cached)"
 
 
 def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerSpec, ...], context: int) -> ModelSpec:
-    """Returns the plain descendant of llama: RMS norms before each part, a gated feed-forward, no biases.
+    """Returns the plain descendant of llama: RMS norms before each part, no biases.
 
     `context` is the one to serve. Families `dataclasses.replace` what they do differently.
     """
@@ -46,7 +58,6 @@ def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerS
         num_heads=sizes.num_heads,
         num_kv_heads=sizes.num_kv_heads,
         head_dim=sizes.head_dim,
-        ffn_size=sizes.ffn_size,
         vocab_size=sizes.vocab_size,
         max_context=context,
         layers=layers,
@@ -54,11 +65,8 @@ def decoder_spec(config: Config, family: str, sizes: Sizes, layers: tuple[LayerS
         norm_eps=config.number("rms_norm_eps"),
         norm_placement=NormPlacement.PRE,
         qk_norm=QKNorm.NONE,
-        ffn=FfnKind.GATED,
-        activation=config.choice("hidden_act", ACTIVATIONS, "silu"),
         has_qkv_bias=False,
         has_attention_out_bias=False,
-        has_ffn_bias=False,
         is_head_tied=config.flag("tie_word_embeddings"),
         has_learned_positions=False,
         attention_scale=sizes.head_dim**-0.5,
@@ -80,9 +88,20 @@ class LlamaNames:
         return _DERIVED.fullmatch(tensor_name) is not None
 
 
-def same_layers(num_layers: int, rope: RopeSpec, window: int | None = None) -> tuple[LayerSpec, ...]:
+def gated_ffn(config: Config, sizes: Sizes) -> DenseFfn:
+    """Returns the feed-forward of llama: gated, without biases."""
+    activation = config.choice("hidden_act", ACTIVATIONS, "silu")
+    return DenseFfn(kind=FfnKind.GATED, activation=activation, size=sizes.ffn_size, has_bias=False)
+
+
+def attention_of(window: int | None) -> Attention:
+    """Returns the attention of a layer with this window, or of one that sees everything."""
+    return FullAttention() if window is None else WindowAttention(window)
+
+
+def same_layers(num_layers: int, ffn: DenseFfn, rope: RopeSpec, window: int | None = None) -> tuple[LayerSpec, ...]:
     """Returns layers that do not differ."""
-    return (LayerSpec(rope=rope, sliding_window=window),) * num_layers
+    return (LayerSpec(attention=attention_of(window), ffn=ffn, rope=rope),) * num_layers
 
 
 def read_sliding(config: Config, num_layers: int, default: Sequence[bool]) -> tuple[bool, ...]:

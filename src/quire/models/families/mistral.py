@@ -8,6 +8,7 @@ from quire.models.config_file import Config
 from quire.models.families.llama_like import (
     LlamaNames,
     decoder_spec,
+    gated_ffn,
     read_sliding,
     read_window,
     same_layers,
@@ -34,5 +35,5 @@ class Mistral(LlamaNames):
         if read_sliding(config, sizes.num_layers, all_alike) != all_alike:
             config.refuse("layer_types", "contradicts sliding_window", "the same attention in all layers")
         rotation = read_rope(config, sizes, max_context)
-        layers = same_layers(sizes.num_layers, rotation.rope, window)
+        layers = same_layers(sizes.num_layers, gated_ffn(config, sizes), rotation.rope, window)
         return decoder_spec(config, self.name, sizes, layers, rotation.context)

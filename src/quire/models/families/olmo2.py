@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from quire.models.config_file import Config
-from quire.models.families.llama_like import NAMES, LlamaNames, decoder_spec, mapped_sources, same_layers
+from quire.models.families.llama_like import NAMES, LlamaNames, decoder_spec, gated_ffn, mapped_sources, same_layers
 from quire.models.families.rope_fields import read_rope
 from quire.models.families.sizes import read_sizes
 from quire.models.source import TensorSource
@@ -27,8 +27,9 @@ class Olmo2(LlamaNames):
         sizes = read_sizes(config)
         has_bias = config.flag("attention_bias")
         rotation = read_rope(config, sizes, max_context)
+        layers = same_layers(sizes.num_layers, gated_ffn(config, sizes), rotation.rope)
         return replace(
-            decoder_spec(config, self.name, sizes, same_layers(sizes.num_layers, rotation.rope), rotation.context),
+            decoder_spec(config, self.name, sizes, layers, rotation.context),
             norm_placement=NormPlacement.POST,
             qk_norm=QKNorm.WHOLE,
             has_qkv_bias=has_bias,

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from quire.models.config_file import Config
-from quire.models.families.llama_like import NAMES, LlamaNames, decoder_spec, mapped_sources, read_window, same_layers
+from quire.models.families.llama_like import (
+    NAMES,
+    LlamaNames,
+    decoder_spec,
+    gated_ffn,
+    mapped_sources,
+    read_window,
+    same_layers,
+)
 from quire.models.families.rope_fields import read_rope_fields, rotate
 from quire.models.families.sizes import MAX_CONTEXT, read_sizes
 from quire.models.source import TensorSource
@@ -37,23 +45,18 @@ class Phi3(LlamaNames):
         original = config.size("original_max_position_embeddings", limit=MAX_CONTEXT)
         fields = replace(read_rope_fields(config, _KINDS), original_context=original)
         rotation = rotate(fields, _read_rotary_dim(config, fields.scaling, sizes.head_dim), sizes.max_positions, max_context)
-        layers = same_layers(sizes.num_layers, rotation.rope, read_window(config))
+        layers = same_layers(sizes.num_layers, gated_ffn(config, sizes), rotation.rope, read_window(config))
         return decoder_spec(config, self.name, sizes, layers, rotation.context)
 
     def sources(self, spec: ModelSpec) -> Mapping[str, TensorSource]:
         """Returns where each tensor lies: q, k and v are rows of one matrix, gate and up of another."""
         query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-        rows = {
-            "attn.q": (0, query),
-            "attn.k": (query, query + kv),
-            "attn.v": (query + kv, query + 2 * kv),
-            "ffn.gate": (0, spec.ffn_size),
-            "ffn.up": (spec.ffn_size, 2 * spec.ffn_size),
-        }
+        attention_rows = {"attn.q": (0, query), "attn.k": (query, query + kv), "attn.v": (query + kv, query + 2 * kv)}
         sources = mapped_sources(spec, {**NAMES, **_FUSED})
-        for layer in range(spec.num_layers):
-            for module, part in rows.items():
-                name = f"layers.{layer}.{module}.weight"
+        for index, layer in enumerate(spec.layers):
+            ffn_rows = {"ffn.gate": (0, layer.ffn.size), "ffn.up": (layer.ffn.size, 2 * layer.ffn.size)}
+            for module, part in (attention_rows | ffn_rows).items():
+                name = f"layers.{index}.{module}.weight"
                 sources[name] = replace(sources[name], rows=part)
         return sources
 

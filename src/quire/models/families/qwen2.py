@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from quire.models.config_file import Config
 from quire.models.families.llama_like import (
     LlamaNames,
+    attention_of,
     decoder_spec,
+    gated_ffn,
     read_sliding,
     read_window,
 )
 from quire.models.families.rope_fields import read_rope
 from quire.models.families.sizes import MAX_LAYERS, read_sizes
-from quire.models.spec import LayerSpec, ModelSpec, RopeSpec
+from quire.models.spec import DenseFfn, LayerSpec, ModelSpec, RopeSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,11 @@ class Qwen2(LlamaNames):
         """Returns the spec."""
         sizes = read_sizes(config)
         rotation = read_rope(config, sizes, max_context)
-        layers = read_qwen_layers(config, sizes.num_layers, rotation.rope)
+        layers = read_qwen_layers(config, sizes.num_layers, gated_ffn(config, sizes), rotation.rope)
         return replace(decoder_spec(config, self.name, sizes, layers, rotation.context), has_qkv_bias=True)
 
 
-def read_qwen_layers(config: Config, num_layers: int, rope: RopeSpec) -> tuple[LayerSpec, ...]:
+def read_qwen_layers(config: Config, num_layers: int, ffn: DenseFfn, rope: RopeSpec) -> tuple[LayerSpec, ...]:
     """Returns the layers: with `use_sliding_window`, those from `max_window_layers` on (or in `layer_types`) see a window."""
     window = read_window(config)
     first_sliding = config.size("max_window_layers", limit=MAX_LAYERS, low=0)
@@ -40,4 +42,4 @@ def read_qwen_layers(config: Config, num_layers: int, rope: RopeSpec) -> tuple[L
     is_sliding = read_sliding(config, num_layers, [window is not None and i >= first_sliding for i in range(num_layers)])
     if window is None and any(is_sliding):
         config.refuse("layer_types", "names sliding layers, but use_sliding_window and sliding_window give them no window")
-    return tuple(LayerSpec(rope=rope, sliding_window=window if sliding else None) for sliding in is_sliding)
+    return tuple(LayerSpec(attention=attention_of(window if sliding else None), ffn=ffn, rope=rope) for sliding in is_sliding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from quire.models.config_file import Config
-from quire.models.families.llama_like import LlamaNames, decoder_spec
+from quire.models.families.llama_like import LlamaNames, decoder_spec, gated_ffn
 from quire.models.families.qwen2 import read_qwen_layers
 from quire.models.families.rope_fields import read_rope
 from quire.models.families.sizes import read_sizes
@@ -24,7 +24,7 @@ class Qwen3(LlamaNames):
         sizes = read_sizes(config)
         has_bias = config.flag("attention_bias")
         rotation = read_rope(config, sizes, max_context)
-        layers = read_qwen_layers(config, sizes.num_layers, rotation.rope)
+        layers = read_qwen_layers(config, sizes.num_layers, gated_ffn(config, sizes), rotation.rope)
         return replace(
             decoder_spec(config, self.name, sizes, layers, rotation.context),
             qk_norm=QKNorm.PER_HEAD,

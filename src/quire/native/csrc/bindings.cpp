@@ -2,6 +2,7 @@
 // while the core computes.
 #include "bindings.h"
 
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -38,30 +39,33 @@ static void bind_shapes(nb::module_& m) {
       .def(nb::init<>())
       .def_rw("inv_freq", &Rope::inv_freq)
       .def_rw("attention_factor", &Rope::attention_factor);
+  nb::class_<FfnShape>(m, "FfnShape")
+      .def(nb::init<>())
+      .def_rw("is_gated", &FfnShape::is_gated)
+      .def_rw("activation", &FfnShape::activation)
+      .def_rw("size", &FfnShape::size)
+      .def_rw("has_bias", &FfnShape::has_bias);
   nb::class_<LayerShape>(m, "LayerShape")
       .def(nb::init<>())
-      .def_rw("rope", &LayerShape::rope)
-      .def_rw("window", &LayerShape::window);
+      .def_rw("rope", &LayerShape::rope, nb::arg().none())
+      .def_rw("window", &LayerShape::window)
+      .def_rw("ffn", &LayerShape::ffn);
   nb::class_<ModelShape>(m, "ModelShape")
       .def(nb::init<>())
       .def_rw("hidden_size", &ModelShape::hidden_size)
       .def_rw("num_heads", &ModelShape::num_heads)
       .def_rw("num_kv_heads", &ModelShape::num_kv_heads)
       .def_rw("head_dim", &ModelShape::head_dim)
-      .def_rw("ffn_size", &ModelShape::ffn_size)
       .def_rw("vocab_size", &ModelShape::vocab_size)
       .def_rw("max_context", &ModelShape::max_context)
       .def_rw("norm", &ModelShape::norm)
       .def_rw("norm_eps", &ModelShape::norm_eps)
       .def_rw("norm_placement", &ModelShape::norm_placement)
       .def_rw("qk_norm", &ModelShape::qk_norm)
-      .def_rw("is_ffn_gated", &ModelShape::is_ffn_gated)
       .def_rw("has_qkv_bias", &ModelShape::has_qkv_bias)
       .def_rw("has_attention_out_bias", &ModelShape::has_attention_out_bias)
-      .def_rw("has_ffn_bias", &ModelShape::has_ffn_bias)
       .def_rw("is_head_tied", &ModelShape::is_head_tied)
       .def_rw("has_learned_positions", &ModelShape::has_learned_positions)
-      .def_rw("activation", &ModelShape::activation)
       .def_rw("attention_scale", &ModelShape::attention_scale)
       .def_rw("embedding_scale", &ModelShape::embedding_scale)
       .def_rw("attention_softcap", &ModelShape::attention_softcap)

@@ -22,8 +22,15 @@ void Decoder::run(const Step& step, float* logits) {
   head(step.sample_rows, step.num_samples, logits);
 }
 
-// The padding of each row stays zero, because products read whole groups. So a buffer always holds rows of
-// the same length.
+int64_t Decoder::widest_ffn() const {
+  return std::max_element(shape_.layers.begin(), shape_.layers.end(),
+                          [](const LayerShape& a, const LayerShape& b) { return a.ffn.size < b.ffn.size; })
+      ->ffn.size;
+}
+
+// The padding of each row must be zero, because products read whole groups. Feed-forwards write that of
+// `hidden_` in every step, so its rows may differ in length between layers; other buffers always hold rows
+// of the same length.
 void Decoder::reserve(const Step& step) {
   int64_t hidden = stride_of(shape_.hidden_size), query = stride_of(shape_.num_heads * shape_.head_dim);
   if (step.num_rows > capacity_) {
@@ -35,8 +42,8 @@ void Decoder::reserve(const Step& step) {
     queries_ = Buffer(rows * query * sizeof(float));
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
-    hidden_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
-    if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(shape_.ffn_size) * sizeof(float));
+    hidden_ = Buffer(rows * stride_of(widest_ffn()) * sizeof(float));
+    if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(widest_ffn()) * sizeof(float));
     int64_t gqa = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(gqa, shape_.head_dim)) *
                       sizeof(float));
@@ -67,7 +74,7 @@ void Decoder::embed(const Step& step) {
 
 // cos and sin of float32(position) * inv_freq, for every distinct rotation [ropes][T][rotary_dim / 2].
 void Decoder::compute_rotations(const Step& step) {
-  if (shape_.has_learned_positions) return;
+  if (shape_.ropes.empty()) return;
   size_t pairs = shape_.ropes[0].inv_freq.size(), rows = static_cast<size_t>(step.num_rows);
   cos_.resize(shape_.ropes.size() * rows * pairs);
   sin_.resize(cos_.size());
@@ -97,17 +104,18 @@ void Decoder::attention_block(const Step& step, int64_t index) {
 
 void Decoder::ffn_block(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
+  const FfnShape& ffn = shape_.layers[static_cast<size_t>(index)].ffn;
   normalize(layer.ffn_norm, layer.ffn_norm_bias, step.num_rows);
   Gemm up{};
   up.weight = layer.up.panels();
   up.a = rows_in(normed_, shape_.hidden_size, format_);
   up.rows = step.num_rows;
   up.bias = pointer_or_null(layer.up_bias);
-  up.epilogue = shape_.is_ffn_gated ? Epilogue::kGate : Epilogue::kActivate;
-  up.activation = shape_.activation;
-  ActivationRows hidden = rows_in(hidden_, shape_.ffn_size, format_);
+  up.epilogue = ffn.is_gated ? Epilogue::kGate : Epilogue::kActivate;
+  up.activation = ffn.activation;
+  ActivationRows hidden = rows_in(hidden_, ffn.size, format_);
   bool is_final = !is_amx_format(format_);  // in the AMX layout a scale spans more columns than a unit
-  up.hidden = is_final ? hidden : rows_in(gated_, shape_.ffn_size, WeightFormat::kF32);
+  up.hidden = is_final ? hidden : rows_in(gated_, ffn.size, WeightFormat::kF32);
   multiply(up);
   if (!is_final) convert(gated_, step.num_rows, hidden);
   add_product(layer.down, layer.down_bias, hidden, step);
@@ -198,8 +206,8 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.k_norm = pointer_or_null(layer.k_norm);
   r.norm_spans_heads = shape_.qk_norm == QKNorm::kWhole;
   r.norm_eps = shape_.norm_eps;
-  if (!shape_.has_learned_positions) {
-    size_t rope = static_cast<size_t>(shape_.layers[static_cast<size_t>(index)].rope);
+  if (const std::optional<int64_t>& turned = shape_.layers[static_cast<size_t>(index)].rope) {
+    size_t rope = static_cast<size_t>(*turned);
     size_t pairs = shape_.ropes[rope].inv_freq.size();
     r.cos = cos_.data() + rope * static_cast<size_t>(step.num_rows) * pairs;
     r.sin = sin_.data() + rope * static_cast<size_t>(step.num_rows) * pairs;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,22 +29,28 @@ struct Rope {
   float attention_factor = 1.0f;
 };
 
+struct FfnShape {
+  bool is_gated = true;
+  Activation activation = Activation::kSilu;
+  int64_t size = 0;
+  bool has_bias = false;
+};
+
 struct LayerShape {
-  int64_t rope = 0;  // index into ropes; unused with learned positions
+  std::optional<int64_t> rope;  // index into ropes; none: no rotation
   int64_t window = 0;
+  FfnShape ffn;
 };
 
 // The fields of ModelSpec that the forward pass reads, with the same names.
 struct ModelShape {
-  int64_t hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, ffn_size = 0, vocab_size = 0,
-          max_context = 0;
+  int64_t hidden_size = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, vocab_size = 0, max_context = 0;
   NormKind norm = NormKind::kRms;
   float norm_eps = 0;
   NormPlacement norm_placement = NormPlacement::kPre;
   QKNorm qk_norm = QKNorm::kNone;
-  bool is_ffn_gated = true, is_head_tied = false, has_learned_positions = false;
-  bool has_qkv_bias = false, has_attention_out_bias = false, has_ffn_bias = false;
-  Activation activation = Activation::kSilu;
+  bool is_head_tied = false, has_learned_positions = false;
+  bool has_qkv_bias = false, has_attention_out_bias = false;
   float attention_scale = 1, embedding_scale = 1, attention_softcap = 0,
         logit_softcap = 0;  // softcap 0: none
   std::vector<Rope> ropes;
@@ -147,9 +154,9 @@ class Decoder {
   void add_vector(const std::string& name, std::vector<float>& vector, int64_t size);
   void add_norm(const std::string& name, std::vector<float>& weight, std::vector<float>& bias);
   void add_tables();
-  void add_layer(const std::string& prefix, Layer& layer);
+  void add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn);
   void add_projections(const std::string& prefix, Layer& layer);
-  void add_ffn(const std::string& prefix, Layer& layer);
+  void add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn);
   Target& target_of(const std::string& name, bool is_matrix);
   void require_weights();
   KVPages pages(int64_t layer) const;
@@ -158,8 +165,9 @@ class Decoder {
   // a multiple of 4 KB apart would range L1 sets.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
   int64_t qkv_stride() const { return stride_of(layers_[0].qkv.panels().num_panels * kPanel); }
+  int64_t widest_ffn() const;
   int64_t widest_scratch() const {
-    return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, shape_.ffn_size}));
+    return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, widest_ffn()}));
   }
   char* gemm_scratch_of(int worker) const {
     return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr;

@@ -19,8 +19,7 @@ static void require(bool holds, const char* what) {
 constexpr int64_t kMaxSize = int64_t{1} << 24;
 
 static void check_sizes(const ModelShape& s) {
-  for (int64_t size :
-       {s.hidden_size, s.num_heads, s.num_kv_heads, s.head_dim, s.ffn_size, s.vocab_size, s.max_context})
+  for (int64_t size : {s.hidden_size, s.num_heads, s.num_kv_heads, s.head_dim, s.vocab_size, s.max_context})
     require(size > 0 && size <= kMaxSize, "a size is not positive, or beyond 2^24");
   require(s.num_heads * s.head_dim <= kMaxSize, "all heads together are wider than 2^24");
   require(s.num_heads % s.num_kv_heads == 0, "query heads do not divide among kv heads");
@@ -36,20 +35,23 @@ static void check_numbers(const ModelShape& s) {
           "norm_eps or a softcap is negative");
 }
 
+static void check_layer(const ModelShape& s, const LayerShape& layer) {
+  require(layer.window > 0, "a layer sees no key");
+  require(layer.ffn.size > 0 && layer.ffn.size <= kMaxSize,
+          "the size of a layer's feed-forward is not positive, or beyond 2^24");
+  require(!layer.rope || (*layer.rope >= 0 && *layer.rope < static_cast<int64_t>(s.ropes.size())),
+          "a layer names no rotation");
+}
+
 // Checks what the kernels assume.
 static ModelShape checked(ModelShape s) {
   check_sizes(s);
   check_numbers(s);
-  require(s.ropes.empty() == s.has_learned_positions, "positions are either learned or rotated");
   for (const Rope& rope : s.ropes)
     require(rope.inv_freq.size() == s.ropes[0].inv_freq.size() &&
                 2 * static_cast<int64_t>(rope.inv_freq.size()) <= s.head_dim,
             "all rotations must turn as many pairs, and no more than a head has");
-  for (const LayerShape& layer : s.layers) {
-    require(layer.window > 0, "a layer sees no key");
-    require(s.ropes.empty() || (layer.rope >= 0 && layer.rope < static_cast<int64_t>(s.ropes.size())),
-            "a layer names no rotation");
-  }
+  for (const LayerShape& layer : s.layers) check_layer(s, layer);
   return s;
 }
 
@@ -61,7 +63,7 @@ Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa,
       layers_(shape_.layers.size()) {
   add_tables();
   for (size_t index = 0; index < layers_.size(); ++index)
-    add_layer("layers." + std::to_string(index) + ".", layers_[index]);
+    add_layer("layers." + std::to_string(index) + ".", layers_[index], shape_.layers[index].ffn);
 }
 
 void Decoder::add_matrix(PackedMatrix& matrix, int64_t num_panels, int64_t k) {
@@ -102,14 +104,14 @@ void Decoder::add_tables() {
   add_norm("final_norm", final_norm_, final_norm_bias_);
 }
 
-void Decoder::add_layer(const std::string& prefix, Layer& layer) {
+void Decoder::add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn) {
   bool has_pre = shape_.norm_placement != NormPlacement::kPost,
        has_post = shape_.norm_placement != NormPlacement::kPre;
   if (has_pre) add_norm(prefix + "attn_norm", layer.attn_norm, layer.attn_norm_bias);
   add_projections(prefix + "attn.", layer);
   if (has_post) add_norm(prefix + "attn_post_norm", layer.attn_post_norm, layer.attn_post_norm_bias);
   if (has_pre) add_norm(prefix + "ffn_norm", layer.ffn_norm, layer.ffn_norm_bias);
-  add_ffn(prefix + "ffn.", layer);
+  add_ffn(prefix + "ffn.", layer, ffn);
   if (has_post) add_norm(prefix + "ffn_post_norm", layer.ffn_post_norm, layer.ffn_post_norm_bias);
 }
 
@@ -130,15 +132,14 @@ void Decoder::add_projections(const std::string& prefix, Layer& layer) {
   add_vector(prefix + "k_norm.weight", layer.k_norm, is_whole ? kv : shape_.head_dim);
 }
 
-void Decoder::add_ffn(const std::string& prefix, Layer& layer) {
-  int64_t hidden = shape_.hidden_size, size = shape_.ffn_size, step = shape_.is_ffn_gated ? 2 : 1;
+void Decoder::add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn) {
+  int64_t hidden = shape_.hidden_size, size = ffn.size, step = ffn.is_gated ? 2 : 1;
   add_matrix(layer.up, panels_of(size) * step, hidden);
-  std::vector<float>* bias = shape_.has_ffn_bias ? &layer.up_bias : nullptr;
-  if (shape_.is_ffn_gated) add_linear(prefix + "gate", {&layer.up, bias, size, 0, step, true});
+  std::vector<float>* bias = ffn.has_bias ? &layer.up_bias : nullptr;
+  if (ffn.is_gated) add_linear(prefix + "gate", {&layer.up, bias, size, 0, step, true});
   add_linear(prefix + "up", {&layer.up, bias, size, step - 1, step, true});
   add_matrix(layer.down, panels_of(hidden), size);
-  add_linear(prefix + "down",
-             {&layer.down, shape_.has_ffn_bias ? &layer.down_bias : nullptr, hidden, 0, 1, true});
+  add_linear(prefix + "down", {&layer.down, ffn.has_bias ? &layer.down_bias : nullptr, hidden, 0, 1, true});
 }
 
 Target& Decoder::target_of(const std::string& name, bool is_matrix) {
