@@ -5,7 +5,7 @@
     QUIRE_PACKED_CACHE  off, on or a directory: where packed weights are kept, where the option is left out
     QUIRE_OFFLINE    1, true, yes or on: never use the network; models come from directories and the local cache
     HF_HUB_OFFLINE   the same, under the name other Hugging Face tools obey
-    XDG_CACHE_HOME   where packed weights are kept if that is on; an absolute path, else ~/.cache
+    XDG_CACHE_HOME   where digests of weight files, and packed weights if that is on, are kept; an absolute path, else ~/.cache
     XDG_STATE_HOME   where `quire chat` keeps its history; an absolute path, else ~/.local/state
 
 An option given in code or on the command line wins over a variable. An empty variable counts as unset.
@@ -39,7 +39,6 @@ class Environment:
     is_offline: bool = False
     state_home: Path | None = None
     packed_cache: str | None = None
-    cache_home: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +67,16 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         is_offline=_read_switch("QUIRE_OFFLINE", source) or _read_switch("HF_HUB_OFFLINE", source),
         state_home=_read_absolute(source.get("XDG_STATE_HOME", "")),
         packed_cache=source.get("QUIRE_PACKED_CACHE", "").strip() or None,
-        cache_home=_read_absolute(source.get("XDG_CACHE_HOME", "")),
     )
+
+
+def cache_directory(variables: Mapping[str, str] | None = None) -> Path | None:
+    """Returns where Quire keeps what it can make again, below `XDG_CACHE_HOME` or ~/.cache; None where there is no home."""
+    home = _read_absolute((os.environ if variables is None else variables).get("XDG_CACHE_HOME", ""))
+    try:
+        return (home or Path.home() / ".cache") / "quire"
+    except RuntimeError:
+        return None
 
 
 def default_threads() -> int:

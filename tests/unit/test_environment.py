@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import quire
-from quire.environment import Environment, Memory, read_environment, read_memory
+from quire.environment import Environment, Memory, cache_directory, read_environment, read_memory
 from quire.errors import ConfigError
 
 SWITCHES = ["QUIRE_OFFLINE", "HF_HUB_OFFLINE"]
@@ -48,10 +48,14 @@ def test_switch_that_is_neither_on_nor_off_is_refused(name: str, text: str) -> N
         read_environment({name: text})
 
 
-def test_places_for_caches_are_read() -> None:
-    found = read_environment({"QUIRE_PACKED_CACHE": " on ", "XDG_CACHE_HOME": "/var/cache"})
-    assert (found.packed_cache, found.cache_home) == ("on", Path("/var/cache"))
-    assert read_environment({"QUIRE_PACKED_CACHE": " ", "XDG_CACHE_HOME": "relative"}) == Environment()
+def test_place_for_packed_weights_is_read() -> None:
+    assert read_environment({"QUIRE_PACKED_CACHE": " on "}).packed_cache == "on"
+    assert read_environment({"QUIRE_PACKED_CACHE": " "}) == Environment()
+
+
+def test_cache_directory_lies_below_an_absolute_path_or_the_home() -> None:
+    assert cache_directory({"XDG_CACHE_HOME": "/var/cache"}) == Path("/var/cache/quire")
+    assert cache_directory({"XDG_CACHE_HOME": "relative"}) == cache_directory({}) == Path.home() / ".cache/quire"
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "two", "1025", "9" * 5000, "0x2", "\u0662", "1_0", "nan"])

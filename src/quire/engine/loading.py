@@ -100,6 +100,7 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
     """
     watched = None if on_progress is None else _Watched(on_progress)
     try:
+        checkpoint.weights.identify(watched)
         return _executor_of(checkpoint, config, watched)
     except Exception:
         if watched is None or watched.error is None:

@@ -24,7 +24,7 @@ from quire.config import (
 )
 from quire.counterparts import LLM, advice_for
 from quire.engine.words import word_advice
-from quire.environment import read_environment
+from quire.environment import cache_directory, read_environment
 from quire.errors import ConfigError
 from quire.units import MAX_BYTES, parse_bytes
 from quire.values import as_int, shown
@@ -44,7 +44,8 @@ class ModelOptions(TypedDict, total=False):
 
     kv_format auto|float32|bfloat16; kv_memory a size such as "2GiB" or a number of bytes, of which no more is taken than
     `max_num_seqs` full contexts need (None: 2 GiB, or what memory is left if that is less); packed_cache off|on or a
-    directory where packed weights are kept; `on_progress(done, total)` is called while weights load.
+    directory where packed weights are kept; `on_progress(done, total)` is called while weights load: once per tensor,
+    and before that, for large files that are seen for the first time, once per piece that is read to identify them.
     """
 
     kv_format: str
@@ -143,8 +144,18 @@ def _packed_cache(word: str | Path | None) -> Path | PackedCache:
     if chosen == PackedCache.OFF.value:
         return PackedCache.OFF
     if chosen == _ON:
-        return (environment.cache_home or Path.home() / ".cache") / "quire" / "packed"
+        return _packed_directory()
     return Path(chosen)
+
+
+def _packed_directory() -> Path:
+    directory = cache_directory()
+    if directory is None:
+        raise ConfigError(
+            "packed_cache is on, but there is no home directory to keep it in",
+            next_step="Pass a directory, or set XDG_CACHE_HOME to one.",
+        )
+    return directory / "packed"
 
 
 def _is_path(text: str) -> bool:

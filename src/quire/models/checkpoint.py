@@ -1,14 +1,14 @@
 """Loads a Hugging Face model directory: config -> spec, weight files -> canonical tensors, without copying.
 
-`load_checkpoint` opens and checks everything and reads almost nothing: the tensors are views of mapped files, and the
-executor's packing is what pages them in.
+`load_checkpoint` opens and checks everything and reads almost nothing: the tensors are views of mapped files. Finding the
+fingerprint of files seen for the first time, or else the executor's packing, is what pages them in.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from quire.errors import CheckpointError
 from quire.models.config_file import read_config
+from quire.models.content_digest import content_digest, num_pieces
 from quire.models.families import Family, build_spec, family_for
 from quire.models.safetensors_file import SafetensorsFile
 from quire.models.shards import Shards, has_weights, open_shards
@@ -24,11 +25,10 @@ from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
 from quire.models.strict_json import shorten
 from quire.models.tied_head import find_name, read_head
-from quire.models.weights import SourceDType, SourceTensor, Weights
+from quire.models.weights import Progress, SourceDType, SourceTensor, Weights
 
-FINGERPRINT_VERSION = 1
-_WINDOWS_PER_TENSOR = 4
-_WINDOW_BYTES = 4096
+FINGERPRINT_VERSION = 2
+_MIN_SHOWN_PIECES = 16
 _MAX_NAMES_SHOWN = 8
 _HEAD = "lm_head."
 _HEAD_NAME = "lm_head.weight"
@@ -66,7 +66,7 @@ def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Check
     if head.spec.is_head_tied is not described.is_head_tied:
         _log.warning("The weight files hold a head that differs from the embedding: it is used, against tie_word_embeddings.")
     tensors = {canonical: _read(source, names[source.name], shards) for canonical, source in head.sources.items()}
-    weights = Weights(tensors, fingerprint(head.spec, shards.files))
+    weights = Weights(tensors, lambda on_progress: fingerprint(head.spec, shards.files, on_progress))
     return Checkpoint(directory=directory, spec=head.spec, weights=weights, model_context=model_context)
 
 
@@ -161,29 +161,31 @@ def _read(source: TensorSource, name: str, shards: Shards) -> SourceTensor:
     return SourceTensor(dtype=SourceDType.FLOAT32, bits=tensor.to_float32() + np.float32(source.offset))
 
 
-def fingerprint(spec: ModelSpec, files: Iterable[SafetensorsFile]) -> bytes:
-    """Returns 32 bytes that two checkpoints share only if they give the same keys and values; it names cached blocks.
+def fingerprint(spec: ModelSpec, files: Sequence[SafetensorsFile], on_progress: Progress | None = None) -> bytes:
+    """Returns 32 bytes that two checkpoints share only if they compute the same: of the whole spec and every file's content.
 
-    Hashing every byte would cost about a second per gigabyte before the first token. Instead it covers the whole spec and
-    headers, small tensors entirely, four windows of each larger one, and every file's size and modification time. Another
-    model, a fine-tune or a rewritten file changes it. The price: a *copy* of a checkpoint has another fingerprint, so
-    cached blocks miss although they would fit; and an edit of a few rows that also restores the time stamp goes
-    unnoticed, which matters only to cached blocks that outlive the process.
+    A copy of a checkpoint has the fingerprint of the original. `on_progress` is called only if the files are large.
     """
-    digest = sha256()
-    for tag, payload in _fingerprint_fields(spec, files):
-        digest.update(tag + len(payload).to_bytes(8, "little"))
-        digest.update(payload)
+    progress = _PieceProgress(files, on_progress)
+    digest = sha256(FINGERPRINT_VERSION.to_bytes(8, "little") + sha256(repr(spec).encode()).digest())
+    for file in files:
+        digest.update(content_digest(file, progress.note_piece))
+        progress.note_end(file)
     return digest.digest()
 
 
-def _fingerprint_fields(spec: ModelSpec, files: Iterable[SafetensorsFile]) -> Iterator[tuple[bytes, bytes]]:
-    yield b"V", FINGERPRINT_VERSION.to_bytes(8, "little")
-    yield b"S", repr(spec).encode()
-    for file in files:
-        yield b"H", file.header
-        yield b"Z", len(file.content).to_bytes(8, "little")
-        yield b"T", file.modified_ns.to_bytes(16, "little", signed=True)
-        for name in file.entries:
-            for window in file.windows(name, num_windows=_WINDOWS_PER_TENSOR, window_bytes=_WINDOW_BYTES):
-                yield b"D", window
+class _PieceProgress:
+    """Counts the pieces of all files, and reports those that are read; a file whose digest was remembered passes at once."""
+
+    def __init__(self, files: Sequence[SafetensorsFile], on_progress: Progress | None) -> None:
+        self._total = sum(num_pieces(file) for file in files)
+        self._num_ended = self._num_read = 0
+        self._on_progress = on_progress if self._total >= _MIN_SHOWN_PIECES else None
+
+    def note_piece(self) -> None:
+        self._num_read += 1
+        if self._on_progress is not None:
+            self._on_progress(self._num_ended + self._num_read, self._total)
+
+    def note_end(self, file: SafetensorsFile) -> None:
+        self._num_ended, self._num_read = self._num_ended + num_pieces(file), 0

@@ -10,8 +10,9 @@ The file is not trusted: every length is compared with the bytes that are there 
 from __future__ import annotations
 
 import mmap
+import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -69,11 +70,14 @@ class SafetensorsFile:
     Replacing or deleting the file meanwhile is harmless; rewriting it in place changes the tensors, as any mapping would.
     """
 
-    name: str
+    path: Path
     entries: Mapping[str, TensorEntry]
-    header: bytes
-    modified_ns: int
+    status: os.stat_result
     content: mmap.mmap
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     def read(self, name: str) -> SourceTensor:
         """Returns a usable tensor as a read-only view; a copy only where the file aligned it badly."""
@@ -87,17 +91,6 @@ class SafetensorsFile:
         )
         return SourceTensor(dtype=dtype, bits=(bits if bits.flags.aligned else bits.copy()).reshape(entry.shape))
 
-    def windows(self, name: str, *, num_windows: int, window_bytes: int) -> Iterator[bytes]:
-        """Returns evenly spaced pieces of a tensor's bytes: all of them if they fit, else first and last included."""
-        start, stop = self.entries[name].start, self.entries[name].stop
-        if stop - start <= num_windows * window_bytes:
-            yield self.content[start:stop]
-            return
-        last = stop - window_bytes
-        for window in range(num_windows):
-            first = start + (last - start) * window // (num_windows - 1)
-            yield self.content[first : first + window_bytes]
-
 
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Returns the mapped file; raises CheckpointError (with its name, never its path) if it is damaged."""
@@ -108,6 +101,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
         if status.st_size < _LENGTH_BYTES:
             _refuse(path.name, "is truncated before its header", given=f"{status.st_size} bytes")
         with path.open("rb") as file:
+            status = os.fstat(file.fileno())
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise CheckpointError(
@@ -116,10 +110,9 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     header = _read_header(path.name, content)
     entries = _check_entries(path.name, _parse_header(path.name, header), _LENGTH_BYTES + len(header), len(content))
     return SafetensorsFile(
-        name=path.name,
+        path=path,
         entries=MappingProxyType(entries),
-        header=header,
-        modified_ns=status.st_mtime_ns,
+        status=status,
         content=content,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Float32Array = npt.NDArray[np.float32]
 BitsArray = npt.NDArray[np.uint16]
+Progress = Callable[[int, int], None]
 
 
 class SourceDType(Enum):
@@ -52,12 +53,24 @@ class SourceTensor:
 class Weights(Mapping[str, SourceTensor]):
     """All tensors of a model by canonical name (see `ModelSpec.tensor_shapes`).
 
-    `fingerprint` is a digest of the files' bytes or of their names, sizes and times: it keys the KV cache.
+    `fingerprint` is 32 bytes that two models share only if they compute the same, or a function that finds them by reading
+    the files: it is called once, when they are first asked for.
     """
 
-    def __init__(self, tensors: Mapping[str, SourceTensor], fingerprint: bytes) -> None:
+    def __init__(self, tensors: Mapping[str, SourceTensor], fingerprint: bytes | Callable[[Progress | None], bytes]) -> None:
         self._tensors = dict(tensors)
-        self.fingerprint = fingerprint
+        self._fingerprint = fingerprint
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The bytes that name these weights: they key the KV cache and the packed weights on disk."""
+        return self.identify()
+
+    def identify(self, on_progress: Progress | None = None) -> bytes:
+        """Returns the fingerprint; `on_progress(done, total)` counts the pieces of files if many must be read for it."""
+        if not isinstance(self._fingerprint, bytes):
+            self._fingerprint = self._fingerprint(on_progress)
+        return self._fingerprint
 
     def __getitem__(self, name: str) -> SourceTensor:
         return self._tensors[name]

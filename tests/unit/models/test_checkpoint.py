@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import pytest
 
 from quire.errors import CheckpointError, ConfigError, ModelError, ModelNotFoundError
 from quire.models.checkpoint import load_checkpoint
-from quire.models.safetensors_file import open_safetensors
 from quire.models.weights import SourceDType
 from support.configs import CONFIGS
 from support.safetensors_writer import safetensors_bytes, write_sharded
@@ -253,11 +253,21 @@ def test_fingerprint_sees_changed_values_behind_the_same_size_and_time(
     assert len(fingerprints) == 2
 
 
-def test_fingerprint_sees_a_rewritten_file(tmp_path: Path, llama: Tensors) -> None:
-    _write(tmp_path, llama)
-    before = load_checkpoint(tmp_path).weights.fingerprint
-    os.utime(tmp_path / "model.safetensors", ns=(1, 1))
-    assert load_checkpoint(tmp_path).weights.fingerprint != before
+def test_copy_of_a_model_has_its_fingerprint(tmp_path: Path, llama: Tensors) -> None:
+    original = _write(tmp_path, llama)
+    before = load_checkpoint(original).weights.fingerprint
+    copy = shutil.copytree(original, tmp_path / "copy")
+    os.utime(copy / "model.safetensors", ns=(1, 1))
+    assert load_checkpoint(copy).weights.fingerprint == before
+
+
+def test_identifying_large_files_reports_every_piece_once(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quire.models.checkpoint._MIN_SHOWN_PIECES", 3)
+    seen: list[tuple[int, int]] = []
+    weights = load_checkpoint(sharded).weights
+    for _ in range(2):
+        weights.identify(lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_fingerprint_sees_how_the_config_reads_the_same_weights(tmp_path: Path, llama: Tensors) -> None:
@@ -265,15 +275,3 @@ def test_fingerprint_sees_how_the_config_reads_the_same_weights(tmp_path: Path, 
     before = load_checkpoint(tmp_path).weights.fingerprint
     (tmp_path / "config.json").write_text(json.dumps({**CONFIGS["llama"], "rope_theta": 123.0}))
     assert load_checkpoint(tmp_path).weights.fingerprint != before
-
-
-def test_windows_cover_small_tensors_entirely_and_large_ones_from_end_to_end(tmp_path: Path) -> None:
-    numbers = np.arange(1000, dtype=np.float32)
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(safetensors_bytes({"x": numbers}))
-    file = open_safetensors(path)
-    content = numbers.tobytes()
-    assert b"".join(file.windows("x", num_windows=4, window_bytes=1000)) == content
-    windows = list(file.windows("x", num_windows=4, window_bytes=10))
-    assert [len(window) for window in windows] == [10] * 4
-    assert (windows[0], windows[-1]) == (content[:10], content[-10:])
