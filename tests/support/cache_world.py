@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
-from quire.errors import DuplicateRequestError, RequestError
-from quire.kv.events import EventLog, KVEventKind
+from quire.errors import IntegrityError, RequestError
+from quire.kv.events import EventLog, KVEvent, KVEventKind
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import FinishReason, Request, RequestStatus, SamplingParams
@@ -106,9 +106,11 @@ class World:
         )
 
     def submit(self, request: Request) -> None:
+        is_known = request.request_id in self.live
         try:
             self.scheduler.submit(request)
-        except (RequestError, DuplicateRequestError):
+        except (RequestError, IntegrityError) as error:
+            require(isinstance(error, IntegrityError) == is_known, "an id in progress is a defect of the caller, nothing else is")
             require(request.request_id not in self.live or self.live[request.request_id] is not request, "refused but known")
             self.done("refused")
             return
@@ -235,6 +237,8 @@ class World:
     def replay_events(self) -> None:
         last_released: tuple[str, int] | None = None
         for event in self.events.drain():
+            if not isinstance(event, KVEvent):
+                continue
             block_id = event.block_id
             self.tally[event.kind.value] += 1
             if event.kind is KVEventKind.EVICTED:

@@ -25,6 +25,7 @@ from quire.engine.capacity import require_logprob_room
 from quire.engine.completion import CompletionState, Progress
 from quire.engine.group import RequestGroup, Submission
 from quire.engine.step_sampler import StepSampler, StepTokens
+from quire.engine.watch import StepRecord, StepWatcher
 from quire.errors import DuplicateRequestError, IntegrityError, RequestError, defect, failure_message, is_failure
 from quire.executors.protocol import Executor
 from quire.request import FinishReason, Request, RequestOutput
@@ -58,6 +59,7 @@ class EngineCore:
         self.executor = executor
         self.tokenizer = tokenizer
         self.integrity_errors: list[IntegrityError] = []
+        self.watcher: StepWatcher | None = None
         self._clock = clock
         self._make_scheduler = make_scheduler
         self._scheduler = make_scheduler()
@@ -96,7 +98,7 @@ class EngineCore:
 
     def admit(self, group: RequestGroup) -> RequestGroup:
         """Queues a checked group and returns it; raises DuplicateRequestError, and keeps nothing, if its id is in use."""
-        if group.request_id in self._groups:
+        if group.request_id in self._groups or any(state.request.request_id in self._states for state in group.states):
             raise DuplicateRequestError(
                 "a request with this id is in progress", given=group.request_id, next_step="Use another request id."
             )
@@ -152,6 +154,8 @@ class EngineCore:
         else:
             events = self._complete(plan, drawn)
         self._check_when_idle()
+        if self.watcher is not None:
+            self.watcher(StepRecord(plan, drawn, self._scheduler.manager.pool.take_events()))
         return events
 
     def _check_tokens(self, submission: Submission) -> None:
@@ -267,4 +271,5 @@ class EngineCore:
         except IntegrityError as error:
             _log.error("The KV cache's bookkeeping was inconsistent and was reset; cached prefixes are lost: %s", error)
             self.integrity_errors.append(error)
-            self._scheduler = self._make_scheduler()
+            broken, self._scheduler = self._scheduler, self._make_scheduler()
+            self._scheduler.manager.pool.take_place_of(broken.manager.pool)

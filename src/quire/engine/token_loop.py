@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from quire.engine.core import EngineCore
 from quire.engine.group import Submission
+from quire.engine.watch import StepWatcher
 from quire.errors import ExecutorError, failure_of
 from quire.executors.protocol import Executor
 from quire.request import Request, RequestOutput, SamplingParams
@@ -14,11 +15,15 @@ from quire.sched.scheduler import Scheduler
 
 
 class TokenLoop:
-    """Greedy requests on an `EngineCore` without a tokenizer; `requests` holds the unfinished ones."""
+    """Greedy requests on an `EngineCore` without a tokenizer; `requests` holds the unfinished ones.
 
-    def __init__(self, executor: Executor, scheduler: Scheduler) -> None:
+    `watcher` is called after every step.
+    """
+
+    def __init__(self, executor: Executor, scheduler: Scheduler, watcher: StepWatcher | None = None) -> None:
         self.requests: dict[str, Request] = {}
         self._core = EngineCore(executor, None, lambda: scheduler, time.perf_counter)
+        self._core.watcher = watcher
 
     def submit(
         self, request_id: str, prompt: Sequence[int], num_new: int, *, priority: int = 0, logprobs: int | None = None

@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from quire.config import PrefixCache
-from quire.errors import DuplicateRequestError, defect
+from quire.errors import defect
 from quire.kv.block import Block
 from quire.kv.hashing import CacheDomain, block_key
 from quire.kv.layout import KVLayout
@@ -29,10 +29,10 @@ class BlockTable:
     block_ids      the same as ids; one tuple until a block is added
     capacity       tokens the blocks hold
     num_committed  blocks [0, num_committed) were written and offered to the pool
-    num_announced  blocks [num_committed, num_announced) are being computed, and others may wait for them
+    num_pending  blocks [num_committed, num_pending) are being computed, and others may wait for them
     """
 
-    __slots__ = ("block_ids", "blocks", "capacity", "keys", "num_announced", "num_committed", "root")
+    __slots__ = ("block_ids", "blocks", "capacity", "keys", "num_committed", "num_pending", "root")
 
     def __init__(self, root: bytes) -> None:
         self.root = root
@@ -41,7 +41,7 @@ class BlockTable:
         self.block_ids: tuple[int, ...] = ()
         self.capacity = 0
         self.num_committed = 0
-        self.num_announced = 0
+        self.num_pending = 0
 
     def parent(self, block_idx: int) -> bytes:
         """Returns the key of the block before `block_idx`, or the domain's root."""
@@ -85,21 +85,24 @@ class KVCacheManager:
         self.ledger = Ledger()
         self._fingerprint = fingerprint
         self._tables: dict[str, BlockTable] = {}
-        self._announced: Counter[bytes] = Counter()  # keys of blocks that running requests are computing
+        self._pending_keys: Counter[bytes] = Counter()  # keys of blocks that running requests are computing
 
     def begin_step(self, step: int) -> None:
         """Stamps the events that follow with a step number."""
         if self.pool.events is not None:
             self.pool.events.step = step
 
+    def abandon_step(self) -> None:
+        """Notes that the step was taken back, once its blocks are."""
+        if self.pool.events is not None:
+            self.pool.events.record_abandoned_step()
+
     # -- a request's life ----------------------------------------------------------
 
     def open(self, request: Request) -> None:
         """Starts an empty table."""
         if request.request_id in self._tables:
-            raise DuplicateRequestError(
-                "A request with this id is already open", given=request.request_id, next_step="Use another request id."
-            )
+            raise defect(f"request {request.request_id} has a table already")
         domain = CacheDomain(fingerprint=self._fingerprint, tenant=request.tenant, salt=request.cache_salt)
         self._tables[request.request_id] = BlockTable(domain.root())
 
@@ -141,7 +144,7 @@ class KVCacheManager:
 
     def is_being_computed(self, match: PrefixMatch) -> bool:
         """Whether a request that holds blocks now will commit the first block that the match lacks."""
-        return match.missing_key is not None and match.missing_key in self._announced
+        return match.missing_key is not None and match.missing_key in self._pending_keys
 
     # -- holding -------------------------------------------------------------------
 
@@ -165,7 +168,7 @@ class KVCacheManager:
         table.set_blocks([*match.blocks, *added], size)
         table.num_committed = len(match.blocks)
         if self.prefix_cache is PrefixCache.ON:
-            self._announce(table)
+            self._add_pending(table)
         return table.block_ids
 
     def reserve(self, request_id: str, num_tokens: int) -> tuple[int, ...] | None:
@@ -193,7 +196,7 @@ class KVCacheManager:
             for block_idx in range(table.num_committed, num_full):
                 key, token_ids = table.keys[block_idx], block_tokens(request, block_idx, size)
                 self.pool.commit(table.blocks[block_idx], table.parent(block_idx), key, token_ids, request.request_id)
-            self._retract(table, num_full)
+            self._drop_pending(table, num_full)
         table.num_committed = num_full
 
     def trim(self, request_id: str, num_blocks: int) -> None:
@@ -206,22 +209,22 @@ class KVCacheManager:
     def release(self, request_id: str) -> None:
         """Gives back all blocks, tails first. The keys stay, so coming back hashes nothing again."""
         table = self._tables[request_id]
-        self._retract(table, table.num_announced)
-        table.num_committed = table.num_announced = 0
+        self._drop_pending(table, table.num_pending)
+        table.num_committed = table.num_pending = 0
         self._release_from(table, 0, request_id)
 
     # -- integrity -----------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises IntegrityError unless tables, reference counts and announcements agree."""
+        """Raises IntegrityError unless tables, reference counts and pending keys agree."""
         self.pool.check()
         holders = Counter(block.id for table in self._tables.values() for block in table.blocks)
         for block in self.pool.blocks:
             if block.ref_count != holders[block.id]:
                 raise defect(f"block {block.id} has ref_count {block.ref_count} but is in {holders[block.id]} tables")
-        announced: Counter[bytes] = Counter()
+        pending: Counter[bytes] = Counter()
         for request_id, table in self._tables.items():
-            announced.update(table.keys[table.num_committed : table.num_announced])
+            pending.update(table.keys[table.num_committed : table.num_pending])
             if table.block_ids != tuple(block.id for block in table.blocks) or table.num_committed > len(table.blocks):
                 raise defect(f"the table of request {request_id} contradicts its blocks")
             for block, key in zip(table.blocks[: table.num_committed], table.keys, strict=False):
@@ -229,13 +232,13 @@ class KVCacheManager:
                     raise defect(f"block {block.id} of request {request_id} was committed under another key")
             if any(block.hash is not None for block in table.blocks[table.num_committed :]):
                 raise defect(f"request {request_id} holds a committed block that it would write to")
-        if announced != self._announced:
-            raise defect("announced blocks differ from those being computed")
+        if pending != self._pending_keys:
+            raise defect("pending keys differ from those of the blocks being computed")
 
     def check_idle(self, blocks: range) -> None:
         """Raises IntegrityError unless no request holds anything; of the pool it looks at its counts and the given blocks."""
-        if self._tables or self._announced:
-            raise defect(f"{len(self._tables)} tables and {len(self._announced)} announced blocks are left over")
+        if self._tables or self._pending_keys:
+            raise defect(f"{len(self._tables)} tables and {len(self._pending_keys)} pending keys are left over")
         self.pool.check_idle(blocks)
 
     # -- inside --------------------------------------------------------------------
@@ -263,16 +266,16 @@ class KVCacheManager:
         num_equal = self.pool.num_equal_tokens(parent, block_tokens(request, block_idx, self.pool.block_size))
         return (MissReason.COLD, None) if num_equal is None else (MissReason.DIVERGED, match.num_tokens + num_equal)
 
-    def _announce(self, table: BlockTable) -> None:
-        table.num_announced = len(table.keys)
-        for key in table.keys[table.num_committed : table.num_announced]:
-            self._announced[key] += 1
+    def _add_pending(self, table: BlockTable) -> None:
+        table.num_pending = len(table.keys)
+        for key in table.keys[table.num_committed : table.num_pending]:
+            self._pending_keys[key] += 1
 
-    def _retract(self, table: BlockTable, until: int) -> None:
-        for key in table.keys[table.num_committed : min(until, table.num_announced)]:
-            self._announced[key] -= 1
-            if not self._announced[key]:
-                del self._announced[key]
+    def _drop_pending(self, table: BlockTable, until: int) -> None:
+        for key in table.keys[table.num_committed : min(until, table.num_pending)]:
+            self._pending_keys[key] -= 1
+            if not self._pending_keys[key]:
+                del self._pending_keys[key]
 
     def _release_from(self, table: BlockTable, num_kept: int, request_id: str) -> None:
         for block in reversed(table.blocks[num_kept:]):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from quire.errors import defect
 from quire.kv.block import Block, FreeQueue
-from quire.kv.events import EventLog, KVEventKind
+from quire.kv.events import EventLog, KVEventKind, LogEvent
 from quire.kv.ledger import EvictedKeys
 
 MAX_COMPARED_SIBLINGS = 16
@@ -100,12 +100,24 @@ class BlockPool:
         if block.ref_count == 0 or block.hash is not None or len(token_ids) != self.block_size:
             raise defect(f"block {block.id} cannot be committed: it is free, committed already, or not full")
         if key in self._by_key:
+            if self.events is not None:
+                self.events.record(KVEventKind.DUPLICATE, block.id, request_id, key)
             return
         block.hash, block.parent, block.token_ids = key, parent, token_ids
         self._by_key[key] = block
         self._children.setdefault(parent, {})[block.id] = block
         self.evicted.forget(key)
         self._record(KVEventKind.COMMITTED, block, request_id)
+
+    def take_events(self) -> tuple[LogEvent, ...]:
+        """Returns what happened since the last call; nothing where no log is kept."""
+        return () if self.events is None else self.events.drain()
+
+    def take_place_of(self, other: BlockPool) -> None:
+        """Goes on with the log of a pool that is given up. This one must be new."""
+        self.events = other.events
+        if self.events is not None:
+            self.events.record_replaced_pool()
 
     def check(self) -> None:
         """Raises IntegrityError unless the pool's structures agree with each other; walks every block."""

@@ -17,7 +17,7 @@ from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
-from quire.errors import CapacityError, ConfigError, DuplicateRequestError, defect
+from quire.errors import CapacityError, ConfigError, defect
 from quire.kv.manager import KVCacheManager, PrefixMatch
 from quire.request import FinishReason, Request, RequestStatus
 from quire.sched.limits import ContextBound, RequestLimits
@@ -80,12 +80,10 @@ class Scheduler:
     def submit(self, request: Request) -> None:
         """Queues a request, or refuses at once what can never be answered.
 
-        Raises EmptyPromptError, PromptTooLongError, CapacityError (also when the queue is full), DuplicateRequestError.
+        Raises EmptyPromptError, PromptTooLongError, CapacityError (also when the queue is full).
         """
         if request.request_id in self._requests:
-            raise DuplicateRequestError(
-                "A request with this id is in progress", given=request.request_id, next_step="Use another request id."
-            )
+            raise defect(f"request {request.request_id} is submitted twice")
         self.limits.check(request)
         if len(self._waiting) >= self._config.max_queued_requests:
             raise CapacityError(
@@ -165,6 +163,7 @@ class Scheduler:
                     request.num_cached_tokens = 0
             elif request.request_id in work.num_blocks_before:
                 self.manager.trim(request.request_id, work.num_blocks_before[request.request_id])
+        self.manager.abandon_step()
 
     # -- planning --------------------------------------------------------------------
 

@@ -19,14 +19,16 @@ import numpy as np
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.engine.token_loop import TokenLoop
+from quire.engine.watch import StepRecord
 from quire.errors import IntegrityError
 from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32Array, StepBatch
+from quire.kv.events import EventLog
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import Request
-from quire.sched.plan import StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.units import cdiv
+from quire.verify.pool_mirror import PoolMirror
 
 NUM_NEIGHBOURS = 5
 _NEIGHBOUR_PROMPT = 9
@@ -107,16 +109,6 @@ def longest_company(num_tokens: int, block_size: int) -> int:
     return num_tokens + max(_NEIGHBOUR_PROMPT, block_size - _RIVAL_ROOM)
 
 
-class _WatchedScheduler(Scheduler):
-    """A scheduler that keeps its latest plan, to look at."""
-
-    latest_plan: StepPlan | None = None
-
-    def plan_step(self) -> StepPlan | None:
-        self.latest_plan = super().plan_step()
-        return self.latest_plan
-
-
 class _RecordingExecutor:
     """Runs steps on another executor; `rows` are the logits of the latest step, one array [V] for each row."""
 
@@ -157,8 +149,9 @@ class _Stage:
         self.block_size = executor.layout.block_size
         self.rows: list[Float32Array] = []
         self.num_computed_tokens = 0
+        self.records: list[StepRecord] = []
         self.scheduler = self._make_scheduler()
-        self.loop = TokenLoop(self.executor, self.scheduler)
+        self.loop = TokenLoop(self.executor, self.scheduler, self.records.append)
 
     def play(self) -> Replay:
         if self.scenario.prefix is Prefix.WARM:
@@ -170,7 +163,16 @@ class _Stage:
             self.loop.step()
             self._note_step(subject)
         self.loop.abort_all()
+        self._check_events()
         return self._replay(subject)
+
+    def _check_events(self) -> None:
+        """Raises IntegrityError unless the events of all steps tell what became of every block."""
+        mirror = PoolMirror()
+        for record in self.records:
+            mirror.fold(record.events)
+        mirror.fold(self.scheduler.manager.pool.take_events())
+        mirror.require_equal(self.scheduler.manager.pool)
 
     def _replay(self, subject: Request) -> Replay:
         return Replay(
@@ -180,11 +182,11 @@ class _Stage:
             num_computed_tokens=self.num_computed_tokens,
         )
 
-    def _make_scheduler(self) -> _WatchedScheduler:
+    def _make_scheduler(self) -> Scheduler:
         scenario = self.scenario
         has_prefix_cache = scenario.mode is KVCacheMode.PAGED and scenario.prefix is not Prefix.OFF
         manager = KVCacheManager(
-            BlockPool(self._num_blocks(), self.block_size),
+            BlockPool(self._num_blocks(), self.block_size, events=EventLog()),
             fingerprint=b"replay",
             prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
         )
@@ -193,7 +195,7 @@ class _Stage:
         config = SchedulerConfig(max_num_batched_tokens=(scenario.chunk or total) + company, max_num_seqs=company + 1)
         capacity = manager.pool.num_blocks * self.block_size
         max_context = min(self.executor.spec.max_context, capacity)
-        return _WatchedScheduler(config, manager, max_context=max_context, mode=scenario.mode)
+        return Scheduler(config, manager, max_context=max_context, mode=scenario.mode)
 
     def _num_blocks(self) -> int:
         """A subject to be preempted gets a pool that holds all of it and one block of each other request: they will want more."""
@@ -220,9 +222,8 @@ class _Stage:
 
     def _note_step(self, subject: Request) -> None:
         """Counts the subject's rows in the step that has just run, and keeps the logits of the token that it drew."""
-        plan = self.scheduler.latest_plan
         rows = iter(self.executor.rows)
-        for chunk in () if plan is None else plan.scheduled:
+        for chunk in self.records[-1].plan.scheduled:
             logits = list(islice(rows, chunk.num_logit_rows))
             if chunk.request_id == _SUBJECT:
                 self.num_computed_tokens += chunk.num_tokens

@@ -247,4 +247,8 @@ def test_request_id_in_use_is_refused(tokenizer: Tokenizer) -> None:
         core.submit(submission("a", PROMPT, n=3, temperature=1.0))
     assert core.request_ids == ("a/1",)
     assert list(run_all(core)) == ["a/1"]
+    core.submit(submission("b", PROMPT, n=2, temperature=1.0))
+    with pytest.raises(DuplicateRequestError):
+        core.submit(submission("b/0", PROMPT))
+    assert list(run_all(core)) == ["b"]
     assert _free(core)

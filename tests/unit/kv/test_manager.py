@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from quire.config import KVFormat, PrefixCache
-from quire.errors import DuplicateRequestError, IntegrityError
+from quire.errors import IntegrityError
 from quire.kv.layout import KVLayout
 from quire.kv.ledger import MissReason
 from quire.kv.manager import KVCacheManager
@@ -232,10 +232,10 @@ def test_committing_more_than_is_held_is_reported() -> None:
         manager.commit(request, 12)
 
 
-def test_opening_twice_is_refused() -> None:
+def test_opening_twice_is_a_defect() -> None:
     manager = manager_of()
     opened(manager, "r", range(3))
-    with pytest.raises(DuplicateRequestError, match="already open"):
+    with pytest.raises(IntegrityError, match="has a table already"):
         opened(manager, "r", range(3))
 
 
@@ -250,7 +250,7 @@ def test_release_lets_tails_be_evicted_before_heads() -> None:
 # -- waiting for a block that is being computed ------------------------------------------
 
 
-def test_a_missing_block_is_announced_while_somebody_computes_it() -> None:
+def test_the_key_of_a_missing_block_is_pending_while_a_request_computes_it() -> None:
     manager = manager_of()
     writer, reader = opened(manager, "writer", range(9)), opened(manager, "reader", range(9))
     assert not manager.is_being_computed(manager.match(reader))
@@ -262,7 +262,7 @@ def test_a_missing_block_is_announced_while_somebody_computes_it() -> None:
     manager.check()
 
 
-def test_an_announcement_ends_with_its_request() -> None:
+def test_a_pending_key_ends_with_its_request() -> None:
     manager = manager_of()
     writer, reader = opened(manager, "writer", range(9)), opened(manager, "reader", range(9))
     manager.admit(writer, manager.match(writer), 4)

@@ -6,7 +6,6 @@ import pytest
 
 from quire.errors import IntegrityError
 from quire.kv.block import Block
-from quire.kv.events import EventLog, KVEventKind
 from quire.kv.hashing import block_key
 from quire.kv.pool import BlockPool
 
@@ -184,29 +183,3 @@ def test_check_sees_damage(damage: Callable[[BlockPool], None]) -> None:
     damage(pool)
     with pytest.raises(IntegrityError):
         pool.check()
-
-
-def test_events_tell_a_blocks_life_in_its_verbs() -> None:
-    log = EventLog()
-    pool = BlockPool(1, 2, events=log)
-    log.step = 7
-    (block,) = allocate(pool, 1)
-    key = commit(pool, block, (1, 2))
-    pool.share(block, "b")
-    pool.release(block, "a")
-    pool.release(block, "b")
-    allocate(pool, 1, "c")
-    events = log.drain()
-    kinds = KVEventKind
-    expected = [kinds.ALLOCATED, kinds.COMMITTED, kinds.SHARED, kinds.RELEASED, kinds.RELEASED, kinds.EVICTED, kinds.ALLOCATED]
-    assert [event.kind for event in events] == expected
-    assert {event.step for event in events} == {7}
-    assert (events[5].request_id, events[5].hash) == ("c", key)
-    assert len(log) == 0
-
-
-def test_a_full_event_log_drops_the_oldest() -> None:
-    log = EventLog(max_events=2)
-    pool = BlockPool(3, 2, events=log)
-    allocate(pool, 3)
-    assert [event.block_id for event in log.drain()] == [1, 2]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError
+from quire.errors import CapacityError, EmptyPromptError, IntegrityError, PromptTooLongError, RequestError
 from quire.request import Request, SamplingParams
 from quire.sched.limits import ContextBound, RequestLimits
 from support.sched_world import planned, request_of, scheduler_of, step
@@ -61,10 +61,10 @@ def test_what_the_pool_can_never_hold_is_refused_with_the_numbers() -> None:
         scheduler.submit(request_of("endless", range(12), max_tokens=None))
 
 
-def test_a_duplicate_id_is_refused_while_the_first_is_in_progress() -> None:
+def test_submitting_an_id_twice_is_a_defect_while_the_first_is_in_progress() -> None:
     scheduler = scheduler_of()
     scheduler.submit(request_of("r", range(3), max_tokens=1))
-    with pytest.raises(DuplicateRequestError, match="in progress"):
+    with pytest.raises(IntegrityError, match="submitted twice"):
         scheduler.submit(request_of("r", range(3)))
     step(scheduler)
     scheduler.submit(request_of("r", range(3)))

@@ -1,0 +1,90 @@
+"""Watching steps: one record per step, with its plan, what it drew or why it failed, and what happened to blocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from quire.engine.watch import StepRecord
+from quire.executors.protocol import Float32Array, StepBatch
+from quire.kv.events import EventLog, KVEvent, PoolReplaced, StepAbandoned
+from quire.text.tokenizer import Tokenizer
+from quire.verify.pool_mirror import PoolMirror
+from support.fake_engine import FakeExecutor, make_core, run_all, submission
+
+PROMPT = tuple(range(20)) * 3
+POISON = 13
+
+
+class FailingExecutor(FakeExecutor):
+    """Raises in every step that holds the poisoned token."""
+
+    error: BaseException = ValueError("poison")
+
+    def run(self, batch: StepBatch) -> Float32Array:
+        if POISON in batch.token_ids:
+            raise self.error
+        return super().run(batch)
+
+
+def test_every_step_leaves_one_record_of_what_it_computed_and_drew(tokenizer: Tokenizer) -> None:
+    core, records = make_core(FakeExecutor(), tokenizer), list[StepRecord]()
+    core.watcher = records.append
+    outputs = run_all(core, submission("a", PROMPT, max_tokens=4), submission("b", (1, 2), max_tokens=2))
+    assert [record.plan.step for record in records] == list(range(len(records)))
+    for name, output in outputs.items():
+        drawn = [token.token_id for record in records for token in record.drawn.tokens.get(f"{name}", [])]
+        assert drawn == list(output.outputs[0].token_ids)
+    assert {record.events for record in records} == {()}
+
+
+def test_events_of_all_records_tell_the_state_of_the_pool(tokenizer: Tokenizer) -> None:
+    core, records = make_core(FakeExecutor(), tokenizer), list[StepRecord]()
+    pool = core.scheduler.manager.pool
+    pool.events, core.watcher = EventLog(), records.append
+    run_all(core, submission("a", PROMPT, max_tokens=9), submission("b", PROMPT, max_tokens=2))
+    run_all(core, submission("c", PROMPT, max_tokens=3))
+    mirror = PoolMirror()
+    for record in records:
+        assert all(event.step == record.plan.step for event in record.events)
+        mirror.fold(record.events)
+    mirror.require_equal(pool)
+
+
+def test_failed_step_is_recorded_with_the_reason_and_as_abandoned(tokenizer: Tokenizer) -> None:
+    core, records = make_core(FailingExecutor(), tokenizer), list[StepRecord]()
+    core.scheduler.manager.pool.events, core.watcher = EventLog(), records.append
+    run_all(core, submission("good", (1, 2), max_tokens=1), submission("bad", (1, POISON), max_tokens=1))
+    failed, completed = records
+    assert list(failed.drawn.failures) == ["bad"]
+    assert StepAbandoned in map(type, failed.events)
+    assert (list(completed.drawn.tokens), completed.drawn.failures) == (["good"], {})
+    assert completed.plan.step == failed.plan.step
+
+
+def test_interrupted_step_is_told_by_the_events_of_the_next_record(tokenizer: Tokenizer) -> None:
+    executor = FailingExecutor()
+    executor.error = KeyboardInterrupt()
+    core, records = make_core(executor, tokenizer), list[StepRecord]()
+    core.scheduler.manager.pool.events, core.watcher = EventLog(), records.append
+    core.submit(submission("bad", (1, POISON), max_tokens=1))
+    with pytest.raises(KeyboardInterrupt):
+        core.step()
+    assert records == []
+    core.abort("bad")
+    run_all(core, submission("good", (1, 2), max_tokens=1))
+    assert [type(event) for event in records[0].events].count(StepAbandoned) == 1
+
+
+def test_log_survives_a_repair(tokenizer: Tokenizer) -> None:
+    core, records = make_core(FakeExecutor(), tokenizer), list[StepRecord]()
+    core.scheduler.manager.pool.events, core.watcher = EventLog(), records.append
+    core.scheduler.manager.pool.allocate(2, "nobody")
+    run_all(core, submission("a", PROMPT, max_tokens=1))
+    assert len(core.integrity_errors) == 1
+    run_all(core, submission("b", PROMPT, max_tokens=1))
+    events = [event for record in records for event in record.events]
+    assert [type(event) for event in events].count(PoolReplaced) == 1
+    assert isinstance(events[-1], KVEvent)
+    mirror = PoolMirror()
+    mirror.fold(events)
+    mirror.require_equal(core.scheduler.manager.pool)
