@@ -5,7 +5,6 @@ from quire.kv.block import Block
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import Request, SamplingParams
-from quire.sched.plan import Sampled
 from quire.sched.scheduler import Scheduler
 
 manager = KVCacheManager(BlockPool(10, 4), fingerprint=b"a model")
@@ -21,7 +20,7 @@ def step() -> None:
         print(f"step {plan.step:2} {chunk.request_id} [{chunk.start}, {chunk.stop}) table {chunk.block_ids} slots {slots}")
     for name in plan.preempted:
         print(f"step {plan.step:2} {name} is preempted")
-    scheduler.complete_step(plan, {chunk.request_id: [Sampled(token_id=500 + plan.step)] for chunk in plan.scheduled})
+    scheduler.complete_step(plan, {chunk.request_id: [500 + plan.step] for chunk in plan.scheduled})
     print("  pool  " + " ".join(shown(block) for block in manager.pool.blocks))
 
 

@@ -91,11 +91,6 @@ class Request:
         return len(self.prompt_token_ids) + len(self.output_token_ids) - self.num_computed_tokens
 
     @property
-    def draws_last_token(self) -> bool:
-        """Whether the next token of the output is the last one that its length allows."""
-        return self.num_tokens + 1 >= self.max_num_tokens
-
-    @property
     def needs_prompt_logits(self) -> bool:
         return self.sampling.prompt_logprobs is not None
 

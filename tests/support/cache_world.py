@@ -16,7 +16,7 @@ from quire.kv.events import EventLog, KVEvent, KVEventKind
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import FinishReason, Request, RequestStatus, SamplingParams
-from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
+from quire.sched.plan import ScheduledChunk, StepPlan
 from quire.sched.scheduler import Scheduler
 
 MAX_CONTEXT = 26
@@ -149,10 +149,10 @@ class World:
                 self.write(chunk, position, chain[position])
 
     def complete(self, plan: StepPlan) -> None:
-        sampled = {chunk.request_id: [self.sample()] for chunk in plan.scheduled if chunk.num_sample_rows}
+        sampled, ended = self.sample(plan)
         running = {chunk.request_id: chunk for chunk in plan.scheduled if chunk.request_id in self.live}
         before = {name: len(self.live[name].output_token_ids) for name in running}
-        finished = self.scheduler.complete_step(plan, sampled)
+        finished = self.scheduler.complete_step(plan, sampled, ended)
         for name, chunk in running.items():
             grown = len(self.live[name].output_token_ids) - before[name]
             require(grown == chunk.num_sample_rows, "a chunk that samples adds one token, any other none")
@@ -197,10 +197,17 @@ class World:
 
     # -- the model -----------------------------------------------------------------
 
-    def sample(self) -> Sampled:
-        self.dice = (self.dice * 1103515245 + 12345) % 2**31
-        is_stop = (self.dice >> 9) % 11 == 0
-        return Sampled(token_id=(self.dice >> 16) % VOCABULARY, finish_reason=FinishReason.STOP if is_stop else None)
+    def sample(self, plan: StepPlan) -> tuple[dict[str, list[int]], dict[str, FinishReason]]:
+        """Returns a token for each chunk that samples, and which of them end their request."""
+        sampled: dict[str, list[int]] = {}
+        ended: dict[str, FinishReason] = {}
+        for chunk in plan.scheduled:
+            if chunk.num_sample_rows:
+                self.dice = (self.dice * 1103515245 + 12345) % 2**31
+                sampled[chunk.request_id] = [(self.dice >> 16) % VOCABULARY]
+                if (self.dice >> 9) % 11 == 0:
+                    ended[chunk.request_id] = FinishReason.STOP
+        return sampled, ended
 
     def chain(self, chunk: ScheduledChunk) -> list[int]:
         request = self.live[chunk.request_id]

@@ -6,7 +6,7 @@ from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import Request, SamplingParams
-from quire.sched.plan import Sampled, StepPlan
+from quire.sched.plan import StepPlan
 from quire.sched.scheduler import Scheduler
 
 BLOCK_SIZE = 4
@@ -46,7 +46,7 @@ def planned(scheduler: Scheduler) -> StepPlan:
 
 def completed(scheduler: Scheduler, plan: StepPlan, token_id: int = 7) -> tuple[Request, ...]:
     """Completes a step in which every chunk that samples draws `token_id`."""
-    sampled = {chunk.request_id: [Sampled(token_id=token_id)] for chunk in plan.scheduled if chunk.num_sample_rows}
+    sampled = {chunk.request_id: [token_id] for chunk in plan.scheduled if chunk.num_sample_rows}
     finished = scheduler.complete_step(plan, sampled)
     scheduler.manager.check()
     return finished

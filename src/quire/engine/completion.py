@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from quire.errors import RequestError, failure_message, is_failure
 from quire.request import CompletionOutput, FinishReason, Logprob, Request, SamplingParams, TokenLogprobs
-from quire.sample.sampler import SampledToken, SampleRow, TokenCounts
-from quire.sched.plan import Sampled
+from quire.sample.sampler import SampleRow, TokenCounts
+from quire.sched.plan import ScheduledChunk
 from quire.text.automaton import Automaton
 from quire.text.banned_words import BannedTokens, BannedWords
 from quire.text.detokenizer import IncrementalDetokenizer
@@ -16,7 +16,7 @@ from quire.text.stop import StopMatcher
 from quire.text.tokenizer import Tokenizer
 
 
-@dataclass(slots=True, kw_only=True)  # not frozen: one is made for every token, in a third of the time
+@dataclass(slots=True)  # neither frozen nor by keyword: one is made per token, in a third of the time
 class Progress:
     """What one step added to completion `index` of a request. `text` may be empty: half a character, or a possible stop.
 
@@ -27,16 +27,24 @@ class Progress:
     index: int
     text: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None
-    cumulative_logprob: float | None
-    finish_reason: FinishReason | None
-    stop_reason: int | str | None
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    cumulative_logprob: float | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
 
 
-class OutputWords:
-    """What the completions of one submission look for in their text: stop strings and banned words. Built once, shared."""
+class Shared:
+    """What the completions of one submission have in common: stop strings and banned words, built once, and its steps.
 
-    def __init__(self, params: SamplingParams, tokenizer: Tokenizer | None) -> None:
+    `num_steps` counts those that computed tokens of any completion; `first_token_s` is when the first one had a token.
+    """
+
+    def __init__(self, group_id: str, params: SamplingParams, tokenizer: Tokenizer | None) -> None:
+        self.group_id = group_id
+        self.tokenizer = tokenizer
+        self.num_steps = 0
+        self.first_token_s: float | None = None
+        self._last_step: int | None = None
         self.stops = Automaton[str](params.stop)
         self.banned: BannedWords | None = None
         if tokenizer is None:
@@ -45,6 +53,14 @@ class OutputWords:
         elif params.bad_words:
             hidden_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset[int]()
             self.banned = BannedWords(params.bad_words, tokenizer.vocabulary, hidden_ids)
+
+    def note_chunk(self, chunk: ScheduledChunk, step: int, now: float) -> None:
+        """Counts a step, once for all its chunks."""
+        if step != self._last_step:
+            self.num_steps += 1
+            self._last_step = step
+        if self.first_token_s is None and chunk.num_sample_rows:
+            self.first_token_s = now
 
 
 class CompletionState:
@@ -62,13 +78,14 @@ class CompletionState:
     that is complete with the last token goes before it. Only STOP has a stop reason.
     """
 
-    def __init__(self, request: Request, group_id: str, index: int, tokenizer: Tokenizer | None, words: OutputWords) -> None:
-        params = request.sampling
+    def __init__(self, request: Request, index: int, shared: Shared) -> None:
+        params, tokenizer = request.sampling, shared.tokenizer
         self.request = request
-        self.group_id = group_id
+        self.shared = shared
+        self.group_id = shared.group_id
         self.index = index
         eos_token_ids = frozenset[int]() if tokenizer is None else tokenizer.eos_token_ids
-        self.row = _sample_row(request, eos_token_ids, words)
+        self.row = _sample_row(request, eos_token_ids, shared.banned)
         self.token_ids = request.token_ids
         self._tokenizer = tokenizer
         self._ending_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
@@ -77,7 +94,9 @@ class CompletionState:
             self._detokenizer = IncrementalDetokenizer(
                 tokenizer, skip_special=params.skip_special_tokens, after=request.prompt_token_ids
             )
-        self._matcher = StopMatcher(words.stops, keeps_stop=params.include_stop_str_in_output)
+        self._push = _no_text if self._detokenizer is None else self._detokenizer.push
+        self._is_plain = params.logprobs is None and not params.stop
+        self._matcher = StopMatcher(shared.stops, keeps_stop=params.include_stop_str_in_output)
         self._stop_reason: int | str | None = None
         self._error: str | None = None
         self._text: list[str] = []
@@ -86,24 +105,30 @@ class CompletionState:
         self._logprobs: list[TokenLogprobs] = []
         self._cumulative_logprob = 0.0 if params.logprobs is not None else None
 
-    def advance(self, tokens: Sequence[SampledToken]) -> list[Sampled]:
-        """Takes the tokens drawn for the next positions, up to the first that ends the completion; returns those taken."""
-        self._num_old_tokens = len(self.request.output_token_ids)
-        self._num_old_parts = len(self._text)
-        num_room = self.request.max_num_tokens - self.request.num_tokens
-        taken: list[Sampled] = []
-        for token in tokens:
-            is_past_minimum = self._num_old_tokens + len(taken) >= self.request.sampling.min_tokens
-            is_last = len(taken) + 1 >= num_room
-            reason = self._take(token, is_past_minimum=is_past_minimum, is_last=is_last)
-            taken.append(Sampled(token.token_id, reason))
-            if is_last or reason is not None:
-                break
-        return taken
+    def advance(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] | None = None) -> Progress:
+        """Takes the tokens drawn for the next positions, up to the first that ends the completion, and returns what they add.
 
-    def _take(self, sampled: SampledToken, *, is_past_minimum: bool, is_last: bool) -> FinishReason | None:
+        Its `finish_reason` is STOP or None. Where the scheduler finishes the request by this step, that of `end` replaces it.
+        """
+        output, parts = self.request.output_token_ids, self._text
+        self._num_old_tokens = num_old = len(output)
+        self._num_old_parts = len(parts)
+        num_room = self.request.max_num_tokens - len(self.request.prompt_token_ids) - num_old
+        if self._is_plain and len(token_ids) == 1 < num_room and token_ids[0] not in self._ending_ids:
+            text = self._push(token_ids[0])
+            parts.append(text)
+            return Progress(self.group_id, self.index, text, (token_ids[0],))
+        num_taken, reason = 0, None
+        while num_taken < min(len(token_ids), max(num_room, 1)) and reason is None:
+            is_past_minimum = num_old + num_taken >= self.request.sampling.min_tokens
+            reason = self._take(token_ids[num_taken], is_past_minimum=is_past_minimum, is_last=num_taken + 1 >= num_room)
+            if logprobs is not None:
+                self._note_logprobs(logprobs[num_taken], token_ids[num_taken])
+            num_taken += 1
+        return self._progress(token_ids[:num_taken], reason)
+
+    def _take(self, token_id: int, *, is_past_minimum: bool, is_last: bool) -> FinishReason | None:
         """Takes one token, the last that the length allows if `is_last`; returns STOP if the completion ends with it."""
-        token_id, logprobs = sampled
         is_ending_id = is_past_minimum and token_id in self._ending_ids
         if is_ending_id and token_id in self.request.sampling.stop_token_ids:
             self._stop_reason = token_id
@@ -111,12 +136,13 @@ class CompletionState:
         self._read(token_id, is_ending_id=is_ending_id, heeds_stops=heeds_stops)
         if is_ending_id or is_last:
             self._release(heeds_stops=heeds_stops)
-        if logprobs is not None:
-            self._note_logprobs(logprobs, token_id)
         return FinishReason.STOP if is_ending_id or self._stop_reason is not None else None
 
-    def end(self, error: str | None = None) -> None:
-        """Releases the text still held back, unless an error ended it; called once, after the scheduler finished the request."""
+    def end(self, error: str | None = None) -> Progress:
+        """Releases the text still held back, unless an error ended it, and returns what the last step added with that.
+
+        Called once, after the scheduler finished the request.
+        """
         self._error = error
         if error is None:
             try:
@@ -127,18 +153,19 @@ class CompletionState:
                 self._error = failure_message(failure)
         if self._error is not None:
             self._stop_reason = None
+        return self._progress(self.request.output_token_ids[self._num_old_tokens :], self._finish_reason)
 
-    def progress(self) -> Progress:
-        """Returns what the last step added, with what its end released."""
+    def _progress(self, token_ids: Sequence[int], reason: FinishReason | None) -> Progress:
+        """Returns these tokens of the last step, with the text that was released since."""
         return Progress(
-            request_id=self.group_id,
-            index=self.index,
-            text="".join(self._text[self._num_old_parts :]),
-            token_ids=tuple(self.request.output_token_ids[self._num_old_tokens :]),
-            logprobs=tuple(self._logprobs[self._num_old_tokens :]) if self._logprobs else None,
-            cumulative_logprob=self._cumulative_logprob,
-            finish_reason=self._finish_reason,
-            stop_reason=self._stop_reason,
+            self.group_id,
+            self.index,
+            "".join(self._text[self._num_old_parts :]),
+            tuple(token_ids),
+            tuple(self._logprobs[self._num_old_tokens :]) if self._logprobs else None,
+            self._cumulative_logprob,
+            reason,
+            self._stop_reason,
         )
 
     def output(self) -> CompletionOutput:
@@ -188,6 +215,10 @@ class CompletionState:
         self._text.append(self._matcher.finish())
 
 
+def _no_text(_token_id: int) -> str:
+    return ""
+
+
 def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> Mapping[int, Logprob]:
     """Returns the candidates with the text of each token where there is a tokenizer."""
     if tokenizer is None:
@@ -197,7 +228,7 @@ def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> Mappi
     }
 
 
-def _sample_row(request: Request, eos_token_ids: frozenset[int], words: OutputWords) -> SampleRow:
+def _sample_row(request: Request, eos_token_ids: frozenset[int], banned: BannedWords | None) -> SampleRow:
     params = request.sampling
     return SampleRow(
         params=params,
@@ -205,7 +236,7 @@ def _sample_row(request: Request, eos_token_ids: frozenset[int], words: OutputWo
         prompt_token_ids=request.prompt_token_ids,
         output_token_ids=request.output_token_ids,
         eos_token_ids=eos_token_ids,
-        ban=None if words.banned is None else BannedTokens(words.banned),
+        ban=None if banned is None else BannedTokens(banned),
         counts=TokenCounts(request.prompt_token_ids) if _has_penalties(params) else None,
     )
 

@@ -30,7 +30,7 @@ from quire.errors import DuplicateRequestError, IntegrityError, RequestError, de
 from quire.executors.protocol import Executor
 from quire.request import FinishReason, Request, RequestOutput
 from quire.sample.sampler import require_known_tokens
-from quire.sched.plan import Sampled, ScheduledChunk, StepPlan
+from quire.sched.plan import ScheduledChunk, StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
 
@@ -197,25 +197,33 @@ class EngineCore:
 
     def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
-        now = self._clock()
-        groups, states = self._groups, self._states
-        for chunk in plan.scheduled:
-            groups[states[chunk.request_id].group_id].note_chunk(chunk, plan.step, now)
-        sampled: dict[str, list[Sampled]] = {}
+        self._note_step(plan)
+        states, logprobs = self._states, drawn.logprobs
+        steps: dict[str, Progress] = {}
+        sampled: dict[str, Sequence[int]] = {}
+        ended: dict[str, FinishReason] = {}
         errors: dict[str, str] = {}
-        for request_id, tokens in drawn.tokens.items():
+        for request_id, token_ids in drawn.token_ids.items():
             try:
-                sampled[request_id] = states[request_id].advance(tokens)
+                step = steps[request_id] = states[request_id].advance(token_ids, logprobs.get(request_id))
+                sampled[request_id] = step.token_ids
+                if step.finish_reason is not None:
+                    ended[request_id] = step.finish_reason
             except BaseException as error:
                 if not is_failure(error):
                     raise
                 errors[request_id] = failure_message(error)
-                sampled[request_id] = [Sampled(tokens[0].token_id, FinishReason.ERROR)]
-        finished = self._scheduler.complete_step(plan, sampled)
+                sampled[request_id], ended[request_id] = token_ids[:1], FinishReason.ERROR
+        finished = self._scheduler.complete_step(plan, sampled, ended)
         for request in finished:
-            states[request.request_id].end(errors.get(request.request_id))
-        events: list[StepEvent] = [states[request_id].progress() for request_id in sampled]
-        return events + [output for request in finished if (output := self._close(request)) is not None]
+            steps[request.request_id] = states[request.request_id].end(errors.get(request.request_id))
+        return [*steps.values(), *(output for request in finished if (output := self._close(request)) is not None)]
+
+    def _note_step(self, plan: StepPlan) -> None:
+        now, step = self._clock(), plan.step
+        states = self._states
+        for chunk in plan.scheduled:
+            states[chunk.request_id].shared.note_chunk(chunk, step, now)
 
     def _note_scores(self, plan: StepPlan, drawn: StepTokens) -> None:
         """Keeps the prompt scores of a step, also of one that fails: those that come again are skipped."""

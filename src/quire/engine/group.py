@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from quire.engine.completion import CompletionState, OutputWords, Progress, name_tokens
+from quire.engine.completion import CompletionState, Progress, Shared, name_tokens
 from quire.request import MAX_SEED, CompletionOutput, Request, RequestMetrics, RequestOutput, SamplingParams, TokenLogprobs
-from quire.sched.plan import ScheduledChunk
 from quire.text.tokenizer import Tokenizer
 
 
@@ -48,26 +47,13 @@ class RequestGroup:
     def __init__(self, submission: Submission, tokenizer: Tokenizer | None, now: float) -> None:
         self.submission = submission
         self.request_id = submission.request_id
-        words = OutputWords(submission.sampling, tokenizer)
-        self.states = [
-            CompletionState(each, self.request_id, index, tokenizer, words) for index, each in enumerate(_children(submission))
-        ]
+        self._shared = Shared(submission.request_id, submission.sampling, tokenizer)
+        self.states = [CompletionState(each, index, self._shared) for index, each in enumerate(_children(submission))]
         has_scores = submission.sampling.prompt_logprobs is not None
         self.scores = PromptScores([None] * max(1, submission.num_given_tokens)) if has_scores else None
         self.num_open = len(self.states)
-        self._num_steps = 0
-        self._last_step: int | None = None
         self._submitted_s = now
-        self._first_token_s: float | None = None
         self._ended_s: float | None = None
-
-    def note_chunk(self, chunk: ScheduledChunk, step: int, now: float) -> None:
-        """Counts a step that computed tokens of any completion, and remembers when the first token came."""
-        if step != self._last_step:
-            self._num_steps += 1
-            self._last_step = step
-        if self._first_token_s is None and chunk.num_sample_rows:
-            self._first_token_s = now
 
     def note_end(self, now: float) -> None:
         """Counts a completion that has ended."""
@@ -114,11 +100,12 @@ class RequestGroup:
 
     def metrics(self) -> RequestMetrics:
         """Returns the times and counts so far."""
+        first_token_s = self._shared.first_token_s
         return RequestMetrics(
-            ttft_s=None if self._first_token_s is None else self._first_token_s - self._submitted_s,
+            ttft_s=None if first_token_s is None else first_token_s - self._submitted_s,
             e2e_s=None if self._ended_s is None else self._ended_s - self._submitted_s,
             num_preemptions=sum(state.request.num_preemptions for state in self.states),
-            num_steps=self._num_steps,
+            num_steps=self._shared.num_steps,
         )
 
 

@@ -11,21 +11,24 @@ from quire.engine.completion import CompletionState
 from quire.errors import failure_message, is_failure
 from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array
 from quire.request import TokenLogprobs
-from quire.sample.sampler import SampledToken, not_finite, sample, score
+from quire.sample.sampler import not_finite, sample, score
 from quire.sched.plan import ScheduledChunk
 
 
 @dataclass(slots=True)
 class StepTokens:
-    """By request id: tokens drawn, scores of prompt tokens from `ScheduledChunk.first_scored` on, and reasons of failure."""
+    """By request id: token ids drawn, log-probabilities of each where they were asked for, scores of prompt tokens from
+    `ScheduledChunk.first_scored` on, and reasons of failure."""
 
-    tokens: dict[str, list[SampledToken]] = field(default_factory=dict)
+    token_ids: dict[str, list[int]] = field(default_factory=dict)
+    logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     scores: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
     def take(self, other: StepTokens) -> None:
         """Adds what was drawn for other requests of the same step."""
-        self.tokens |= other.tokens
+        self.token_ids |= other.token_ids
+        self.logprobs |= other.logprobs
         self.scores |= other.scores
         self.failures |= other.failures
 
@@ -58,9 +61,7 @@ class StepSampler:
         sampling = [chunk.request_id for chunk in self._chunks if chunk.num_sample_rows]
         request_ids = sampling[self._num_read : self._num_read + len(best.token_ids)]
         self._num_read += len(request_ids)
-        tokens = self.drawn.tokens
-        for request_id, token_id in zip(request_ids, best.token_ids.tolist(), strict=True):
-            tokens[request_id] = [SampledToken(token_id, None)]
+        self.drawn.token_ids.update(zip(request_ids, best.token_ids[:, np.newaxis].tolist(), strict=True))
         if best.num_not_finite.any():
             self._blame(request_ids, best.num_not_finite)
 
@@ -86,13 +87,16 @@ class StepSampler:
         for row_idx, request_id in enumerate(request_ids):
             if num_not_finite[row_idx]:
                 error = not_finite(row_idx, int(num_not_finite[row_idx]), self._vocab_size)
-                del self.drawn.tokens[request_id]
+                del self.drawn.token_ids[request_id]
                 self.drawn.failures[request_id] = failure_message(error)
 
     def _sample(self, logits: Float32Array, request_ids: Sequence[str]) -> None:
         try:
             tokens = sample(logits, [self._states[each].row for each in request_ids])
-            self.drawn.tokens |= {request_id: [token] for request_id, token in zip(request_ids, tokens, strict=True)}
+            for request_id, token in zip(request_ids, tokens, strict=True):
+                self.drawn.token_ids[request_id] = [token.token_id]
+                if token.logprobs is not None:
+                    self.drawn.logprobs[request_id] = [token.logprobs]
         except BaseException as error:
             if not is_failure(error):
                 raise

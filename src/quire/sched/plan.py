@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from quire.request import FinishReason, Request
+from quire.request import Request
 
 
 class ScheduledChunk(NamedTuple):
@@ -53,13 +53,6 @@ class StepPlan(NamedTuple):
     @property
     def num_tokens(self) -> int:
         return sum(chunk.num_tokens for chunk in self.scheduled)
-
-
-class Sampled(NamedTuple):
-    """The token drawn for a request in a step, and whether it ends the request."""
-
-    token_id: int
-    finish_reason: FinishReason | None = None
 
 
 class StepPass:

@@ -15,17 +15,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.errors import CapacityError, ConfigError, defect
 from quire.kv.manager import KVCacheManager, PrefixMatch
 from quire.request import FinishReason, Request, RequestStatus
 from quire.sched.limits import ContextBound, RequestLimits
-from quire.sched.plan import Sampled, ScheduledChunk, StepPass, StepPlan
+from quire.sched.plan import ScheduledChunk, StepPass, StepPlan
 from quire.sched.queue import WaitingQueue, urgency
 
 MAX_PASSED_OVER = 16
 """Waiting requests that one step may skip because their prefix is being computed; bounds the work of a step."""
+
+
+_NOTHING_ENDS: Mapping[str, FinishReason] = MappingProxyType({})
 
 
 class Scheduler:
@@ -127,11 +131,13 @@ class Scheduler:
         self._in_flight = work
         return work.plan
 
-    def complete_step(self, plan: StepPlan, sampled: Mapping[str, Sequence[Sampled]]) -> tuple[Request, ...]:
+    def complete_step(
+        self, plan: StepPlan, sampled: Mapping[str, Sequence[int]], ended: Mapping[str, FinishReason] = _NOTHING_ENDS
+    ) -> tuple[Request, ...]:
         """Records that the plan's tokens are computed, appends sampled tokens, and returns the requests that finished.
 
-        `sampled` holds the new tokens of every request with sample rows that was not aborted or failed meanwhile; those after
-        one that ends the request are dropped.
+        `sampled` holds the new token ids of every request with sample rows that was not aborted or failed meanwhile. `ended`
+        says why the last of them ends its request. Tokens beyond the request's length are dropped, and it ends by that.
         """
         work = self._landed(plan)
         alive = self._alive(work)
@@ -142,9 +148,11 @@ class Scheduler:
         finished = []
         for request, chunk in alive:
             self._advance(request, chunk)
-            if chunk.num_sample_rows and (reason := _append(request, sampled[request.request_id])) is not None:
-                self._finish(request, reason)
-                finished.append(request)
+            if chunk.num_sample_rows:
+                reason = _append(request, sampled[request.request_id], ended.get(request.request_id))
+                if reason is not None:
+                    self._finish(request, reason)
+                    finished.append(request)
         return tuple(finished)
 
     def abandon(self, plan: StepPlan) -> None:
@@ -168,22 +176,33 @@ class Scheduler:
     # -- planning --------------------------------------------------------------------
 
     def _serve_running(self, work: StepPass) -> None:
-        block_size = self.limits.block_size
+        running, block_size, block_ids_of = self._running, self.limits.block_size, self.manager.block_ids
         running_idx = 0
-        while running_idx < len(self._running) and work.tokens_left and not work.is_full:
-            request = self._running[running_idx]
-            num_pending = request.num_pending_tokens
-            num_tokens = self._chunk_tokens(num_pending, work) if num_pending > work.tokens_left else num_pending
-            if num_tokens is None:
-                work.is_full = True
-                return
-            stop = request.num_computed_tokens + num_tokens
-            block_ids: tuple[int, ...] | None = self.manager.block_ids(request.request_id)
-            if block_ids is not None and stop > len(block_ids) * block_size:
-                block_ids = self._grow(request, stop, work)
-            if block_ids is not None:
-                work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)
+        while running_idx < len(running) and work.tokens_left and not work.is_full:
+            request = running[running_idx]
+            start = request.num_computed_tokens
+            block_ids = block_ids_of(request.request_id)
+            num_output = len(request.output_token_ids)
+            is_decode = num_output and len(request.prompt_token_ids) + num_output == start + 1
+            if is_decode and start < len(block_ids) * block_size:
+                work.requests.append(request)
+                work.chunks.append(ScheduledChunk(request.request_id, start, 1, block_ids, 1))
+                work.tokens_left -= 1
+            else:
+                self._serve(request, block_ids, work)
             running_idx += 1
+
+    def _serve(self, request: Request, block_ids: tuple[int, ...], work: StepPass) -> None:
+        """Schedules a running request: its rest as far as the budget goes, with the blocks that it needs."""
+        num_pending = request.num_pending_tokens
+        num_tokens = self._chunk_tokens(num_pending, work)
+        if num_tokens is None:
+            work.is_full = True
+            return
+        stop = request.num_computed_tokens + num_tokens
+        grown = block_ids if stop <= len(block_ids) * self.limits.block_size else self._grow(request, stop, work)
+        if grown is not None:
+            work.add(request, num_tokens, grown, is_last=num_tokens == num_pending)
 
     def _grow(self, request: Request, num_tokens: int, work: StepPass) -> tuple[int, ...] | None:
         num_held = len(self.manager.block_ids(request.request_id))
@@ -254,8 +273,7 @@ class Scheduler:
             return
         stop = chunk.start + chunk.num_tokens
         request.num_computed_tokens = stop
-        block_size = self.limits.block_size
-        if stop // block_size > chunk.start // block_size:
+        if stop % self.limits.block_size < chunk.num_tokens:  # a block was filled
             self.manager.commit(request, stop)
 
     def _start(self, request: Request, num_computed: int) -> None:
@@ -290,11 +308,12 @@ class Scheduler:
         request.finish_reason = reason
 
 
-def _append(request: Request, sampled: Sequence[Sampled]) -> FinishReason | None:
-    """Appends tokens to the output up to the one that ends it; returns why it ends, or None where it goes on."""
-    for token_id, reason in sampled:
-        ending = FinishReason.LENGTH if reason is None and request.draws_last_token else reason
-        request.output_token_ids.append(token_id)
-        if ending is not None:
-            return ending
-    return None
+def _append(request: Request, token_ids: Sequence[int], reason: FinishReason | None) -> FinishReason | None:
+    """Appends tokens to the output as far as its length allows; returns why it ends with them, or None where it goes on."""
+    output = request.output_token_ids
+    num_room = request.max_num_tokens - len(request.prompt_token_ids) - len(output)
+    if len(token_ids) < num_room:
+        output += token_ids
+        return reason
+    output += token_ids[:num_room]
+    return FinishReason.LENGTH if reason is None or len(token_ids) > num_room else reason

@@ -22,12 +22,13 @@ class IncrementalDetokenizer:
     the space that separates it from them. A push costs the token's own length.
     """
 
-    __slots__ = ("_num_spaces", "_pending", "_released", "_skipped", "_tokenizer", "_unread")
+    __slots__ = ("_num_spaces", "_pending", "_released", "_skipped", "_tokenizer", "_unread", "_whole_texts")
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special: bool, after: Sequence[int] = ()) -> None:
         rule = tokenizer.token_bytes
         self._tokenizer = tokenizer
         self._skipped = tokenizer.special_ids if skip_special else frozenset()
+        self._whole_texts = tokenizer.whole_texts  # without special tokens
         self._unread = b""  # of a character whose last byte has not come
         self._released: list[int] = []
         self._pending: list[int] = []
@@ -39,6 +40,9 @@ class IncrementalDetokenizer:
 
     def push(self, token_id: int) -> str:
         """Returns the text that this token completes, empty while it ends inside a character."""
+        whole = self._whole_texts.get(token_id)
+        if whole is not None and not self._unread and not self._num_spaces:
+            return whole
         if token_id in self._skipped:
             return ""
         text = self._take(token_id)
@@ -76,9 +80,12 @@ class IncrementalDetokenizer:
         content = self._tokenizer.bytes_of(token_id)
         if content is None:
             return self._take_in_context(token_id)
+        is_start = not self._unread
         content = self._unread + content
         text, num_read = utf_8_decode(content, "replace", False)
         self._unread = content[num_read:]
+        if is_start and not self._unread and token_id not in self._tokenizer.special_ids:
+            self._whole_texts[token_id] = text
         return text
 
     def _take_in_context(self, token_id: int) -> str:

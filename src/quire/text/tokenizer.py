@@ -56,6 +56,7 @@ class Tokenizer:
         "eos_token_ids",
         "named_tokens",
         "vocab_size",
+        "whole_texts",
     )
 
     def __init__(self, backend: tokenizers.Tokenizer, files: TokenizerFiles) -> None:
@@ -74,6 +75,7 @@ class Tokenizer:
         self.chat_template: str | Mapping[str, str] | None = files.chat_template
         self.control_tokens: frozenset[str] = files.control_tokens
         self._vocabulary: Vocabulary | None = None
+        self.whole_texts: dict[int, str] = {}  # of tokens that were seen to be whole characters; a cache that readers fill
 
     @classmethod
     def from_directory(cls, directory: Path) -> Tokenizer:

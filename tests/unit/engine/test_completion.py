@@ -7,7 +7,6 @@ import pytest
 from quire.engine.completion import Progress
 from quire.engine.core import EngineCore
 from quire.request import FinishReason, RequestOutput
-from quire.sample.sampler import SampledToken
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import E_ACUTE, EOS, FakeExecutor, letters_of, letters_only, make_core, run_all, submission
 
@@ -116,9 +115,9 @@ def test_prompt_logprobs_survive_preemption_in_the_middle_of_the_prompt(tokenize
 def test_tokens_after_the_one_that_ends_the_completion_are_not_taken(tokenizer: Tokenizer) -> None:
     core = make_core(FakeExecutor(), tokenizer)
     state = core.submit(submission("a", PROMPT, stop="cd", max_tokens=6)).states[0]
-    taken = state.advance([SampledToken(letter, None) for letter in (1, 2, 3, 4)])
-    assert [(token.token_id, token.finish_reason) for token in taken] == [(1, None), (2, None), (3, FinishReason.STOP)]
+    taken = state.advance([1, 2, 3, 4])
+    assert (taken.token_ids, taken.finish_reason, taken.stop_reason) == ((1, 2, 3), FinishReason.STOP, "cd")
     assert state.output().text == "b"
     short = core.submit(submission("b", PROMPT, max_tokens=2)).states[0]
-    assert [token.token_id for token in short.advance([SampledToken(letter, None) for letter in (1, 2, 3)])] == [1, 2]
+    assert short.advance([1, 2, 3]).token_ids == (1, 2)
     assert short.output().text == "bc"

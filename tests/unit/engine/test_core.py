@@ -7,13 +7,12 @@ from dataclasses import replace
 import pytest
 
 from quire.config import KVCacheMode, PrefixCache
-from quire.engine.completion import CompletionState
+from quire.engine.completion import CompletionState, Progress
 from quire.engine.core import EngineCore
 from quire.engine.group import child_seed
 from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError, SamplingError
 from quire.executors.protocol import Float32Array, StepBatch
 from quire.request import FinishReason, RequestOutput
-from quire.sample.sampler import SampledToken
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import EOS, VOCAB_SIZE, FakeExecutor, letters_only, make_core, run_all, submission
 
@@ -144,10 +143,10 @@ def test_text_that_cannot_be_made_ends_its_request_only(tokenizer: Tokenizer, mo
     expected = run_all(make_core(FakeExecutor(), tokenizer), *work)
     advance = CompletionState.advance
 
-    def failing_advance(state: CompletionState, sampled: SampledToken) -> FinishReason | None:
+    def failing_advance(state: CompletionState, token_ids: list[int], logprobs: None) -> Progress:
         if state.request.request_id == "a" and len(state.request.output_token_ids) == 3:
             raise UnicodeError("no such character")
-        return advance(state, sampled)
+        return advance(state, token_ids, logprobs)
 
     monkeypatch.setattr(CompletionState, "advance", failing_advance)
     core = make_core(FakeExecutor(), tokenizer)

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from quire.engine.completion import CompletionState
+from quire.engine.completion import CompletionState, Progress
 from quire.request import CompletionOutput, FinishReason
-from quire.sample.sampler import SampledToken
 from quire.text.tokenizer import AddSpecial
 from support import tiny_tokenizers as tiny
 from support.fake_engine import MAX_CONTEXT, make_core, submission
@@ -226,10 +225,11 @@ def test_a_failed_completion_has_no_stop_reason(monkeypatch: pytest.MonkeyPatch)
     """Also where the error came after the token that would have stopped it."""
     advance = CompletionState.advance
 
-    def failing_advance(state: CompletionState, sampled: SampledToken) -> FinishReason | None:
-        if advance(state, sampled) is not None:
+    def failing_advance(state: CompletionState, token_ids: list[int], logprobs: None) -> Progress:
+        progress = advance(state, token_ids, logprobs)
+        if progress.finish_reason is not None:
             raise UnicodeError("no such character")
-        return None
+        return progress
 
     monkeypatch.setattr(CompletionState, "advance", failing_advance)
     output, deltas = answer(tiny.byte_level(), tokens_of(("a", "b")), A, stop="b")

@@ -7,7 +7,6 @@ from quire.errors import ConfigError, IntegrityError
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import FinishReason, RequestStatus
-from quire.sched.plan import Sampled
 from quire.sched.scheduler import Scheduler
 from support.sched_world import completed, planned, request_of, scheduler_of, step
 
@@ -74,7 +73,7 @@ def test_the_samplers_reason_goes_before_length() -> None:
     scheduler = scheduler_of()
     request = request_of("r", range(3), max_tokens=1)
     scheduler.submit(request)
-    scheduler.complete_step(planned(scheduler), {"r": [Sampled(token_id=1, finish_reason=FinishReason.STOP)]})
+    scheduler.complete_step(planned(scheduler), {"r": [1]}, {"r": FinishReason.STOP})
     assert request.finish_reason is FinishReason.STOP
 
 
@@ -82,15 +81,14 @@ def test_a_step_may_bring_several_tokens_up_to_the_one_that_ends_the_request() -
     scheduler = scheduler_of()
     request = request_of("r", range(3), max_tokens=5)
     scheduler.submit(request)
-    assert scheduler.complete_step(planned(scheduler), {"r": [Sampled(token_id=1), Sampled(token_id=2)]}) == ()
+    assert scheduler.complete_step(planned(scheduler), {"r": [1, 2]}) == ()
     plan = planned(scheduler)
     assert [(chunk.start, chunk.num_tokens, chunk.num_sample_rows) for chunk in plan.scheduled] == [(3, 2, 1)]
-    tokens = [Sampled(token_id=3), Sampled(token_id=4, finish_reason=FinishReason.STOP), Sampled(token_id=5)]
-    assert scheduler.complete_step(plan, {"r": tokens}) == (request,)
+    assert scheduler.complete_step(plan, {"r": [3, 4]}, {"r": FinishReason.STOP}) == (request,)
     assert (request.output_token_ids, request.finish_reason) == ([1, 2, 3, 4], FinishReason.STOP)
     longer = request_of("longer", range(3), max_tokens=1)
     scheduler.submit(longer)
-    assert scheduler.complete_step(planned(scheduler), {"longer": [Sampled(token_id=1), Sampled(token_id=2)]}) == (longer,)
+    assert scheduler.complete_step(planned(scheduler), {"longer": [1, 2]}, {"longer": FinishReason.STOP}) == (longer,)
     assert (longer.output_token_ids, longer.finish_reason) == ([1], FinishReason.LENGTH)
 
 
@@ -236,7 +234,7 @@ def test_a_request_that_ends_in_flight_is_skipped_on_completion() -> None:
     scheduler.submit(other)
     plan = planned(scheduler)
     assert scheduler.fail("failed") is failed
-    assert scheduler.complete_step(plan, {"other": [Sampled(token_id=3)]}) == ()
+    assert scheduler.complete_step(plan, {"other": [3]}) == ()
     assert (failed.finish_reason, failed.output_token_ids) == (FinishReason.ERROR, [])
     assert other.output_token_ids == [3]
     scheduler.manager.check()
