@@ -42,7 +42,7 @@ def set_weight(decoder: Any, name: str, values: npt.NDArray[np.float32]) -> None
     if values.ndim == 1 or name == "position.weight":
         decoder.set_vector(name, values.reshape(-1))
     else:
-        decoder.set_matrix(name.removesuffix(".weight"), values)
+        decoder.set_matrix(name, values)
 
 
 def decoder_of(spec: ModelSpec = SPEC, without: str = "") -> Any:

@@ -141,7 +141,7 @@ class NativeExecutor:
                 if _is_vector(name, tensor):
                     self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
                 else:
-                    self._decoder.set_matrix(name.removesuffix(".weight"), _matrix_bits(tensor))
+                    self._decoder.set_matrix(name, _matrix_bits(tensor))
             if on_progress is not None:
                 on_progress(done, len(weights))
 

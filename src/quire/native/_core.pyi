@@ -94,6 +94,9 @@ class Decoder:
     """Serves one call at a time: a second one raises BusyError, or ForkedError where the first one cannot return."""
 
     def __init__(self, shape: ModelShape, weights: WeightFormat, isa: str, threads: int) -> None: ...
+    @property
+    def tensor_shapes(self) -> dict[str, list[int]]:
+        """The shape of every tensor that the model needs, by canonical name."""
     def set_matrix(self, name: str, weight: Float32Array | BitsArray) -> None:
         """Packs a weight [N, K] of any strides."""
     def set_vector(self, name: str, values: Float32Array) -> None:

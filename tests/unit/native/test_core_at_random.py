@@ -37,9 +37,9 @@ def junk(generator: random.Random) -> Any:
         array.flags.writeable = generator.random() < 0.8
     names = [
         "",
-        "embed",
-        "head",
-        "layers.0.attn.q",
+        "embed.weight",
+        "head.weight",
+        "layers.0.attn.q.weight",
         "layers.0.attn.q.bias",
         "layers.-1.ffn.up",
         "layers.9e9",
@@ -74,7 +74,7 @@ def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]
     hidden = floats(SPEC.num_heads * SPEC.head_dim, SPEC.hidden_size)
     return {
         "Decoder": (core.Decoder, [_shape_of(core, SPEC), f32, "", 1]),
-        "set_matrix": (decoder.set_matrix, ["layers.0.attn.q", hidden]),
+        "set_matrix": (decoder.set_matrix, ["layers.0.attn.q.weight", hidden]),
         "set_vector": (decoder.set_vector, ["final_norm.weight", floats(SPEC.hidden_size)]),
         "packed_checksums": (decoder.packed_checksums, [0]),
         "packed_bytes": (decoder.packed_bytes, [0]),

@@ -74,7 +74,7 @@ WRONG_NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", [*WRONG_NAMES, "final_norm.weight"])
+@pytest.mark.parametrize("name", [*WRONG_NAMES[:-2], *(f"{name}.weight" for name in WRONG_NAMES), "embed", "layers.0.attn.q"])
 def test_matrices_that_the_model_has_not_are_refused(name: str) -> None:
     spec = replace(SPEC, is_head_tied=True)
     with pytest.raises(ValueError, match="no matrix"):
@@ -223,16 +223,16 @@ def test_weights_in_any_strides_are_taken_and_misaligned_ones_refused(decoder: A
     weight = np.random.default_rng(0).normal(size=(SPEC.vocab_size, SPEC.hidden_size)).astype(np.float32)
     sums = []
     for view in (weight, np.asfortranarray(weight), weight[::-1].copy()[::-1], np.repeat(weight, 3, axis=1)[:, ::3]):
-        decoder.set_matrix("embed", view)
+        decoder.set_matrix("embed.weight", view)
         sums.append(decoder.packed_checksums(0))
     assert all(each == sums[0] for each in sums)
     with pytest.raises(ValueError, match="misaligned"):
-        decoder.set_matrix("embed", misaligned(weight))
+        decoder.set_matrix("embed.weight", misaligned(weight))
     with pytest.raises(ValueError, match="misaligned"):
         decoder.set_vector("final_norm.weight", misaligned(floats(SPEC.hidden_size)))
     packed = np.zeros(weight.shape, [("pad", "u1"), ("value", "f4")])["value"]
     with pytest.raises(REFUSALS):
-        decoder.set_matrix("embed", packed)
+        decoder.set_matrix("embed.weight", packed)
 
 
 def test_rows_slots_blocks_and_matrices_that_are_not_there_are_refused(decoder: Any) -> None:

@@ -1,5 +1,6 @@
 // Python bindings of the decoder. A wrong call raises an exception, whatever its arguments: it never crashes
 // or gives a wrong answer.
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -148,23 +149,25 @@ static void set_matrix(Decoder& d, const std::string& name, Matrix weight) {
   SourceMatrix source = source_of(weight, element);
   auto lock = alone_with(d);
   nb::gil_scoped_release release;
-  d.set_matrix(name, source);
+  d.tensors().set_matrix(name, source, d.kernels(), d.threads());
 }
 
 static void set_vector(Decoder& d, const std::string& name, Floats values) {
   const float* elements = elements_of(values, "values");
   auto lock = alone_with(d);
-  d.set_vector(name, elements, static_cast<int64_t>(values.shape(0)));
+  d.tensors().set_vector(name, elements, static_cast<int64_t>(values.shape(0)));
 }
 
 static PackedMatrix& matrix_at(const Decoder& d, size_t index) {
-  if (index >= d.matrices().size()) throw std::invalid_argument("there is no such matrix");
-  return *d.matrices()[index];
+  const std::vector<PackedMatrix*>& matrices = d.tensors().matrices();
+  if (index >= matrices.size()) throw std::invalid_argument("there is no such matrix");
+  return *matrices[index];
 }
 
 static std::vector<int64_t> packed_sizes(const Decoder& d) {
   std::vector<int64_t> sizes;
-  for (const PackedMatrix* each : d.matrices()) sizes.push_back(static_cast<int64_t>(each->bytes()));
+  for (const PackedMatrix* each : d.tensors().matrices())
+    sizes.push_back(static_cast<int64_t>(each->bytes()));
   return sizes;
 }
 
@@ -190,7 +193,7 @@ static bool read_packed_matrix(Decoder& d, size_t index, int file, int64_t offse
     throw std::invalid_argument("no file has such an offset");
   nb::gil_scoped_release release;
   bool is_whole = read_packed(matrix, file, offset, checksums.data(), d.threads());
-  d.mark_read(matrix, is_whole);
+  d.tensors().mark_read(matrix, is_whole);
   return is_whole;
 }
 
@@ -206,6 +209,7 @@ void bind_decoder(nb::module_& m) {
       .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"),
            nb::arg("weight").noconvert())
       .def("set_vector", &set_vector, nb::arg("name"), nb::arg("values").noconvert())
+      .def_prop_ro("tensor_shapes", [](const Decoder& d) { return d.tensors().shapes(); })
       .def("packed_sizes", &packed_sizes)
       .def("packed_checksums", &packed_checksums, nb::arg("index"))
       .def("packed_bytes", &packed_bytes, nb::arg("index"))

@@ -7,7 +7,7 @@
 namespace quire {
 
 void Decoder::run(const Step& step, float* logits) {
-  require_weights();
+  tensors_.require_complete();
   DefaultFloats floats;
   num_rows_ = 0;  // no rows for `head` until the step is complete
   reserve(step);
@@ -20,12 +20,6 @@ void Decoder::run(const Step& step, float* logits) {
   }
   num_rows_ = step.num_rows;
   head(step.sample_rows, step.num_samples, logits);
-}
-
-int64_t Decoder::widest_ffn() const {
-  return std::max_element(shape_.layers.begin(), shape_.layers.end(),
-                          [](const LayerShape& a, const LayerShape& b) { return a.ffn.size < b.ffn.size; })
-      ->ffn.size;
 }
 
 // The padding of each row must be zero, because products read whole groups. Feed-forwards write that of
@@ -42,8 +36,8 @@ void Decoder::reserve(const Step& step) {
     queries_ = Buffer(rows * query * sizeof(float));
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
-    hidden_ = Buffer(rows * stride_of(widest_ffn()) * sizeof(float));
-    if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(widest_ffn()) * sizeof(float));
+    hidden_ = Buffer(rows * stride_of(widest_ffn_) * sizeof(float));
+    if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(widest_ffn_) * sizeof(float));
     int64_t gqa = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(gqa, shape_.head_dim)) *
                       sizeof(float));
@@ -62,12 +56,8 @@ ActivationRows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat me
 }
 
 void Decoder::embed(const Step& step) {
-  Embed e{embed_.panels(),
-          step.token_ids,
-          step.positions,
-          pointer_or_null(position_table_),
-          shape_.embedding_scale,
-          residual_.as<float>(),
+  Embed e{embed_.weight.panels(),           step.token_ids,         step.positions,
+          pointer_or_null(position_table_), shape_.embedding_scale, residual_.as<float>(),
           stride_of(shape_.hidden_size)};
   threads_.run(step.num_rows, 8, [&](int64_t begin, int64_t end, int) { kernels_.embed(e, begin, end); });
 }
@@ -94,23 +84,17 @@ void Decoder::compute_rotations(const Step& step) {
 
 void Decoder::attention_block(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
-  normalize(layer.attn_norm, layer.attn_norm_bias, step.num_rows);
   project_qkv(step, layer);
   rotate_append(step, index);
   attend(step, index);
-  add_product(layer.out, layer.out_bias, rows_in(mixed_, shape_.num_heads * shape_.head_dim, format_), step);
-  add_normalized(layer.attn_post_norm, layer.attn_post_norm_bias, step.num_rows);
+  add_product(layer.out, rows_in(mixed_, shape_.num_heads * shape_.head_dim, format_), step.num_rows);
+  add_normalized(layer.attn_post_norm, step.num_rows);
 }
 
 void Decoder::ffn_block(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const FfnShape& ffn = shape_.layers[static_cast<size_t>(index)].ffn;
-  normalize(layer.ffn_norm, layer.ffn_norm_bias, step.num_rows);
-  Gemm up{};
-  up.weight = layer.up.panels();
-  up.a = rows_in(normed_, shape_.hidden_size, format_);
-  up.rows = step.num_rows;
-  up.bias = pointer_or_null(layer.up_bias);
+  Gemm up = layer.up.product(normalize(layer.ffn_norm, {step.num_rows, nullptr}, normed_), step.num_rows);
   up.epilogue = ffn.is_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = ffn.activation;
   ActivationRows hidden = rows_in(hidden_, ffn.size, format_);
@@ -118,51 +102,46 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
   up.hidden = is_final ? hidden : rows_in(gated_, ffn.size, WeightFormat::kF32);
   multiply(up);
   if (!is_final) convert(gated_, step.num_rows, hidden);
-  add_product(layer.down, layer.down_bias, hidden, step);
-  add_normalized(layer.ffn_post_norm, layer.ffn_post_norm_bias, step.num_rows);
+  add_product(layer.down, hidden, step.num_rows);
+  add_normalized(layer.ffn_post_norm, step.num_rows);
 }
 
-// normed = norm(residual), or the residual itself if the layer has no pre-norm.
-void Decoder::normalize(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
-  int64_t stride = stride_of(shape_.hidden_size);
+// out = norm of these rows of the residual, or the rows themselves where there is no norm: the next product's
+// activations.
+ActivationRows Decoder::normalize(const NormWeights& norm, const Rows& rows, const Buffer& out) {
   Norm n{shape_.norm,
          shape_.norm_eps,
-         pointer_or_null(weight),
-         pointer_or_null(bias),
+         pointer_or_null(norm.weight),
+         pointer_or_null(norm.bias),
          residual_.as<float>(),
-         stride,
-         nullptr,
+         stride_of(shape_.hidden_size),
+         rows.ids,
          shape_.hidden_size,
-         rows_in(normed_, shape_.hidden_size, format_),
+         rows_in(out, shape_.hidden_size, format_),
          false};
-  threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  threads_.run(rows.count, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  return n.out;
 }
 
 // residual += norm(product) if the layer normalizes its output; otherwise the product has been added already.
-void Decoder::add_normalized(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows) {
+void Decoder::add_normalized(const NormWeights& norm, int64_t num_rows) {
   if (shape_.norm_placement == NormPlacement::kPre) return;
-  int64_t stride = stride_of(shape_.hidden_size);
   Norm n{shape_.norm,
          shape_.norm_eps,
-         pointer_or_null(weight),
-         pointer_or_null(bias),
+         pointer_or_null(norm.weight),
+         pointer_or_null(norm.bias),
          product_.as<float>(),
-         stride,
+         stride_of(shape_.hidden_size),
          nullptr,
          shape_.hidden_size,
          rows_in(residual_, shape_.hidden_size, WeightFormat::kF32),
          true};
-  threads_.run(rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
+  threads_.run(num_rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
 
-void Decoder::add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a,
-                          const Step& step) {
+void Decoder::add_product(const Linear& linear, const ActivationRows& a, int64_t num_rows) {
   bool adds = shape_.norm_placement == NormPlacement::kPre;
-  Gemm g{};
-  g.weight = weight.panels();
-  g.a = a;
-  g.rows = step.num_rows;
-  g.bias = pointer_or_null(bias);
+  Gemm g = linear.product(a, num_rows);
   g.epilogue = adds ? Epilogue::kAdd : Epilogue::kStore;
   g.out = adds ? residual_.as<float>() : product_.as<float>();
   g.ldo = stride_of(shape_.hidden_size);
@@ -180,11 +159,7 @@ void Decoder::multiply(const Gemm& g) {
 }
 
 void Decoder::project_qkv(const Step& step, const Layer& layer) {
-  Gemm g{};
-  g.weight = layer.qkv.panels();
-  g.a = rows_in(normed_, shape_.hidden_size, format_);
-  g.rows = step.num_rows;
-  g.bias = pointer_or_null(layer.qkv_bias);
+  Gemm g = layer.qkv.product(normalize(layer.attn_norm, {step.num_rows, nullptr}, normed_), step.num_rows);
   g.epilogue = Epilogue::kStore;
   g.out = qkv_.as<float>();
   g.ldo = qkv_stride();

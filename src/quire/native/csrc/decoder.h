@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -15,8 +14,9 @@
 
 #include "attention_plan.h"
 #include "kernels.h"
-#include "packed_matrix.h"
+#include "linear.h"
 #include "sampling.h"
+#include "tensor_table.h"
 #include "threads.h"
 
 namespace quire {
@@ -57,23 +57,9 @@ struct ModelShape {
   std::vector<LayerShape> layers;
 };
 
-// Where a named tensor is stored: a linear weight in panels of a matrix, which `q`, `k`, `v` and `gate`, `up`
-// range; its bias in a vector laid out like the panels; any other vector unchanged.
-struct Target {
-  PackedMatrix* matrix;        // null: the tensor is a vector
-  std::vector<float>* vector;  // null: the tensor is a matrix
-  int64_t rows;                // or elements of a vector
-  int64_t first_panel;
-  int64_t panel_step;
-  bool is_laid_in_panels;
-  bool is_set = false;
-};
-
 struct Layer {
-  PackedMatrix qkv, out, up, down;
-  std::vector<float> qkv_bias, out_bias, up_bias, down_bias;
-  std::vector<float> attn_norm, attn_norm_bias, attn_post_norm, attn_post_norm_bias;
-  std::vector<float> ffn_norm, ffn_norm_bias, ffn_post_norm, ffn_post_norm_bias;
+  NormWeights attn_norm, attn_post_norm, ffn_norm, ffn_post_norm;
+  Linear qkv, out, up, down;
   std::vector<float> q_norm, k_norm;
 };
 
@@ -88,10 +74,6 @@ struct Step {
   const int32_t* sample_rows;
 };
 
-inline const float* pointer_or_null(const std::vector<float>& values) {
-  return values.empty() ? nullptr : values.data();
-}
-
 // Units per hand-over to another thread: below some 64k multiplications a hand-over costs more than it saves.
 inline int64_t grain_of(int64_t multiplications_per_unit) {
   return 1 + (1 << 16) / (1 + multiplications_per_unit);
@@ -103,15 +85,10 @@ class Decoder {
   // exceeds the kernels' sizes.
   Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads);
 
-  // Packs the weight with that canonical name. Throws std::invalid_argument for a name that the model does
-  // not have, or another shape.
-  void set_matrix(const std::string& name, const SourceMatrix& source);
-  void set_vector(const std::string& name, const float* values, int64_t size);
-
-  // All matrices, in the order of a file of packed weights.
-  const std::vector<PackedMatrix*>& matrices() const { return matrices_; }
-  // Call this after reading a matrix from such a file: either all of its weights are set, or none.
-  void mark_read(const PackedMatrix& matrix, bool is_whole);
+  // Every tensor of the model by canonical name, to be set before the first step.
+  TensorTable& tensors() { return tensors_; }
+  const TensorTable& tensors() const { return tensors_; }
+  const Kernels& kernels() const { return kernels_; }
   ThreadPool& threads() { return threads_; }
 
   // Reserves K/V memory for blocks of `block_size` tokens. Throws std::invalid_argument, std::overflow_error
@@ -147,27 +124,26 @@ class Decoder {
   size_t kv_bytes() const { return kv_.size(); }
 
  private:
-  struct Activations;
+  // Rows ids[0..count) of a buffer, or its first ones where `ids` is null.
+  struct Rows {
+    int64_t count;
+    const int32_t* ids;
+  };
 
-  void add_matrix(PackedMatrix& matrix, int64_t num_panels, int64_t k);
-  void add_linear(const std::string& name, const Target& target);
-  void add_vector(const std::string& name, std::vector<float>& vector, int64_t size);
-  void add_norm(const std::string& name, std::vector<float>& weight, std::vector<float>& bias);
+  void add_norm(const std::string& name, NormWeights& norm);
+  void add_linear(const std::string& name, Linear& linear, int64_t rows, int64_t k, bool has_bias);
   void add_tables();
   void add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn);
   void add_projections(const std::string& prefix, Layer& layer);
   void add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn);
-  Target& target_of(const std::string& name, bool is_matrix);
-  void require_weights();
   KVPages pages(int64_t layer) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
   // Floats between rows of activations: whole panels, which every format fits into, plus one cache line. Rows
   // a multiple of 4 KB apart would range L1 sets.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
-  int64_t qkv_stride() const { return stride_of(layers_[0].qkv.panels().num_panels * kPanel); }
-  int64_t widest_ffn() const;
+  int64_t qkv_stride() const { return stride_of(layers_[0].qkv.weight.panels().num_panels * kPanel); }
   int64_t widest_scratch() const {
-    return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, widest_ffn()}));
+    return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, widest_ffn_}));
   }
   char* gemm_scratch_of(int worker) const {
     return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr;
@@ -186,10 +162,9 @@ class Decoder {
   void attend(const Step& step, int64_t layer);
   void convert(const Buffer& from, int64_t rows, const ActivationRows& to);
 
-  void normalize(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
-  void add_normalized(const std::vector<float>& weight, const std::vector<float>& bias, int64_t rows);
-  void add_product(const PackedMatrix& weight, const std::vector<float>& bias, const ActivationRows& a,
-                   const Step& step);
+  ActivationRows normalize(const NormWeights& norm, const Rows& rows, const Buffer& out);
+  void add_normalized(const NormWeights& norm, int64_t num_rows);
+  void add_product(const Linear& linear, const ActivationRows& a, int64_t num_rows);
   void multiply(const Gemm& gemm);
   Gemm head_product(const int32_t* rows, int64_t count);
   void merge_panels(Gemm product, int64_t begin, int64_t end, float* logits, Argmax* bests);
@@ -200,14 +175,13 @@ class Decoder {
   const Kernels& kernels_;
   WeightFormat format_;
   ThreadPool threads_;
+  int64_t widest_ffn_;
 
-  PackedMatrix embed_, head_;
-  std::vector<float> position_table_, final_norm_, final_norm_bias_;
+  Linear embed_, head_;
+  std::vector<float> position_table_;
+  NormWeights final_norm_;
   std::vector<Layer> layers_;
-  std::map<std::string, Target>
-      targets_;  // every tensor of the model by canonical name; linear weights without ".weight"
-  std::vector<PackedMatrix*> matrices_;
-  bool has_all_weights_ = false;
+  TensorTable tensors_;
 
   Buffer kv_;
   Element kv_element_ = Element::kF32;

@@ -9,26 +9,12 @@ namespace quire {
 
 // The product of the normalized rows with the head, without its destination.
 Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
-  int64_t stride = stride_of(shape_.hidden_size);
   if (count > sample_capacity_) {
-    sampled_ = Buffer(checked_bytes({count, stride, sizeof(float)}));
+    sampled_ = Buffer(checked_bytes({count, stride_of(shape_.hidden_size), sizeof(float)}));
     sample_capacity_ = count;
   }
-  Norm n{shape_.norm,
-         shape_.norm_eps,
-         final_norm_.data(),
-         pointer_or_null(final_norm_bias_),
-         residual_.as<float>(),
-         stride,
-         rows,
-         shape_.hidden_size,
-         rows_in(sampled_, shape_.hidden_size, format_),
-         false};
-  threads_.run(count, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
-  Gemm g{};
-  g.weight = shape_.is_head_tied ? embed_.panels() : head_.panels();
-  g.a = n.out;
-  g.rows = count;
+  const Linear& head = shape_.is_head_tied ? embed_ : head_;
+  Gemm g = head.product(normalize(final_norm_, {count, rows}, sampled_), count);
   g.epilogue = Epilogue::kStore;
   g.num_columns = shape_.vocab_size;
   return g;

@@ -55,137 +55,82 @@ static ModelShape checked(ModelShape s) {
   return s;
 }
 
+static int64_t widest_ffn(const ModelShape& shape) {
+  int64_t widest = 0;
+  for (const LayerShape& layer : shape.layers) widest = std::max(widest, layer.ffn.size);
+  return widest;
+}
+
 Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads)
     : shape_(checked(std::move(shape))),
       kernels_(choose_kernels(isa)),
       format_(packed_format(kernels_, weights)),
       threads_(num_threads),
+      widest_ffn_(widest_ffn(shape_)),
       layers_(shape_.layers.size()) {
   add_tables();
   for (size_t index = 0; index < layers_.size(); ++index)
     add_layer("layers." + std::to_string(index) + ".", layers_[index], shape_.layers[index].ffn);
 }
 
-void Decoder::add_matrix(PackedMatrix& matrix, int64_t num_panels, int64_t k) {
-  matrix = PackedMatrix(num_panels, k, format_);
-  matrices_.push_back(&matrix);
+void Decoder::add_norm(const std::string& name, NormWeights& norm) {
+  tensors_.add_vector(name + ".weight", norm.weight, {shape_.hidden_size});
+  if (shape_.norm == NormKind::kLayer) tensors_.add_vector(name + ".bias", norm.bias, {shape_.hidden_size});
 }
 
-void Decoder::add_vector(const std::string& name, std::vector<float>& vector, int64_t size) {
-  vector.resize(static_cast<size_t>(size));
-  targets_[name] = {nullptr, &vector, size, 0, 1, false};
-}
-
-void Decoder::add_norm(const std::string& name, std::vector<float>& weight, std::vector<float>& bias) {
-  add_vector(name + ".weight", weight, shape_.hidden_size);
-  if (shape_.norm == NormKind::kLayer) add_vector(name + ".bias", bias, shape_.hidden_size);
-}
-
-// A linear weight, and its bias if the target has a vector for it.
-void Decoder::add_linear(const std::string& name, const Target& target) {
-  targets_[name] = target;
-  targets_[name].vector = nullptr;
-  if (!target.vector) return;
-  target.vector->resize(static_cast<size_t>(target.matrix->panels().num_panels * kPanel));
-  targets_[name + ".bias"] = target;
-  targets_[name + ".bias"].matrix = nullptr;
+// A linear layer of one tensor.
+void Decoder::add_linear(const std::string& name, Linear& linear, int64_t rows, int64_t k, bool has_bias) {
+  tensors_.add_panels(linear, panels_of(rows), k, format_, has_bias);
+  tensors_.add_linear(name, linear, rows);
 }
 
 void Decoder::add_tables() {
-  int64_t hidden = shape_.hidden_size, vocab = shape_.vocab_size;
-  add_matrix(embed_, panels_of(vocab), hidden);
-  add_linear("embed", {&embed_, nullptr, vocab, 0, 1, true});
-  if (!shape_.is_head_tied) {
-    add_matrix(head_, panels_of(vocab), hidden);
-    add_linear("head", {&head_, nullptr, vocab, 0, 1, true});
-  }
+  int64_t hidden = shape_.hidden_size;
+  add_linear("embed", embed_, shape_.vocab_size, hidden, false);
+  if (!shape_.is_head_tied) add_linear("head", head_, shape_.vocab_size, hidden, false);
   if (shape_.has_learned_positions)
-    add_vector("position.weight", position_table_, shape_.max_context * hidden);
-  add_norm("final_norm", final_norm_, final_norm_bias_);
+    tensors_.add_vector("position.weight", position_table_, {shape_.max_context, hidden});
+  add_norm("final_norm", final_norm_);
 }
 
 void Decoder::add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn) {
   bool has_pre = shape_.norm_placement != NormPlacement::kPost,
        has_post = shape_.norm_placement != NormPlacement::kPre;
-  if (has_pre) add_norm(prefix + "attn_norm", layer.attn_norm, layer.attn_norm_bias);
+  if (has_pre) add_norm(prefix + "attn_norm", layer.attn_norm);
   add_projections(prefix + "attn.", layer);
-  if (has_post) add_norm(prefix + "attn_post_norm", layer.attn_post_norm, layer.attn_post_norm_bias);
-  if (has_pre) add_norm(prefix + "ffn_norm", layer.ffn_norm, layer.ffn_norm_bias);
+  if (has_post) add_norm(prefix + "attn_post_norm", layer.attn_post_norm);
+  if (has_pre) add_norm(prefix + "ffn_norm", layer.ffn_norm);
   add_ffn(prefix + "ffn.", layer, ffn);
-  if (has_post) add_norm(prefix + "ffn_post_norm", layer.ffn_post_norm, layer.ffn_post_norm_bias);
+  if (has_post) add_norm(prefix + "ffn_post_norm", layer.ffn_post_norm);
 }
 
 void Decoder::add_projections(const std::string& prefix, Layer& layer) {
   int64_t hidden = shape_.hidden_size, query = shape_.num_heads * shape_.head_dim,
           kv = shape_.num_kv_heads * shape_.head_dim;
-  add_matrix(layer.qkv, panels_of(query) + 2 * panels_of(kv), hidden);
-  std::vector<float>* bias = shape_.has_qkv_bias ? &layer.qkv_bias : nullptr;
-  add_linear(prefix + "q", {&layer.qkv, bias, query, 0, 1, true});
-  add_linear(prefix + "k", {&layer.qkv, bias, kv, panels_of(query), 1, true});
-  add_linear(prefix + "v", {&layer.qkv, bias, kv, panels_of(query) + panels_of(kv), 1, true});
-  add_matrix(layer.out, panels_of(hidden), query);
-  add_linear(prefix + "out",
-             {&layer.out, shape_.has_attention_out_bias ? &layer.out_bias : nullptr, hidden, 0, 1, true});
+  int64_t first_key = panels_of(query), first_value = first_key + panels_of(kv);
+  tensors_.add_panels(layer.qkv, first_value + panels_of(kv), hidden, format_, shape_.has_qkv_bias);
+  tensors_.add_linear(prefix + "q", layer.qkv, query);
+  tensors_.add_linear(prefix + "k", layer.qkv, kv, first_key);
+  tensors_.add_linear(prefix + "v", layer.qkv, kv, first_value);
+  add_linear(prefix + "out", layer.out, hidden, query, shape_.has_attention_out_bias);
   if (shape_.qk_norm == QKNorm::kNone) return;
   bool is_whole = shape_.qk_norm == QKNorm::kWhole;
-  add_vector(prefix + "q_norm.weight", layer.q_norm, is_whole ? query : shape_.head_dim);
-  add_vector(prefix + "k_norm.weight", layer.k_norm, is_whole ? kv : shape_.head_dim);
+  tensors_.add_vector(prefix + "q_norm.weight", layer.q_norm, {is_whole ? query : shape_.head_dim});
+  tensors_.add_vector(prefix + "k_norm.weight", layer.k_norm, {is_whole ? kv : shape_.head_dim});
 }
 
+// Panels of gate and up take turns, so that one unit of a product holds both.
 void Decoder::add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn) {
-  int64_t hidden = shape_.hidden_size, size = ffn.size, step = ffn.is_gated ? 2 : 1;
-  add_matrix(layer.up, panels_of(size) * step, hidden);
-  std::vector<float>* bias = ffn.has_bias ? &layer.up_bias : nullptr;
-  if (ffn.is_gated) add_linear(prefix + "gate", {&layer.up, bias, size, 0, step, true});
-  add_linear(prefix + "up", {&layer.up, bias, size, step - 1, step, true});
-  add_matrix(layer.down, panels_of(hidden), size);
-  add_linear(prefix + "down", {&layer.down, ffn.has_bias ? &layer.down_bias : nullptr, hidden, 0, 1, true});
-}
-
-Target& Decoder::target_of(const std::string& name, bool is_matrix) {
-  auto found = targets_.find(name);
-  if (found == targets_.end() || is_matrix != (found->second.matrix != nullptr))
-    throw std::invalid_argument(std::string("no ") + (is_matrix ? "matrix" : "vector") +
-                                " of this model is called '" + name + "'");
-  return found->second;
-}
-
-void Decoder::set_matrix(const std::string& name, const SourceMatrix& source) {
-  Target& target = target_of(name, true);
-  if (source.rows != target.rows || source.columns != target.matrix->panels().k)
-    throw std::invalid_argument("'" + name + "' has the wrong shape");
-  target.matrix->pack(kernels_, source, target.first_panel, target.panel_step, threads_);
-  target.is_set = true;
-}
-
-void Decoder::set_vector(const std::string& name, const float* values, int64_t size) {
-  Target& target = target_of(name, false);
-  if (size != target.rows) throw std::invalid_argument("'" + name + "' has the wrong size");
-  for (int64_t r = 0; r < size; ++r) {
-    int64_t at = target.is_laid_in_panels
-                     ? (target.first_panel + r / kPanel * target.panel_step) * kPanel + r % kPanel
-                     : r;
-    (*target.vector)[static_cast<size_t>(at)] = values[r];
-  }
-  target.is_set = true;
-}
-
-void Decoder::mark_read(const PackedMatrix& matrix, bool is_whole) {
-  has_all_weights_ = false;
-  for (auto& [name, target] : targets_)
-    if (target.matrix == &matrix) target.is_set = is_whole;
-}
-
-void Decoder::require_weights() {
-  if (has_all_weights_) return;
-  for (const auto& [name, target] : targets_)
-    if (!target.is_set) throw std::invalid_argument("the weight '" + name + "' was never set");
-  has_all_weights_ = true;
+  int64_t hidden = shape_.hidden_size, step = ffn.is_gated ? 2 : 1;
+  tensors_.add_panels(layer.up, panels_of(ffn.size) * step, hidden, format_, ffn.has_bias);
+  if (ffn.is_gated) tensors_.add_linear(prefix + "gate", layer.up, ffn.size, 0, step);
+  tensors_.add_linear(prefix + "up", layer.up, ffn.size, step - 1, step);
+  add_linear(prefix + "down", layer.down, hidden, ffn.size, ffn.has_bias);
 }
 
 size_t Decoder::weight_bytes() const {
   size_t bytes = 0;
-  for (const PackedMatrix* matrix : matrices_) bytes += matrix->bytes();
+  for (const PackedMatrix* matrix : tensors_.matrices()) bytes += matrix->bytes();
   return bytes;
 }
 
