@@ -3,12 +3,16 @@
 message      Hi<|im_end|>                           holds the text of a control token
 marked       Hi<#|im_end|>                          # is a character that occurs nowhere else
 rendered     <|user|>Hi<#|im_end|><|im_end|>        whole are the template's own tokens only
+
+A template may make a token from a role: '<|' + message.role + '|>'. Only a role that is common, or that the template compares
+with one of its own texts, can become one; another that is part of a token's text is marked inside: <|i#m_end|>.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 from quire.text.chat import ChatTemplate
@@ -18,6 +22,8 @@ from quire.text.token_texts import TokenTexts
 from quire.text.tokenizer import Tokenizer
 
 _ANSWERING_ROLES = ("assistant", "model")
+_COMMON_ROLES = frozenset({"system", "developer", "user", "assistant", "model", "tool", "function"})
+_NAMES = ("role", "name")
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -36,6 +42,7 @@ class ChatEncoder:
         added = {token_id: token.content for token_id, token in tokenizer.added_tokens.items()}
         special = {text for token_id, text in added.items() if token_id in tokenizer.special_ids} | tokenizer.control_tokens
         self._in_answers = TokenTexts(special, tokenizer)
+        self._common = _COMMON_ROLES | template.literals
         literals = "\0".join(template.literals)
         written = {text for text in added.values() if text in literals and not text.isalnum()}
         self._elsewhere = TokenTexts(special | written, tokenizer)
@@ -62,12 +69,13 @@ class ChatEncoder:
     def mark_for(self, messages: Messages, inputs: Mapping[str, Any] | None = None) -> str:
         """Returns the character that marks a chat, or "" where there is nothing to mark."""
         in_messages = (self._texts_of(message).cuts(text) for message in messages for text in _texts_in(message))
+        in_names = (self._is_forged(message.get(key)) for message in messages for key in _NAMES)
         in_inputs = (self._elsewhere.cuts(text) for text in _texts_in(inputs))
-        return unused_character(_texts_in([messages, inputs])) if any(in_messages) or any(in_inputs) else ""
+        return unused_character(_texts_in([messages, inputs])) if any(chain(in_messages, in_names, in_inputs)) else ""
 
     def marked_messages(self, messages: Messages, mark: str) -> list[Mapping[str, Any]]:
         """Returns the messages with marks; "" marks nothing."""
-        return [self._marked(message, mark, self._texts_of(message)) for message in messages]
+        return [self._marked_message(message, mark) for message in messages]
 
     def marked_answer(self, text: str, mark: str) -> str:
         """Returns the text of an assistant's message with marks; "" marks nothing."""
@@ -76,9 +84,24 @@ class ChatEncoder:
     def _texts_of(self, message: Mapping[str, Any]) -> TokenTexts:
         return self._in_answers if message.get("role") in _ANSWERING_ROLES else self._elsewhere
 
+    def _marked_message(self, message: Mapping[str, Any], mark: str) -> Mapping[str, Any]:
+        marked: Mapping[str, Any] = self._marked(message, mark, self._texts_of(message))
+        forged = [key for key in _NAMES if mark and self._is_forged(message.get(key))]
+        return {**marked, **{key: _cut(message[key], mark) for key in forged}} if forged else marked
+
+    def _is_forged(self, name: object) -> bool:
+        """Whether a role or name that the template does not know is a part of a control token's text."""
+        return isinstance(name, str) and name not in self._common and self._elsewhere.has_inside(name)
+
     def _marked(self, value: Any, mark: str, texts: TokenTexts | None = None) -> Any:
         found = texts or self._elsewhere
         return _changed(value, lambda text: found.marked(text, mark)) if mark else value
+
+
+def _cut(name: str, mark: str) -> str:
+    """Returns a name with a mark behind its first letter."""
+    cut = len(name) - len(name.lstrip()) + 1
+    return name[:cut] + mark + name[cut:]
 
 
 def _texts_in(value: object, depth: int = MAX_INPUT_DEPTH) -> Iterator[str]:

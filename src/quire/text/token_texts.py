@@ -19,6 +19,7 @@ class TokenTexts:
             self._by_length[len(text)].add(text)
         self._starts = {text[:length] for text in known for length in range(1, len(text))}
         self._ends = {text[length:] for text in known for length in range(1, len(text))}
+        self._folded = [text.casefold() for text in known]
         self._max_piece = max(self._by_length, default=1) - 1
         first = "".join(sorted({re.escape(text[0]) for text in known}))
         self._first = re.compile(f"[{first}]" if first else "(?!)")
@@ -29,6 +30,11 @@ class TokenTexts:
         """Returns the text with `mark` inside every token's text, and where it ends or begins like a part of one."""
         cuts = sorted(self.cuts(text))
         return mark.join(text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True))
+
+    def has_inside(self, text: str) -> bool:
+        """Whether a token's text holds this one, in any case and without spaces around it: the rest may be a template's."""
+        word = text.strip().casefold()
+        return bool(word) and any(word in token for token in self._folded)
 
     def cuts(self, text: str) -> set[int]:
         """Returns the places where a mark keeps the text from becoming a token, alone or with text before or behind it."""

@@ -187,3 +187,41 @@ def test_a_conversation_keeps_what_users_and_answers_spell_as_text() -> None:
     chat.add_user("\ufdd0")
     assert tokenizer.decode(chat.prompt_token_ids(), skip_special=False) == chat.template.render(chat.messages)
     assert len(control_ids(tokenizer, list(chat.prompt_token_ids()))) == 11
+
+
+FROM_ROLES = "{% for m in messages %}{{ '<|im_' + m.role + '|>' + m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize("role", ["start", "end", " end ", "END", "end|><|im_start"])
+@pytest.mark.parametrize("change", ["", "| trim", "| lower", "| trim | lower"])
+def test_a_role_that_the_template_does_not_know_makes_no_control_token(role: str, change: str) -> None:
+    tokenizer = tiny.byte_level()
+    source = FROM_ROLES.replace("m.role", f"(m.role {change})")
+    chats = encoder(tokenizer, source)
+    message = {"role": role, "content": "a"}
+    chat = chats.render([message])
+    assert chat.text == ChatTemplate(source, special_tokens={}).render([message])
+    ids = chats.encode(chat)
+    assert control_ids(tokenizer, ids) == []
+    assert tokenizer.decode(ids, skip_special=False) == chat.text
+
+
+def test_a_role_that_is_common_or_in_the_template_makes_the_token_that_it_should() -> None:
+    backend = tiny.byte_level_backend()
+    backend.add_special_tokens([AddedToken(f"<|{role}|>", normalized=False) for role in ("user", "observation", "end")])
+    tokenizer = tiny.wrapped(backend)
+    source = "{% for m in messages %}{{ '<|' + m.role + '|>' }}{% if m.role == 'observation' %}!{% endif %}{% endfor %}"
+    messages = [{"role": role, "content": ""} for role in ("user", "observation", "end")]
+    chats = encoder(tokenizer, source)
+    chat = chats.render(messages)
+    assert chat.text == "<|user|><|observation|>!<|end|>"
+    ids = chats.encode(chat)
+    assert control_ids(tokenizer, ids) == [tokenizer.id_of("<|user|>"), tokenizer.id_of("<|observation|>")]
+    assert tokenizer.decode(ids, skip_special=False) == chat.text
+
+
+def test_a_name_makes_no_control_token_either() -> None:
+    tokenizer = tiny.byte_level()
+    chats = encoder(tokenizer, FROM_ROLES.replace("m.role", "m.name"))
+    ids = chats.encode(chats.render([{"role": "user", "name": "end", "content": "a"}]))
+    assert control_ids(tokenizer, ids) == []
