@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import tokenizers
 
-from quire.errors import RequestError, is_failure
+from quire.errors import is_failure
 from quire.text.added_tokens import literal_bytes, literal_twin, unknown_id
 from quire.text.token_bytes import TokenBytes, token_bytes_of
 from quire.text.tokenizer_backend import backend_error, load_backend
 from quire.text.tokenizer_files import TokenizerFiles
+from quire.text.tokenizer_inputs import listed, require_member, require_text, require_texts, token_id_error
 from quire.text.vocabulary import Vocabulary
 
 _ANCHORS = ("\n", "a", ".")
@@ -109,20 +110,18 @@ class Tokenizer:
         return self._token_bytes
 
     def encode(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> list[int]:
-        """Returns token ids; special tokens written out in `text` become their ids. Raises RequestError on lone surrogates."""
+        """Returns token ids; special tokens written out in `text` become their ids.
+
+        Raises RequestError for what is no text, and on lone surrogates.
+        """
         return list(self.encoding(text, special=special).ids)
 
     def encoding(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> tokenizers.Encoding:
         """Returns what `encode` returns, with the characters that each token covers."""
+        require_text(text)
+        require_member("special", special, AddSpecial)
         try:
-            text.encode()
             return self._backend.encode(text, add_special_tokens=special is AddSpecial.YES)
-        except UnicodeEncodeError as error:
-            raise RequestError(
-                "the text is not valid Unicode",
-                given=f"a lone surrogate at character {error.start}",
-                next_step="Send text that can be written as UTF-8.",
-            ) from error
         except BaseException as error:
             if not is_failure(error):
                 raise
@@ -135,6 +134,7 @@ class Tokenizer:
         except BaseException as error:
             if not is_failure(error):
                 raise
+            require_texts(texts)
             raise backend_error("encode the texts", error) from error
 
     def with_special(self, encoding: tokenizers.Encoding) -> tokenizers.Encoding:
@@ -158,14 +158,19 @@ class Tokenizer:
         return plain
 
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
-        """Returns the text of a whole token sequence, as `tokenizers` decodes it, but added tokens as they are written."""
-        if not self._literals.keys().isdisjoint(token_ids):
-            return self._decode_bytes([i for i in token_ids if not (skip_special and i in self._special_ids)])
+        """Returns the text of a whole token sequence, as `tokenizers` decodes it, but added tokens as they are written.
+
+        Raises RequestError for what is no sequence of token ids.
+        """
+        ids = token_ids if isinstance(token_ids, (list, tuple)) else listed(token_ids)
         try:
-            text: str = self._backend.decode(list(token_ids), skip_special_tokens=skip_special)
+            if not self._literals.keys().isdisjoint(ids):
+                return self._decode_bytes([i for i in ids if not (skip_special and i in self._special_ids)])
+            text: str = self._backend.decode(list(ids), skip_special_tokens=skip_special)
         except BaseException as error:
             if not is_failure(error):
                 raise
+            listed(ids)
             raise backend_error("decode tokens", error) from error
         return text
 
@@ -178,11 +183,15 @@ class Tokenizer:
         """Returns the bytes that a token adds to a text, none for an unknown id; None if they depend on its neighbors."""
         if self._token_bytes is None:
             return None
-        token = self._backend.id_to_token(token_id)
+        try:
+            token = self._backend.id_to_token(token_id)
+        except (TypeError, OverflowError) as error:
+            raise token_id_error(token_id) from error
         return b"" if token is None else self._literals.get(token_id) or self._token_bytes.piece(token)
 
     def id_of(self, token: str) -> int | None:
         """Returns the id of a token as the vocabulary writes it, or None."""
+        require_text(token)
         token_id: int | None = self._backend.token_to_id(token)
         return token_id
 
