@@ -7,7 +7,6 @@ b = model(y, past)   ->  [ 4 | 9 ]      block 7 has grown since, so the second c
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quire.engine.turns import ProcessLock
 from quire.engine.uncopyable import Uncopyable
 from quire.errors import CapacityError
 from quire.executors.protocol import Executor, Float32Array
@@ -37,9 +37,7 @@ class PastKVs(Uncopyable):
 
     __slots__ = ("__weakref__", "_executor", "_lock", "num_tokens", "tables")
 
-    def __init__(
-        self, executor: Executor, lock: AbstractContextManager[object], tables: tuple[BlockTable, ...], num_tokens: int
-    ) -> None:
+    def __init__(self, executor: Executor, lock: ProcessLock, tables: tuple[BlockTable, ...], num_tokens: int) -> None:
         self._executor = executor
         self._lock = lock
         self.tables = tables
@@ -58,7 +56,7 @@ class PastKVs(Uncopyable):
 
     def __getitem__(self, layer: int) -> tuple[Float32Array, Float32Array]:
         index = range(len(self))[layer]
-        with self._lock:
+        with self._lock.here:
             rows = [self._executor.read_kv(index, self._slots(table)) for table in self.tables]
         keys, values = (np.stack([row[part].transpose(1, 0, 2) for row in rows]) for part in (0, 1))
         return keys, values
@@ -88,12 +86,17 @@ class PastStore:
     """
 
     def __init__(self, executor: Executor, bound: PoolBound = PoolBound.KV_MEMORY) -> None:
-        self.lock = threading.RLock()
+        self._lock = ProcessLock("the model")
         self._executor = executor
         self._bound = bound
         self._pool = BlockPool(executor.num_blocks, executor.layout.block_size)
         self._num_written: dict[int, int] = {}  # block id -> tokens written by whoever got furthest
         self._dropped: deque[BlockTable] = deque()  # appended to by finalizers, which may run at any moment
+
+    @property
+    def lock(self) -> AbstractContextManager[bool]:
+        """The lock; raises ExecutorError in a process that was forked while another thread held it."""
+        return self._lock.here
 
     @property
     def executor(self) -> Executor:
@@ -124,7 +127,7 @@ class PastStore:
         block_size = self._pool.block_size
         for block in (table[-1] for table in tables):
             self._num_written[block.id] = num_tokens - (num_tokens - 1) // block_size * block_size
-        past = PastKVs(self._executor, self.lock, tables, num_tokens)
+        past = PastKVs(self._executor, self._lock, tables, num_tokens)
         for table in tables:
             weakref.finalize(past, self._dropped.append, table).atexit = False
         return past

@@ -13,8 +13,8 @@ from quire.engine.core import EngineCore
 from quire.engine.group import Submission
 from quire.engine.interrupt import interrupts_deferred
 from quire.engine.routing import Deltas, FinalOutputs, Reader, RoutedCore
-from quire.engine.turns import Turns
-from quire.errors import ExecutorError, IntegrityError, RequestError
+from quire.engine.turns import Turns, forked_in_a_step
+from quire.errors import IntegrityError, RequestError
 from quire.kv.ledger import CacheExplanation
 from quire.request import RequestOutput
 
@@ -108,10 +108,7 @@ class SharedCore:
                 next_step="Let a signal handler or finalizer set a flag, and call the LLM after the step.",
             )
         if not self._turns.survive_fork():
-            raise ExecutorError(
-                "this process was forked while another thread computed a step",
-                next_step="Start processes with the spawn method, or create the LLM in each of them.",
-            )
+            raise forked_in_a_step("the LLM")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -11,6 +11,9 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import AbstractContextManager
+
+from quire.errors import ExecutorError
 
 
 class Turns:
@@ -63,3 +66,35 @@ class Turns:
         if is_taken:
             self._owner = threading.get_ident()
         return is_taken
+
+
+class ProcessLock:
+    """A reentrant lock for each process that an object lives in: a forked one finds it free.
+
+    Where another thread held it when the process was forked, what it guards is half done there for ever: ExecutorError.
+    """
+
+    __slots__ = ("_lock", "_process", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+        self._what = what
+
+    @property
+    def here(self) -> AbstractContextManager[bool]:
+        """The lock of this process."""
+        if self._process != os.getpid():
+            if not self._lock.acquire(blocking=False):
+                raise forked_in_a_step(self._what)
+            self._lock.release()
+            self._process = os.getpid()
+        return self._lock
+
+
+def forked_in_a_step(what: str) -> ExecutorError:
+    """Returns the error for a process in which a step that another thread computed can never end."""
+    return ExecutorError(
+        "this process was forked while another thread computed a step",
+        next_step=f"Start processes with the spawn method, or create {what} in each of them.",
+    )

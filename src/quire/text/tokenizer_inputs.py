@@ -37,10 +37,10 @@ def require_texts(texts: object) -> None:
 
 def listed(token_ids: object) -> list[int]:
     """Returns a sequence or array as a list of token ids; raises RequestError for anything else."""
-    is_array = isinstance(token_ids, np.ndarray) and token_ids.ndim == 1
-    if isinstance(token_ids, (str, bytes, bytearray)) or not (is_array or isinstance(token_ids, Sequence)):
+    values = token_ids.tolist() if isinstance(token_ids, np.ndarray) else token_ids
+    if isinstance(values, (str, bytes, bytearray)) or not isinstance(values, Sequence):
         raise _not_ids(token_ids)
-    ids = [as_int(token_id) for token_id in token_ids]
+    ids = [as_int(token_id) for token_id in values]
     known = [token_id for token_id in ids if token_id is not None and 0 <= token_id <= _MAX_TOKEN_ID]
     if len(known) != len(ids):
         raise _not_ids(token_ids)
