@@ -30,7 +30,7 @@ from quire.executors.torch_decoder import Decoder
 from quire.models.checkpoint import load_checkpoint
 from quire.models.config_file import parse_config
 from quire.models.families import build_spec
-from quire.train.export import export_model
+from quire.train.export import Description, export_model
 from quire.train.tokenizer import save_tokenizer, train_tokenizer
 from support.configs import CONFIGS
 from support.driver import make_driver
@@ -54,8 +54,8 @@ class World:
     tokenizer_directory: Path
 
     def export(self, directory: Path, card: str = "# A model\n", dtype: torch.dtype = torch.float32) -> Path:
-        source = self.tokenizer_directory
-        export_model(self.model, self.config, directory, tokenizer_directory=source, dtype=dtype, card=card)
+        about = Description(config=self.config, tokenizer_directory=self.tokenizer_directory, card=card)
+        export_model(self.model, about, directory, dtype)
         return directory
 
 
@@ -89,7 +89,8 @@ def fresh_export(pair: Pair, directory: Path, tokenizer_directory: Path) -> Deco
     spec = pair.checkpoint.spec
     decoder = Decoder.from_weights(spec, random_weights(spec, seed=3))
     config = json.loads((pair.checkpoint.directory / "config.json").read_text())
-    export_model(decoder, config, directory, tokenizer_directory=tokenizer_directory, dtype=torch.float32, card="# Fresh\n")
+    about = Description(config=config, tokenizer_directory=tokenizer_directory, card="# Fresh\n")
+    export_model(decoder, about, directory, torch.float32)
     return decoder
 
 
@@ -121,7 +122,7 @@ def test_tensors_of_a_checkpoint_come_back_bit_for_bit(pair: Pair, few_words: Pa
     dtype = torch.bfloat16 if pair.case.stored_as is torch.bfloat16 else torch.float32
     decoder = Decoder.from_weights(pair.checkpoint.spec, pair.checkpoint.weights)
     config = json.loads((source / "config.json").read_text())
-    export_model(decoder, config, tmp_path, tokenizer_directory=few_words, dtype=dtype, card="")
+    export_model(decoder, Description(config=config, tokenizer_directory=few_words, card=""), tmp_path, dtype)
     actual, expected = tensors_in(tmp_path), tensors_in(source)
     assert actual.keys() == expected.keys()
     for name, tensor in actual.items():

@@ -33,7 +33,7 @@ Settle = Callable[[Any], Any]
 
 def paying_filters(environment: SandboxedEnvironment, budget: Budget, settle: Settle) -> dict[str, Any]:
     """Returns the filters of one rendering by name."""
-    own = {"tojson": partial(_tojson, budget), "sum": partial(_sum, environment), "pprint": partial(_pprint, budget)}
+    own = {"tojson": _tojson(budget), "sum": partial(_sum, environment), "pprint": partial(_pprint, budget)}
     known: Mapping[str, Any] = FILTERS | own
     filters = {name: _shallow(name, known[name], budget, settle) for name in SHALLOW_FILTERS}
     filters |= {name: _deep(name, known[name], budget, settle) for name in DEEP_FILTERS}
@@ -174,16 +174,18 @@ def _pprint(budget: Budget, value: Any) -> str:
     return writer.getvalue().removesuffix("\n")
 
 
-def _tojson(  # noqa: PLR0913, PLR0917  # the signature of transformers' filter
-    budget: Budget, x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-) -> str:
-    """Hugging Face's `tojson`: plain JSON without HTML escapes, and without ASCII escapes unless they are asked for."""
-    if (indent if isinstance(indent, int) else len(indent or "")) > _MAX_INDENT:
-        raise refused("an indentation this wide")
-    separators = None if separators is None else tuple(separators)
-    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-    parts = []
-    for part in encoder.iterencode(x):
-        budget.spend(len(part))
-        parts.append(part)
-    return "".join(parts)
+def _tojson(budget: Budget) -> Callable[..., str]:
+    """Returns Hugging Face's `tojson`: plain JSON without HTML escapes, and without ASCII escapes unless they are asked for."""
+
+    def tojson(x: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False) -> str:
+        if (indent if isinstance(indent, int) else len(indent or "")) > _MAX_INDENT:
+            raise refused("an indentation this wide")
+        separators = None if separators is None else tuple(separators)
+        encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+        parts = []
+        for part in encoder.iterencode(x):
+            budget.spend(len(part))
+            parts.append(part)
+        return "".join(parts)
+
+    return tojson

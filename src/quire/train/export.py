@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -46,21 +47,21 @@ _STAGE = ".export"
 _HEAD = "lm_head."  # has no family prefix
 
 
-def export_model(  # noqa: PLR0913 - what a model directory is made of; one value each
-    model: Decoder,
-    config: Mapping[str, Any],
-    directory: Path,
-    *,
-    tokenizer_directory: Path,
-    dtype: torch.dtype,
-    card: str,
-) -> None:
-    """Writes config.json, model.safetensors, tokenizer and chat template, generation_config.json and README.md (`card`).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a model directory says of its weights: fields of config.json, where tokenizer and template lie, text of README.md."""
 
-    `config` holds the fields of a config.json that describe `model`; its dtype, vocabulary size and token ids are set here.
-    Weights are rounded to `dtype`, float32 or bfloat16. An interruption leaves a directory that is a whole model or has no
-    config.json. Raises ConfigError if the parts do not belong together or cannot be written, TokenizerError without a
-    tokenizer.
+    config: Mapping[str, Any]
+    tokenizer_directory: Path
+    card: str
+
+
+def export_model(model: Decoder, about: Description, directory: Path, dtype: torch.dtype) -> None:
+    """Writes config.json, model.safetensors, tokenizer and chat template, generation_config.json and README.md.
+
+    The fields of the config describe `model`; its dtype, vocabulary size and token ids are set here. Weights are rounded to
+    `dtype`, float32 or bfloat16. An interruption leaves a directory that is a whole model or has no config.json. Raises
+    ConfigError if the parts do not belong together or cannot be written, TokenizerError without a tokenizer.
     """
     if dtype not in DTYPES:
         raise ConfigError(
@@ -69,8 +70,9 @@ def export_model(  # noqa: PLR0913 - what a model directory is made of; one valu
             limit=", ".join(DTYPES.values()),
             next_step="Export float32 or bfloat16.",
         )
+    tokenizer_directory = about.tokenizer_directory
     token_ids = _token_ids(tokenizer_directory, model.spec.vocab_size)
-    fields = {name: value for name, value in config.items() if name != "torch_dtype"}
+    fields = {name: value for name, value in about.config.items() if name != "torch_dtype"}
     fields |= {"dtype": DTYPES[dtype], "vocab_size": model.spec.vocab_size, **token_ids}
     family = _family_of(fields, model.spec)
     generation = {"do_sample": False} | {name: value for name, value in token_ids.items() if value is not None}
@@ -81,7 +83,7 @@ def export_model(  # noqa: PLR0913 - what a model directory is made of; one valu
                 shutil.copyfile(tokenizer_directory / name, stage / name)
         _write_json(stage / GENERATION, generation)
         _write_json(stage / CONFIG, fields | {"model_type": family.name})
-        (stage / CARD).write_text(card, encoding="utf-8")
+        (stage / CARD).write_text(about.card, encoding="utf-8")
 
 
 def family_tensors(model: Decoder, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ from quire.train.capacity import require_training_memory
 from quire.train.checkpoint import TrainingState, check_identity, load_state, save_state, write_safely
 from quire.train.curve import CurveRow, LearningCurve, can_draw, draw, read_curve
 from quire.train.encoding import Encoder
-from quire.train.export import DTYPES, export_model
+from quire.train.export import DTYPES, Description, export_model
 from quire.train.loop import StepReport, Trainer
 from quire.train.model_card import Material, ModelFacts, render_card
 from quire.train.recipe import Job, Recipe
@@ -81,7 +81,8 @@ class Run:
         if has_picture:
             draw(self._directory / _CURVE, self._output / _IMAGE)
         card = self._card(dtype, has_picture)
-        export_model(self.trainer.decoder, config, self._output, tokenizer_directory=model, dtype=dtype, card=card)
+        about = Description(config=config, tokenizer_directory=model, card=card)
+        export_model(self.trainer.decoder, about, self._output, dtype)
 
     def _save_when_due(self) -> None:
         if time.monotonic() - self._saved_at < 60 * self.recipe.save_minutes:
