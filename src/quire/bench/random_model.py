@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from quire.arrays import BitsArray
 from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
 from quire.models.checkpoint import Checkpoint
 from quire.models.config_file import parse_config
 from quire.models.families import build_spec
 from quire.models.spec import ModelSpec
-from quire.models.weights import BitsArray, SourceDType, SourceTensor, Weights, round_to_bfloat16
+from quire.models.weights import SourceDType, SourceTensor, Weights, round_to_bfloat16
 from quire.units import format_bytes
 
 _POOL_ELEMENTS = 1 << 24

@@ -9,8 +9,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
-BitsArray = npt.NDArray[np.uint16]
+from quire.arrays import BitsArray, Float32Array
+
 Progress = Callable[[int, int], None]
 
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from quire.arrays import Float64Array
 from quire.executors.torch_decoder import Decoder
 from quire.models.checkpoint import Checkpoint
-
-Float64Array = npt.NDArray[np.float64]
 
 
 class TorchScorer:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from quire.arrays import Float64Array
 from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine.core import EngineCore
 from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
@@ -33,7 +33,6 @@ from quire.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from quire.verify.torch_scorer import TorchScorer
 
-Float64Array = npt.NDArray[np.float64]
 
 FLOAT32_BOUND = 1e-4  # of the largest difference of a log-probability: another order of sums
 BFLOAT16_BOUND = 2e-2  # of the mean one, as a share of the mean log-probability: rounding grows with the logits
