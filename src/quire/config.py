@@ -1,4 +1,4 @@
-"""What an engine is told: frozen, checked when built, every default visible here with its reason.
+"""The configuration of an engine: frozen, checked when built, every default visible here with its reason.
 
 `None` means "auto"; `resolve()` in `engine/resolve.py` returns a new value in which nothing is auto any more.
 """
@@ -54,13 +54,6 @@ class Quantize(Enum):
     INT4 = "int4"
 
 
-class IntegerForm(Enum):
-    """Which instructions integers are packed for. A core's instruction set has one form; groups are of 32 or 256 elements."""
-
-    VECTORS = "vectors"
-    TILES = "tiles"
-
-
 class WeightFormat(Enum):
     """How the matrices lie in memory; `DType` and `Quantize` together choose it."""
 
@@ -74,11 +67,6 @@ class WeightFormat(Enum):
         """Returns the format that weights of a `dtype` take on when they are quantized so."""
         return cls(dtype.value if quantize is Quantize.NONE else quantize.value)
 
-    def bits_per_weight(self, form: IntegerForm) -> float:
-        """Bits in memory, with the share of a bfloat16 scale for a group of weights; int4 for tiles has a byte for 32 besides."""
-        integers = {"int8": 8.5, "int4": 4.5} if form is IntegerForm.VECTORS else {"int8": 8.0625, "int4": 4.3125}
-        return {"float32": 32, "bfloat16": 16, **integers}[self.value]
-
 
 class KVFormat(Enum):
     """Number format of cached keys and values."""
@@ -86,13 +74,9 @@ class KVFormat(Enum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
 
-    @property
-    def bytes_per_element(self) -> int:
-        return 4 if self is KVFormat.FLOAT32 else 2
-
 
 class KVCacheMode(Enum):
-    """`OFF` recomputes every token in every step on the same kernels: the O(T^3) oracle of the seed notes."""
+    """`OFF` recomputes every token in every step on the same kernels: O(T^3), and what the cache must equal."""
 
     PAGED = "paged"
     OFF = "off"
@@ -111,12 +95,6 @@ class ExecutorKind(Enum):
     NATIVE = "native"
     REFERENCE = "reference"
     TORCH = "torch"
-
-
-class PackedCache(Enum):
-    """What stands instead of a directory for packed weights."""
-
-    OFF = "off"
 
 
 def checked_count(name: str, value: object) -> int:
@@ -155,7 +133,7 @@ class CacheConfig:
     mode: KVCacheMode = KVCacheMode.PAGED
     prefix_cache: PrefixCache = PrefixCache.ON
     block_size: int = KERNEL_TILE_TOKENS
-    memory_bytes: int | None = None  # auto: DEFAULT_KV_MEMORY_BYTES, or what the machine has left beside the weights
+    memory_bytes: int | None = None  # auto: DEFAULT_KV_MEMORY_BYTES, or what the weights leave of the machine
     format: KVFormat | None = None  # auto: the weights' format
 
     def __post_init__(self) -> None:
@@ -196,18 +174,16 @@ class EngineConfig:
     executor: ExecutorKind | None = None  # auto: native if compiled here
     max_context: int | None = None  # auto: the model's, or what the KV memory holds if that is less
     threads: int | None = None  # auto: the cores this process may use
-    packed_cache: Path | PackedCache = PackedCache.OFF  # the directory where the native executor keeps packed weights
+    packed_cache: Path | None = None  # the directory where the native executor keeps packed weights; None: it keeps none
 
     def __post_init__(self) -> None:
         _check_counts(self, tuple(name for name in ("max_context", "threads") if getattr(self, name) is not None))
         for name, kind in _KINDS.items():
             if name not in _AUTOMATIC or getattr(self, name) is not None:
                 _check_kind(name, getattr(self, name), kind)
-        if not isinstance(self.packed_cache, (Path, PackedCache)):
+        if self.packed_cache is not None and not isinstance(self.packed_cache, Path):
             raise ConfigError(
-                "packed_cache is neither a path nor a PackedCache",
-                given=shown(self.packed_cache),
-                next_step="Pass pathlib.Path(...).",
+                "packed_cache is not a path", given=shown(self.packed_cache), next_step="Pass pathlib.Path(...), or None."
             )
 
 

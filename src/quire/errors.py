@@ -20,6 +20,7 @@
     +-- IntegrityError (RuntimeError)         the engine's own bookkeeping contradicts itself
     +-- ExecutorError (RuntimeError)          the forward pass failed
         +-- ExecutorUnavailableError          the executor asked for is not installed here
+        +-- KVBlockError (ValueError)         bytes that are no block of this executor's KV cache
         +-- SampleRowError                    one row of logits from which no token can be drawn
 
 Each says what was wrong, what was given, what the limit is, and what to do next.
@@ -140,6 +141,10 @@ class ExecutorError(QuireError, RuntimeError):
 
 class ExecutorUnavailableError(ExecutorError):
     """The executor asked for is not installed on this machine."""
+
+
+class KVBlockError(ExecutorError, ValueError):
+    """Bytes that are not a block of this executor's KV cache: of another version, order, shape or length."""
 
 
 class SampleRowError(ExecutorError):

@@ -20,6 +20,7 @@ import pytest
 
 from quire.config import DType, KVFormat, Quantize
 from quire.executors.native import NUMERICS_VERSION, NativeExecutor, available_isas
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, Float32Array, Int32Array, StepBatch, kv_layout
 from quire.models import bundled
 from quire.models.checkpoint import load_checkpoint
@@ -98,10 +99,9 @@ def digests_of(model: str) -> dict[str, str]:
         executor = NativeExecutor(
             spec,
             weights,
-            layout=kv_layout(spec, BLOCK_SIZE, KVFormat(dtype.value)),
-            num_blocks=NUM_BLOCKS,
-            dtype=dtype,
-            quantize=quantize,
+            ExecutorOptions(
+                layout=kv_layout(spec, BLOCK_SIZE, KVFormat(dtype.value)), num_blocks=NUM_BLOCKS, dtype=dtype, quantize=quantize
+            ),
         )
         logits = logits_of(executor, MODELS[model].length)
         assert np.isfinite(logits).all()

@@ -12,6 +12,7 @@ import transformers
 
 from quire.config import DType, KVFormat, Quantize
 from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint, load_checkpoint
@@ -59,11 +60,13 @@ def make_executor(
     return NativeExecutor(
         checkpoint.spec,
         checkpoint.weights,
-        layout=kv_layout(checkpoint.spec, block_size, KVFormat(dtype.value)),
-        num_blocks=blocks_needed(num_tokens, block_size),
-        dtype=dtype,
-        quantize=quantize,
-        threads=threads,
+        ExecutorOptions(
+            layout=kv_layout(checkpoint.spec, block_size, KVFormat(dtype.value)),
+            num_blocks=blocks_needed(num_tokens, block_size),
+            dtype=dtype,
+            quantize=quantize,
+            threads=threads,
+        ),
     )
 
 
@@ -129,7 +132,7 @@ def test_contexts_of_several_attention_splits_keep_the_promise(name: str, tmp_pa
     for scenario in (Scenario(chunk=7), Scenario(chunk=400), Scenario(chunk=64, prefix=Prefix.WARM)):
         assert_same_bits(replay(executor, scenario, prompt, 3), expected, scenario)
     reference = ReferenceExecutor(
-        long_checkpoint.spec, long_checkpoint.weights, layout=executor.layout, num_blocks=40, dtype=DType.FLOAT32
+        long_checkpoint.spec, long_checkpoint.weights, ExecutorOptions(layout=executor.layout, num_blocks=40, dtype=DType.FLOAT32)
     )
     exact = replay(reference, Scenario(), prompt, 1).logits[0]
     assert np.abs(expected.logits[0] - exact).max() <= 1e-4 * np.abs(exact).max()

@@ -18,6 +18,7 @@ from quire.engine.core import EngineCore
 from quire.engine.loading import Origin, build_core
 from quire.engine.scores import Score, ScoredText, score_on
 from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, kv_layout
 from quire.executors.torch_decoder import Decoder
 from quire.text.tokenizer import Tokenizer
@@ -43,7 +44,9 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 @pytest.fixture
 def executor(pair: Pair) -> Executor:
     spec, layout = pair.checkpoint.spec, kv_layout(pair.checkpoint.spec, 32, KVFormat.FLOAT32)
-    return NativeExecutor(spec, pair.checkpoint.weights, layout=layout, num_blocks=12, dtype=DType.FLOAT32, threads=1)
+    return NativeExecutor(
+        spec, pair.checkpoint.weights, ExecutorOptions(layout=layout, num_blocks=12, dtype=DType.FLOAT32, threads=1)
+    )
 
 
 def core_of(executor: Executor, tokenizer: Tokenizer, budget: int = 512) -> EngineCore:

@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.executors.native import available_isas, load_core
+from quire.executors.native_sampler import NativeSampler
 from quire.request import Draw, SamplingParams
-from quire.sample import backend, definition, ranking
+from quire.sample import ranking
 from quire.sample.buckets import LEAST, Buckets, sharpness
+from quire.sample.definition import NumPySampler
 from quire.sample.draw import draw, least_nats
 from quire.sample.mask import TokenMask
 from quire.sample.noise import uniform
@@ -174,9 +176,10 @@ def test_a_batch_is_sampled_and_scored_as_the_definition_does(
     rows = np.stack([np.roll(row, shift) for shift in range(num_rows)])
     requests = [data.draw(owners(row.size)) for _ in range(num_rows)]
     before = rows.copy()
-    assert backend.choose_tokens(rows, requests) == definition.choose_tokens(rows, requests)
+    compiled, definition = NativeSampler(load_core(), load_core().BatchSampler("", 2)), NumPySampler()
+    assert compiled.sample(rows, requests) == definition.sample(rows, requests)
     targets = [row.size - 1] * num_rows
-    assert backend.score_tokens(rows, targets, num_top) == definition.score_tokens(rows, targets, num_top)
+    assert compiled.score(rows, targets, num_top) == definition.score(rows, targets, num_top)
     assert np.array_equal(rows, before)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quire.request import Draw, SamplingParams
+from quire.sample import sampler
+from quire.sample.definition import NumPySampler
 from quire.sample.draw import draw
 from quire.sample.noise import uniform
 from quire.sample.ranking import largest_ids, log_softmax
-from quire.sample.sampler import SampleRow, TokenCounts, sample, score
+from quire.sample.sampler import SampleRow, TokenCounts
 
+sample, score = partial(sampler.sample, NumPySampler()), partial(sampler.score, NumPySampler())
 VOCAB = 37
 # Coarse values make equal logits common, which is where orders go wrong.
 LOGITS = st.lists(st.integers(-40, 40).map(lambda value: value / 4), min_size=VOCAB, max_size=VOCAB)

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.executors.native import _shape_of, load_core
+from quire.arrays import Int32Array
+from quire.executors.native import load_core
+from quire.executors.native_shape import shape_of
 from quire.models.spec import ModelSpec
 from support.configs import spec_of
 from support.weights import random_weights
 
-Int32Array = npt.NDArray[np.int32]
 SPEC = spec_of("llama")
 BLOCK_SIZE, NUM_BLOCKS, NUM_ROWS = 32, 8, 40
+BYTES_PER_BLOCK = 2 * SPEC.num_layers * SPEC.num_kv_heads * SPEC.head_dim * BLOCK_SIZE * 4
 REFUSALS = (TypeError, ValueError, OverflowError, BufferError)
 
 
@@ -35,7 +37,7 @@ def misaligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def empty_decoder(spec: ModelSpec = SPEC, threads: int = 1) -> Any:
     core = load_core()
-    return core.Decoder(_shape_of(core, spec), core.WeightFormat.F32, "", threads)
+    return core.Decoder(shape_of(core, spec), core.WeightFormat.F32, "", threads)
 
 
 def set_weight(decoder: Any, name: str, values: npt.NDArray[np.float32]) -> None:
@@ -50,7 +52,8 @@ def decoder_of(spec: ModelSpec = SPEC, without: str = "") -> Any:
     for name, tensor in random_weights(spec).items():
         if name != without:
             set_weight(decoder, name, tensor.to_float32())
-    decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, load_core().Element.F32)
+    per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * 4
+    decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, load_core().Element.F32, BLOCK_SIZE * per_token)
     return decoder
 
 

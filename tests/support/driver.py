@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.config import DType, KVFormat, Quantize
-from quire.executors.native import integer_form
+from quire.executors.native import int_layout
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint
@@ -60,17 +61,17 @@ class Driver:
 def make_driver(name: str, checkpoint: Checkpoint, dtype: DType, quantize: Quantize = Quantize.NONE) -> Driver:
     """Returns a fresh executor of that name, with cache in `dtype`, and weights too where they are not quantized.
 
-    The reference holds integers in the form that the native executor would.
+    The reference holds integers in the groups that the native executor would.
     """
     layout = kv_layout(checkpoint.spec, BLOCK_SIZE, KVFormat(dtype.value))
     arguments: dict[str, Any] = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": dtype}
     if name == "reference":
-        form = integer_form()
-        return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, **arguments, quantize=quantize, integer_form=form))
+        options = ExecutorOptions(**arguments, quantize=quantize, int_layout=int_layout())
+        return Driver(ReferenceExecutor(checkpoint.spec, checkpoint.weights, options))
     if name == "torch":
         from quire.executors.torch_executor import TorchExecutor
 
-        return Driver(TorchExecutor(checkpoint.spec, checkpoint.weights, **arguments, threads=1))
+        return Driver(TorchExecutor(checkpoint.spec, checkpoint.weights, ExecutorOptions(**arguments)))
     from quire.executors.native import NativeExecutor
 
-    return Driver(NativeExecutor(checkpoint.spec, checkpoint.weights, **arguments, quantize=quantize, threads=1))
+    return Driver(NativeExecutor(checkpoint.spec, checkpoint.weights, ExecutorOptions(**arguments, quantize=quantize)))

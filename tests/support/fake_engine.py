@@ -27,7 +27,8 @@ from quire.engine.core import EngineCore
 from quire.engine.group import Submission
 from quire.engine.loading import Origin, build_core
 from quire.errors import ExecutorError
-from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of, kv_layout
+from quire.executors.host import HostExecutor
+from quire.executors.protocol import Float32Array, Int32Array, StepBatch, kv_layout
 from quire.kv.layout import KVLayout
 from quire.models.spec import Activation, DenseFfn, FfnKind, FullAttention, LayerSpec, ModelSpec, NormKind, NormPlacement, QKNorm
 from quire.request import RequestOutput, SamplingParams
@@ -72,7 +73,7 @@ FAKE_SPEC = ModelSpec(
 )
 
 
-class FakeExecutor:
+class FakeExecutor(HostExecutor):
     """Token `poison` makes `run` raise, token `nan` makes the logits behind it NaN; `num_runs_left` makes all runs fail."""
 
     def __init__(self, num_blocks: int = 64, *, poison: int | None = None, nan: int | None = None) -> None:
@@ -105,9 +106,6 @@ class FakeExecutor:
         logits = [self._row(self._latest, int(row)) for row in rows]
         return np.stack(logits) if logits else np.empty((0, VOCAB_SIZE), dtype=np.float32)
 
-    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
-        return argmax_of(self.head(rows))
-
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         keys = np.repeat(self.tokens[slots].astype(np.float32)[:, None, None], 2, axis=2)
         return keys, -keys - layer
@@ -115,6 +113,12 @@ class FakeExecutor:
     def copy_block(self, source: int, target: int) -> None:
         blocks = self.tokens.reshape(-1, BLOCK_SIZE)
         blocks[target] = blocks[source]
+
+    def export_block(self, block: int) -> bytes:
+        return self.tokens.reshape(-1, BLOCK_SIZE)[block].tobytes()
+
+    def import_block(self, block: int, data: bytes) -> None:
+        self.tokens.reshape(-1, BLOCK_SIZE)[block] = np.frombuffer(data, dtype=np.int32)
 
     def _row(self, batch: StepBatch, row: int) -> Float32Array:
         owner = int(np.searchsorted(batch.query_start, row, side="right")) - 1

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.config import KERNEL_TILE_TOKENS, CacheConfig, EngineConfig, KVFormat, SchedulerConfig
+from quire.config import KERNEL_TILE_TOKENS, CacheConfig, EngineConfig, SchedulerConfig
 from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
 from quire.values import shown
@@ -113,11 +113,6 @@ def test_options_are_given_by_name(kind: type[Any]) -> None:
 def test_equal_configurations_are_equal_and_may_be_keys() -> None:
     assert EngineConfig() == EngineConfig()
     assert len({EngineConfig(), EngineConfig(), EngineConfig(threads=2)}) == 2
-
-
-@pytest.mark.parametrize(("kv_format", "num_bytes"), [(KVFormat.FLOAT32, 4), (KVFormat.BFLOAT16, 2)])
-def test_kv_formats_know_their_width(kv_format: KVFormat, num_bytes: int) -> None:
-    assert kv_format.bytes_per_element == num_bytes
 
 
 def test_more_threads_than_a_pool_can_start_are_refused() -> None:

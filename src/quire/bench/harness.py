@@ -17,7 +17,8 @@ from quire.engine.resolve import layout_of, resolve, settled
 from quire.engine.token_loop import TokenLoop
 from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
-from quire.executors.native import integer_form
+from quire.executors.native import int_layout
+from quire.executors.packing import bits_per_weight
 from quire.executors.protocol import StepBatch
 from quire.kv.layout import KVLayout
 from quire.kv.manager import KVCacheManager
@@ -68,7 +69,7 @@ class Harness:
         config = engine_config(_sized(options, checkpoint, room, memory))
         config = resolve(config, checkpoint.spec, checkpoint.weights, memory)
         self.weight_format = WeightFormat.of(settled(config.dtype, "dtype"), config.quantize)
-        self.bits_per_weight = self.weight_format.bits_per_weight(integer_form())
+        self.bits_per_weight = bits_per_weight(self.weight_format, int_layout())
         self.threads: int = settled(config.threads, "threads")
         self.max_batched_tokens = config.scheduler.max_num_batched_tokens
         self.executor = build_executor(checkpoint, config, self._packing)

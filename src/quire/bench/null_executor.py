@@ -6,6 +6,7 @@ import numpy as np
 
 from quire.config import KVFormat
 from quire.errors import ExecutorError
+from quire.executors.host import HostExecutor
 from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 
@@ -13,7 +14,7 @@ _NUM_READY = 61
 """Prepared answers, used in turn: tokens change from step to step as a model's do."""
 
 
-class NullExecutor:
+class NullExecutor(HostExecutor):
     """Keeps no K/V; the best tokens of a step are arbitrary prepared ones; logits are refused."""
 
     def __init__(self, spec: ModelSpec, block_size: int, num_blocks: int) -> None:
@@ -45,6 +46,12 @@ class NullExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies nothing: no block holds anything."""
+
+    def export_block(self, block: int) -> bytes:
+        raise self._refused(f"K/V of block {block}")
+
+    def import_block(self, block: int, data: bytes) -> None:
+        raise self._refused(f"{len(data)} bytes for block {block}")
 
     def _answers(self, num_rows: int) -> list[ArgmaxTokens]:
         token_ids = np.random.default_rng(num_rows).integers(self.spec.vocab_size, size=(_NUM_READY, num_rows), dtype=np.int32)

@@ -25,11 +25,13 @@ from quire.engine.core import EngineCore
 from quire.engine.group import Submission
 from quire.engine.token_loop import TokenLoop
 from quire.errors import ConfigError
+from quire.executors.native import available_isas, native_sampler
 from quire.executors.protocol import Float32Array
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.models.spec import ModelSpec
-from quire.sample.sampler import SampleRow, TokenCounts, sample
+from quire.sample.definition import NumPySampler
+from quire.sample.sampler import RowSampler, SampleRow, TokenCounts, sample
 from quire.sampling import SamplingParams
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
@@ -164,6 +166,7 @@ def _rows(work: OverheadWork) -> Iterator[tuple[str, _Run]]:
     logits = rng.normal(0, _LOGIT_DEVIATION, (_ROWS, work.vocab_size)).astype(np.float32)
     tokens: Sequence[int] = rng.integers(work.vocab_size, size=_PROMPT_TOKENS + _OUTPUT_TOKENS).tolist()
     prompt, output = tokens[:_PROMPT_TOKENS], tokens[_PROMPT_TOKENS:]
+    sampler = native_sampler(threads=1) if available_isas() else NumPySampler()
     for name, params in METHODS:
         rows = [
             SampleRow(
@@ -176,10 +179,10 @@ def _rows(work: OverheadWork) -> Iterator[tuple[str, _Run]]:
             )
             for seed in range(_ROWS)
         ]
-        yield f"sample, {name}", partial(_timed_rows, logits, rows)
+        yield f"sample, {name}", partial(_timed_rows, sampler, logits, rows)
 
 
-def _timed_rows(logits: Float32Array, rows: Sequence[SampleRow]) -> float:
+def _timed_rows(sampler: RowSampler, logits: Float32Array, rows: Sequence[SampleRow]) -> float:
     start = time.thread_time()
-    sample(logits, rows)
+    sample(sampler, logits, rows)
     return (time.thread_time() - start) / len(rows)

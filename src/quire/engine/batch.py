@@ -150,9 +150,9 @@ def logit_slices(executor: Executor, batch: StepBatch) -> Iterator[Float32Array]
     rows = batch.sample_rows
     size = rows_per_slice(executor.spec.vocab_size)
     if len(rows) <= size:
-        yield executor.run(batch)
+        yield executor.submit(batch).result()
         return
-    yield executor.run(replace(batch, sample_rows=rows[:size]))
+    yield executor.submit(replace(batch, sample_rows=rows[:size])).result()
     for start in range(size, len(rows), size):
         yield executor.head(rows[start : start + size])
 
@@ -160,7 +160,7 @@ def logit_slices(executor: Executor, batch: StepBatch) -> Iterator[Float32Array]
 def argmax_slices(executor: Executor, batch: StepBatch) -> Iterator[ArgmaxTokens]:
     """Runs a step and yields the argmax of its sample rows, in order. Otherwise as `logit_slices`."""
     rows = batch.sample_rows
-    executor.run(batch.without_samples())
+    executor.submit(batch.without_samples()).result()
     size = rows_per_slice(executor.spec.vocab_size)
     for start in range(0, len(rows), size):
         yield executor.argmax(rows[start : start + size])

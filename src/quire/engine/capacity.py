@@ -10,27 +10,20 @@ Weights that are mapped from files are not counted: the operating system drops s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from types import MappingProxyType
 
-from quire.config import DEFAULT_KV_MEMORY_BYTES, CacheConfig, ExecutorKind, IntegerForm, SchedulerConfig, WeightFormat
+from quire.config import DEFAULT_KV_MEMORY_BYTES, CacheConfig, ExecutorKind, SchedulerConfig, WeightFormat
 from quire.engine.batch import rows_per_slice
 from quire.environment import Memory, read_memory
 from quire.errors import CapacityError, ConfigError
+from quire.executors.packing import PackLayout, packed_bytes
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.sampling import SamplingParams
-from quire.units import GIB, KIB, MIB, cdiv, format_bytes
+from quire.units import GIB, KIB, MIB, format_bytes
 
 _FLOAT_BYTES = 4
-_PANEL_ROWS = 64
-_BITS: Mapping[WeightFormat, int] = MappingProxyType(dict(zip(WeightFormat, (32, 16, 8, 4), strict=True)))
-_WORD_AND_GROUP: Mapping[IntegerForm, tuple[int, int]] = MappingProxyType(
-    {IntegerForm.VECTORS: (32, 32), IntegerForm.TILES: (64, 256)}
-)
-"""Columns to which a matrix is padded, and columns that share a scale."""
 
 _BOOK_BYTES, _BOOK_BYTES_PER_TOKEN = 640, 8
 """Of one block of the pool in Python, once its content is findable."""
@@ -71,7 +64,7 @@ class Capacity:
     layout: KVLayout
     executor: ExecutorKind
     weight_format: WeightFormat
-    integer_form: IntegerForm = IntegerForm.VECTORS
+    int_layout: PackLayout = PackLayout.VNNI
 
     @property
     def bytes_per_block(self) -> int:
@@ -91,7 +84,7 @@ class Capacity:
         return sum(self._tensor_bytes(name, shape) for name, shape in self.spec.tensor_shapes().items())
 
     def needs(self, num_blocks: int, num_rows: int) -> Needs:
-        """Returns what a pool of blocks and steps of up to `num_rows` tokens take beside the weights."""
+        """Returns what a pool of blocks and steps of up to `num_rows` tokens take, and the weights."""
         logits = min(num_rows, rows_per_slice(self.spec.vocab_size)) * self.spec.vocab_size * _FLOAT_BYTES
         return Needs(
             weights=self.weight_bytes,
@@ -108,18 +101,11 @@ class Capacity:
         if self.executor is not ExecutorKind.NATIVE or len(shape) == 1 or name == "position.weight":
             return _FLOAT_BYTES * prod(shape)
         rows, columns = shape
-        return cdiv(rows, _PANEL_ROWS) * self._panel_bytes(columns)
-
-    def _panel_bytes(self, columns: int) -> int:
-        """Of 64 rows of a matrix: whole words of elements, and the scales of each group of columns."""
-        word, group = _WORD_AND_GROUP[self.integer_form]
-        bits, all_bits = _BITS[self.weight_format], self.weight_format.bits_per_weight(self.integer_form)
-        scale_bytes = int((all_bits - bits) * group) * _PANEL_ROWS // 8
-        return cdiv(columns, word) * word * bits * _PANEL_ROWS // 8 + cdiv(columns, group) * scale_bytes
+        return packed_bytes((rows, columns), self.weight_format, self.int_layout)
 
 
 def default_kv_memory(capacity: Capacity, min_tokens: int, memory: Memory | None) -> int:
-    """Returns `DEFAULT_KV_MEMORY_BYTES`, or where the machine has less left beside weights and a step, most of that.
+    """Returns `DEFAULT_KV_MEMORY_BYTES`, or where weights and a step leave less of the machine, most of that.
 
     Never less than holds `min_tokens` tokens: whether even that fits is for `require_fit` to say.
     """

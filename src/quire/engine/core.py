@@ -173,7 +173,7 @@ class EngineCore:
     def _run_bisecting(self, chunks: Sequence[ScheduledChunk]) -> StepTokens:
         """Returns what the chunks bring; with `failures`, that of the requests which fail on their own counts alone."""
         executor = self.executor
-        sampler = StepSampler(chunks, self._states, executor.spec.vocab_size)
+        sampler = StepSampler(chunks, self._states, executor)
         try:
             batch = build_batch(chunks, self._states, executor.layout.block_size, self._tables)
             if sampler.needs_logits:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePath
 
-from quire.config import EngineConfig, ExecutorKind, IntegerForm, KVCacheMode, PackedCache, PrefixCache, Quantize
+from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
 from quire.engine.core import EngineCore
 from quire.engine.options import LoadProgress
-from quire.engine.resolve import context_bound, is_native_built, layout_of, pool_blocks, resolve, settled
+from quire.engine.resolve import context_bound, executor_options, is_native_built, resolve, settled
 from quire.environment import read_memory
 from quire.errors import ConfigError, ExecutorUnavailableError
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
@@ -113,23 +114,14 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
 
 
 def _executor_of(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgress | None) -> Executor:
+    options = executor_options(config, checkpoint.spec)
     if config.executor is ExecutorKind.NATIVE:
-        return _native(checkpoint, config, on_progress)
+        return _native(checkpoint, options, on_progress)
     if config.executor is ExecutorKind.TORCH:
-        return _torch(checkpoint, config)
-    from quire.executors.native import integer_form
+        return _torch(checkpoint, options)
     from quire.executors.reference import ReferenceExecutor
 
-    layout, num_blocks = layout_of(config, checkpoint.spec), pool_blocks(config, checkpoint.spec)
-    return ReferenceExecutor(
-        checkpoint.spec,
-        checkpoint.weights,
-        layout=layout,
-        num_blocks=num_blocks,
-        dtype=settled(config.dtype, "dtype"),
-        quantize=config.quantize,
-        integer_form=integer_form() if config.quantize is not Quantize.NONE else IntegerForm.VECTORS,
-    )
+    return ReferenceExecutor(checkpoint.spec, checkpoint.weights, options)
 
 
 def build_core(
@@ -162,7 +154,7 @@ def cache_fingerprint(executor: Executor, weights_fingerprint: bytes) -> bytes:
     return sha256(sha256(weights_fingerprint).digest() + numerics).digest()
 
 
-def _native(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgress | None) -> Executor:
+def _native(checkpoint: Checkpoint, options: ExecutorOptions, on_progress: LoadProgress | None) -> Executor:
     if not is_native_built():
         raise ExecutorUnavailableError(
             "the native executor was not compiled in this installation",
@@ -171,20 +163,10 @@ def _native(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgr
         )
     from quire.executors.native import NativeExecutor
 
-    return NativeExecutor(
-        checkpoint.spec,
-        checkpoint.weights,
-        layout=layout_of(config, checkpoint.spec),
-        num_blocks=pool_blocks(config, checkpoint.spec),
-        dtype=settled(config.dtype, "dtype"),
-        quantize=config.quantize,
-        threads=settled(config.threads, "threads"),
-        packed_cache=None if isinstance(config.packed_cache, PackedCache) else config.packed_cache,
-        on_progress=on_progress,
-    )
+    return NativeExecutor(checkpoint.spec, checkpoint.weights, options, on_progress)
 
 
-def _torch(checkpoint: Checkpoint, config: EngineConfig) -> Executor:
+def _torch(checkpoint: Checkpoint, options: ExecutorOptions) -> Executor:
     try:
         from quire.executors.torch_executor import TorchExecutor
     except ImportError as error:
@@ -193,11 +175,4 @@ def _torch(checkpoint: Checkpoint, config: EngineConfig) -> Executor:
             given=error,
             next_step="Run pip install 'quire[torch]', or leave the executor out.",
         ) from error
-    return TorchExecutor(
-        checkpoint.spec,
-        checkpoint.weights,
-        layout=layout_of(config, checkpoint.spec),
-        num_blocks=pool_blocks(config, checkpoint.spec),
-        dtype=settled(config.dtype, "dtype"),
-        threads=settled(config.threads, "threads"),
-    )
+    return TorchExecutor(checkpoint.spec, checkpoint.weights, options)

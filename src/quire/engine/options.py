@@ -16,7 +16,6 @@ from quire.config import (
     ExecutorKind,
     KVCacheMode,
     KVFormat,
-    PackedCache,
     PrefixCache,
     Quantize,
     SchedulerConfig,
@@ -33,7 +32,7 @@ LoadProgress = Callable[[int, int], None]
 """Called while weights load with (tensors packed, tensors in all)."""
 
 AUTO = "auto"
-_ON = "on"
+_ON, _OFF = "on", "off"
 WEIGHT_FORMATS = tuple(each.value for each in Quantize)
 
 _Choice = TypeVar("_Choice", bound=Enum)
@@ -135,14 +134,14 @@ def _cache_config(options: EngineOptions) -> CacheConfig:
     )
 
 
-def _packed_cache(word: str | Path | None) -> Path | PackedCache:
-    """Returns the directory; left out, it is what QUIRE_PACKED_CACHE says."""
+def _packed_cache(word: str | Path | None) -> Path | None:
+    """Returns the directory, or None for off; left out, it is what QUIRE_PACKED_CACHE says."""
     environment = read_environment()
-    chosen = (environment.packed_cache or PackedCache.OFF.value) if word is None else word
+    chosen = (environment.packed_cache or _OFF) if word is None else word
     if not isinstance(chosen, (str, Path)) or not str(chosen).strip() or not _is_path(str(chosen)):
         raise ConfigError("packed_cache is not a directory", given=shown(chosen), next_step="Use off, on, or a directory.")
-    if chosen == PackedCache.OFF.value:
-        return PackedCache.OFF
+    if chosen == _OFF:
+        return None
     if chosen == _ON:
         return _packed_directory()
     return Path(chosen)

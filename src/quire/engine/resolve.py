@@ -16,7 +16,6 @@ from quire.config import (
     DType,
     EngineConfig,
     ExecutorKind,
-    IntegerForm,
     KVCacheMode,
     KVFormat,
     PrefixCache,
@@ -26,6 +25,8 @@ from quire.config import (
 from quire.engine.capacity import Capacity, default_kv_memory, require_fit, require_possible
 from quire.environment import Memory, default_threads
 from quire.errors import ConfigError
+from quire.executors.options import ExecutorOptions
+from quire.executors.packing import PackLayout
 from quire.executors.protocol import kv_layout
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
@@ -79,18 +80,35 @@ def _note_small_cache(config: EngineConfig, spec: ModelSpec) -> None:
 def capacity_of(config: EngineConfig, spec: ModelSpec) -> Capacity:
     """Returns the capacity formula of a configuration whose formats and executor are chosen."""
     executor = settled(config.executor, "executor")
-    form = IntegerForm.VECTORS
-    if executor is ExecutorKind.NATIVE and config.quantize is not Quantize.NONE:
-        from quire.executors.native import integer_form
-
-        form = integer_form()
     return Capacity(
         spec=spec,
         layout=layout_of(config, spec),
         executor=executor,
         weight_format=WeightFormat.of(settled(config.dtype, "dtype"), config.quantize),
-        integer_form=form,
+        int_layout=_int_layout(config),
     )
+
+
+def executor_options(config: EngineConfig, spec: ModelSpec) -> ExecutorOptions:
+    """Returns what the executor of a resolved configuration is built from."""
+    return ExecutorOptions(
+        layout=layout_of(config, spec),
+        num_blocks=pool_blocks(config, spec),
+        dtype=settled(config.dtype, "dtype"),
+        quantize=config.quantize,
+        threads=settled(config.threads, "threads"),
+        int_layout=_int_layout(config),
+        packed_cache=config.packed_cache,
+    )
+
+
+def _int_layout(config: EngineConfig) -> PackLayout:
+    """Returns the layout of integer weights on this machine; the reference quantizes as the native executor does."""
+    if config.quantize is Quantize.NONE:
+        return PackLayout.VNNI
+    from quire.executors.native import int_layout
+
+    return int_layout()
 
 
 def step_rows(config: EngineConfig, spec: ModelSpec) -> int:

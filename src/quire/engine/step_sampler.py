@@ -9,7 +9,7 @@ import numpy as np
 
 from quire.engine.completion import CompletionState
 from quire.errors import failure_message, is_failure
-from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array
+from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32Array
 from quire.request import TokenLogprobs
 from quire.sample.sampler import not_finite, sample, score
 from quire.sched.plan import ScheduledChunk
@@ -36,15 +36,15 @@ class StepTokens:
 class StepSampler:
     """Consumes the logit rows of a step's chunks, in their order and in slices of any size.
 
-    Draws a token from the sample row of a chunk and scores prompt tokens with its scored rows. No result depends on where
-    slices end. Completions are found in `states` by request id.
+    On the executor, it draws a token from the sample row of a chunk and scores prompt tokens with its scored rows. No result
+    depends on where slices end. Completions are found in `states` by request id.
     """
 
-    def __init__(self, chunks: Sequence[ScheduledChunk], states: Mapping[str, CompletionState], vocab_size: int) -> None:
+    def __init__(self, chunks: Sequence[ScheduledChunk], states: Mapping[str, CompletionState], executor: Executor) -> None:
         self.drawn = StepTokens()
         self._chunks = chunks
         self._states = states
-        self._vocab_size = vocab_size
+        self._executor = executor
         self._num_read = 0
 
     @property
@@ -86,13 +86,13 @@ class StepSampler:
     def _blame(self, request_ids: Sequence[str], num_not_finite: Int32Array) -> None:
         for row_idx, request_id in enumerate(request_ids):
             if num_not_finite[row_idx]:
-                error = not_finite(row_idx, int(num_not_finite[row_idx]), self._vocab_size)
+                error = not_finite(row_idx, int(num_not_finite[row_idx]), self._executor.spec.vocab_size)
                 del self.drawn.token_ids[request_id]
                 self.drawn.failures[request_id] = failure_message(error)
 
     def _sample(self, logits: Float32Array, request_ids: Sequence[str]) -> None:
         try:
-            tokens = sample(logits, [self._states[each].row for each in request_ids])
+            tokens = sample(self._executor, logits, [self._states[each].row for each in request_ids])
             for request_id, token in zip(request_ids, tokens, strict=True):
                 self.drawn.token_ids[request_id] = [token.token_id]
                 if token.logprobs is not None:
@@ -111,7 +111,7 @@ class StepSampler:
         row = self._states[request_id].row
         targets = row.prompt_token_ids[position : position + len(logits)]
         try:
-            found = score(logits, targets, row.params.prompt_logprobs or 0)
+            found = score(self._executor, logits, targets, row.params.prompt_logprobs or 0)
             self.drawn.scores.setdefault(request_id, []).extend(found)
         except BaseException as error:
             if not is_failure(error):

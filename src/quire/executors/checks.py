@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from quire.arrays import Int32Array
 from quire.errors import ExecutorError
-from quire.executors.protocol import Int32Array, StepBatch
+from quire.executors.protocol import StepBatch
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceTensor
@@ -50,6 +51,17 @@ def check_rows(rows: Int32Array, num_rows: int) -> None:
             given=f"{rows.min()} to {rows.max()}",
             limit=f"a step of {num_rows} rows",
             next_step="Report this: the engine asked for logits that its executor does not have.",
+        )
+
+
+def check_block(block: int, num_blocks: int) -> None:
+    """Raises ExecutorError for a block outside the KV memory."""
+    if not 0 <= block < num_blocks:
+        raise ExecutorError(
+            "A block lies outside the KV memory",
+            given=block,
+            limit=f"0 to {num_blocks - 1}",
+            next_step="Report this: the engine named a block that its executor does not have.",
         )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from quire.errors import ExecutorError, QuireError
+from quire.executors.core_types import Core
 
 
 @contextmanager
-def translated_errors(core: Any) -> Iterator[None]:
+def translated_errors(core: Core) -> Iterator[None]:
     """Turns what `core` raises into ExecutorError: arguments it refuses, a second caller, no memory or no threads.
 
     To be put around calls of the core alone: an error of anything else would be taken for the core's.

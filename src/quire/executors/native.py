@@ -1,68 +1,67 @@
-"""The native executor: the compiled core behind the `Executor` protocol."""
+"""The native executor: the compiled core behind the `Executor` protocol. The core is imported here alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from quire.config import DType, IntegerForm, KVFormat, Quantize, WeightFormat
+from quire.arrays import BitsArray, Float32Array, Int32Array
+from quire.config import KVFormat, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorUnavailableError
 from quire.executors.checks import check_weights
 from quire.executors.core_errors import translated_errors
+from quire.executors.core_types import Core
+from quire.executors.host import FinishedStep
+from quire.executors.kv_blocks import BlockFormat, PageOrder
+from quire.executors.native_sampler import NativeSampler
+from quire.executors.native_shape import shape_of
+from quire.executors.options import ExecutorOptions
 from quire.executors.packed_cache import PackedFile, packed_key
-from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch
-from quire.kv.layout import KVLayout
-from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, RopeSpec
-from quire.models.weights import SourceDType, SourceTensor, Weights
+from quire.executors.packing import PackLayout
+from quire.executors.protocol import ArgmaxTokens, StepBatch
+from quire.models.spec import ModelSpec
+from quire.models.weights import Progress, SourceDType, SourceTensor, Weights
+from quire.sample.definition import RowToken
+from quire.sample.filters import SampleRow
+
+if TYPE_CHECKING:
+    from quire.native import _core
 
 NUMERICS_VERSION = 7
 """Raised whenever a kernel change could change a bit; part of every cache key."""
 
-_UNBOUNDED_WINDOW = 2**31 - 1
-
 
 class NativeExecutor:
-    """Runs steps on the compiled core, over its own packed weights and paged K/V memory.
+    """Runs steps on the compiled core, over its own packed weights and paged K/V memory, and samples on the same threads.
 
-    `threads` workers split outputs, never a sum, so their number changes no bit. `on_progress(done, total)` is called
-    with the number of tensors packed. With `packed_cache`, a directory, matrices that an earlier start packed are read from
-    there: the same bits. A forked process computes on with threads of its own, and shares the weights' memory with its parent;
-    only where the fork came during a step of another thread, every later call there raises ExecutorError. Raises
+    `options.threads` workers split outputs, never a sum, so their number changes no bit. `on_progress(done, total)` is called
+    with the number of tensors packed. With a `packed_cache`, matrices that an earlier start packed are read from there: the
+    same bits. A forked process computes on with threads of its own, and shares the weights' memory with its parent; only
+    where the fork came during a call of another thread, every later call there raises ExecutorError. Raises
     ExecutorUnavailableError where the core was not compiled.
     """
 
-    def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
-        self,
-        spec: ModelSpec,
-        weights: Weights,
-        *,
-        layout: KVLayout,
-        num_blocks: int,
-        dtype: DType,
-        quantize: Quantize = Quantize.NONE,
-        threads: int = 1,
-        packed_cache: Path | None = None,
-        on_progress: Callable[[int, int], None] | None = None,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, options: ExecutorOptions, on_progress: Progress | None = None) -> None:
         core = load_core()
         self.spec = spec
-        self.layout = layout
-        self.num_blocks = num_blocks
-        self._weight_format = WeightFormat.of(dtype, quantize)
+        self.layout = options.layout
+        self.num_blocks = options.num_blocks
+        self._options = options
         self._core = core
         with translated_errors(core):
-            self._decoder = core.Decoder(_shape_of(core, spec), packed_as(core, self._weight_format), _chosen_isa(core), threads)
+            isa, weight_format = _chosen_isa(core), packed_as(core, options.weight_format)
+            self._decoder = core.Decoder(shape_of(core, spec), weight_format, isa, options.threads)
+            self._sampler = NativeSampler(core, core.BatchSampler(self._decoder))
         check_weights(spec, weights)
-        if packed_cache is None:
-            self._pack(weights, on_progress)
-        else:
-            self._restore_or_pack(weights, packed_cache, on_progress)
+        self._load(weights, on_progress)
+        layout = self.layout
         with translated_errors(core):
-            self._decoder.allocate_kv(num_blocks, layout.block_size, _element(core, layout.format))
+            element = core.Element.F32 if layout.format is KVFormat.FLOAT32 else core.Element.BF16
+            self._decoder.allocate_kv(self.num_blocks, layout.block_size, element, layout.bytes_per_block)
+        self._blocks = BlockFormat(layout=layout, order=PageOrder.TILES, num_bytes=layout.bytes_per_block)
 
     @property
     def name(self) -> str:
@@ -70,7 +69,8 @@ class NativeExecutor:
 
     @property
     def numerics(self) -> str:
-        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={self._weight_format.value} kv={self.layout.format.value}"
+        weights, kv = self._options.weight_format.value, self.layout.format.value
+        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={weights} kv={kv}"
 
     @property
     def weight_bytes(self) -> int:
@@ -96,6 +96,10 @@ class NativeExecutor:
             )
         return logits
 
+    def submit(self, batch: StepBatch) -> FinishedStep:
+        """Runs a step on the caller's thread and the executor's own."""
+        return FinishedStep(self.run(batch))
+
     def head(self, rows: Int32Array) -> Float32Array:
         with translated_errors(self._core):
             logits = np.empty((len(rows), self.spec.vocab_size), np.float32)
@@ -106,8 +110,14 @@ class NativeExecutor:
         """Returns the argmax of rows of the latest step, found a few panels at a time inside the product with the head."""
         found = ArgmaxTokens(token_ids=np.empty(len(rows), np.int32), num_not_finite=np.empty(len(rows), np.int32))
         with translated_errors(self._core):
-            self._decoder.best(np.ascontiguousarray(rows, np.int32), found.token_ids, found.num_not_finite)
+            self._decoder.argmax(np.ascontiguousarray(rows, np.int32), found.token_ids, found.num_not_finite)
         return found
+
+    def sample(self, logits: Float32Array, rows: Sequence[SampleRow]) -> list[RowToken]:
+        return self._sampler.sample(logits, rows)
+
+    def score(self, logits: Float32Array, token_ids: Sequence[int], num_top: int) -> list[RowToken]:
+        return self._sampler.score(logits, token_ids, num_top)
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         shape = (len(slots), self.spec.num_kv_heads, self.spec.head_dim)
@@ -120,12 +130,26 @@ class NativeExecutor:
         with translated_errors(self._core):
             self._decoder.copy_block(source, target)
 
-    def _restore_or_pack(self, weights: Weights, directory: Path, on_progress: Callable[[int, int], None] | None) -> None:
+    def export_block(self, block: int) -> bytes:
+        with translated_errors(self._core):
+            pages = self._decoder.export_block(block)
+        return self._blocks.packed(pages)
+
+    def import_block(self, block: int, data: bytes) -> None:
+        pages = self._blocks.pages_of(data)
+        with translated_errors(self._core):
+            self._decoder.import_block(block, pages)
+
+    def _load(self, weights: Weights, on_progress: Progress | None) -> None:
+        directory = self._options.packed_cache
+        if directory is None:
+            self._pack(weights, on_progress)
+            return
         key = packed_key(
             self._core,
             self._decoder,
             weights_fingerprint=weights.fingerprint,
-            weight_format=self._weight_format.value,
+            weight_format=self._options.weight_format.value,
             numerics_version=NUMERICS_VERSION,
         )
         file = PackedFile(directory, key, self._core, self._decoder)
@@ -135,7 +159,7 @@ class NativeExecutor:
             self._pack(weights, on_progress)
             file.store()
 
-    def _pack(self, weights: Mapping[str, SourceTensor], on_progress: Callable[[int, int], None] | None) -> None:
+    def _pack(self, weights: Mapping[str, SourceTensor], on_progress: Progress | None) -> None:
         for done, (name, tensor) in enumerate(weights.items(), start=1):
             with translated_errors(self._core):
                 if _is_vector(name, tensor):
@@ -146,7 +170,7 @@ class NativeExecutor:
                 on_progress(done, len(weights))
 
 
-def load_core() -> Any:
+def load_core() -> Core:
     """Returns the compiled module; raises ExecutorUnavailableError where it was not built."""
     try:
         from quire.native import _core
@@ -166,21 +190,28 @@ def available_isas() -> tuple[str, ...]:
         return ()
 
 
-def integer_form() -> IntegerForm:
-    """Returns the form in which the chosen instruction set multiplies integers; that for vectors where nothing is compiled."""
+def int_layout() -> PackLayout:
+    """Returns the layout in which the chosen instruction set packs integers; VNNI's where nothing is compiled."""
     if not available_isas():
-        return IntegerForm.VECTORS
+        return PackLayout.VNNI
     core = load_core()
-    return IntegerForm.TILES if core.has_integer_tiles(_chosen_isa(core)) else IntegerForm.VECTORS
+    return PackLayout[core.int_layout(_chosen_isa(core)).name]
 
 
-def packed_as(core: Any, weight_format: WeightFormat) -> Any:
+def native_sampler(threads: int) -> NativeSampler:
+    """Returns a sampler without a model, on threads of its own; raises ExecutorUnavailableError where no core was built."""
+    core = load_core()
+    with translated_errors(core):
+        return NativeSampler(core, core.BatchSampler(_chosen_isa(core), threads))
+
+
+def packed_as(core: Core, weight_format: WeightFormat) -> _core.WeightFormat:
     """Returns the core's name of a weight format."""
     names = {WeightFormat.FLOAT32: "F32", WeightFormat.BFLOAT16: "BF16", WeightFormat.INT8: "INT8", WeightFormat.INT4: "INT4"}
     return core.WeightFormat[names[weight_format]]
 
 
-def _chosen_isa(core: Any) -> str:
+def _chosen_isa(core: Core) -> str:
     """Returns the instruction set that QUIRE_ISA names, or nothing: the fastest."""
     isa = read_environment().isa
     if isa is not None and isa not in core.available_isas():
@@ -197,52 +228,6 @@ def _is_vector(name: str, tensor: SourceTensor) -> bool:
     return tensor.bits.ndim == 1 or name == "position.weight"
 
 
-def _matrix_bits(tensor: SourceTensor) -> Any:
+def _matrix_bits(tensor: SourceTensor) -> Float32Array | BitsArray:
     """Returns float32 values or bfloat16 bits, with the strides they have in the file."""
-    return tensor.to_float32() if tensor.dtype is SourceDType.FLOAT16 else tensor.bits
-
-
-def _element(core: Any, kv_format: KVFormat) -> Any:
-    return core.Element.F32 if kv_format is KVFormat.FLOAT32 else core.Element.BF16
-
-
-def _shape_of(core: Any, spec: ModelSpec) -> Any:
-    shape = core.ModelShape()
-    for field in ("hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context", "norm_eps"):
-        setattr(shape, field, getattr(spec, field))
-    for field in ("is_head_tied", "has_learned_positions", "has_qkv_bias", "has_attention_out_bias"):
-        setattr(shape, field, getattr(spec, field))
-    shape.attention_scale = spec.attention_scale
-    shape.qk_norm = core.QKNorm[spec.qk_norm.name]
-    shape.norm = core.NormKind[spec.norm.name]
-    shape.norm_placement = core.NormPlacement[spec.norm_placement.name]
-    shape.embedding_scale = 1.0 if spec.embedding_scale is None else spec.embedding_scale
-    shape.attention_softcap = spec.attention_softcap or 0.0
-    shape.logit_softcap = spec.logit_softcap or 0.0
-    ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
-    shape.ropes = [_rope_of(core, rope) for rope in ropes]
-    shape.layers = [_layer_of(core, layer, ropes) for layer in spec.layers]
-    return shape
-
-
-def _rope_of(core: Any, rope: RopeSpec) -> Any:
-    result = core.Rope()
-    result.inv_freq = list(rope.inv_freq)
-    result.attention_factor = rope.attention_factor
-    return result
-
-
-def _layer_of(core: Any, layer: LayerSpec, ropes: list[RopeSpec]) -> Any:
-    result = core.LayerShape()
-    result.rope = None if layer.rope is None else ropes.index(layer.rope)
-    result.window = layer.window or _UNBOUNDED_WINDOW
-    result.ffn = _ffn_of(core, layer.ffn)
-    return result
-
-
-def _ffn_of(core: Any, ffn: DenseFfn) -> Any:
-    result = core.FfnShape()
-    result.is_gated = ffn.kind is FfnKind.GATED
-    result.activation = core.Activation[ffn.activation.name]
-    result.size, result.has_bias = ffn.size, ffn.has_bias
-    return result
+    return tensor.to_float32() if tensor.dtype is SourceDType.FLOAT16 else cast("Float32Array | BitsArray", tensor.bits)

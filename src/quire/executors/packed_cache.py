@@ -1,10 +1,11 @@
 """Packed weights on disk, so that a later start reads them instead of packing again.
 
-A directory holds one file a model and format, named by its key. Nothing in a file decides how it is read: lengths, names
+A directory holds one file per model and format, named by its key. Nothing in a file decides how it is read: lengths, names
 and places follow from the model's shape, and what the file says must equal them.
 
     header    magic, version, key, bytes of matrices, a checksum for every piece; then the SHA-256 of all that
-    matrices  as they lie in memory, each from a page border on, in the order of the core; norms and biases stay in the checkpoint
+    matrices  as they lie in memory, each from a page boundary on, in the order of the core; norms and biases stay in
+              the checkpoint
 """
 
 from __future__ import annotations
@@ -15,23 +16,28 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quire.executors.core_errors import translated_errors
+from quire.executors.core_types import Core
+from quire.models.weights import Progress
 from quire.units import cdiv, format_bytes
+
+if TYPE_CHECKING:
+    from quire.native import _core
 
 FORMAT_VERSION = 1
 MAX_FILES = 8
 MAX_BYTES = 64 << 30
 SUFFIX = ".quire-packed"
 
-Progress = Callable[[int, int], None]
+Buffer = bytes | memoryview
 
 _MAGIC = b"QUIREPKD"
 _ALIGNMENT = 4096
@@ -39,7 +45,9 @@ _KEY_BYTES = 32
 _log = logging.getLogger("quire")
 
 
-def packed_key(core: Any, decoder: Any, *, weights_fingerprint: bytes, weight_format: str, numerics_version: int) -> bytes:
+def packed_key(
+    core: Core, decoder: _core.Decoder, *, weights_fingerprint: bytes, weight_format: str, numerics_version: int
+) -> bytes:
     """Returns the digest that two starts share only if they pack the same bits."""
     fields = (
         (b"V", FORMAT_VERSION.to_bytes(8, "little")),
@@ -47,7 +55,7 @@ def packed_key(core: Any, decoder: Any, *, weights_fingerprint: bytes, weight_fo
         (b"W", weights_fingerprint),
         (b"F", weight_format.encode()),
         (b"P", b"".join(size.to_bytes(8, "little") for size in (core.PANEL, core.GROUP, core.PIECE_BYTES))),
-        (b"T", bytes([core.has_integer_tiles(decoder.isa)])),
+        (b"T", bytes([core.int_layout(decoder.isa) is core.PackLayout.AMX])),
         (b"S", b"".join(size.to_bytes(8, "little") for size in decoder.packed_sizes())),
         (b"B", sys.byteorder.encode()),
     )
@@ -60,7 +68,7 @@ def packed_key(core: Any, decoder: Any, *, weights_fingerprint: bytes, weight_fo
 class PackedFile:
     """The file of one decoder's matrices in a directory, which need not exist yet."""
 
-    def __init__(self, directory: Path, key: bytes, core: Any, decoder: Any) -> None:
+    def __init__(self, directory: Path, key: bytes, core: Core, decoder: _core.Decoder) -> None:
         self._directory = directory
         self._key = key
         self._core = core
@@ -70,7 +78,7 @@ class PackedFile:
         self.path = directory / f"{key.hex()}{SUFFIX}"
 
     def restore(self, on_progress: Progress | None = None) -> bool:
-        """Fills the decoder's matrices; False where there is no file, or one that is told to be unusable."""
+        """Fills the decoder's matrices; False if the file is missing or unusable (a warning is logged)."""
         try:
             with self.path.open("rb", buffering=0) as file:
                 problem = self._read(file.fileno(), on_progress)
@@ -81,11 +89,11 @@ class PackedFile:
         except OSError as error:
             problem = error.strerror or "it cannot be read"
         if problem is not None:
-            _log.warning("Packed weights %s are not used: %s. They are made and written again.", self.path.name[:12], problem)
+            _log.warning("Packed weights %s are not used: %s. They are packed and written again.", self.path.name[:12], problem)
         return problem is None
 
     def store(self) -> None:
-        """Writes the decoder's matrices; a disk that refuses is told and changes nothing else."""
+        """Writes the decoder's matrices; if the disk refuses, a warning is logged and nothing else changes."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             num_bytes = self._offsets[-1]
@@ -141,13 +149,13 @@ class PackedFile:
             raise
         _sync_directory(self._directory)
 
-    def _contents(self) -> Iterator[Any]:
+    def _contents(self) -> Iterator[Buffer]:
         with translated_errors(self._core):
             sums = [each for index in range(len(self._sizes)) for each in self._decoder.packed_checksums(index)]
         header = self._start + np.array(sums, "<u8").tobytes()
         yield _padded(header + sha256(header).digest())
         for index, size in enumerate(self._sizes):
-            yield memoryview(self._decoder.packed_bytes(index))
+            yield self._decoder.packed_bytes(index).data
             yield bytes(-size % _ALIGNMENT)
 
     # -- layout ----------------------------------------------------------------------
@@ -171,7 +179,7 @@ class PackedFile:
 
 
 def forget_oldest(directory: Path, keep: Path) -> None:
-    """Removes what was used longest ago until files and bytes are within the caps, and rests of starts that were killed."""
+    """Removes what was used longest ago until files and bytes are within the caps, and what interrupted starts left behind."""
     newest = keep.stat().st_mtime
     for rest in directory.glob(f"*{SUFFIX}.part"):
         with suppress(OSError):
@@ -198,7 +206,7 @@ def _read_exactly(file: int, count: int) -> bytes:
     return content
 
 
-def _write_exactly(file: int, content: Any) -> None:
+def _write_exactly(file: int, content: Buffer) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(file, rest) :]

@@ -1,4 +1,4 @@
-"""The one interface of all executors: arrays of a step in, logits of the wanted rows out."""
+"""The one interface of all executors: arrays of a step in, logits or tokens of the wanted rows out."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from quire.arrays import Float32Array, Int32Array
 from quire.config import KVFormat
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
+from quire.sample.sampler import RowSampler
 
-Int32Array = npt.NDArray[np.int32]
-Float32Array = npt.NDArray[np.float32]
+__all__ = ["ArgmaxTokens", "Executor", "Float32Array", "Int32Array", "StepBatch", "StepHandle", "argmax_of", "kv_layout"]
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: two are made in every step, in a third of the time
@@ -62,8 +62,16 @@ class ArgmaxTokens:
     num_not_finite: Int32Array
 
 
-class Executor(Protocol):
-    """Runs steps over its own paged KV memory. Not thread-safe: one caller, one step at a time."""
+class StepHandle(Protocol):
+    """A step that was submitted."""
+
+    def result(self) -> Float32Array:
+        """Waits until the step has run and returns what `Executor.run` does; raises as it does."""
+        ...
+
+
+class Executor(RowSampler, Protocol):
+    """Runs steps over its own paged KV memory, and samples. Not thread-safe: one caller, one call at a time."""
 
     @property
     def name(self) -> str:
@@ -98,10 +106,14 @@ class Executor(Protocol):
         """
         ...
 
+    def submit(self, batch: StepBatch) -> StepHandle:
+        """Starts `run`, so that an executor may compute while its caller plans. No other call until the result is taken."""
+        ...
+
     def head(self, rows: Int32Array) -> Float32Array:
         """Returns logits [len(rows), V], float32, of any rows of the latest `run`: 0 is the first of its T tokens.
 
-        What `run` does for its `sample_rows`, so that a caller who wants many rows need not hold all their logits at once.
+        What `run` does for its `sample_rows`, so that the logits of many rows need not be held at once.
         Raises ExecutorError for a row outside that step, and where no step has run.
         """
         ...
@@ -119,6 +131,17 @@ class Executor(Protocol):
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
+        ...
+
+    def export_block(self, block: int) -> bytes:
+        """Returns all layers' K/V of a block, exactly, with the version and shape of the format."""
+        ...
+
+    def import_block(self, block: int, data: bytes) -> None:
+        """Overwrites all layers' K/V of a block with an exported one; equal `numerics` then give equal bits.
+
+        Raises KVBlockError, and changes nothing, for a block of another version, order, shape or length.
+        """
         ...
 
 

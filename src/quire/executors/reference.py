@@ -1,4 +1,4 @@
-"""The definition: a decoder in NumPy, to be read from top to bottom beside the formulas of `reference_math.py`.
+"""The definition: a decoder in NumPy, to be read from top to bottom with the formulas of `reference_math.py`.
 
 One call of `run` is one step. It computes T new tokens of one or more requests, whatever they are: a whole prompt, a chunk
 of one, or the one token that decode adds. For every layer it first *writes* the new keys and values into the cache and then
@@ -25,50 +25,46 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from quire.config import DType, IntegerForm, KVFormat, Quantize, WeightFormat
-from quire.executors.checks import check_rows, check_step
-from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of
+from quire.arrays import BitsArray, Float32Array, Int32Array
+from quire.config import KVFormat, Quantize, WeightFormat
+from quire.executors.checks import check_block, check_rows, check_step
+from quire.executors.host import HostExecutor
+from quire.executors.kv_blocks import BlockFormat, PageOrder
+from quire.executors.options import ExecutorOptions
+from quire.executors.protocol import StepBatch
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
 from quire.executors.reference_quantize import quantized_rows, quantized_weights
-from quire.kv.layout import KVLayout
 from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
-from quire.models.weights import BitsArray, SourceTensor, Weights, round_to_bfloat16
+from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
 
 
-class ReferenceExecutor:
+class ReferenceExecutor(HostExecutor):
     """Runs steps in float32.
 
     With `DType.BFLOAT16` the token table, the linear layers and the head hold bfloat16 values; norms, biases, learned
     positions and all arithmetic stay float32. With `Quantize` they hold integers times scales, and so do the rows they are
-    multiplied with, in the form for vectors or for matrix tiles. With `KVFormat.BFLOAT16` the cache holds the bits of keys
-    and values that were rounded when they were written; they are widened when they are read.
+    multiplied with, in the groups of `int_layout`. With `KVFormat.BFLOAT16` the cache holds the bits of keys and values that
+    were rounded when they were written; they are widened when they are read.
     Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
     """
 
     arithmetic: ClassVar[type[np.floating[Any]]] = np.float32
 
-    def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
-        self,
-        spec: ModelSpec,
-        weights: Weights,
-        *,
-        layout: KVLayout,
-        num_blocks: int,
-        dtype: DType,
-        quantize: Quantize = Quantize.NONE,
-        integer_form: IntegerForm = IntegerForm.VECTORS,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, options: ExecutorOptions) -> None:
+        layout = options.layout
         self.spec = spec
         self.layout = layout
-        self.num_blocks = num_blocks
-        self._quantize = quantize
-        self._integer_form = integer_form
-        self._weight_format = WeightFormat.of(dtype, quantize)
+        self.num_blocks = options.num_blocks
+        self._quantize = options.quantize
+        self._int_layout = options.int_layout
+        self._weight_format = options.weight_format
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
-        shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
+        shape = (spec.num_layers, self.num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
         stored = self.arithmetic if layout.format is KVFormat.FLOAT32 else np.uint16
         self._k_cache: Array = np.zeros(shape, dtype=stored)
         self._v_cache: Array = np.zeros(shape, dtype=stored)
+        num_bytes = 2 * self._k_cache[:, self._slots_of(0)].nbytes
+        self._blocks = BlockFormat(layout=layout, order=PageOrder.ARRAYS, num_bytes=num_bytes)
         self._latest: Array = np.empty((0, spec.hidden_size), dtype=self.arithmetic)
 
     @property
@@ -84,7 +80,7 @@ class ReferenceExecutor:
         arithmetic = np.dtype(self.arithmetic).name
         weights = self._weight_format.value
         if self._quantize is not Quantize.NONE:
-            weights += f" for {self._integer_form.value}"
+            weights += f" for {self._int_layout.value}"
         return f"reference-1 {arithmetic} weights={weights} kv={self.layout.format.value} numpy={np.__version__}"
 
     def run(self, batch: StepBatch) -> Float32Array:
@@ -104,10 +100,6 @@ class ReferenceExecutor:
         check_rows(rows, len(self._latest))
         return self._head(self._latest[rows])
 
-    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
-        """Returns the argmax of rows of the latest step; raises as `head`."""
-        return argmax_of(self.head(rows))
-
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
         k, v = self._read(layer, slots)
@@ -115,12 +107,29 @@ class ReferenceExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
-        size = self.layout.block_size
         for cache in (self._k_cache, self._v_cache):
-            cache[:, target * size : (target + 1) * size] = cache[:, source * size : (source + 1) * size]
+            cache[:, self._slots_of(target)] = cache[:, self._slots_of(source)]
+
+    def export_block(self, block: int) -> bytes:
+        """Returns all layers' K/V of a block, with the version and shape of the format."""
+        check_block(block, self.num_blocks)
+        pages = (cache[:, self._slots_of(block)].tobytes() for cache in (self._k_cache, self._v_cache))
+        return self._blocks.packed(b"".join(pages))
+
+    def import_block(self, block: int, data: bytes) -> None:
+        """Overwrites all layers' K/V of a block with an exported one; raises KVBlockError for any other bytes."""
+        check_block(block, self.num_blocks)
+        values = np.frombuffer(self._blocks.pages_of(data), self._k_cache.dtype)
+        for cache, pages in zip((self._k_cache, self._v_cache), np.split(values, 2), strict=True):
+            target = cache[:, self._slots_of(block)]
+            target[...] = pages.reshape(target.shape)
+
+    def _slots_of(self, block: int) -> slice:
+        size = self.layout.block_size
+        return slice(block * size, (block + 1) * size)
 
     def _embed(self, batch: StepBatch) -> Array:
-        """Returns x [T, E]: one row of the table a token, plus one row a position where positions are learned."""
+        """Returns x [T, E]: one row of the table per token, plus one row per position where positions are learned."""
         x = self._weights["embed.weight"][batch.token_ids]
         if self.spec.embedding_scale is not None:
             x = x * self.spec.embedding_scale
@@ -200,7 +209,7 @@ class ReferenceExecutor:
 
     def _multiply(self, x: Array, weight: str, bias: Array | None) -> Array:
         if self._quantize is not Quantize.NONE:
-            x = quantized_rows(x.astype(np.float32), self._quantize, self._integer_form).astype(self.arithmetic)
+            x = quantized_rows(x.astype(np.float32), self._quantize, self._int_layout).astype(self.arithmetic)
         return linear(x, self._weights[weight], bias)
 
     def _norm(self, name: str, x: Array) -> Array:
@@ -225,7 +234,7 @@ class ReferenceExecutor:
             return values
         if self._weight_format is WeightFormat.BFLOAT16:
             return _widened(tensor.to_bfloat16())
-        return quantized_weights(values, self._quantize, self._integer_form)
+        return quantized_weights(values, self._quantize, self._int_layout)
 
 
 class Float64ReferenceExecutor(ReferenceExecutor):

@@ -33,7 +33,7 @@ from quire.models.spec import Activation, ModelSpec, RopeSpec
 Array = npt.NDArray[Any]  # float32 or float64
 IntArray = npt.NDArray[np.int32]
 
-_erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has no erf; one Python call an element is fine for a definition
+_erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has no erf; one Python call per element is fine for a definition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,15 +1,15 @@
 """Integer formats as the native core computes them, in NumPy: what a matrix or a row of activations becomes.
 
-The form for vectors, where 32 elements of K share a scale:
+The VNNI layout, where 32 elements of K share a scale:
 
     weight        w ~ scale * q    q in [-128, 127] (int8) or [-8, 7] (int4), a bfloat16 scale
-    activations   a ~ scale * q    q in [-127, 127], a float32 scale, chosen anew for every row
+    activations   a ~ scale * q    q in [-127, 127], a float32 scale, chosen for each row
 
-The form for matrix tiles, where 256 elements do:
+The AMX layout, where 256 elements of K share a scale:
 
     weight        w ~ scale * q        q in [-128, 127] (int8), a bfloat16 scale
                   w ~ scale * t * q    q in [-8, 7] or [-7, 8] (int4), and an integer t in [0, 15] for 32 elements
-    activations   a ~ scale * q        q in [-32512, 32512] beside int8, in [-127, 127] beside int4, a float32 scale
+    activations   a ~ scale * q        q in [-32512, 32512] with int8 weights, in [-127, 127] with int4, a float32 scale
 
 Every step is a single rounded float32 operation in the order of `pack_quantize.h`, `pack_amx.h` and
 `quantize_activations.h`, so weights equal the core's bit by bit, and rows do up to ties.
@@ -20,9 +20,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
-from quire.config import IntegerForm, Quantize
+from quire.arrays import Float32Array
+from quire.config import Quantize
+from quire.executors.packing import PackLayout
 from quire.models.weights import round_to_bfloat16
 from quire.units import cdiv
 
@@ -31,14 +32,12 @@ WIDE_GROUP = 256
 _SMALLEST = np.float32(1e-30)
 _TRIES = 7
 
-Float32Array = npt.NDArray[np.float32]
 
-
-def quantized_weights(weight: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
+def quantized_weights(weight: Float32Array, quantize: Quantize, layout: PackLayout = PackLayout.VNNI) -> Float32Array:
     """Returns a matrix [N, K] as it is after packing: integers times their scales."""
-    if form is IntegerForm.TILES and quantize is Quantize.INT4:
+    if layout is PackLayout.AMX and quantize is Quantize.INT4:
         return _multiplied_nibbles(weight)
-    groups = _grouped(weight, _group_size(form))
+    groups = _grouped(weight, _group_size(layout))
     steps = np.float32(8 if quantize is Quantize.INT4 else 128)
     extreme = _extremes(groups)
     is_zero = np.abs(extreme) < _SMALLEST
@@ -50,10 +49,10 @@ def quantized_weights(weight: Float32Array, quantize: Quantize, form: IntegerFor
     return _ungrouped(integers * scale[..., None], weight.shape[1])
 
 
-def quantized_rows(rows: Float32Array, quantize: Quantize, form: IntegerForm = IntegerForm.VECTORS) -> Float32Array:
+def quantized_rows(rows: Float32Array, quantize: Quantize, layout: PackLayout = PackLayout.VNNI) -> Float32Array:
     """Returns activations [T, K] as a product with integer weights sees them."""
-    groups = _grouped(rows, _group_size(form))
-    most = np.float32(32512 if form is IntegerForm.TILES and quantize is Quantize.INT8 else 127)
+    groups = _grouped(rows, _group_size(layout))
+    most = np.float32(32512 if layout is PackLayout.AMX and quantize is Quantize.INT8 else 127)
     highest = np.abs(groups).max(axis=-1)
     is_zero = highest <= _SMALLEST
     inverse = np.where(is_zero, np.float32(0), most / np.where(is_zero, np.float32(1), highest))
@@ -61,8 +60,8 @@ def quantized_rows(rows: Float32Array, quantize: Quantize, form: IntegerForm = I
     return _ungrouped(integers * (highest * (np.float32(1) / most))[..., None], rows.shape[1])
 
 
-def _group_size(form: IntegerForm) -> int:
-    return WIDE_GROUP if form is IntegerForm.TILES else GROUP
+def _group_size(layout: PackLayout) -> int:
+    return WIDE_GROUP if layout is PackLayout.AMX else GROUP
 
 
 def _multiplied_nibbles(weight: Float32Array) -> Float32Array:

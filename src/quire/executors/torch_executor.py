@@ -1,6 +1,6 @@
 """The torch executor: the layers of `Decoder` over a paged cache, on CPU.
 
-A cross-check of the native core that shares no code with it, and a faster one than the reference where no core was compiled.
+A cross-check of the native core that shares no code with it, and faster than the reference where no core was compiled.
 All requests of a step go through the linear layers together; attention gathers each one's context through its block table.
 """
 
@@ -16,13 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.arrays import Float32Array, Int32Array
 from quire.config import DType, KVFormat
 from quire.errors import ExecutorError
-from quire.executors.checks import check_rows, check_step, check_weights
-from quire.executors.protocol import ArgmaxTokens, Float32Array, Int32Array, StepBatch, argmax_of
+from quire.executors.checks import check_block, check_rows, check_step, check_weights
+from quire.executors.host import HostExecutor
+from quire.executors.kv_blocks import BlockFormat, PageOrder
+from quire.executors.options import ExecutorOptions
+from quire.executors.protocol import StepBatch
 from quire.executors.reference_math import scoring_of
 from quire.executors.torch_decoder import Decoder, attention
-from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 
@@ -38,36 +41,28 @@ class _Placement:
     contexts: tuple[tuple[slice, Tensor], ...]
 
 
-class TorchExecutor:
+class TorchExecutor(HostExecutor):
     """Runs steps in float32, with the number formats of the reference executor.
 
     With `DType.BFLOAT16` matrices hold bfloat16 values, widened once to the float32 they are computed in: as accurate as
-    the reference, and no smaller than float32. `threads` None leaves torch's number of threads alone. Not bitwise
-    reproducible: torch orders its sums by shape and threads.
+    the reference, and no smaller than float32. Not bitwise reproducible: torch orders its sums by shape and threads.
     """
 
-    def __init__(  # noqa: PLR0913 - what an executor is made of; one value each
-        self,
-        spec: ModelSpec,
-        weights: Weights,
-        *,
-        layout: KVLayout,
-        num_blocks: int,
-        dtype: DType,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, spec: ModelSpec, weights: Weights, options: ExecutorOptions) -> None:
+        layout, dtype = options.layout, options.dtype
         self.spec = spec
         self.layout = layout
-        self.num_blocks = num_blocks
+        self.num_blocks = options.num_blocks
         self._dtype = dtype
-        self._threads = threads or torch.get_num_threads()
+        self._threads = options.threads
         check_weights(spec, weights)
         with self._computing():
             self._decoder = Decoder.from_weights(spec, {name: _load(name, weights[name], dtype) for name in weights})
-            shape = (spec.num_layers, num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
+            shape = (spec.num_layers, self.num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
             self._k_cache = torch.zeros(shape, dtype=_STORED[layout.format])
             self._v_cache = torch.zeros(shape, dtype=_STORED[layout.format])
             self._latest = torch.empty(0, spec.hidden_size)
+        self._blocks = BlockFormat(layout=layout, order=PageOrder.ARRAYS, num_bytes=layout.bytes_per_block)
 
     @property
     def name(self) -> str:
@@ -100,10 +95,6 @@ class TorchExecutor:
         with self._computing():
             return _array(self._decoder.logits(self._latest[_indices(rows)]))
 
-    def argmax(self, rows: Int32Array) -> ArgmaxTokens:
-        """Returns the argmax of rows of the latest step; raises as `head`."""
-        return argmax_of(self.head(rows))
-
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
         with self._computing():
@@ -112,10 +103,29 @@ class TorchExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
-        size = self.layout.block_size
         with self._computing():
             for cache in (self._k_cache, self._v_cache):
-                cache[:, target * size : (target + 1) * size] = cache[:, source * size : (source + 1) * size]
+                cache[:, self._slots_of(target)] = cache[:, self._slots_of(source)]
+
+    def export_block(self, block: int) -> bytes:
+        """Returns all layers' K/V of a block, with the version and shape of the format."""
+        check_block(block, self.num_blocks)
+        with self._computing():
+            pages = [_bits(cache[:, self._slots_of(block)].contiguous()) for cache in (self._k_cache, self._v_cache)]
+        return self._blocks.packed(b"".join(each.numpy().tobytes() for each in pages))
+
+    def import_block(self, block: int, data: bytes) -> None:
+        """Overwrites all layers' K/V of a block with an exported one; raises KVBlockError for any other bytes."""
+        check_block(block, self.num_blocks)
+        bits = torch.frombuffer(bytearray(self._blocks.pages_of(data)), dtype=torch.uint8)
+        with self._computing():
+            for cache, pages in zip((self._k_cache, self._v_cache), bits.chunk(2), strict=True):
+                target = cache[:, self._slots_of(block)]
+                target.copy_(pages.view(cache.dtype).reshape(target.shape))
+
+    def _slots_of(self, block: int) -> slice:
+        size = self.layout.block_size
+        return slice(block * size, (block + 1) * size)
 
     def _attend(self, placement: _Placement, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Writes k and v [1, K, T, D] into the cache, then lets q [1, H, T, D] see it, request by request."""
@@ -165,6 +175,10 @@ def _load(name: str, tensor: SourceTensor, dtype: DType) -> SourceTensor:
     if dtype is DType.FLOAT32 or tensor.bits.ndim == 1 or name == "position.weight":
         return tensor
     return SourceTensor(dtype=SourceDType.BFLOAT16, bits=tensor.to_bfloat16())
+
+
+def _bits(values: Tensor) -> Tensor:
+    return values.view(torch.uint8)
 
 
 def _indices(values: Int32Array) -> Tensor:

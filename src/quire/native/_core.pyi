@@ -6,6 +6,7 @@ or threads. A forked child starts threads of its own at its first call.
 """
 
 from enum import Enum
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,10 @@ class WeightFormat(Enum):
     BF16 = ...
     INT8 = ...
     INT4 = ...
+
+class PackLayout(Enum):
+    VNNI = ...
+    AMX = ...
 
 class NormKind(Enum):
     RMS = ...
@@ -109,7 +114,8 @@ class Decoder:
         """Returns a read-only view of a matrix, which keeps the decoder alive."""
     def read_packed(self, index: int, file: int, offset: int, checksums: list[int]) -> bool:
         """Fills a matrix from a file descriptor; False if bytes are missing, unreadable, or have other checksums."""
-    def allocate_kv(self, num_blocks: int, block_size: int, element: Element) -> None: ...
+    def allocate_kv(self, num_blocks: int, block_size: int, element: Element, bytes_per_block: int) -> None:
+        """Reserves K/V memory; ValueError where a block takes other than `bytes_per_block` bytes."""
     def run(
         self,
         token_ids: Int32Array,
@@ -128,10 +134,14 @@ class Decoder:
         """
     def head(self, rows: Int32Array, logits: Float32Array) -> None:
         """Fills logits [len(rows), V] of rows of the latest step; ValueError if it has no such row."""
-    def best(self, rows: Int32Array, token_ids: Int32Array, num_not_finite: Int32Array) -> None:
+    def argmax(self, rows: Int32Array, token_ids: Int32Array, num_not_finite: Int32Array) -> None:
         """Fills token_ids [len(rows)] and num_not_finite [len(rows)] for rows of the latest step; ValueError as `head`."""
     def read_kv(self, layer: int, slots: Int32Array, keys: Float32Array, values: Float32Array) -> None: ...
     def copy_block(self, source: int, target: int) -> None: ...
+    def export_block(self, block: int) -> bytes:
+        """Returns all layers' pages of a block, as they lie in memory."""
+    def import_block(self, block: int, pages: bytes) -> None:
+        """Overwrites all layers' pages of a block; ValueError for another number of bytes."""
     @property
     def isa(self) -> str: ...
     @property
@@ -146,12 +156,14 @@ GROUP: int
 PIECE_BYTES: int
 
 def available_isas() -> list[str]: ...
-def has_integer_tiles(isa: str) -> bool: ...
+def int_layout(isa: str) -> PackLayout:
+    """Returns the layout in which an instruction set packs int8 and int4 weights."""
+
 def measure_bandwidth(isa: str, threads: int, num_bytes: int, rounds: int) -> float:
-    """Returns bytes read a second, best of `rounds`."""
+    """Returns bytes read per second, best of `rounds`."""
 
 def measure_flops(isa: str, threads: int, weight_format: WeightFormat, rounds: int) -> float:
-    """Returns multiplications and additions a second in registers, best of `rounds`."""
+    """Returns multiplications and additions per second in registers, best of `rounds`."""
 
 def multiply(isa: str, weight_format: WeightFormat, weight: Float32Array, a: Float32Array, out: Float32Array) -> None:
     """Fills out [R, N] with a [R, K] times weight [N, K] transposed, both written as the format wants them."""
@@ -204,8 +216,14 @@ class RowResult:
     def score(self) -> TokenScore | None: ...
 
 class BatchSampler:
-    """Samples rows over threads of its own, without the GIL; calls that overlap do not wait for each other."""
+    """Samples rows without the GIL, on the threads of a decoder, as one of the decoder's calls, or on threads of its own.
 
+    Serves one call at a time, as Decoder does, and raises as it does.
+    """
+
+    @overload
+    def __init__(self, decoder: Decoder) -> None: ...
+    @overload
     def __init__(self, isa: str, threads: int) -> None: ...
     def sample(self, logits: Float32Array, choices: list[RowChoice]) -> list[RowResult]:
         """Chooses a token for each row of logits [S, V]; ValueError for changes that leave no order or no finite maximum."""

@@ -21,7 +21,8 @@ from functools import cache
 
 import numpy as np
 
-from quire.sample.arrays import Float64Array, IdArray, RowArray
+from quire.arrays import Float64Array
+from quire.sample.arrays import IdArray, RowArray
 
 LEAST = -44.0
 """Tokens lighter than e^-44 or 2^-63 of the best one are left out: 53 bits of noise hardly reach them."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from quire.arrays import Float32Array
 from quire.request import Greedy, Logprob, TokenLogprobs
-from quire.sample.arrays import Float32Array
 from quire.sample.draw import draw
 from quire.sample.filters import SampleRow, adjusted, changes_to
 from quire.sample.noise import uniform
@@ -33,14 +33,16 @@ class Score(NamedTuple):
     largest_ids: Sequence[int]
 
 
-def choose_tokens(logits: Float32Array, rows: Sequence[SampleRow]) -> list[RowToken]:
-    """Returns the token of each row of logits [S, V]."""
-    return [_choose(values, row) for values, row in zip(logits, rows, strict=True)]
+class NumPySampler:
+    """Samples by this definition, one row after the other."""
 
+    def sample(self, logits: Float32Array, rows: Sequence[SampleRow]) -> list[RowToken]:
+        """Returns the token of each row of logits [S, V]."""
+        return [_choose(values, row) for values, row in zip(logits, rows, strict=True)]
 
-def score_tokens(logits: Float32Array, token_ids: Sequence[int], num_top: int) -> list[RowToken]:
-    """Returns the log-probabilities of one given token per row of logits [S, V]."""
-    return [_scored(values, token_id, num_top) for values, token_id in zip(logits, token_ids, strict=True)]
+    def score(self, logits: Float32Array, token_ids: Sequence[int], num_top: int) -> list[RowToken]:
+        """Returns the log-probabilities of one given token per row of logits [S, V]."""
+        return [_scored(values, token_id, num_top) for values, token_id in zip(logits, token_ids, strict=True)]
 
 
 def logprobs_of(logits: Float32Array, token_id: int, score: Score) -> TokenLogprobs:

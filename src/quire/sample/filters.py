@@ -3,7 +3,7 @@
 bad words, min_tokens     banned tokens become -inf
 logit_bias                added
 repetition_penalty        tokens of prompt or output: positive logits divided, negative ones multiplied
-frequency_penalty         output only: subtracted once an occurrence
+frequency_penalty         output only: subtracted once per occurrence
 presence_penalty          output only: subtracted once
 """
 
@@ -16,8 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
+from quire.arrays import Float32Array, Float64Array
 from quire.request import SamplingParams
-from quire.sample.arrays import Float32Array, Float64Array, IdArray, RowArray, TokenIds
+from quire.sample.arrays import IdArray, RowArray, TokenIds
 from quire.sample.mask import TokenMask
 
 _NO_IDS: IdArray = np.empty(0, dtype=np.intp)
@@ -25,9 +26,9 @@ _NO_LOGITS: Float64Array = np.empty(0, dtype=np.float64)
 
 
 class TokenCounts:
-    """How often each token occurs in one request; kept beside the request, a step then costs its new tokens only.
+    """How often each token occurs in one request; kept with the request, so that a step costs its new tokens only.
 
-    Without one, penalties count prompt and output anew in every step, with the same result.
+    Without one, penalties count prompt and output again in every step, with the same result.
     """
 
     __slots__ = ("_num_counted", "_output", "_prompt")
@@ -38,7 +39,7 @@ class TokenCounts:
         self._num_counted = 0
 
     def catch_up(self, output_token_ids: Sequence[int]) -> None:
-        """Counts the tokens that are new since the last call; an output that became shorter is counted anew."""
+        """Counts the tokens that are new since the last call; an output that became shorter is counted again."""
         if len(output_token_ids) < self._num_counted:
             self._output.clear()
             self._num_counted = 0
@@ -65,7 +66,7 @@ class TokenBan(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRow:
-    """Whose logits a row holds: everything besides the logits that decides the next token.
+    """Whose logits a row holds: everything that decides the next token, except the logits.
 
     `ban` names the tokens that may not come next; `counts` saves recounting the context when penalties are used.
     """

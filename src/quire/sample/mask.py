@@ -13,7 +13,7 @@ _BITS_PER_WORD = 32
 
 
 class TokenMask:
-    """Token i is allowed if bit i % 32 of word i / 32 is set; the bits behind the vocabulary are set too."""
+    """Token i is allowed if bit i % 32 of word i / 32 is set; the bits after the vocabulary are set too."""
 
     __slots__ = ("words",)
 

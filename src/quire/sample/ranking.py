@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from quire.sample.arrays import Float64Array, IdArray, RowArray
+from quire.arrays import Float64Array
+from quire.sample.arrays import IdArray, RowArray
 from quire.sample.buckets import Buckets
 
 

@@ -7,17 +7,17 @@ Log-probabilities describe the model: they are taken from the raw logits, before
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from quire.arrays import Float32Array
 from quire.errors import SampleRowError, SamplingError
 from quire.request import SamplingParams, TokenLogprobs
-from quire.sample.arrays import Float32Array
-from quire.sample.backend import RowToken, choose_tokens, score_tokens
+from quire.sample.definition import RowToken
 from quire.sample.filters import SampleRow, TokenCounts
 
-__all__ = ["SampleRow", "SampledToken", "TokenCounts", "not_finite", "require_known_tokens", "sample", "score"]
+__all__ = ["RowSampler", "SampleRow", "SampledToken", "TokenCounts", "not_finite", "require_known_tokens", "sample", "score"]
 
 
 class SampledToken(NamedTuple):
@@ -27,24 +27,36 @@ class SampledToken(NamedTuple):
     logprobs: TokenLogprobs | None
 
 
-def sample(logits: Float32Array, rows: Sequence[SampleRow]) -> list[SampledToken]:
+class RowSampler(Protocol):
+    """Chooses and scores tokens, whole batches at a time. All samplers give the same tokens and bits, those of `definition`."""
+
+    def sample(self, logits: Float32Array, rows: Sequence[SampleRow]) -> list[RowToken]:
+        """Returns the token of each row of logits [S, V], C-contiguous."""
+        ...
+
+    def score(self, logits: Float32Array, token_ids: Sequence[int], num_top: int) -> list[RowToken]:
+        """Returns the log-probabilities of one given token per row of logits [S, V], C-contiguous, and of the `num_top` best."""
+        ...
+
+
+def sample(sampler: RowSampler, logits: Float32Array, rows: Sequence[SampleRow]) -> list[SampledToken]:
     """Returns one token for each row of `logits` [S, V], which is left unchanged.
 
-    A pure function: noise comes from each row's seed and position. Raises SampleRowError, with the index of the first row
-    whose logits are not finite or whose tokens are all banned; the call may be repeated without that row.
+    Noise comes from each row's seed and position: no call depends on another one. Raises SampleRowError, with the index of the
+    first row whose logits are not finite or whose tokens are all banned; the call may be repeated without that row.
     """
-    tokens = choose_tokens(_rows(logits, rows), rows)
+    tokens = sampler.sample(_rows(logits, rows), rows)
     return [SampledToken(_token_of(token, row_idx, logits), token.logprobs) for row_idx, token in enumerate(tokens)]
 
 
-def score(logits: Float32Array, targets: Sequence[int], num_top: int) -> list[TokenLogprobs]:
+def score(sampler: RowSampler, logits: Float32Array, targets: Sequence[int], num_top: int) -> list[TokenLogprobs]:
     """Returns teacher-forced log-probabilities: row r of `logits` [R, V] predicts `targets[r]`.
 
     Each mapping holds the target, with its rank, and the `num_top` most likely tokens. Raises SampleRowError on a row that is
     not finite.
     """
     scores = []
-    for row_idx, scored in enumerate(score_tokens(_rows(logits, targets), targets, num_top)):
+    for row_idx, scored in enumerate(sampler.score(_rows(logits, targets), targets, num_top)):
         if scored.logprobs is None:
             raise not_finite(row_idx, scored.num_not_finite, logits.shape[1])
         scores.append(scored.logprobs)

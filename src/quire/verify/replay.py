@@ -21,11 +21,14 @@ from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.engine.token_loop import TokenLoop
 from quire.engine.watch import StepRecord
 from quire.errors import IntegrityError
+from quire.executors.host import FinishedStep
 from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32Array, StepBatch
 from quire.kv.events import EventLog
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import Request
+from quire.sample.definition import RowToken
+from quire.sample.filters import SampleRow
 from quire.sched.scheduler import Scheduler
 from quire.units import cdiv
 from quire.verify.pool_mirror import PoolMirror
@@ -123,6 +126,9 @@ class _RecordingExecutor:
         self.rows = list(logits)
         return logits
 
+    def submit(self, batch: StepBatch) -> FinishedStep:
+        return FinishedStep(self.run(batch))
+
     def head(self, rows: Int32Array) -> Float32Array:
         logits = self._executor.head(rows)
         self.rows += logits
@@ -131,11 +137,23 @@ class _RecordingExecutor:
     def argmax(self, rows: Int32Array) -> ArgmaxTokens:
         return self._executor.argmax(rows)
 
+    def sample(self, logits: Float32Array, rows: Sequence[SampleRow]) -> list[RowToken]:
+        return self._executor.sample(logits, rows)
+
+    def score(self, logits: Float32Array, token_ids: Sequence[int], num_top: int) -> list[RowToken]:
+        return self._executor.score(logits, token_ids, num_top)
+
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         return self._executor.read_kv(layer, slots)
 
     def copy_block(self, source: int, target: int) -> None:
         self._executor.copy_block(source, target)
+
+    def export_block(self, block: int) -> bytes:
+        return self._executor.export_block(block)
+
+    def import_block(self, block: int, data: bytes) -> None:
+        self._executor.import_block(block, data)
 
 
 class _Stage:

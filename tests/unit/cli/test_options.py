@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from quire.cli.options import EngineChoice, SamplingOptions, engine_options, sampling_options
-from quire.config import COUNT_LIMITS, DType, ExecutorKind, KVFormat, PackedCache
+from quire.config import COUNT_LIMITS, DType, ExecutorKind, KVFormat
 from quire.engine.options import engine_config
 from quire.errors import ConfigError
 from quire.sampling import NUMBER_LIMITS
@@ -82,16 +82,16 @@ def test_what_cannot_be_is_a_usage_error_that_names_the_option(arguments: tuple[
 @pytest.mark.parametrize(
     ("arguments", "variable", "expected"),
     [
-        ((), "", PackedCache.OFF),
+        ((), "", None),
         ((), "on", Path("/caches/quire/packed")),
         ((), "/elsewhere", Path("/elsewhere")),
-        (("--packed-cache", "off"), "on", PackedCache.OFF),
+        (("--packed-cache", "off"), "on", None),
         (("--packed-cache", "on"), "", Path("/caches/quire/packed")),
         (("--packed-cache", "here"), "on", Path("here")),
     ],
 )
 def test_packed_cache_is_a_word_or_a_directory(
-    arguments: tuple[str, ...], variable: str, expected: Path | PackedCache, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], variable: str, expected: Path | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QUIRE_PACKED_CACHE", variable)
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")

@@ -21,6 +21,7 @@ from quire.engine.resolve import capacity_of, pool_blocks, resolve, settled, ste
 from quire.environment import Memory
 from quire.errors import ConfigError
 from quire.executors.native import NativeExecutor
+from quire.executors.options import ExecutorOptions
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from quire.units import GIB, MIB
@@ -159,7 +160,9 @@ def test_weights_are_counted_as_the_executor_holds_them(family: str, dtype: DTyp
     weights = random_weights(spec)
     config = resolve(EngineConfig(executor=ExecutorKind.NATIVE, dtype=dtype, quantize=quantize), spec, weights)
     capacity = capacity_of(config, spec)
-    executor = NativeExecutor(spec, weights, layout=capacity.layout, num_blocks=1, dtype=dtype, quantize=quantize)
+    executor = NativeExecutor(
+        spec, weights, ExecutorOptions(layout=capacity.layout, num_blocks=1, dtype=dtype, quantize=quantize)
+    )
     tables = [tensor for name, tensor in weights.items() if tensor.bits.ndim == 1 or name == "position.weight"]
     held = executor.weight_bytes + sum(4 * tensor.bits.size for tensor in tables)
     assert capacity.weight_bytes == held

@@ -16,6 +16,7 @@ import pytest
 from quire.config import DType, KVFormat, Quantize
 from quire.executors import packed_cache
 from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.options import ExecutorOptions
 from quire.executors.packed_cache import SUFFIX
 from quire.executors.protocol import Float32Array, StepBatch, kv_layout
 from quire.models.spec import ModelSpec
@@ -41,7 +42,8 @@ class Usage(NamedTuple):
 
 def build(spec: ModelSpec, directory: Path | None, *, seed: int = 0, **changes: Any) -> NativeExecutor:
     options: dict[str, Any] = {"layout": kv_layout(spec, 32, KVFormat.FLOAT32), "num_blocks": 4, "dtype": DType.FLOAT32} | changes
-    return NativeExecutor(spec, random_weights(spec, seed), packed_cache=directory, **options)
+    on_progress = options.pop("on_progress", None)
+    return NativeExecutor(spec, random_weights(spec, seed), ExecutorOptions(packed_cache=directory, **options), on_progress)
 
 
 def logits_of(executor: NativeExecutor) -> Float32Array:
@@ -271,4 +273,7 @@ def test_vectors_follow_the_checkpoint(spec: ModelSpec, tmp_path: Path) -> None:
     }
     options: dict[str, Any] = {"layout": kv_layout(spec, 32, KVFormat.FLOAT32), "num_blocks": 4, "dtype": DType.FLOAT32}
     changed = Weights(doubled, weights.fingerprint)
-    assert same_bits(NativeExecutor(spec, changed, packed_cache=tmp_path, **options), NativeExecutor(spec, changed, **options))
+    assert same_bits(
+        NativeExecutor(spec, changed, ExecutorOptions(packed_cache=tmp_path, **options)),
+        NativeExecutor(spec, changed, ExecutorOptions(**options)),
+    )

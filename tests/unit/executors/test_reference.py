@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.config import DType, IntegerForm, KVFormat, Quantize
+from quire.config import DType, KVFormat, Quantize
 from quire.errors import ExecutorError
+from quire.executors.options import ExecutorOptions
+from quire.executors.packing import PackLayout
 from quire.executors.protocol import Float32Array, StepBatch, kv_layout
 from quire.executors.reference import Float64ReferenceExecutor, ReferenceExecutor
 from quire.models.spec import ModelSpec
@@ -31,7 +33,7 @@ def make_executor(
     **integers: Any,
 ) -> ReferenceExecutor:
     layout = kv_layout(spec, BLOCK_SIZE, kv_format)
-    return kind(spec, random_weights(spec), layout=layout, num_blocks=NUM_BLOCKS, dtype=dtype, **integers)
+    return kind(spec, random_weights(spec), ExecutorOptions(layout=layout, num_blocks=NUM_BLOCKS, dtype=dtype, **integers))
 
 
 def assert_close(actual: Float32Array, expected: Float32Array) -> None:
@@ -137,7 +139,7 @@ def test_numerics_name_everything_that_changes_bits() -> None:
         make_executor(spec, Float64ReferenceExecutor),
         make_executor(spec, kv_format=KVFormat.BFLOAT16),
         make_executor(spec, dtype=DType.BFLOAT16),
-        *(make_executor(spec, quantize=Quantize.INT8, integer_form=form) for form in IntegerForm),
+        *(make_executor(spec, quantize=Quantize.INT8, int_layout=layout) for layout in PackLayout),
     ]
     assert len({executor.numerics for executor in executors}) == 6
 
@@ -178,10 +180,10 @@ def test_a_step_out_of_range_is_refused_before_anything_is_written(change: dict[
     assert not keys.any()
 
 
-@pytest.mark.parametrize("form", IntegerForm)
+@pytest.mark.parametrize("int_layout", PackLayout)
 @pytest.mark.parametrize("quantize", Quantize)
-def test_a_step_that_wants_no_logits_has_them_all_later(quantize: Quantize, form: IntegerForm) -> None:
-    executor = make_executor(spec_of("llama"), quantize=quantize, integer_form=form)
+def test_a_step_that_wants_no_logits_has_them_all_later(quantize: Quantize, int_layout: PackLayout) -> None:
+    executor = make_executor(spec_of("llama"), quantize=quantize, int_layout=int_layout)
     batch = step((PROMPT, 0, [0, 1, 2]))
     expected = executor.run(batch)
     nothing = executor.run(batch.without_samples())

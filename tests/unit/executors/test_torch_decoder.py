@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from quire.config import DType, KVFormat
 from quire.errors import EmptyPromptError, ExecutorError, PromptTooLongError, RequestError
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.executors.torch_decoder import Decoder
@@ -50,7 +51,7 @@ def test_state_dict_has_the_canonical_names_and_shapes(spec: ModelSpec) -> None:
 
 def test_logits_are_those_of_the_definition(spec: ModelSpec) -> None:
     layout = kv_layout(spec, BLOCK_SIZE, KVFormat.FLOAT32)
-    reference = ReferenceExecutor(spec, random_weights(spec), layout=layout, num_blocks=3, dtype=DType.FLOAT32)
+    reference = ReferenceExecutor(spec, random_weights(spec), ExecutorOptions(layout=layout, num_blocks=3, dtype=DType.FLOAT32))
     expected = reference.run(step((TOKENS, 0, [0, 1, 2])))
     with torch.no_grad():
         logits, _ = decoder_of(spec)(torch.tensor([TOKENS]), use_cache=False)

@@ -21,6 +21,7 @@ from quire import LLM, SamplingParams
 from quire.config import DType, KVFormat
 from quire.engine.resolve import is_native_built
 from quire.errors import ExecutorError, ExecutorUnavailableError
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.executors.torch_executor import TorchExecutor
@@ -43,7 +44,7 @@ def pair_of(
 ) -> tuple[TorchExecutor, ReferenceExecutor]:
     weights, layout = random_weights(spec), kv_layout(spec, BLOCK_SIZE, kv_format)
     made: dict[str, Any] = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": dtype}
-    return TorchExecutor(spec, weights, **made), ReferenceExecutor(spec, weights, **made)
+    return TorchExecutor(spec, weights, ExecutorOptions(**made)), ReferenceExecutor(spec, weights, ExecutorOptions(**made))
 
 
 def assert_close(actual: Float32Array, expected: Float32Array, bound: float = 1e-5) -> None:
@@ -110,7 +111,7 @@ def test_numerics_name_everything_that_changes_bits() -> None:
     spec = spec_of("llama")
     layouts = [kv_layout(spec, BLOCK_SIZE, kv_format) for kv_format in KVFormat]
     made = [
-        TorchExecutor(spec, random_weights(spec), layout=layout, num_blocks=1, dtype=dtype, threads=threads)
+        TorchExecutor(spec, random_weights(spec), ExecutorOptions(layout=layout, num_blocks=1, dtype=dtype, threads=threads))
         for layout in layouts
         for dtype in DType
         for threads in (1, 2)
@@ -156,9 +157,9 @@ def test_what_torch_raises_becomes_an_executor_error() -> None:
     executor, _ = pair_of(spec_of("llama"))
     with pytest.raises(ExecutorError, match="torch failed"):
         executor.read_kv(0, np.array([NUM_BLOCKS * BLOCK_SIZE], dtype=np.int32))
-    huge = {"layout": executor.layout, "num_blocks": 2**50, "dtype": DType.FLOAT32}
+    huge: dict[str, Any] = {"layout": executor.layout, "num_blocks": 2**50, "dtype": DType.FLOAT32}
     with pytest.raises(ExecutorError, match="kv_memory"):
-        TorchExecutor(executor.spec, random_weights(executor.spec), **huge)  # type: ignore[arg-type]
+        TorchExecutor(executor.spec, random_weights(executor.spec), ExecutorOptions(**huge))
 
 
 def test_incomplete_weights_are_refused() -> None:
@@ -166,7 +167,7 @@ def test_incomplete_weights_are_refused() -> None:
     weights = {name: tensor for name, tensor in random_weights(spec).items() if name != "head.weight"}
     layout = kv_layout(spec, BLOCK_SIZE, KVFormat.FLOAT32)
     with pytest.raises(ExecutorError, match=r"head\.weight"):
-        TorchExecutor(spec, Weights(weights, b""), layout=layout, num_blocks=1, dtype=DType.FLOAT32)
+        TorchExecutor(spec, Weights(weights, b""), ExecutorOptions(layout=layout, num_blocks=1, dtype=DType.FLOAT32))
 
 
 def greedy_tokens(executor: str, dtype: str, sampling: SamplingParams, *, is_chat: bool) -> list[tuple[int, ...]]:
@@ -224,7 +225,7 @@ def forked_answers(threads: int) -> str:
     spec = spec_of("llama", intermediate_size=2048)
     layout = kv_layout(spec, BLOCK_SIZE, KVFormat.FLOAT32)
     made = {"layout": layout, "num_blocks": NUM_BLOCKS, "dtype": DType.FLOAT32, "threads": threads}
-    executor, batch = TorchExecutor(spec, random_weights(spec), **made), step((PROMPT, 0, [0, 1, 2]))
+    executor, batch = TorchExecutor(spec, random_weights(spec), ExecutorOptions(**made)), step((PROMPT, 0, [0, 1, 2]))
     expected = executor.run(batch)
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:

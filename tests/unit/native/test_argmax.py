@@ -10,6 +10,7 @@ import pytest
 from quire.config import DType, KVFormat
 from quire.errors import ExecutorError
 from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import StepBatch, argmax_of, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
@@ -22,7 +23,7 @@ NUM_ROWS = 23
 
 def executor_of(spec: ModelSpec, weights: Weights, dtype: DType = DType.FLOAT32, threads: int = 1) -> NativeExecutor:
     layout = kv_layout(spec, 32, KVFormat(dtype.value))
-    return NativeExecutor(spec, weights, layout=layout, num_blocks=4, dtype=dtype, threads=threads)
+    return NativeExecutor(spec, weights, ExecutorOptions(layout=layout, num_blocks=4, dtype=dtype, threads=threads))
 
 
 def run_rows(executor: NativeExecutor) -> None:

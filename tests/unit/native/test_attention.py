@@ -13,6 +13,7 @@ import pytest
 
 from quire.config import DType, KVFormat
 from quire.executors.native import NativeExecutor, available_isas
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, Float32Array, Int32Array, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.spec import ModelSpec
@@ -59,10 +60,12 @@ def make_executor(
     return NativeExecutor(
         spec,
         weights or random_weights(spec),
-        layout=kv_layout(spec, BLOCK, kv),
-        num_blocks=NUM_SHARED // BLOCK + (len(OWN) + 2) * BLOCKS_OWN + NUM_SHARED // BLOCK,
-        dtype=dtype,
-        threads=threads,
+        ExecutorOptions(
+            layout=kv_layout(spec, BLOCK, kv),
+            num_blocks=NUM_SHARED // BLOCK + (len(OWN) + 2) * BLOCKS_OWN + NUM_SHARED // BLOCK,
+            dtype=dtype,
+            threads=threads,
+        ),
     )
 
 
@@ -149,7 +152,9 @@ def test_logits_of_a_long_text_are_those_of_the_reference(name: str, isa: str, m
     length = len(text.token_ids)
     layout = kv_layout(spec, BLOCK, KVFormat.BFLOAT16)
     reference = ReferenceExecutor(
-        spec, random_weights(spec), layout=layout, num_blocks=NUM_SHARED // BLOCK + BLOCKS_OWN, dtype=DType.FLOAT32
+        spec,
+        random_weights(spec),
+        ExecutorOptions(layout=layout, num_blocks=NUM_SHARED // BLOCK + BLOCKS_OWN, dtype=DType.FLOAT32),
     )
     expected = reference.run(step([(text, 0, length)]))
     found = make_executor(spec, 2).run(step([(text, 0, length)]))
@@ -298,7 +303,9 @@ def test_keys_that_score_far_above_the_first_ones_get_their_share(
     spec = replace(loud_spec(length), attention_softcap=cap)
     text, weights = loud_text(spec, length, loud_at, louder_at), loud_weights(spec, loud, loud + 1)
     layout = kv_layout(spec, BLOCK, KVFormat.BFLOAT16)
-    reference = ReferenceExecutor(spec, weights, layout=layout, num_blocks=length // BLOCK + 1, dtype=DType.FLOAT32)
+    reference = ReferenceExecutor(
+        spec, weights, ExecutorOptions(layout=layout, num_blocks=length // BLOCK + 1, dtype=DType.FLOAT32)
+    )
     expected = reference.run(step([(text, 0, length)]))
     executor = make_executor(spec, 1, weights=weights)
     found = executor.run(step([(text, 0, length)]))

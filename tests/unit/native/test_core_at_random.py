@@ -12,9 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.executors.native import _shape_of
+from quire.executors.native_shape import shape_of
 from quire.sample.buckets import LEAST
-from support.core_world import BLOCK_SIZE, NUM_BLOCKS, REFUSALS, SPEC, decoder_of, floats, ints, misaligned, step_of
+from support.core_world import (
+    BLOCK_SIZE,
+    BYTES_PER_BLOCK,
+    NUM_BLOCKS,
+    REFUSALS,
+    SPEC,
+    decoder_of,
+    floats,
+    ints,
+    misaligned,
+    step_of,
+)
 
 core: Any = pytest.importorskip("quire.native._core", reason="the native core is not compiled here")
 TESTS = Path(__file__).parents[2]
@@ -73,29 +84,32 @@ def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]
     heads = (1, SPEC.num_kv_heads, SPEC.head_dim)
     hidden = floats(SPEC.num_heads * SPEC.head_dim, SPEC.hidden_size)
     return {
-        "Decoder": (core.Decoder, [_shape_of(core, SPEC), f32, "", 1]),
+        "Decoder": (core.Decoder, [shape_of(core, SPEC), f32, "", 1]),
         "set_matrix": (decoder.set_matrix, ["layers.0.attn.q.weight", hidden]),
         "set_vector": (decoder.set_vector, ["final_norm.weight", floats(SPEC.hidden_size)]),
         "packed_checksums": (decoder.packed_checksums, [0]),
         "packed_bytes": (decoder.packed_bytes, [0]),
         "read_packed": (decoder.read_packed, [0, -1, 0, decoder.packed_checksums(0)]),
-        "allocate_kv": (decoder.allocate_kv, [NUM_BLOCKS, BLOCK_SIZE, core.Element.F32]),
+        "allocate_kv": (decoder.allocate_kv, [NUM_BLOCKS, BLOCK_SIZE, core.Element.F32, BYTES_PER_BLOCK]),
         "run": (decoder.run, list(step_of().values())),
         "head": (decoder.head, [ints(0), floats(1, SPEC.vocab_size)]),
-        "best": (decoder.best, [ints(0), ints(0), ints(0)]),
+        "argmax": (decoder.argmax, [ints(0), ints(0), ints(0)]),
         "read_kv": (decoder.read_kv, [0, ints(0), floats(*heads), floats(*heads)]),
         "copy_block": (decoder.copy_block, [0, 1]),
+        "export_block": (decoder.export_block, [0]),
+        "import_block": (decoder.import_block, [0, decoder.export_block(0)]),
         "multiply": (core.multiply, ["", f32, floats(3, 8), floats(2, 8), floats(2, 3)]),
         "packed_values": (core.packed_values, ["", f32, floats(3, 8), floats(3, 8)]),
         "activate": (core.activate, ["", core.Activation.SILU, row.copy()]),
         "softcap": (core.softcap, ["", row.copy(), 1.0]),
-        "has_integer_tiles": (core.has_integer_tiles, [""]),
+        "int_layout": (core.int_layout, [""]),
         "uniform": (core.uniform, [1, 2]),
         "DrawMethod": (core.DrawMethod, [1.0, None, 0.9, LEAST]),
         "RowChoice": (core.RowChoice, [drawing, 0.5, 3]),
         "allow": (choice.allow, [np.ones(4, np.uint32)]),
         "change": (choice.change, [np.arange(3), np.zeros(3)]),
         "BatchSampler": (core.BatchSampler, ["", 2]),
+        "BatchSampler of a decoder": (core.BatchSampler, [decoder]),
         "sample": (sampler.sample, [row[None], [choice]]),
         "score": (sampler.score, [row[None], [3], 3]),
     }

@@ -16,6 +16,7 @@ import pytest
 from support.configs import spec_of
 from support.core_world import (
     BLOCK_SIZE,
+    BYTES_PER_BLOCK,
     NUM_BLOCKS,
     NUM_ROWS,
     REFUSALS,
@@ -110,9 +111,31 @@ def test_vectors_that_the_model_has_not_are_refused(name: str) -> None:
 def test_impossible_key_value_memory_is_refused(num_blocks: Any, block_size: int, error: type[Exception], decoder: Any) -> None:
     kv_bytes = decoder.kv_bytes
     with pytest.raises(error):
-        decoder.allocate_kv(num_blocks, block_size, core.Element.F32)
+        decoder.allocate_kv(num_blocks, block_size, core.Element.F32, BYTES_PER_BLOCK)
     assert decoder.kv_bytes == kv_bytes
     decoder.run(**step_of())
+
+
+@pytest.mark.parametrize("wrong", [0, -1, BYTES_PER_BLOCK - 1, 2 * BYTES_PER_BLOCK, 2**63 - 1])
+def test_blocks_of_another_size_than_was_planned_are_refused(wrong: int, decoder: Any) -> None:
+    kv_bytes = decoder.kv_bytes
+    with pytest.raises(ValueError, match="planned"):
+        decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, core.Element.F32, wrong)
+    assert decoder.kv_bytes == kv_bytes
+    decoder.run(**step_of())
+
+
+@pytest.mark.parametrize("num_bytes", [0, BYTES_PER_BLOCK - 1, BYTES_PER_BLOCK + 1])
+def test_pages_of_another_size_are_refused(num_bytes: int, decoder: Any) -> None:
+    before = decoder.export_block(1)
+    with pytest.raises(ValueError, match="pages"):
+        decoder.import_block(1, bytes(num_bytes))
+    assert decoder.export_block(1) == before
+    for block in (-1, NUM_BLOCKS, 2**62):
+        with pytest.raises(ValueError, match="block id"):
+            decoder.export_block(block)
+        with pytest.raises(ValueError, match="block id"):
+            decoder.import_block(block, before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs the memory that Linux tells of")
@@ -128,7 +151,7 @@ def test_memory_that_the_machine_has_not_is_refused_at_once(decoder: Any) -> Non
     if (num_blocks := 2 * machine // bytes_per_block) * BLOCK_SIZE > 2**31:
         pytest.skip("the slots of so much memory have no numbers")
     with pytest.raises(MemoryError):
-        decoder.allocate_kv(num_blocks, BLOCK_SIZE, core.Element.F32)
+        decoder.allocate_kv(num_blocks, BLOCK_SIZE, core.Element.F32, BYTES_PER_BLOCK)
     decoder.run(**step_of())
 
 
@@ -243,9 +266,9 @@ def test_rows_slots_blocks_and_matrices_that_are_not_there_are_refused(decoder: 
         lambda: decoder.head(ints(-1), floats(1, SPEC.vocab_size)),
         lambda: decoder.head(ints(0), floats(2, SPEC.vocab_size)),
         lambda: decoder.head(ints(0), floats(1, SPEC.vocab_size - 1)),
-        lambda: decoder.best(ints(NUM_ROWS), ints(0), ints(0)),
-        lambda: decoder.best(ints(0), ints(), ints(0)),
-        lambda: decoder.best(ints(0), ints(0), ints(0, 0)),
+        lambda: decoder.argmax(ints(NUM_ROWS), ints(0), ints(0)),
+        lambda: decoder.argmax(ints(0), ints(), ints(0)),
+        lambda: decoder.argmax(ints(0), ints(0), ints(0, 0)),
         lambda: decoder.read_kv(-1, ints(0), floats(*heads), floats(*heads)),
         lambda: decoder.read_kv(SPEC.num_layers, ints(0), floats(*heads), floats(*heads)),
         lambda: decoder.read_kv(0, ints(NUM_BLOCKS * BLOCK_SIZE), floats(*heads), floats(*heads)),
@@ -286,16 +309,19 @@ def test_no_verb_interrupts_a_step_of_another_thread() -> None:
     expected = step_of()
     decoder.run(**expected)
     stops = threading.Event()
+    sampler = core.BatchSampler(decoder)
 
     def interrupt() -> None:
         heads = (1, SPEC.num_kv_heads, SPEC.head_dim)
         norm = random_weights(SPEC)["final_norm.weight"].to_float32()
         verbs: list[Callable[[], object]] = [
-            lambda: decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, core.Element.F32),
+            lambda: decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, core.Element.F32, BYTES_PER_BLOCK),
             lambda: decoder.copy_block(0, 1),
             lambda: decoder.read_kv(0, ints(0), floats(*heads), floats(*heads)),
             lambda: decoder.set_vector("final_norm.weight", norm),
             lambda: decoder.packed_checksums(0),
+            lambda: decoder.export_block(0),
+            lambda: sampler.score(floats(1, 5), [0], 1),
         ]
         while not stops.is_set():
             for verb in verbs:

@@ -17,7 +17,9 @@ from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.engine.loading import load_executor
 from quire.engine.options import engine_config
 from quire.errors import ExecutorError, ExecutorUnavailableError
-from quire.executors.native import NativeExecutor, available_isas, integer_form
+from quire.executors.native import NativeExecutor, available_isas, int_layout
+from quire.executors.options import ExecutorOptions
+from quire.executors.packing import bits_per_weight
 from quire.executors.protocol import StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceTensor, Weights
@@ -35,7 +37,9 @@ def spec() -> ModelSpec:
 
 def build(spec: ModelSpec, weights: Weights, **changes: Any) -> NativeExecutor:
     layout = kv_layout(spec, 32, KVFormat.FLOAT32)
-    return NativeExecutor(spec, weights, **{"layout": layout, "num_blocks": 64, "dtype": DType.FLOAT32, "threads": 1} | changes)
+    on_progress = changes.pop("on_progress", None)
+    options = ExecutorOptions(**{"layout": layout, "num_blocks": 64, "dtype": DType.FLOAT32} | changes)
+    return NativeExecutor(spec, weights, options, on_progress)
 
 
 def batch_of(num_rows: int, start: int = 0) -> StepBatch:
@@ -78,7 +82,7 @@ def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monk
     sizes = {"hidden_size": 512, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "vocab_size": 512}
     whole = replace(with_ffn(spec_of("llama"), size=1024), **sizes)
     layers, head = matrix_elements(whole)
-    bits = WeightFormat(quantize.value).bits_per_weight(integer_form())
+    bits = bits_per_weight(WeightFormat(quantize.value), int_layout())
     tables = 1 if whole.is_head_tied else 2
     assert build(whole, random_weights(whole), quantize=quantize).weight_bytes == weight_bytes(bits, layers + tables * head)
 
@@ -87,7 +91,7 @@ def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monk
 def test_the_reference_quantises_in_the_form_of_the_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_ISA", isa)
     _, reference, _ = load_executor(None, engine_config({"executor": "reference", "quantize": "int8"}))
-    assert f"weights=int8 for {integer_form().value} " in reference.numerics
+    assert f"weights=int8 for {int_layout().value} " in reference.numerics
 
 
 def test_the_reference_asks_for_no_instruction_set_where_nothing_is_quantized(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quire.executors.native import _shape_of
+from quire.executors.native_shape import shape_of
 from quire.sample.buckets import LEAST
 from support.core_world import SPEC, empty_decoder, floats, misaligned
 
@@ -35,7 +35,7 @@ NAN, INF = float("nan"), float("inf")
     ids=str,
 )
 def test_impossible_shapes_are_refused(changes: dict[str, Any]) -> None:
-    shape = _shape_of(core, SPEC)
+    shape = shape_of(core, SPEC)
     for field, value in changes.items():
         setattr(shape, field, value)
     with pytest.raises(ValueError, match=r"size|head|layer|position|shape|negative"):
@@ -44,7 +44,7 @@ def test_impossible_shapes_are_refused(changes: dict[str, Any]) -> None:
 
 def test_layers_and_rotations_out_of_range_are_refused() -> None:
     for field, value in (("rope", 1), ("rope", -1), ("window", 0), ("window", -(2**63))):
-        shape = _shape_of(core, SPEC)
+        shape = shape_of(core, SPEC)
         layers = shape.layers
         setattr(layers[1], field, value)
         shape.layers = layers
@@ -54,7 +54,7 @@ def test_layers_and_rotations_out_of_range_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, 2**24 + 2, 2**62])
 def test_feed_forwards_of_impossible_size_are_refused(size: int) -> None:
-    shape = _shape_of(core, SPEC)
+    shape = shape_of(core, SPEC)
     layers = shape.layers
     layers[1].ffn.size = size
     shape.layers = layers

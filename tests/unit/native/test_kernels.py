@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quire.config import IntegerForm, Quantize
+from quire.config import Quantize
 from quire.executors.native import available_isas
+from quire.executors.packing import PackLayout
 from quire.executors.reference_quantize import quantized_rows, quantized_weights
 from quire.models.weights import round_to_bfloat16
 
@@ -37,8 +38,8 @@ def widen(bits: npt.NDArray[np.uint16]) -> Float32Array:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def form_of(isa: str) -> IntegerForm:
-    return IntegerForm.TILES if core.has_integer_tiles(isa) else IntegerForm.VECTORS
+def layout_of(isa: str) -> PackLayout:
+    return PackLayout[core.int_layout(isa).name]
 
 
 def multiply(isa: str, weight_format: str, weight: Float32Array, a: Float32Array) -> Float32Array:
@@ -67,7 +68,7 @@ def test_bfloat16_product_equals_numpy_on_rounded_inputs(isa: str, rows: int, co
 def test_integer_product_equals_numpy_on_quantized_inputs(isa: str, quantize: Quantize, rows: int, columns: int, k: int) -> None:
     """Sums inside a group are exact; the float32 sum over groups errs as that of a product does."""
     weight, a = random((columns, k)), random((rows, k), 1)
-    form = form_of(isa)
+    form = layout_of(isa)
     inputs = quantized_rows(a, quantize, form).astype(np.float64), quantized_weights(weight, quantize, form)
     exact = inputs[0] @ inputs[1].T
     bound = (3 + k / 32) * 2.0**-23 * (np.abs(inputs[0]) @ np.abs(inputs[1]).T) + 1e-12
@@ -83,7 +84,7 @@ def test_packed_integers_equal_numpy_bit_by_bit(isa: str, quantize: Quantize) ->
     weight[6, 64:128] = 0
     packed = np.empty_like(weight)
     core.packed_values(isa, core.WeightFormat[quantize.name], weight, packed)
-    assert (packed == quantized_weights(weight, quantize, form_of(isa))).all()
+    assert (packed == quantized_weights(weight, quantize, layout_of(isa))).all()
 
 
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
@@ -154,7 +155,7 @@ def test_the_largest_sums_of_a_group_do_not_wrap_around(isa: str, weight_format:
 def test_integer_products_are_the_same_bits_wherever_sums_are_fused(weight_format: str, rows: int, columns: int, k: int) -> None:
     """Sums inside a group are exact integers, whatever instructions find them; those for tiles have groups of their own."""
     weight, a = random((columns, k)), random((rows, k), 1)
-    isas = [isa for isa in available_isas() if isa != "generic" and not core.has_integer_tiles(isa)]
+    isas = [isa for isa in available_isas() if isa != "generic" and layout_of(isa) is not PackLayout.AMX]
     assert len({multiply(isa, weight_format, weight, a).tobytes() for isa in isas}) <= 1
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire.config import DType, IntegerForm, KVFormat, Quantize
-from quire.executors.native import NativeExecutor, available_isas, integer_form
+from quire.config import DType, KVFormat, Quantize
+from quire.executors.native import NativeExecutor, available_isas, int_layout
+from quire.executors.options import ExecutorOptions
+from quire.executors.packing import PackLayout
 from quire.executors.protocol import Float32Array, StepBatch, kv_layout
 from quire.executors.reference import Float64ReferenceExecutor, ReferenceExecutor
 from quire.models.spec import ModelSpec
@@ -42,24 +44,25 @@ def native_logits(spec: ModelSpec, quantize: Quantize) -> Float32Array:
         NativeExecutor(
             spec,
             random_weights(spec),
-            layout=kv_layout(spec, 32, KVFormat.FLOAT32),
-            num_blocks=NUM_BLOCKS,
-            dtype=DType.FLOAT32,
-            quantize=quantize,
+            ExecutorOptions(
+                layout=kv_layout(spec, 32, KVFormat.FLOAT32), num_blocks=NUM_BLOCKS, dtype=DType.FLOAT32, quantize=quantize
+            ),
         )
     )
 
 
-def expected_logits(spec: ModelSpec, quantize: Quantize, form: IntegerForm) -> Float32Array:
+def expected_logits(spec: ModelSpec, quantize: Quantize, layout: PackLayout) -> Float32Array:
     return logits_of(
         Float64ReferenceExecutor(
             spec,
             random_weights(spec),
-            layout=kv_layout(spec, 32, KVFormat.FLOAT32),
-            num_blocks=NUM_BLOCKS,
-            dtype=DType.FLOAT32,
-            quantize=quantize,
-            integer_form=form,
+            ExecutorOptions(
+                layout=kv_layout(spec, 32, KVFormat.FLOAT32),
+                num_blocks=NUM_BLOCKS,
+                dtype=DType.FLOAT32,
+                quantize=quantize,
+                int_layout=layout,
+            ),
         )
     )
 
@@ -69,7 +72,7 @@ def expected_logits(spec: ModelSpec, quantize: Quantize, form: IntegerForm) -> F
 def test_logits_are_those_of_the_definition(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_ISA", isa)
     spec = unusual_specs()[name]
-    expected = expected_logits(spec, Quantize.NONE, IntegerForm.VECTORS)
+    expected = expected_logits(spec, Quantize.NONE, PackLayout.VNNI)
     np.testing.assert_allclose(native_logits(spec, Quantize.NONE), expected, rtol=2e-4, atol=2e-4)
 
 
@@ -80,7 +83,7 @@ def test_integer_feed_forwards_of_several_sizes_lose_what_the_format_loses(
 ) -> None:
     monkeypatch.setenv("QUIRE_ISA", isa)
     spec = unusual_specs()["feed-forwards differ"]
-    exact = expected_logits(spec, Quantize.NONE, integer_form())
-    expected = expected_logits(spec, quantize, integer_form())
+    exact = expected_logits(spec, Quantize.NONE, int_layout())
+    expected = expected_logits(spec, quantize, int_layout())
     native = native_logits(spec, quantize)
     assert np.linalg.norm(native - expected) <= 0.75 * np.linalg.norm(expected - exact)

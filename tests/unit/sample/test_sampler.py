@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,13 @@ import pytest
 
 from quire.errors import ExecutorError, SampleRowError, SamplingError
 from quire.request import Draw, SamplingParams
+from quire.sample import sampler
+from quire.sample.definition import NumPySampler
 from quire.sample.draw import draw
 from quire.sample.noise import uniform
-from quire.sample.sampler import SampleRow, TokenCounts, require_known_tokens, sample, score
+from quire.sample.sampler import SampleRow, TokenCounts, require_known_tokens
 
+sample, score = partial(sampler.sample, NumPySampler()), partial(sampler.score, NumPySampler())
 GREEDY = SamplingParams(temperature=0)
 
 

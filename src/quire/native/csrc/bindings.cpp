@@ -18,6 +18,7 @@ static void bind_enums(nb::module_& m) {
       .value("BF16", WeightFormat::kBF16)
       .value("INT8", WeightFormat::kInt8)
       .value("INT4", WeightFormat::kInt4);
+  nb::enum_<PackLayout>(m, "PackLayout").value("VNNI", PackLayout::kVnni).value("AMX", PackLayout::kAmx);
   nb::enum_<NormKind>(m, "NormKind").value("RMS", NormKind::kRms).value("LAYER", NormKind::kLayer);
   nb::enum_<NormPlacement>(m, "NormPlacement")
       .value("PRE", NormPlacement::kPre)

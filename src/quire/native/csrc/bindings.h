@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <mutex>
 #include <stdexcept>
 #include <string>
 
@@ -13,6 +14,16 @@
 namespace nb = nanobind;
 
 namespace quire {
+
+class Decoder;
+
+// Another call has not returned yet.
+struct BusyError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Refuses with BusyError, or ForkedError, while another call runs on the decoder: it serves one at a time.
+std::unique_lock<std::mutex> alone_with(Decoder& d);
 
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;

@@ -15,18 +15,12 @@
 
 namespace quire {
 
-// Another call has not returned yet.
-struct BusyError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
 // This process was forked during a call, which therefore never returns here.
 struct ForkedError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A decoder serves one call at a time; a concurrent one is an error.
-static std::unique_lock<std::mutex> alone_with(Decoder& d) {
+std::unique_lock<std::mutex> alone_with(Decoder& d) {
   std::unique_lock<std::mutex> lock(d.one_caller(), std::try_to_lock);
   if (!lock && d.forks_before_call() != num_forks())
     throw ForkedError("this process was forked while another call ran on the executor");
@@ -97,7 +91,7 @@ static void head(Decoder& d, Ints rows, OutMatrix logits) {
   d.head(wanted.data(), static_cast<int64_t>(wanted.size()), out);
 }
 
-static void best(Decoder& d, Ints rows, OutInts token_ids, OutInts num_not_finite) {
+static void argmax_of_rows(Decoder& d, Ints rows, OutInts token_ids, OutInts num_not_finite) {
   std::vector<int32_t> wanted = copied(rows, "rows");
   int32_t *ids = elements_of(token_ids, "token_ids"), *counts = elements_of(num_not_finite, "num_not_finite");
   if (token_ids.shape(0) != wanted.size() || num_not_finite.shape(0) != wanted.size())
@@ -106,7 +100,7 @@ static void best(Decoder& d, Ints rows, OutInts token_ids, OutInts num_not_finit
   require_rows(d, wanted);
   nb::gil_scoped_release release;
   std::vector<Argmax> found(wanted.size());
-  d.best(wanted.data(), static_cast<int64_t>(wanted.size()), found.data());
+  d.argmax(wanted.data(), static_cast<int64_t>(wanted.size()), found.data());
   for (size_t i = 0; i < found.size(); ++i) {
     ids[i] = found[i].num_not_finite ? 0 : static_cast<int32_t>(found[i].id);
     counts[i] = static_cast<int32_t>(found[i].num_not_finite);
@@ -132,16 +126,39 @@ static void read_kv(Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHea
   d.read_kv(layer, wanted.data(), static_cast<int64_t>(wanted.size()), k, v);
 }
 
+static void require_block(const Decoder& d, int64_t block) {
+  if (block < 0 || block >= d.num_blocks())
+    throw std::invalid_argument("a block id is outside the KV memory");
+}
+
 static void copy_block(Decoder& d, int64_t source, int64_t target) {
   auto lock = alone_with(d);
-  if (source < 0 || target < 0 || source >= d.num_blocks() || target >= d.num_blocks())
-    throw std::invalid_argument("a block id is outside the KV memory");
+  require_block(d, source);
+  require_block(d, target);
   d.copy_block(source, target);
 }
 
-static void allocate_kv(Decoder& d, int64_t num_blocks, int64_t block_size, Element element) {
+static nb::bytes export_block(Decoder& d, int64_t block) {
   auto lock = alone_with(d);
-  d.allocate_kv(num_blocks, block_size, element);
+  require_block(d, block);
+  std::vector<char> pages(static_cast<size_t>(d.block_bytes()));
+  d.export_block(block, pages.data());
+  return nb::bytes(pages.data(), pages.size());
+}
+
+static void import_block(Decoder& d, int64_t block, nb::bytes pages) {
+  auto lock = alone_with(d);
+  require_block(d, block);
+  if (static_cast<int64_t>(pages.size()) != d.block_bytes())
+    throw std::invalid_argument("the pages of a block are " + std::to_string(d.block_bytes()) +
+                                " bytes, not " + std::to_string(pages.size()));
+  d.import_block(block, pages.c_str());
+}
+
+static void allocate_kv(Decoder& d, int64_t num_blocks, int64_t block_size, Element element,
+                        int64_t bytes_per_block) {
+  auto lock = alone_with(d);
+  d.allocate_kv(num_blocks, block_size, element, bytes_per_block);
 }
 
 template <class Matrix, Element element>
@@ -215,17 +232,20 @@ void bind_decoder(nb::module_& m) {
       .def("packed_bytes", &packed_bytes, nb::arg("index"))
       .def("read_packed", &read_packed_matrix, nb::arg("index"), nb::arg("file"), nb::arg("offset"),
            nb::arg("checksums"))
-      .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("element"))
+      .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("element"),
+           nb::arg("bytes_per_block"))
       .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
            nb::arg("query_start").noconvert(), nb::arg("context_lens").noconvert(),
            nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
            nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert())
       .def("head", &head, nb::arg("rows").noconvert(), nb::arg("logits").noconvert())
-      .def("best", &best, nb::arg("rows").noconvert(), nb::arg("token_ids").noconvert(),
+      .def("argmax", &argmax_of_rows, nb::arg("rows").noconvert(), nb::arg("token_ids").noconvert(),
            nb::arg("num_not_finite").noconvert())
       .def("read_kv", &read_kv, nb::arg("layer"), nb::arg("slots").noconvert(), nb::arg("keys").noconvert(),
            nb::arg("values").noconvert())
       .def("copy_block", &copy_block, nb::arg("source"), nb::arg("target"))
+      .def("export_block", &export_block, nb::arg("block"))
+      .def("import_block", &import_block, nb::arg("block"), nb::arg("pages"))
       .def_prop_ro("isa", &Decoder::isa)
       .def_prop_ro("num_threads", &Decoder::num_threads)
       .def_prop_ro("weight_bytes", &Decoder::weight_bytes)

@@ -74,10 +74,7 @@ void bind_kernels(nb::module_& m) {
     for (const Kernels* table : available_kernels()) names.emplace_back(table->name);
     return names;
   });
-  m.def(
-      "has_integer_tiles",
-      [](const std::string& isa) { return choose_kernels(isa).int_layout == PackLayout::kAmx; },
-      nb::arg("isa"));
+  m.def("int_layout", [](const std::string& isa) { return choose_kernels(isa).int_layout; }, nb::arg("isa"));
   m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"),
         nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"),

@@ -5,12 +5,13 @@
 
 #include <cmath>
 #include <limits>
-#include <new>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 
 #include "bindings.h"
 #include "cpu.h"
+#include "decoder.h"
 #include "noise.h"
 #include "sample_rows.h"
 
@@ -71,20 +72,42 @@ static void change(RowChoice& choice, Ids ids, Doubles logits) {
   choice.changed_logits.assign(values, values + logits.size());
 }
 
-static std::vector<RowResult> sample(BatchSampler& sampler, FloatRows logits,
-                                     const std::vector<RowChoice>& choices) {
-  LogitRows rows = rows_of(logits);
-  nb::gil_scoped_release release;
-  return sampler.sample(rows, choices);
-}
+// Samples on the threads of a decoder, as one of the decoder's calls, or on threads of its own.
+class BoundSampler {
+ public:
+  explicit BoundSampler(Decoder& decoder)
+      : decoder_(&decoder), sampler_(choose_kernels(decoder.isa()), decoder.threads()) {}
+  BoundSampler(const std::string& isa, int threads)
+      : own_threads_(std::make_unique<ThreadPool>(threads)), sampler_(choose_kernels(isa), *own_threads_) {}
 
-static std::vector<RowResult> score(BatchSampler& sampler, FloatRows logits,
-                                    const std::vector<int64_t>& token_ids, int64_t num_top) {
-  LogitRows rows = rows_of(logits);
-  checked_num_top(num_top);
-  nb::gil_scoped_release release;
-  return sampler.score(rows, token_ids, num_top);
-}
+  std::vector<RowResult> sample(FloatRows logits, const std::vector<RowChoice>& choices) {
+    LogitRows rows = rows_of(logits);
+    auto lock = alone();
+    nb::gil_scoped_release release;
+    return sampler_.sample(rows, choices);
+  }
+
+  std::vector<RowResult> score(FloatRows logits, const std::vector<int64_t>& token_ids, int64_t num_top) {
+    LogitRows rows = rows_of(logits);
+    checked_num_top(num_top);
+    auto lock = alone();
+    nb::gil_scoped_release release;
+    return sampler_.score(rows, token_ids, num_top);
+  }
+
+ private:
+  std::unique_lock<std::mutex> alone() {
+    if (decoder_) return alone_with(*decoder_);
+    std::unique_lock<std::mutex> lock(one_caller_, std::try_to_lock);
+    if (!lock) throw BusyError("another call is running on this sampler");
+    return lock;
+  }
+
+  Decoder* decoder_ = nullptr;
+  std::mutex one_caller_;
+  std::unique_ptr<ThreadPool> own_threads_;
+  BatchSampler sampler_;
+};
 
 static void bind_choices(nb::module_& m) {
   nb::class_<DrawMethod>(m, "DrawMethod")
@@ -108,15 +131,12 @@ static void bind_choices(nb::module_& m) {
 void bind_sampling(nb::module_& m) {
   bind_choices(m);
   m.def("uniform", &uniform, nb::arg("seed"), nb::arg("position"));
-  nb::class_<BatchSampler>(m, "BatchSampler")
-      .def(
-          "__init__",
-          [](BatchSampler* self, const std::string& isa, int threads) {
-            new (self) BatchSampler(choose_kernels(isa), threads);
-          },
-          nb::arg("isa"), nb::arg("threads"))
-      .def("sample", &sample, nb::arg("logits").noconvert(), nb::arg("choices"))
-      .def("score", &score, nb::arg("logits").noconvert(), nb::arg("token_ids"), nb::arg("num_top"));
+  nb::class_<BoundSampler>(m, "BatchSampler")
+      .def(nb::init<Decoder&>(), nb::arg("decoder"), nb::keep_alive<1, 2>())
+      .def(nb::init<const std::string&, int>(), nb::arg("isa"), nb::arg("threads"))
+      .def("sample", &BoundSampler::sample, nb::arg("logits").noconvert(), nb::arg("choices"))
+      .def("score", &BoundSampler::score, nb::arg("logits").noconvert(), nb::arg("token_ids"),
+           nb::arg("num_top"));
 }
 
 }  // namespace quire

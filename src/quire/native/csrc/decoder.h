@@ -91,9 +91,9 @@ class Decoder {
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& threads() { return threads_; }
 
-  // Reserves K/V memory for blocks of `block_size` tokens. Throws std::invalid_argument, std::overflow_error
-  // and std::bad_alloc.
-  void allocate_kv(int64_t num_blocks, int64_t block_size, Element element);
+  // Reserves K/V memory for blocks of `block_size` tokens, which take `bytes_per_block` by the formula in
+  // quire/kv/layout.py. Throws std::invalid_argument, std::overflow_error and std::bad_alloc.
+  void allocate_kv(int64_t num_blocks, int64_t block_size, Element element, int64_t bytes_per_block);
 
   // Runs one step that passed check_step, and writes logits [num_samples, vocab_size]. Throws
   // std::invalid_argument with the name of a weight that was never set.
@@ -106,11 +106,17 @@ class Decoder {
 
   // The argmax of each of these rows: over the values that `head` would write, a few panels at a time, so
   // that they are never all in memory.
-  void best(const int32_t* rows, int64_t count, Argmax* found);
+  void argmax(const int32_t* rows, int64_t count, Argmax* found);
 
   // Writes K and V of each slot, float32 [count, K, D].
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
+
+  // Copies all layers' pages of a block out of the KV memory or into it, block_bytes() of them: layer after
+  // layer.
+  int64_t block_bytes() const;
+  void export_block(int64_t block, char* pages) const;
+  void import_block(int64_t block, const char* pages);
 
   // Held during a call from Python; and how often the process had been forked when the last call began.
   std::mutex& one_caller() { return one_caller_; }

@@ -45,12 +45,12 @@ void Decoder::merge_panels(Gemm g, int64_t begin, int64_t end, float* logits, Ar
   int64_t width = std::min((end - begin) * kPanel, g.num_columns - g.out_column);
   for (int64_t row = 0; row < g.rows; ++row, logits += g.ldo) {
     if (shape_.logit_softcap > 0) kernels_.softcap(logits, width, shape_.logit_softcap);
-    bests[row].merge(argmax(kernels_, logits, width, g.out_column));
+    bests[row].merge(quire::argmax(kernels_, logits, width, g.out_column));
   }
 }
 
 // Per-worker argmax, merged by (value, id), so the result does not depend on the schedule.
-void Decoder::best(const int32_t* rows, int64_t count, Argmax* found) {
+void Decoder::argmax(const int32_t* rows, int64_t count, Argmax* found) {
   if (count == 0) return;
   DefaultFloats floats;
   const Gemm g = head_product(rows, count);

@@ -45,8 +45,8 @@ static bool is_finite(const Kernels& kernels, const LogitRow<float>& row, RowRes
   return result.num_not_finite == 0;
 }
 
-BatchSampler::BatchSampler(const Kernels& kernels, int num_threads)
-    : kernels_(kernels), threads_(num_threads), scratch_(static_cast<size_t>(num_threads)) {}
+BatchSampler::BatchSampler(const Kernels& kernels, ThreadPool& threads)
+    : kernels_(kernels), threads_(threads), scratch_(static_cast<size_t>(threads.size())) {}
 
 template <class T>
 std::optional<int64_t> BatchSampler::choose(const LogitRow<T>& row, const RowChoice& choice) const {
@@ -77,32 +77,22 @@ RowResult BatchSampler::sample_row(const float* x, int64_t n, const RowChoice& c
   return result;
 }
 
-// Fills a result per row with visit(row, scratch). While another call has the pool, or had it when this
-// process was forked, the caller does all rows itself.
+// Fills a result per row with visit(row, scratch).
 template <class Visit>
 std::vector<RowResult> BatchSampler::for_rows(const LogitRows& logits, Visit visit) {
   std::vector<RowResult> results(static_cast<size_t>(logits.num_rows));
   std::vector<std::exception_ptr> errors(results.size());
-  auto run = [&](int64_t begin, int64_t end, Scratch& scratch) noexcept {
-    for (int64_t row = begin; row < end; ++row) {
-      try {
-        results[static_cast<size_t>(row)] = visit(row, scratch);
-      } catch (...) {
-        errors[static_cast<size_t>(row)] = std::current_exception();
-      }
-    }
-  };
   DefaultFloats floats;
-  std::unique_lock<std::mutex> lock(one_caller_, std::try_to_lock);
-  if (lock) {
-    threads_.run(logits.num_rows, std::max<int64_t>(kLogitsPerUnit / logits.vocab_size, 1),
-                 [&](int64_t begin, int64_t end, int worker) {
-                   run(begin, end, scratch_[static_cast<size_t>(worker)]);
-                 });
-  } else {
-    Scratch scratch;
-    run(0, logits.num_rows, scratch);
-  }
+  threads_.run(logits.num_rows, std::max<int64_t>(kLogitsPerUnit / logits.vocab_size, 1),
+               [&](int64_t begin, int64_t end, int worker) {
+                 for (int64_t row = begin; row < end; ++row) {
+                   try {
+                     results[static_cast<size_t>(row)] = visit(row, scratch_[static_cast<size_t>(worker)]);
+                   } catch (...) {
+                     errors[static_cast<size_t>(row)] = std::current_exception();
+                   }
+                 }
+               });
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);
   return results;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -43,9 +42,10 @@ struct LogitRows {
   int64_t vocab_size;
 };
 
+// Works on the threads of a pool, which must outlive it; one call at a time.
 class BatchSampler {
  public:
-  BatchSampler(const Kernels& kernels, int num_threads);
+  BatchSampler(const Kernels& kernels, ThreadPool& threads);
 
   // One choice per row. Throws std::invalid_argument for changes that leave a row without an order or without
   // a finite maximum, and for choices of another vocabulary.
@@ -68,8 +68,7 @@ class BatchSampler {
   std::optional<int64_t> choose(const LogitRow<T>& row, const RowChoice& choice) const;
 
   const Kernels& kernels_;
-  std::mutex one_caller_;  // of the pool and the scratch
-  ThreadPool threads_;
+  ThreadPool& threads_;
   std::vector<Scratch> scratch_;  // per worker
 };
 

@@ -134,13 +134,14 @@ size_t Decoder::weight_bytes() const {
   return bytes;
 }
 
-void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, Element element) {
+void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, Element element, int64_t bytes_per_block) {
   require(num_blocks > 0 && block_size > 0 && block_size % kTile == 0,
           "there must be blocks, and each must hold whole tiles");
   int64_t num_slots = checked_mul({num_blocks, block_size});
   int64_t bytes = checked_mul({num_slots, shape_.num_kv_heads * shape_.head_dim * 2 * element_bytes(element),
                                static_cast<int64_t>(layers_.size())});
   require(num_slots <= int64_t{1} << 31, "there are more slots than 2^31, which int32 can name");
+  require(bytes / num_blocks == bytes_per_block, "the pages of a block take other bytes than was planned");
   int64_t overread =
       kPanel * static_cast<int64_t>(sizeof(float));  // a strip of values may be wider than head_dim
   kv_ = Buffer(static_cast<size_t>(bytes) + static_cast<size_t>(overread));
