@@ -1,6 +1,7 @@
 """The five promises, checked on one model and this machine: what `quire verify` runs.
 
-1 one answer          every scenario of `replay` equals the oracle bit by bit; any number of threads; near the reference
+1 one answer          every scenario of `replay` equals the oracle bit by bit; any number of threads; blocks that were exported
+                      and imported elsewhere; near the reference
 2 no silent anything  a prompt that does not fit is refused, not shortened
 3 one formula         KV memory is what the formula says, and admission draws its line exactly there
 4 explainable cache   tokens reported as reused are exactly the tokens not computed
@@ -29,6 +30,7 @@ from quire.models.checkpoint import Checkpoint
 from quire.request import Request, SamplingParams
 from quire.sched.scheduler import Scheduler
 from quire.units import format_bytes
+from quire.verify.blocks import export_prompt, finish_prompt
 from quire.verify.replay import (
     NUM_NEIGHBOURS,
     ORACLE,
@@ -97,8 +99,9 @@ def verify(model: str | Path | None, config: EngineConfig, *, is_full: bool = Fa
     yield _check_explained(executor, prompt)
     yield from _check_limits(executor, resolved)
     yield _check_memory(executor)
+    blocks = export_prompt(executor, prompt)
     del executor  # one copy of the weights at a time
-    yield _check_threads(checkpoint, resolved, oracle, prompt)
+    yield from _check_another(checkpoint, resolved, oracle, prompt, blocks)
     yield _check_reference(checkpoint, resolved, oracle, prompt)
     yield _check_import()
 
@@ -142,13 +145,20 @@ def _fault(executor: Executor, oracle: Replay, prompt: Sequence[int], scenario: 
     return None if took_place(found, scenario) else f"{scenario}: could not be brought about"
 
 
-def _check_threads(checkpoint: Checkpoint, config: EngineConfig, oracle: Replay, prompt: Sequence[int]) -> Check:
+def _check_another(
+    checkpoint: Checkpoint, config: EngineConfig, oracle: Replay, prompt: Sequence[int], blocks: Sequence[bytes]
+) -> Iterator[Check]:
+    """An executor with another number of threads computes the same, and goes on from blocks that the first one exported."""
     threads = settled(config.threads, "threads")
     other = 1 if threads > 1 else 2
     executor = build_executor(checkpoint, replace(config, threads=other))
     has_passed = _is_same(replay(executor, Scenario(chunk=7), prompt, NEW_TOKENS), oracle)
     detail = f"{other} and {threads} threads, {_compared(oracle, 1) if has_passed else 'logits differ'}"
-    return Check(promise=1, name="any number of threads", has_passed=has_passed, detail=detail)
+    yield Check(promise=1, name="any number of threads", has_passed=has_passed, detail=detail)
+    has_passed = finish_prompt(executor, prompt, blocks).tobytes() == oracle.logits[0].tobytes()
+    num_bytes = sum(map(len, blocks))
+    detail = f"{len(blocks)} blocks, {num_bytes:,} bytes, {'equal bit for bit' if has_passed else 'logits differ'}"
+    yield Check(promise=1, name="exported and imported = computed", has_passed=has_passed, detail=detail)
 
 
 def _check_reference(checkpoint: Checkpoint, config: EngineConfig, oracle: Replay, prompt: Sequence[int]) -> Check:
