@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+
 from quire.arrays import Float32Array, Int32Array
-from quire.executors.protocol import ArgmaxTokens, StepBatch, argmax_of
+from quire.executors.protocol import ArgmaxTokens, StepBatch
 from quire.sample.definition import NumPySampler
 
 
@@ -39,3 +41,11 @@ class HostExecutor(NumPySampler, ABC):
     def argmax(self, rows: Int32Array) -> ArgmaxTokens:
         """Returns the argmax of rows of the latest step; raises as `head`."""
         return argmax_of(self.head(rows))
+
+
+def argmax_of(logits: Float32Array) -> ArgmaxTokens:
+    """Returns the argmax of each row of logits [S, V]."""
+    return ArgmaxTokens(
+        token_ids=logits.argmax(axis=1).astype(np.int32),
+        num_not_finite=np.count_nonzero(~np.isfinite(logits), axis=1).astype(np.int32),
+    )

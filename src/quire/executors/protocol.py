@@ -13,7 +13,7 @@ from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.sample.sampler import RowSampler
 
-__all__ = ["ArgmaxTokens", "Executor", "Float32Array", "Int32Array", "StepBatch", "StepHandle", "argmax_of", "kv_layout"]
+__all__ = ["ArgmaxTokens", "Executor", "Float32Array", "Int32Array", "StepBatch", "StepHandle", "kv_layout"]
 
 
 @dataclass(slots=True, kw_only=True)  # not frozen: two are made in every step, in a third of the time
@@ -67,7 +67,6 @@ class StepHandle(Protocol):
 
     def result(self) -> Float32Array:
         """Waits until the step has run and returns what `Executor.run` does; raises as it does."""
-        ...
 
 
 class Executor(RowSampler, Protocol):
@@ -76,7 +75,6 @@ class Executor(RowSampler, Protocol):
     @property
     def name(self) -> str:
         """What `quire info` calls it, with the instruction set: `native (avx512_bf16)`."""
-        ...
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -87,28 +85,23 @@ class Executor(RowSampler, Protocol):
     @property
     def num_blocks(self) -> int:
         """Blocks of KV memory; block ids are [0, num_blocks)."""
-        ...
 
     @property
     def kv_bytes(self) -> int:
         """Bytes of KV memory actually taken: the capacity formula's, plus at most a few hundred."""
-        ...
 
     @property
     def numerics(self) -> str:
         """Names the weight format, kernel version and instruction set; equal strings promise equal bits."""
-        ...
 
     def run(self, batch: StepBatch) -> Float32Array:
         """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
 
         Raises ExecutorError; K/V in the written slots is then undefined and everything else is untouched.
         """
-        ...
 
     def submit(self, batch: StepBatch) -> StepHandle:
         """Starts `run`, so that an executor may compute while its caller plans. No other call until the result is taken."""
-        ...
 
     def head(self, rows: Int32Array) -> Float32Array:
         """Returns logits [len(rows), V], float32, of any rows of the latest `run`: 0 is the first of its T tokens.
@@ -116,41 +109,27 @@ class Executor(RowSampler, Protocol):
         What `run` does for its `sample_rows`, so that the logits of many rows need not be held at once.
         Raises ExecutorError for a row outside that step, and where no step has run.
         """
-        ...
 
     def argmax(self, rows: Int32Array) -> ArgmaxTokens:
         """Returns the argmax of any rows of the latest `run`: what `argmax_of(head(rows))` finds, and raises as `head`.
 
         An executor need not write the logits down for it.
         """
-        ...
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
-        ...
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
-        ...
 
     def export_block(self, block: int) -> bytes:
         """Returns all layers' K/V of a block, exactly, with the version and shape of the format."""
-        ...
 
     def import_block(self, block: int, data: bytes) -> None:
         """Overwrites all layers' K/V of a block with an exported one; equal `numerics` then give equal bits.
 
         Raises KVBlockError, and changes nothing, for a block of another version, order, shape or length.
         """
-        ...
-
-
-def argmax_of(logits: Float32Array) -> ArgmaxTokens:
-    """Returns the argmax of each row of logits [S, V]."""
-    return ArgmaxTokens(
-        token_ids=logits.argmax(axis=1).astype(np.int32),
-        num_not_finite=np.count_nonzero(~np.isfinite(logits), axis=1).astype(np.int32),
-    )
 
 
 def kv_layout(spec: ModelSpec, block_size: int, kv_format: KVFormat) -> KVLayout:

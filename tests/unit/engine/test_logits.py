@@ -5,7 +5,6 @@ from __future__ import annotations
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from quire.engine.resolve import is_native_built
 from quire.engine.scores import Score, ScoredText, score_on
 from quire.errors import ExecutorError
 from quire.executors.native import NativeExecutor
+from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, Float32Array, Int32Array, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.executors.torch_executor import TorchExecutor
@@ -96,11 +96,11 @@ def test_a_vocabulary_beyond_the_budget_still_gets_a_row() -> None:
 def core_of(make_executor: Callable[..., Executor], tokenizer: Tokenizer, vocab_size: int) -> EngineCore:
     """Returns a core that computes any prompt in one step."""
     spec = replace(spec_of("llama", num_hidden_layers=1), vocab_size=vocab_size)
-    made: dict[str, Any] = {"layout": kv_layout(spec, 32, KVFormat.FLOAT32), "num_blocks": 16, "dtype": DType.FLOAT32}
+    options = ExecutorOptions(layout=kv_layout(spec, 32, KVFormat.FLOAT32), num_blocks=16, dtype=DType.FLOAT32)
     config = EngineConfig(
         cache=CacheConfig(format=KVFormat.FLOAT32), scheduler=SchedulerConfig(max_num_batched_tokens=512), max_context=512
     )
-    executor = make_executor(spec, random_weights(spec), **made, **({} if make_executor is ReferenceExecutor else {"threads": 1}))
+    executor = make_executor(spec, random_weights(spec), options)
     return build_core(executor, tokenizer, config, Origin(weights_fingerprint=b"", model_context=512))
 
 

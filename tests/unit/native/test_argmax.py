@@ -9,9 +9,10 @@ import pytest
 
 from quire.config import DType, KVFormat
 from quire.errors import ExecutorError
+from quire.executors.host import argmax_of
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.options import ExecutorOptions
-from quire.executors.protocol import StepBatch, argmax_of, kv_layout
+from quire.executors.protocol import StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from support.configs import spec_of
