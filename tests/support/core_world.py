@@ -53,7 +53,7 @@ def decoder_of(spec: ModelSpec = SPEC, without: str = "") -> Any:
         if name != without:
             set_weight(decoder, name, tensor.to_float32())
     per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * 4
-    decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, load_core().Element.F32, BLOCK_SIZE * per_token)
+    decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, load_core().KVFormat.F32, BLOCK_SIZE * per_token)
     return decoder
 
 

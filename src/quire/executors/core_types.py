@@ -27,7 +27,7 @@ class Core(Protocol):
     RowChoice: type[_core.RowChoice]
 
     Activation: type[_core.Activation]
-    Element: type[_core.Element]
+    KVFormat: type[_core.KVFormat]
     NormKind: type[_core.NormKind]
     NormPlacement: type[_core.NormPlacement]
     PackLayout: type[_core.PackLayout]

@@ -59,8 +59,8 @@ class NativeExecutor:
         self._load(weights, on_progress)
         layout = self.layout
         with translated_errors(core):
-            element = core.Element.F32 if layout.format is KVFormat.FLOAT32 else core.Element.BF16
-            self._decoder.allocate_kv(self.num_blocks, layout.block_size, element, layout.bytes_per_block)
+            kv_format = core.KVFormat.F32 if layout.format is KVFormat.FLOAT32 else core.KVFormat.BF16
+            self._decoder.allocate_kv(self.num_blocks, layout.block_size, kv_format, layout.bytes_per_block)
         self._blocks = BlockFormat(layout=layout, order=PageOrder.TILES, num_bytes=layout.bytes_per_block)
 
     @property

@@ -70,7 +70,7 @@ def junk(generator: random.Random) -> Any:
         [1, 2],
         {},
         object(),
-        core.Element.BF16,
+        core.KVFormat.BF16,
         core.WeightFormat.INT4,
         core,
     ]
@@ -90,7 +90,7 @@ def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]
         "packed_checksums": (decoder.packed_checksums, [0]),
         "packed_bytes": (decoder.packed_bytes, [0]),
         "read_packed": (decoder.read_packed, [0, -1, 0, decoder.packed_checksums(0)]),
-        "allocate_kv": (decoder.allocate_kv, [NUM_BLOCKS, BLOCK_SIZE, core.Element.F32, BYTES_PER_BLOCK]),
+        "allocate_kv": (decoder.allocate_kv, [NUM_BLOCKS, BLOCK_SIZE, core.KVFormat.F32, BYTES_PER_BLOCK]),
         "run": (decoder.run, list(step_of().values())),
         "head": (decoder.head, [ints(0), floats(1, SPEC.vocab_size)]),
         "argmax": (decoder.argmax, [ints(0), ints(0), ints(0)]),

@@ -111,7 +111,7 @@ def test_vectors_that_the_model_has_not_are_refused(name: str) -> None:
 def test_impossible_key_value_memory_is_refused(num_blocks: Any, block_size: int, error: type[Exception], decoder: Any) -> None:
     kv_bytes = decoder.kv_bytes
     with pytest.raises(error):
-        decoder.allocate_kv(num_blocks, block_size, core.Element.F32, BYTES_PER_BLOCK)
+        decoder.allocate_kv(num_blocks, block_size, core.KVFormat.F32, BYTES_PER_BLOCK)
     assert decoder.kv_bytes == kv_bytes
     decoder.run(**step_of())
 
@@ -120,7 +120,7 @@ def test_impossible_key_value_memory_is_refused(num_blocks: Any, block_size: int
 def test_blocks_of_another_size_than_was_planned_are_refused(wrong: int, decoder: Any) -> None:
     kv_bytes = decoder.kv_bytes
     with pytest.raises(ValueError, match="planned"):
-        decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, core.Element.F32, wrong)
+        decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, core.KVFormat.F32, wrong)
     assert decoder.kv_bytes == kv_bytes
     decoder.run(**step_of())
 
@@ -151,7 +151,7 @@ def test_memory_that_the_machine_has_not_is_refused_at_once(decoder: Any) -> Non
     if (num_blocks := 2 * machine // bytes_per_block) * BLOCK_SIZE > 2**31:
         pytest.skip("the slots of so much memory have no numbers")
     with pytest.raises(MemoryError):
-        decoder.allocate_kv(num_blocks, BLOCK_SIZE, core.Element.F32, BYTES_PER_BLOCK)
+        decoder.allocate_kv(num_blocks, BLOCK_SIZE, core.KVFormat.F32, BYTES_PER_BLOCK)
     decoder.run(**step_of())
 
 
@@ -315,7 +315,7 @@ def test_no_verb_interrupts_a_step_of_another_thread() -> None:
         heads = (1, SPEC.num_kv_heads, SPEC.head_dim)
         norm = random_weights(SPEC)["final_norm.weight"].to_float32()
         verbs: list[Callable[[], object]] = [
-            lambda: decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, core.Element.F32, BYTES_PER_BLOCK),
+            lambda: decoder.allocate_kv(NUM_BLOCKS, BLOCK_SIZE, core.KVFormat.F32, BYTES_PER_BLOCK),
             lambda: decoder.copy_block(0, 1),
             lambda: decoder.read_kv(0, ints(0), floats(*heads), floats(*heads)),
             lambda: decoder.set_vector("final_norm.weight", norm),

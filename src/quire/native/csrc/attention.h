@@ -18,20 +18,20 @@
 
 namespace quire::QUIRE_ISA {
 
-// S: the stored element of the pages.
-template <class S>
+// Pages: a policy of kv_policy.h.
+template <class Pages>
 struct Attend {
-  using Row = RowRead<S>;
-  using Page = PageRead<S>;
-  static constexpr int64_t kPerPage = sizeof(Page) / sizeof(S);
+  using Stored = typename Pages::Stored;
+  using Row = typename Pages::Row;
+  using Columns = PageColumns<typename Pages::Word>;
 
   const Attention& a;
   const AttentionItem& item;
   RowStates state;
   int64_t gqa;  // query heads per kv head
   int64_t rows;
-  int64_t size;                // head_dim
-  const S* queries = nullptr;  // AMX only: rows side by side
+  int64_t size;                     // head_dim
+  const Stored* queries = nullptr;  // AMX only: rows side by side
 
   Attend(const Attention& attention, const AttentionItem& work, float* scratch)
       : a(attention),
@@ -43,13 +43,13 @@ struct Attend {
         size(attention.pages.head_dim) {
     for (int64_t r = 0; r < rows; ++r)
       state.set_visible(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
-    if constexpr (kWidens<S>) widen_queries();
+    if constexpr (Pages::kWidens) widen_queries();
     if (uses_amx()) queries = gather_queries();
   }
 
   bool uses_amx() const {
 #if defined(QUIRE_AMX)
-    return kIsPaired<S> && fits_tmm(size);
+    return Pages::kIsPaired && fits_tmm(size);
 #else
     return false;
 #endif
@@ -58,8 +58,8 @@ struct Attend {
   int64_t token(int64_t row) const { return a.rows[item.row_begin + row / gqa]; }
   int64_t head(int64_t row) const { return item.kv_head * gqa + row % gqa; }
 
-  const S* query(int64_t row) const {
-    return static_cast<const S*>(a.q) + (token(row) * a.num_heads + head(row)) * size;
+  const Stored* query(int64_t row) const {
+    return static_cast<const Stored*>(a.q) + (token(row) * a.num_heads + head(row)) * size;
   }
 
   void widen_queries() {
@@ -68,20 +68,20 @@ struct Attend {
   }
 
   // Queries side by side. One token's already are; more than 16 rows are padded with zeros to a row panel.
-  const S* gather_queries() {
+  const Stored* gather_queries() {
     if (rows <= kTile / 2 && item.row_end - item.row_begin == 1) return query(0);
-    S* to = reinterpret_cast<S*>(state.queries);
+    Stored* to = reinterpret_cast<Stored*>(state.queries);
     for (int64_t r = 0; r < rows; ++r)
-      std::memcpy(to + r * size, query(r), static_cast<size_t>(size) * sizeof(S));
+      std::memcpy(to + r * size, query(r), static_cast<size_t>(size) * sizeof(Stored));
     if (rows > kTile / 2)
       std::memset(to + rows * size, 0,
-                  static_cast<size_t>((round_up(rows, kTile) - rows) * size) * sizeof(S));
+                  static_cast<size_t>((round_up(rows, kTile) - rows) * size) * sizeof(Stored));
     return to;
   }
 
   // The row as products read it: widened in scratch, or in place.
   const Row* read_query(int64_t row) const {
-    if constexpr (kWidens<S>) return state.queries + row * state.width;
+    if constexpr (Pages::kWidens) return state.queries + row * state.width;
     else return reinterpret_cast<const Row*>(query(row));
   }
 
@@ -109,7 +109,7 @@ struct Attend {
   void walk_split(int64_t split) {
     for (int64_t r = 0; r < rows; ++r) state.reset_split(r);
 #if defined(QUIRE_AMX)
-    if constexpr (kIsPaired<S>)
+    if constexpr (Pages::kIsPaired)
       if (uses_amx()) return AmxSplit<Attend>(*this, split).run();
 #endif
     for (int64_t r = 0; r < rows; ++r) state.clear_values(r);
@@ -128,30 +128,33 @@ struct Attend {
   void walk_tile(int64_t tile, const char* keys, int64_t ahead) {
     RowRange active = state.enter_tile(tile, rows);
     if (active.begin == active.end) return;
-    PageColumns<Page> k{reinterpret_cast<const Page*>(keys), kTile, ahead};
-    PageColumns<Page> v{reinterpret_cast<const Page*>(keys + a.pages.tile_bytes()), size, ahead};
-    bool widens = kWidens<S> && active.end - active.begin >= kMinRowsToWiden;
+    Columns k = columns(keys, kTile, ahead), v = columns(keys + Pages::bytes(size), size, ahead);
+    bool widens = Pages::kWidens && active.end - active.begin >= kMinRowsToWiden;
     if (widens) return walk_widened(active, k, v);
-    for_rows(active.begin, active.end, QKProduct<PageColumns<Page>>{*this, k});
-    online_softmax<S>(state, active, a.scale, a.softcap);
-    for_rows(active.begin, active.end, PVProduct<PageColumns<Page>>{*this, v});
+    for_rows(active.begin, active.end, QKProduct<Columns>{*this, k});
+    online_softmax<Pages>(state, active, a.scale, a.softcap);
+    for_rows(active.begin, active.end, PVProduct<Columns>{*this, v});
   }
 
-  void walk_widened(RowRange active, const PageColumns<Page>& k, const PageColumns<Page>& v) {
-    if constexpr (kWidens<S>) {
-      widen(k, size / kPerPage, kTile, state.widened, kTile);
+  static Columns columns(const char* tile, int64_t stride, int64_t ahead) {
+    return {reinterpret_cast<const typename Pages::Word*>(tile), stride, ahead};
+  }
+
+  void walk_widened(RowRange active, const Columns& k, const Columns& v) {
+    if constexpr (Pages::kWidens) {
+      widen(k, size / Pages::kPerWord, kTile, state.widened, kTile);
       for_rows(active.begin, active.end, QKProduct<WidenedColumns>{*this, {state.widened, kTile}});
-      online_softmax<S>(state, active, a.scale, a.softcap);
-      widen(v, kTile / kPerPage, size, state.widened, state.width);
+      online_softmax<Pages>(state, active, a.scale, a.softcap);
+      widen(v, kTile / Pages::kPerWord, size, state.widened, state.width);
       for_rows(active.begin, active.end, PVProduct<WidenedColumns>{*this, {state.widened, state.width}});
     }
   }
 
   // scores[r] = q[r] * K
-  template <class Columns>
+  template <class Tile>
   struct QKProduct {
     const Attend& self;
-    Columns keys;
+    Tile keys;
 
     template <int R>
     void run(int64_t first) const {
@@ -174,10 +177,10 @@ struct Attend {
   // split[r] = split[r] * rescale + probs[r] * V over exactly the keys that the row sees, in order: first
   // keys that not all R rows see, row by row; then the common keys of all R together; then the rest. Pairs of
   // keys stay together.
-  template <class Columns>
+  template <class Tile>
   struct PVProduct {
     const Attend& self;
-    Columns values;
+    Tile values;
 
     template <int R>
     void run(int64_t first) const {
@@ -222,13 +225,11 @@ struct Attend {
 };
 
 static void attend(const Attention& a, const AttentionItem& item, float* scratch) {
-  if (a.pages.element == Element::kF32) Attend<float>(a, item, scratch).run();
-  else Attend<uint16_t>(a, item, scratch).run();
+  with_pages(a.pages.format, [&](auto pages) { Attend<decltype(pages)>(a, item, scratch).run(); });
 }
 
 static void attend_split(const Attention& a, const AttentionItem& item, float* scratch) {
-  if (a.pages.element == Element::kF32) Attend<float>(a, item, scratch).run_split();
-  else Attend<uint16_t>(a, item, scratch).run_split();
+  with_pages(a.pages.format, [&](auto pages) { Attend<decltype(pages)>(a, item, scratch).run_split(); });
 }
 
 // Merges a row's partials in split order, as one thread that walks all splits would.

@@ -42,7 +42,7 @@ static inline void store_probs(float* probs, int v, vf p, std::true_type) {
 }
 
 // Replaces a row's scores by exp(s - m); returns their sum before rounding.
-template <class S>
+template <class Pages>
 static inline float exp_row(const RowStates& state, int64_t r) {
   float* scores = state.scores + r * kTile;
   vf sum = set1(0.0f), m = set1(state.m[r]);
@@ -51,7 +51,7 @@ static inline float exp_row(const RowStates& state, int64_t r) {
     vf p = exp(sub(load(scores + v * kLanes), m));
     if (!state.is_whole(r)) p = mask_outside(p, v, state.begin[r], state.end[r], 0.0f);
     sum = add(sum, p);
-    store_probs(scores, v, p, std::bool_constant<kIsPaired<S>>{});
+    store_probs(scores, v, p, std::bool_constant<Pages::kIsPaired>{});
   }
   return reduce_add(sum);
 }
@@ -78,11 +78,11 @@ static inline void rescale_few_rows(const RowStates& state, RowRange rows) {
   }
 }
 
-template <class S>
+template <class Pages>
 static inline void online_softmax(const RowStates& state, RowRange rows, float scale, float cap) {
   for (int64_t r = rows.begin; r < rows.end; ++r) state.rescale[r] = scale_and_mask_row(state, r, scale, cap);
   rows.end - rows.begin < kLanes ? rescale_few_rows(state, rows) : rescale_rows(state, rows);
-  for (int64_t r = rows.begin; r < rows.end; ++r) state.l[r] += exp_row<S>(state, r);
+  for (int64_t r = rows.begin; r < rows.end; ++r) state.l[r] += exp_row<Pages>(state, r);
 }
 
 }  // namespace quire::QUIRE_ISA

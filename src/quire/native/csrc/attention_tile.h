@@ -5,31 +5,14 @@
 // Both hold the same values, so they give the same bits. Widening a tile pays off only for many rows.
 #pragma once
 
-#include <type_traits>
-
 #include "prefetch.h"
 #include "kernels.h"
+#include "kv_policy.h"
 #include "row_dispatch.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
 
-#if defined(QUIRE_BF16_DOT)
-constexpr bool kHasBF16Dot = true;
-#else
-constexpr bool kHasBF16Dot = false;
-#endif
-
-// Pages of stored elements S are read as float32, or as bfloat16 pairs along K; rows are read as pairs only
-// with bfloat16 dot products.
-template <class S>
-constexpr bool kIsPaired = sizeof(S) == 2;
-template <class S>
-using PageRead = std::conditional_t<kIsPaired<S>, uint32_t, float>;
-template <class S>
-using RowRead = std::conditional_t<kIsPaired<S> && kHasBF16Dot, uint32_t, float>;
-template <class S>
-constexpr bool kWidens = kIsPaired<S> && !kHasBF16Dot;
 constexpr int64_t kMinRowsToWiden = 16;
 
 // Returns the pointer, opaque to the compiler, which would otherwise recompute it from other pointers in the

@@ -12,7 +12,7 @@
 using namespace quire;
 
 static void bind_enums(nb::module_& m) {
-  nb::enum_<Element>(m, "Element").value("F32", Element::kF32).value("BF16", Element::kBF16);
+  nb::enum_<KVFormat>(m, "KVFormat").value("F32", KVFormat::kF32).value("BF16", KVFormat::kBF16);
   nb::enum_<WeightFormat>(m, "WeightFormat")
       .value("F32", WeightFormat::kF32)
       .value("BF16", WeightFormat::kBF16)

@@ -155,10 +155,10 @@ static void import_block(Decoder& d, int64_t block, nb::bytes pages) {
   d.import_block(block, pages.c_str());
 }
 
-static void allocate_kv(Decoder& d, int64_t num_blocks, int64_t block_size, Element element,
+static void allocate_kv(Decoder& d, int64_t num_blocks, int64_t block_size, KVFormat format,
                         int64_t bytes_per_block) {
   auto lock = alone_with(d);
-  d.allocate_kv(num_blocks, block_size, element, bytes_per_block);
+  d.allocate_kv(num_blocks, block_size, format, bytes_per_block);
 }
 
 template <class Matrix, Element element>
@@ -232,7 +232,7 @@ void bind_decoder(nb::module_& m) {
       .def("packed_bytes", &packed_bytes, nb::arg("index"))
       .def("read_packed", &read_packed_matrix, nb::arg("index"), nb::arg("file"), nb::arg("offset"),
            nb::arg("checksums"))
-      .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("element"),
+      .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("format"),
            nb::arg("bytes_per_block"))
       .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
            nb::arg("query_start").noconvert(), nb::arg("context_lens").noconvert(),

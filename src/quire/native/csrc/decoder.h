@@ -93,7 +93,7 @@ class Decoder {
 
   // Reserves K/V memory for blocks of `block_size` tokens, which take `bytes_per_block` by the formula in
   // quire/kv/layout.py. Throws std::invalid_argument, std::overflow_error and std::bad_alloc.
-  void allocate_kv(int64_t num_blocks, int64_t block_size, Element element, int64_t bytes_per_block);
+  void allocate_kv(int64_t num_blocks, int64_t block_size, KVFormat format, int64_t bytes_per_block);
 
   // Runs one step that passed check_step, and writes logits [num_samples, vocab_size]. Throws
   // std::invalid_argument with the name of a weight that was never set.
@@ -190,7 +190,7 @@ class Decoder {
   TensorTable tensors_;
 
   Buffer kv_;
-  Element kv_element_ = Element::kF32;
+  KVFormat kv_format_ = KVFormat::kF32;
   int64_t num_blocks_ = 0, tiles_per_block_ = 1;
 
   // Activations of a step; grown when a step is larger than all before it.

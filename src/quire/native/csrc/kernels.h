@@ -85,7 +85,7 @@ struct RopeAppendKV {
   const float* sin;
   int64_t rotary_dim;
   const int32_t* slots;  // [T]
-  void* q_out;           // [T, H, D] in the pages' element
+  void* q_out;           // [T, H, D] in what the pages store
   KVPages pages;
 
   // kv heads; a norm over all heads needs the whole row.
@@ -103,7 +103,7 @@ inline int64_t partial_floats(int64_t head_dim) { return round_up(head_dim, kPan
 // Causal attention of query rows over paged K/V.
 struct Attention {
   KVPages pages;
-  const void* q;  // [T, H, D] in the pages' element
+  const void* q;  // [T, H, D] in what the pages store
   int64_t num_heads;
   const int32_t* positions;     // [T]
   const int32_t* block_tables;  // [B, M]

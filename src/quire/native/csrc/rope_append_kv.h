@@ -1,6 +1,7 @@
 // QK-norm, RoPE, and the append of K/V to their slots. Rows are independent.
 #pragma once
 
+#include "kv_policy.h"
 #include "norm_embed.h"
 #include "prefetch.h"
 
@@ -44,28 +45,10 @@ static inline void write_query(const float* q, int64_t size, T* out) {
   }
 }
 
-// Writes one head of K and V as token `offset` of a K/V tile (layout: KVPages).
-static inline void append_head(float* keys, float* values, int64_t offset, const float* k, const float* v,
-                               int64_t size) {
-  for (int64_t d = 0; d < size; ++d) keys[d * kTile + offset] = k[d];
-  for (int64_t d = 0; d < size; ++d) values[offset * size + d] = v[d];
-}
-
-static inline void append_head(uint16_t* keys, uint16_t* values, int64_t offset, const float* k,
-                               const float* v, int64_t size) {
-  uint16_t bits[kLanes];
-  for (int64_t d = 0; d < size; d += kLanes) {
-    int n = lanes_left(d, size);
-    store_as(bits, load_n(k + d, n), n);
-    for (int i = 0; i < n; i += 2)
-      std::memcpy(keys + ((d + i) / 2 * kTile + offset) * 2, bits + i, 2 * sizeof *bits);
-    store_bf16_interleaved(values + (offset / 2 * size + d) * 2, static_cast<int>(offset % 2),
-                           load_n(v + d, n), n);
-  }
-}
-
-template <class T>
+template <class Pages>
 struct SlotTiles {
+  using Stored = typename Pages::Stored;
+
   const KVPages& pages;
   int64_t block, tile, offset;
 
@@ -74,16 +57,18 @@ struct SlotTiles {
         block(slot / (all.tiles_per_block * kTile)),
         tile(slot / kTile % all.tiles_per_block),
         offset(slot % kTile) {}
-  T* keys(int64_t head) const { return reinterpret_cast<T*>(pages.key_tile(block, head, tile)); }
-  T* values(int64_t head) const { return reinterpret_cast<T*>(pages.value_tile(block, head, tile)); }
+  Stored* keys(int64_t head) const { return reinterpret_cast<Stored*>(pages.key_tile(block, head, tile)); }
+  Stored* values(int64_t head) const {
+    return reinterpret_cast<Stored*>(pages.value_tile(block, head, tile));
+  }
 };
 
 // A key scatters over D (bfloat16: D / 2) cache lines. They miss the cache unless the previous token, which
 // shares them, was just written.
-template <class T>
-static inline void prefetch_slot(const RopeAppendKV& a, const SlotTiles<T>& to, int64_t head) {
-  constexpr int64_t kPerWord = 4 / sizeof(T);
-  const T* keys = to.keys(head) + to.offset * kPerWord;
+template <class Pages>
+static inline void prefetch_slot(const RopeAppendKV& a, const SlotTiles<Pages>& to, int64_t head) {
+  constexpr int64_t kPerWord = Pages::kPerWord;
+  const typename Pages::Stored* keys = to.keys(head) + Pages::key_at(0, to.offset);
   const char* values =
       reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
   for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord)
@@ -92,7 +77,7 @@ static inline void prefetch_slot(const RopeAppendKV& a, const SlotTiles<T>& to, 
 }
 
 // `count` kv heads from `head` on, with the query heads that share them (GQA).
-template <class T>
+template <class Pages>
 static inline void rope_append_heads(const RopeAppendKV& a, int64_t row, int64_t head, int64_t count) {
   int64_t size = a.pages.head_dim, gqa = a.num_heads / a.pages.num_kv_heads;
   float* q = a.q + row * a.ldqkv + head * gqa * size;
@@ -102,14 +87,15 @@ static inline void rope_append_heads(const RopeAppendKV& a, int64_t row, int64_t
   norm_heads(a, k, a.k_norm, count);
   for (int64_t h = 0; a.cos && h < count * gqa; ++h) rotate(a, q + h * size, row);
   for (int64_t h = 0; a.cos && h < count; ++h) rotate(a, k + h * size, row);
-  write_query(q, count * gqa * size, static_cast<T*>(a.q_out) + (row * a.num_heads + head * gqa) * size);
-  SlotTiles<T> to(a.pages, a.slots[row]);
+  write_query(q, count * gqa * size,
+              static_cast<typename Pages::Stored*>(a.q_out) + (row * a.num_heads + head * gqa) * size);
+  SlotTiles<Pages> to(a.pages, a.slots[row]);
   for (int64_t h = 0; h < count; ++h)
-    append_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
+    Pages::store_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
 }
 
 // A unit is one kv head of a row, or all of them: `heads_per_unit`. Destinations are prefetched units ahead.
-template <class T>
+template <class Pages>
 static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
   constexpr int64_t kAhead = 8;
   constexpr int32_t kLineSlots = kLineBytes / 4;
@@ -119,18 +105,18 @@ static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, 
     bool is_cached = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 &&
                      a.slots[row] % kLineSlots != 0;
     for (int64_t h = 0; h < heads && !is_cached; ++h)
-      prefetch_slot(a, SlotTiles<T>(a.pages, a.slots[row]), unit % per_row * heads + h);
+      prefetch_slot(a, SlotTiles<Pages>(a.pages, a.slots[row]), unit % per_row * heads + h);
   };
   for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) prefetch(unit);
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
     if (unit + kAhead < unit_end) prefetch(unit + kAhead);
-    rope_append_heads<T>(a, unit / per_row, unit % per_row * heads, heads);
+    rope_append_heads<Pages>(a, unit / per_row, unit % per_row * heads, heads);
   }
 }
 
 static void rope_append_kv(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
-  if (a.pages.element == Element::kF32) rope_append_units<float>(a, unit_begin, unit_end);
-  else rope_append_units<uint16_t>(a, unit_begin, unit_end);
+  with_pages(a.pages.format,
+             [&](auto pages) { rope_append_units<decltype(pages)>(a, unit_begin, unit_end); });
 }
 
 }  // namespace quire::QUIRE_ISA
