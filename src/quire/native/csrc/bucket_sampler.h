@@ -11,46 +11,9 @@
 #include <vector>
 
 #include "exp_buckets.h"
-#include "kernels.h"
+#include "logit_row.h"
 
 namespace quire {
-
-inline const LogitKernels<float>& kernels_of(const Kernels& kernels, const float*) { return kernels.logits; }
-inline const LogitKernels<double>& kernels_of(const Kernels& kernels, const double*) {
-  return kernels.double_logits;
-}
-
-// A row of logits, with the maximum of each span of kLogitSpan.
-template <class T>
-struct LogitRow {
-  const LogitKernels<T>& kernels;
-  const T* x;
-  int64_t n;
-  std::vector<T> maxima;
-  RowValues values;
-
-  LogitRow(const Kernels& all, const T* logits, int64_t size)
-      : kernels(kernels_of(all, logits)),
-        x(logits),
-        n(size),
-        maxima(static_cast<size_t>((size + kLogitSpan - 1) / kLogitSpan)) {
-    values = kernels.span_maxima(x, n, maxima.data());
-  }
-  // Throws std::invalid_argument for a row with NaN: it has no order.
-  const LogitRow& ordered() const {
-    if (values == RowValues::kNan) throw std::invalid_argument("a logit of the row is NaN");
-    return *this;
-  }
-  int64_t num_spans() const { return static_cast<int64_t>(maxima.size()); }
-  int64_t size_of(int64_t span) const { return std::min<int64_t>(kLogitSpan, n - span * kLogitSpan); }
-  T best() const { return *std::max_element(maxima.begin(), maxima.end()); }
-  int64_t best_id() const {
-    auto top = std::max_element(maxima.begin(), maxima.end());
-    return std::find(x + (top - maxima.begin()) * kLogitSpan, x + n, *top) - x;
-  }
-  // The order of sampling: larger logits first, then smaller ids.
-  bool is_before(int64_t a, int64_t b) const { return x[a] > x[b] || (x[a] == x[b] && a < b); }
-};
 
 // 2^(-k/64) for each bucket k, by square roots, which every machine rounds alike.
 inline double bucket_weight(int64_t bucket) {
@@ -95,10 +58,16 @@ class BucketSampler {
   // computed.
   template <class Find>
   Place with_total(Find find) {
-    double about = row_.kernels.approx_exp_sum(row_.x, row_.n, params_);
+    double about = approx_total();
     if (std::isnan(about)) return find(total());
     Place place = find(about * (1 - kApproxSumError));
     return find(about * (1 + kApproxSumError)).id == place.id ? place : find(total());
+  }
+
+  double approx_total() const {
+    bool is_known =
+        row_.approx_sum && row_.approx_sum->sharpness == params_.sharpness && params_.least == kMinNats;
+    return is_known ? row_.approx_sum->sum : row_.kernels.approx_exp_sum(row_.x, row_.n, params_);
   }
 
   // The first token at which the cumulative weight is `goal` or more, or the last one.
@@ -139,30 +108,36 @@ class BucketSampler {
 
   // How far to fill next: a few octaves, then what is in few spans, then as far as `goal` is expected, then
   // everything.
-  int64_t next_end(double goal) const {
+  int64_t next_end(double goal) {
     if (cumulative_.empty()) return kFirstBuckets;
     if (row_.num_spans() < kFewSpans) return kNumBuckets;
-    std::vector<int32_t> num_maxima(kNumBuckets);
-    for (T x : row_.maxima)
-      if (nats(x) >= params_.least) ++num_maxima[static_cast<size_t>(kRoundShift - shifted_bucket(nats(x)))];
-    int64_t few = end_of_spans(num_maxima), expected = expected_end(num_maxima, goal);
+    if (num_maxima_.empty()) count_maxima();
+    int64_t few = end_of_spans(), expected = expected_end(goal);
     return few > num_filled() ? std::min(few, expected) : expected;
   }
 
+  void count_maxima() {
+    num_maxima_.resize(kNumBuckets);
+    for (T x : row_.maxima) {
+      double d = nats(x);
+      if (d >= params_.least) ++num_maxima_[static_cast<size_t>(kRoundShift - shifted_bucket(d))];
+    }
+  }
+
   // The buckets that reach into at most a few of the spans.
-  int64_t end_of_spans(const std::vector<int32_t>& num_maxima) const {
+  int64_t end_of_spans() const {
     int64_t num_spans = 0;
     for (int64_t b = 0; b < kNumBuckets; ++b)
-      if ((num_spans += num_maxima[static_cast<size_t>(b)]) > row_.num_spans() / kFewSpans) return b;
+      if ((num_spans += num_maxima_[static_cast<size_t>(b)]) > row_.num_spans() / kFewSpans) return b;
     return kNumBuckets;
   }
 
   // The buckets that are expected to hold `goal`. If i of N spans have a heavier maximum than some weight,
   // their share of tokens of this weight is hidden: 1 / (1 - i / N) tokens stand for each maximum.
-  int64_t expected_end(const std::vector<int32_t>& num_maxima, double goal) const {
+  int64_t expected_end(double goal) const {
     double num_spans = static_cast<double>(row_.num_spans()), num_left = num_spans, mass = held();
     for (int64_t b = 0; b < kNumBuckets; ++b) {
-      int32_t count = num_maxima[static_cast<size_t>(b)];
+      int32_t count = num_maxima_[static_cast<size_t>(b)];
       if (count > 0 && b >= num_filled()) mass += count * bucket_weight(b) * num_spans / num_left;
       num_left -= count;
       if (mass > goal && b >= num_filled()) return std::min(b + kSpareBuckets, kNumBuckets);
@@ -196,11 +171,9 @@ class BucketSampler {
   const Selection& select(BucketRange range) {
     selections_.push_back({range, {}, {}});
     Selection& selected = selections_.back();
-    for_selected(row_.x, row_.n, row_.maxima.data(), range, [&](const uint32_t* ids, int64_t n) {
+    for_selected(row_.x, row_.n, row_.maxima.data(), range, [&](const uint32_t* ids, const T* x, int64_t n) {
       selected.ids.insert(selected.ids.end(), ids, ids + n);
-      size_t begin = selected.x.size();
-      selected.x.resize(selected.ids.size());
-      for (int64_t i = 0; i < n; ++i) selected.x[begin + static_cast<size_t>(i)] = row_.x[ids[i]];
+      selected.x.insert(selected.x.end(), x, x + n);
     });
     return selected;
   }
@@ -216,23 +189,21 @@ class BucketSampler {
     }
   }
 
-  // Calls visit(ids, n) so that the ids cover all of x[0..size) in these buckets, and a few more. `maxima` of
-  // spans may be null.
+  // Calls visit(ids, logits, n) so that the ids cover all of x[0..size) in these buckets, and a few more.
+  // `maxima` of spans may be null.
   template <class Visit>
   void for_selected(const T* x, int64_t size, const T* maxima, BucketRange range, Visit visit) const {
-    constexpr int64_t kCapacity = 8 * kLogitSpan;
+    constexpr int64_t kAtOnce = 16 * kLogitSpan;
     double low = limit(std::max(params_.least, -range.end / kBucketsPerNat));
     double high = limit(-(range.begin - 1) / kBucketsPerNat);
-    uint32_t ids[kCapacity];
-    int64_t num_ids = 0;
-    for (int64_t begin = 0; begin < size; begin += kLogitSpan) {
-      if (maxima && maxima[begin / kLogitSpan] < static_cast<T>(low)) continue;
-      if (num_ids + kLogitSpan > kCapacity) visit(ids, num_ids), num_ids = 0;
-      num_ids +=
-          row_.kernels.select_ids(x, static_cast<uint32_t>(begin),
-                                  std::min<int64_t>(kLogitSpan, size - begin), low, high, ids + num_ids);
+    uint32_t ids[kAtOnce];
+    T logits[kAtOnce];
+    for (int64_t begin = 0; begin < size; begin += kAtOnce) {
+      int64_t count =
+          row_.kernels.select(x, static_cast<uint32_t>(begin), std::min(kAtOnce, size - begin),
+                              maxima ? maxima + begin / kLogitSpan : nullptr, low, high, ids, logits);
+      if (count > 0) visit(ids, logits, count);
     }
-    visit(ids, num_ids);
   }
 
   double limit(double nats) const { return params_.best + nats / params_.sharpness; }
@@ -266,13 +237,14 @@ class BucketSampler {
     const BucketRange range{bucket, bucket + 1};
     if (const Selection* selected = selection_with(bucket)) {
       for_selected(selected->x.data(), static_cast<int64_t>(selected->x.size()), nullptr, range,
-                   [&](const uint32_t* places, int64_t n) {
-                     for (int64_t i = 0; i < n; ++i) add(selected->x[places[i]], selected->ids[places[i]]);
+                   [&](const uint32_t* places, const T* x, int64_t n) {
+                     for (int64_t i = 0; i < n; ++i) add(x[i], selected->ids[places[i]]);
                    });
     } else {
-      for_selected(row_.x, row_.n, row_.maxima.data(), range, [&](const uint32_t* ids, int64_t n) {
-        for (int64_t i = 0; i < n; ++i) add(row_.x[ids[i]], ids[i]);
-      });
+      for_selected(row_.x, row_.n, row_.maxima.data(), range,
+                   [&](const uint32_t* ids, const T* x, int64_t n) {
+                     for (int64_t i = 0; i < n; ++i) add(x[i], ids[i]);
+                   });
     }
     auto is_before = [](const Member& a, const Member& b) {
       return a.residual > b.residual || (a.residual == b.residual && a.id < b.id);
@@ -290,7 +262,8 @@ class BucketSampler {
 
   const LogitRow<T>& row_;
   const SoftmaxParams params_;
-  std::vector<double> cumulative_;  // per filled bucket
+  std::vector<double> cumulative_;   // per filled bucket
+  std::vector<int32_t> num_maxima_;  // of spans, per bucket; empty until they are counted
   std::vector<Selection> selections_;
   int64_t ordered_ = -1;  // the bucket whose tokens are in members_
   std::vector<Member> members_;

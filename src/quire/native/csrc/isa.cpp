@@ -74,8 +74,8 @@ extern const Kernels kernels = {
     activate_all,
     softcap_all,
     is_finite,
-    {span_maxima<float, vs>, select_ids<float>, approx_exp_sum<float>, add_residuals<float>},
-    {span_maxima<double, vd>, select_ids<double>, approx_exp_sum<double>, add_residuals<double>},
+    {span_maxima<float, vs>, select<float>, approx_exp_sum<float>, add_residuals<float>},
+    {span_maxima<double, vd>, select<double>, approx_exp_sum<double>, add_residuals<double>},
     peak_flops,
     read,
 };

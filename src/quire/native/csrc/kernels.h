@@ -174,9 +174,11 @@ template <class T>
 struct LogitKernels {
   // Stores the largest value of each span.
   RowValues (*span_maxima)(const T* x, int64_t n, T* maxima);
-  // Writes the ids, in [id, id + n) of row x and within one span, whose logits lie in [low, high] up to
-  // rounding; returns their number. `ids` holds a whole span.
-  int64_t (*select_ids)(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids);
+  // Writes the ids in [id, id + n) of row x, and their logits, where these lie in [low, high] up to rounding;
+  // returns their number. `id` begins a span; spans whose maximum is below `low` are skipped. Both outputs
+  // hold n, rounded up to whole spans.
+  int64_t (*select)(const T* x, uint32_t id, int64_t n, const T* maxima, double low, double high,
+                    uint32_t* ids, T* logits);
   // The sum of all weights with a relative error of at most kApproxSumError, or NaN.
   double (*approx_exp_sum)(const T* x, int64_t n, const SoftmaxParams&);
   // Adds the residuals of n logits and their ids (see exp_buckets.h) to sums [end - begin + 1, kSumLanes];

@@ -9,6 +9,7 @@
 
 #include "exp_buckets.h"
 #include "kernels.h"
+#include "prefetch.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
@@ -85,7 +86,13 @@ static inline uint32_t lanes_between(const double* x, double low, double high) {
 }
 
 template <class T>
-static int64_t select_ids(const T* x, uint32_t id, int64_t n, double low, double high, uint32_t* ids) {
+static QUIRE_INLINE void prefetch_span(const T* span) {
+  prefetch_lines(reinterpret_cast<const char*>(span), kLineBytes, kLogitSpan * sizeof(T) / kLineBytes);
+}
+
+template <class T>
+static QUIRE_INLINE int64_t select_in_span(const T* x, uint32_t id, int64_t n, double low, double high,
+                                           uint32_t* __restrict ids, T* __restrict logits) {
   const T* span = x + id;
   T rest[kLogitSpan];
   if (n < kLogitSpan) {
@@ -96,10 +103,28 @@ static int64_t select_ids(const T* x, uint32_t id, int64_t n, double low, double
 #pragma GCC unroll 16
   for (int v = 0; v < kLogitSpan / kLanes; ++v) any |= found[v] = lanes_between(span + v * kLanes, low, high);
   if (any == 0) return 0;
-  uint32_t* end = ids;
+  int64_t count = 0;
 #pragma GCC unroll 16
-  for (uint32_t v = 0; v < kLogitSpan / kLanes; ++v) end = store_indices(end, id + v * kLanes, found[v]);
-  return end - ids;
+  for (int v = 0; v < kLogitSpan / kLanes; ++v) {
+    store_indices(ids + count, id + static_cast<uint32_t>(v * kLanes), found[v]);
+    store_lanes(logits + count, span + v * kLanes, found[v]);
+    count += __builtin_popcount(found[v]);
+  }
+  return count;
+}
+
+template <class T>
+static int64_t select(const T* x, uint32_t id, int64_t n, const T* maxima, double low, double high,
+                      uint32_t* __restrict ids, T* __restrict logits) {
+  constexpr int64_t kAhead = 4 * kLogitSpan;
+  int64_t count = 0;
+  for (int64_t begin = 0; begin < n; begin += kLogitSpan) {
+    if (maxima && maxima[begin / kLogitSpan] < static_cast<T>(low)) continue;
+    prefetch_span(x + id + begin + kAhead);
+    count += select_in_span(x, id + static_cast<uint32_t>(begin), std::min<int64_t>(kLogitSpan, n - begin),
+                            low, high, ids + count, logits + count);
+  }
+  return count;
 }
 
 static inline float largest_lane(vs x) {
@@ -185,20 +210,28 @@ static inline __attribute__((always_inline)) vf exp2_residual(vf r) {
   return fma(p, r, set1(1.0f));
 }
 
+// 1.5 * 2^23: adding it to a small float leaves its nearest integer in the low bits.
+constexpr float kFloatRoundShift = 12582912.0f;
+
 // Converts logits to octaves below the best one.
 struct Octaves {
   float unit, unit_rest;  // octaves per logit, and the rounding error of `unit`
   float pivot;            // the best logit's octaves, rounded to an integer
   double floor;           // 120 octaves below the best logit: anything lower has weight zero
 
-  // `rest`: the rounding error of x where logits are double.
+  // `rest`: the rounding error of x where logits are double. 2^(n - pivot) is added to the exponent of 2^r,
+  // which is near 1.
   template <bool kHasRest>
   vf weight(vf x, vf rest) const {
-    vf minus_n = round_nearest(mul(x, set1(-unit)));
-    vf r = fma(x, set1(unit), minus_n);
+    vf shifted = fma(x, set1(unit), set1(kFloatRoundShift));
+    vf r = fma(x, set1(unit), sub(set1(kFloatRoundShift), shifted));
     r = fma(x, set1(unit_rest), r);
     if (kHasRest) r = fma(rest, set1(unit), r);
-    return mul(exp2_residual(r), exp2_int(sub(set1(-pivot), minus_n)));
+    word_lanes exponents = bits_of(shifted) - bits_of(set1(kFloatRoundShift + pivot));
+    word_lanes bits = bits_of(exp2_residual(r)) + (exponents << 23);
+    vf weights;
+    std::memcpy(&weights, &bits, sizeof weights);
+    return weights;
   }
 };
 
@@ -246,6 +279,8 @@ static double approx_exp_sum(const T* x, int64_t n, const SoftmaxParams& s) {
                   s.best - 120 / unit};
   octaves.unit_rest = static_cast<float>(unit - octaves.unit);
   vd sums[2] = {};
+  constexpr int64_t kAhead =
+      4096;  // rows are summed in pieces of as many, and the next one is read behind: see LogitRow
   auto add_span = [&](const T* span) {
     vf sum = span_sum(span, octaves);
     vh halves[2];
@@ -253,7 +288,10 @@ static double approx_exp_sum(const T* x, int64_t n, const SoftmaxParams& s) {
     for (int half = 0; half < 2; ++half) sums[half] += __builtin_convertvector(halves[half], vd);
   };
   int64_t whole = n / kLogitSpan * kLogitSpan;
-  for (int64_t i = 0; i < whole; i += kLogitSpan) add_span(x + i);
+  for (int64_t i = 0; i < whole; i += kLogitSpan) {
+    prefetch_span(x + i + kAhead);
+    add_span(x + i);
+  }
   if (whole < n) {
     T rest[kLogitSpan];
     for (int i = 0; i < kLogitSpan; ++i)

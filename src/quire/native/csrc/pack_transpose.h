@@ -9,18 +9,11 @@
 namespace quire::QUIRE_ISA {
 
 typedef uint32_t words4 __attribute__((vector_size(16)));
-typedef uint32_t word_lanes __attribute__((vector_size(4 * kLanes)));
 
 // Row i holds element i of 64 columns.
 struct alignas(64) TransposedGroup {
   float rows[kGroup][kPanel];
 };
-
-static inline word_lanes bits_of(vf x) {
-  word_lanes bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
 
 // Transposes four rows of `count` words: word i of row r goes to to[i][r].
 static inline void transpose4(const uint32_t* const from[4], int count, uint32_t (*to)[kPanel]) {

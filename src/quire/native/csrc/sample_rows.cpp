@@ -45,6 +45,15 @@ static bool is_finite(const Kernels& kernels, const LogitRow<float>& row, RowRes
   return result.num_not_finite == 0;
 }
 
+// A row to draw from as it is, without top-k and min-p, gets its approximate sum in the pass that finds its
+// maxima.
+static LogitRow<float> row_of(const Kernels& kernels, const float* x, int64_t n, const RowChoice& choice) {
+  bool is_summed = choice.method && choice.method->top_k >= n && choice.method->least <= kMinNats &&
+                   choice.changed_ids.empty() && choice.allowed.empty();
+  return is_summed ? LogitRow<float>(kernels, x, n, choice.method->sharpness)
+                   : LogitRow<float>(kernels, x, n);
+}
+
 BatchSampler::BatchSampler(const Kernels& kernels, ThreadPool& threads)
     : kernels_(kernels), threads_(threads), scratch_(static_cast<size_t>(threads.size())) {}
 
@@ -57,7 +66,7 @@ std::optional<int64_t> BatchSampler::choose(const LogitRow<T>& row, const RowCho
 RowResult BatchSampler::sample_row(const float* x, int64_t n, const RowChoice& choice,
                                    Scratch& scratch) const {
   RowResult result;
-  LogitRow<float> row(kernels_, x, n);
+  LogitRow<float> row = row_of(kernels_, x, n, choice);
   if (!is_finite(kernels_, row, result)) return result;
   if (!choice.changed_ids.empty()) {
     std::vector<double>& changed = scratch.changed;

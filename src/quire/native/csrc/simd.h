@@ -35,12 +35,19 @@ static inline vf dpbf16(vf acc, vi a, vi b) {
 #endif
 
 #if QUIRE_LANES != 16
-// Stores first + lane per lane of the mask and returns the end; may write up to kLanes indices.
-static inline uint32_t* store_indices(uint32_t* p, uint32_t first, uint32_t lanes) {
+// Stores first + lane per lane of the mask, side by side; may write up to kLanes indices.
+static inline void store_indices(uint32_t* p, uint32_t first, uint32_t lanes) {
   for (; lanes; lanes &= lanes - 1) *p++ = first + static_cast<uint32_t>(__builtin_ctz(lanes));
-  return p;
+}
+static inline void store_lanes(float* p, const float* x, uint32_t lanes) {
+  for (; lanes; lanes &= lanes - 1) *p++ = x[__builtin_ctz(lanes)];
 }
 #endif
+
+// Stores x[lane] per lane of the mask, side by side; with floats, may write up to kLanes values.
+static inline void store_lanes(double* p, const double* x, uint32_t lanes) {
+  for (; lanes; lanes &= lanes - 1) *p++ = x[__builtin_ctz(lanes)];
+}
 
 #if QUIRE_LANES != 8
 // fma_into: sum += a * b. broadcast: a float in all lanes. load_even/odd_bf16: that half of the pairs at `p`,
@@ -82,6 +89,15 @@ static inline void store_bf16_interleaved(uint16_t* pairs, int half, vf x, int n
   for (int i = 0; i < n; ++i) pairs[2 * i + half] = bits[i];
 }
 #endif
+
+// Words of a vector, to compute with as the compiler does.
+typedef uint32_t word_lanes __attribute__((vector_size(4 * kLanes)));
+
+static inline word_lanes bits_of(vf x) {
+  word_lanes bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
 
 static inline void store_as(float* p, vf x, int n) { store_n(p, x, n); }
 static inline void store_as(uint16_t* p, vf x, int n) { store_bf16_n(p, x, n); }

@@ -35,11 +35,14 @@ static inline uint32_t mask_at_least(vf x, vf bound) { return _mm512_cmp_ps_mask
 static inline uint32_t mask_at_least(__m512d x, __m512d bound) {
   return _mm512_cmp_pd_mask(x, bound, _CMP_GE_OQ);
 }
-static inline uint32_t* store_indices(uint32_t* p, uint32_t first, uint32_t lanes) {
+static inline void store_indices(uint32_t* p, uint32_t first, uint32_t lanes) {
   vi index = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
   vi numbers = _mm512_add_epi32(index, _mm512_set1_epi32(static_cast<int>(first)));
   _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(lanes), numbers));
-  return p + __builtin_popcount(lanes);
+}
+static inline void store_lanes(float* p, const float* x, uint32_t lanes) {
+  vi bits = _mm512_loadu_si512(x);
+  _mm512_storeu_si512(p, _mm512_maskz_compress_epi32(static_cast<__mmask16>(lanes), bits));
 }
 static inline vf round_nearest(vf x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
