@@ -70,7 +70,7 @@ class Request:
     priority: int = 0  # smaller is served first
     tenant: str = ""
     cache_salt: str = ""
-    num_given_tokens: int = 0  # prompt tokens whose log-probabilities nobody asked for: all before the first scored one
+    num_context_tokens: int = 0  # prompt tokens without wanted log-probabilities: all before the first scored one
     # -- written by the scheduler ------------------------------------------------
     arrival: int = 0
     max_num_tokens: int = 0  # prompt and output, by max_tokens, the context and the pool
@@ -101,7 +101,7 @@ class Request:
         Logits at position i speak of token i + 1. Only a prompt that is scored wants more than those of the last token.
         """
         if self.needs_prompt_logits and not self.output_token_ids:
-            return max(0, self.num_given_tokens - 1)
+            return max(0, self.num_context_tokens - 1)
         return self.num_tokens - 1
 
     def token_ids(self, start: int, stop: int) -> Sequence[int]:

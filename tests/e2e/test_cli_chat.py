@@ -18,7 +18,7 @@ from quire.cli import chat_session
 from quire.cli.chat_session import ChatSession
 from quire.cli.follow_stream import Answer
 from quire.cli.main import cli
-from quire.engine.group import Submission
+from quire.engine.prompts import Submission
 from quire.errors import CapacityError
 
 OPTIONS = ("--max-tokens", "16", "--threads", "1")

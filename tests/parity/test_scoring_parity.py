@@ -16,7 +16,8 @@ from torch.nn.functional import cross_entropy
 from quire.config import CacheConfig, DType, EngineConfig, KVFormat, SchedulerConfig
 from quire.engine.core import EngineCore
 from quire.engine.loading import Origin, build_core
-from quire.engine.scores import Score, ScoredText, score_on
+from quire.engine.prompts import ParsedPrompt
+from quire.engine.scores import Score, score_on
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, kv_layout
@@ -58,8 +59,8 @@ def core_of(executor: Executor, tokenizer: Tokenizer, budget: int = 512) -> Engi
     return build_core(executor, tokenizer, config, Origin(weights_fingerprint=b"", model_context=executor.spec.max_context))
 
 
-def scored(core: EngineCore, num_given: int = 0) -> Score:
-    return score_on(core, ScoredText(token_ids=TEXT, num_given_tokens=num_given), "scored")
+def scored(core: EngineCore, num_context: int = 0) -> Score:
+    return score_on(core, ParsedPrompt(token_ids=TEXT, num_context_tokens=num_context), "scored")
 
 
 def test_scores_equal_the_trainers_log_probabilities(pair: Pair, executor: Executor, tokenizer: Tokenizer) -> None:

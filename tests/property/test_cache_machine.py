@@ -32,7 +32,7 @@ OPTIONS = st.builds(
     priority=st.sampled_from([0, 0, 0, 1, -1]),
     tenant=st.sampled_from(["", "", "", "other"]),
     prompt_logprobs=st.sampled_from([None, None, None, None, 1]),
-    num_given_tokens=st.sampled_from([0, 0, 3, 5, 9, 14]),
+    num_context_tokens=st.sampled_from([0, 0, 3, 5, 9, 14]),
 )
 TOKEN = st.integers(0, VOCABULARY - 1)
 PROMPTS = st.tuples(st.sampled_from(FAMILIES), st.integers(0, 16), st.lists(TOKEN, max_size=4)).map(

@@ -43,7 +43,7 @@ class Options:
     priority: int
     tenant: str
     prompt_logprobs: int | None
-    num_given_tokens: int
+    num_context_tokens: int
 
 
 def require(fact: bool, message: str) -> None:
@@ -62,7 +62,7 @@ def rows_to_want(request: Request, chunk: ScheduledChunk) -> list[int]:
     return [
         position
         for position in range(chunk.start, chunk.stop)
-        if position + 1 == request.num_tokens or (is_scored and position + 1 >= request.num_given_tokens)
+        if position + 1 == request.num_tokens or (is_scored and position + 1 >= request.num_context_tokens)
     ]
 
 
@@ -102,7 +102,7 @@ class World:
             sampling=sampling,
             priority=options.priority,
             tenant=options.tenant,
-            num_given_tokens=min(options.num_given_tokens, len(prompt)),
+            num_context_tokens=min(options.num_context_tokens, len(prompt)),
         )
 
     def submit(self, request: Request) -> None:
@@ -279,7 +279,7 @@ class World:
             if states[chunk.request_id] is RequestStatus.WAITING:
                 require(chunk.start % self.block_size == 0, "a match of a part of a block")
                 is_scored = request.needs_prompt_logits and not request.output_token_ids
-                require(not is_scored or chunk.start < max(1, request.num_given_tokens), "a match hides prompt logits")
+                require(not is_scored or chunk.start < max(1, request.num_context_tokens), "a match hides prompt logits")
                 self.tally["scored after a hit"] += is_scored and chunk.start > 0
                 self.tally["hit"] += chunk.start > 0
                 self.computed[chunk.request_id] = chunk.start

@@ -24,8 +24,8 @@ from quire.config import (
     SchedulerConfig,
 )
 from quire.engine.core import EngineCore
-from quire.engine.group import Submission
 from quire.engine.loading import Origin, build_core
+from quire.engine.prompts import ParsedPrompt, Submission
 from quire.errors import ExecutorError
 from quire.executors.host import HostExecutor
 from quire.executors.protocol import Float32Array, Int32Array, StepBatch, kv_layout
@@ -161,10 +161,11 @@ def make_core(
     return build_core(executor, tokenizer, config, origin, clock=lambda: float(executor.num_steps))
 
 
-def submission(request_id: str, prompt: tuple[int, ...], num_given: int = 0, **params: object) -> Submission:
+def submission(request_id: str, prompt: tuple[int, ...], num_context: int = 0, **params: object) -> Submission:
     """Returns a greedy submission unless `params` say otherwise."""
     sampling = SamplingParams(**({"temperature": 0, "max_tokens": 8, "ignore_eos": True} | params))  # type: ignore[arg-type]
-    return Submission(request_id=request_id, prompt_token_ids=prompt, sampling=sampling, num_given_tokens=num_given)
+    parsed = ParsedPrompt(token_ids=prompt, num_context_tokens=num_context)
+    return Submission(request_id=request_id, prompt=parsed, sampling=sampling)
 
 
 def run_all(core: EngineCore, *submissions: Submission) -> dict[str, RequestOutput]:

@@ -13,11 +13,11 @@ import quire
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import FakeExecutor, make_core, run_all, submission, write_tokenizer
 
-MAX_FILES = 13  # the goal is 10
-MAX_LINES = 2_500  # the goal is 2,000
+MAX_FILES = 10
+MAX_LINES = 2_000
 SOURCE = Path(quire.__file__).parent
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
-CALLED_ON_THE_WAY = {"sched/queue.py", "sched/limits.py", "engine/capacity.py"}
+CALLED_ON_THE_WAY = {"sched/queue.py", "sched/limits.py", "engine/capacity.py", "engine/books.py"}
 
 
 def listed_files() -> dict[str, int]:

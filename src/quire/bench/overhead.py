@@ -22,7 +22,7 @@ from quire.bench.null_executor import NullExecutor
 from quire.bench.report import spread
 from quire.config import CacheConfig, SchedulerConfig
 from quire.engine.core import EngineCore
-from quire.engine.group import Submission
+from quire.engine.prompts import ParsedPrompt, Submission
 from quire.engine.token_loop import TokenLoop
 from quire.errors import ConfigError
 from quire.executors.native import available_isas, native_sampler
@@ -157,7 +157,7 @@ def _engine_steps(tokenizer: Tokenizer, stage: _Stage) -> float:
     core = EngineCore(stage.executor, tokenizer, stage.scheduler, time.perf_counter)
     sampling = SamplingParams(temperature=0, max_tokens=stage.num_new, ignore_eos=True)
     for index, prompt in enumerate(stage.prompts):
-        core.submit(Submission(request_id=f"request-{index}", prompt_token_ids=tuple(prompt), sampling=sampling))
+        core.submit(Submission(request_id=f"request-{index}", prompt=ParsedPrompt(token_ids=tuple(prompt)), sampling=sampling))
     return stage.timed(core.step)
 
 

@@ -11,14 +11,14 @@ from typing import Self, Unpack
 
 from quire.config import EngineConfig
 from quire.engine.chats import Messages
+from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
 from quire.engine.engine_thread import EngineThread
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
-from quire.engine.group import RequestGroup, Submission
 from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, engine_config
-from quire.engine.prompts import GivenContext, Prompt, Prompts, read_output
-from quire.engine.routing import Deltas, FinalOutputs
+from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_output
+from quire.engine.readers import Deltas, FinalOutputs
 from quire.engine.scores import Score, score_of
 from quire.engine.uncopyable import Uncopyable
 from quire.kv.ledger import CacheExplanation
@@ -85,11 +85,11 @@ class AsyncEngine(Uncopyable):
         finally:
             self._leave(groups)
 
-    async def score(self, prompt: Prompt, *, given: GivenContext | None = None, num_candidates: int = 0) -> Score:
+    async def score(self, prompt: Prompt, *, given: ScoreContext | None = None, num_candidates: int = 0) -> Score:
         """Returns the teacher-forced log-probability of every token of a text or of token ids, as `LLM.score`."""
         groups = await self._checked(lambda: [self._frontend.score(prompt, given, num_candidates)])
         (output,) = await self._outputs(groups)
-        return score_of(output, groups[0].submission.num_given_tokens)
+        return score_of(output, groups[0].submission.prompt.num_context_tokens)
 
     def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, as `LLM.conversation`."""

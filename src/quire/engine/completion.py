@@ -1,18 +1,28 @@
-"""One completion while it grows: released text, tokens, log-probabilities, and why it stops."""
+"""What a user asked for while it grows: one prompt and its `n` completions, each of which is a request of the scheduler's."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 
-from quire.errors import RequestError, failure_message, is_failure
-from quire.request import CompletionOutput, FinishReason, Logprob, Request, SamplingParams, TokenLogprobs
+from quire.engine.prompts import Submission
+from quire.errors import failure_message, is_failure
+from quire.request import (
+    MAX_SEED,
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    Request,
+    RequestMetrics,
+    RequestOutput,
+    TokenLogprobs,
+)
 from quire.sample.sampler import SampleRow, TokenCounts
 from quire.sched.plan import ScheduledChunk
-from quire.text.automaton import Automaton
-from quire.text.banned_words import BannedTokens, BannedWords
-from quire.text.detokenizer import IncrementalDetokenizer
-from quire.text.stop import StopMatcher
+from quire.text.banned_words import BannedTokens
+from quire.text.output_text import OutputText, OutputWords
 from quire.text.tokenizer import Tokenizer
 
 
@@ -33,110 +43,52 @@ class Progress:
     stop_reason: int | str | None = None
 
 
-class Shared:
-    """What the completions of one submission have in common: stop strings and banned words, built once, and its steps.
-
-    `num_steps` counts those that computed tokens of any completion; `first_token_s` is when the first one had a token.
-    """
-
-    def __init__(self, group_id: str, params: SamplingParams, tokenizer: Tokenizer | None) -> None:
-        self.group_id = group_id
-        self.tokenizer = tokenizer
-        self.num_steps = 0
-        self.first_token_s: float | None = None
-        self._last_step: int | None = None
-        self.stops = Automaton[str](params.stop)
-        self.banned: BannedWords | None = None
-        if tokenizer is None:
-            if params.stop or params.bad_words:
-                raise RequestError("stop strings and bad words need a tokenizer", next_step="Use stop_token_ids or logit_bias.")
-        elif params.bad_words:
-            hidden_ids = tokenizer.special_ids if params.skip_special_tokens else frozenset[int]()
-            self.banned = BannedWords(params.bad_words, tokenizer.vocabulary, hidden_ids)
-
-    def note_chunk(self, chunk: ScheduledChunk, step: int, now: float) -> None:
-        """Counts a step, once for all its chunks."""
-        if step != self._last_step:
-            self.num_steps += 1
-            self._last_step = step
-        if self.first_token_s is None and chunk.num_sample_rows:
-            self.first_token_s = now
-
-
 class CompletionState:
     """Follows one scheduler request on behalf of its reader, and decides with each token whether the completion ends with it.
 
     `group_id` names the submission it belongs to. `row` and `token_ids` are what a step asks of its request.
 
-    STOP and the stop reason are decided here, once there are more than `min_tokens` tokens. In this order:
-
-        a stop id          reason: the id        the token stays in `token_ids` and is left out of the text
-        a stop string      reason: the string    cut from the text, also where special tokens that are not shown belong to it
-        end of sequence    reason: None          as a stop id
-
-    `include_stop_str_in_output` keeps what is left out. LENGTH is decided by the scheduler, which knows the limits; a stop
-    that is complete with the last token goes before it. Only STOP has a stop reason.
+    STOP is decided by `OutputText`, LENGTH by the scheduler, which knows the limits; a stop that is complete with the last
+    token goes before it. Only STOP has a stop reason.
     """
 
-    def __init__(self, request: Request, index: int, shared: Shared) -> None:
-        params, tokenizer = request.sampling, shared.tokenizer
+    def __init__(self, request: Request, index: int, group_id: str, tokenizer: Tokenizer | None, words: OutputWords) -> None:
         self.request = request
-        self.shared = shared
-        self.group_id = shared.group_id
         self.index = index
-        eos_token_ids = frozenset[int]() if tokenizer is None else tokenizer.eos_token_ids
-        self.row = _sample_row(request, eos_token_ids, shared.banned)
+        self.group_id = group_id
+        self.row = _sample_row(request, tokenizer, words)
         self.token_ids = request.token_ids
         self._tokenizer = tokenizer
-        self._ending_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else eos_token_ids)
-        self._detokenizer = None
-        if tokenizer is not None:
-            self._detokenizer = IncrementalDetokenizer(
-                tokenizer, skip_special=params.skip_special_tokens, after=request.prompt_token_ids
-            )
-        self._push = _no_text if self._detokenizer is None else self._detokenizer.push
-        self._is_plain = params.logprobs is None and not params.stop
-        self._matcher = StopMatcher(shared.stops, keeps_stop=params.include_stop_str_in_output)
-        self._stop_reason: int | str | None = None
+        self._text = OutputText(request.sampling, tokenizer, words, request.prompt_token_ids)
+        self._parts, self._push, self._ending_ids = self._text.parts, self._text.push, self._text.ending_ids
+        self._is_plain = request.sampling.logprobs is None and not request.sampling.stop
         self._error: str | None = None
-        self._text: list[str] = []
         self._num_old_tokens = 0  # tokens and parts of the text that came before the last step
         self._num_old_parts = 0
         self._logprobs: list[TokenLogprobs] = []
-        self._cumulative_logprob = 0.0 if params.logprobs is not None else None
+        self._cumulative_logprob = 0.0 if request.sampling.logprobs is not None else None
 
     def advance(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs] | None = None) -> Progress:
         """Takes the tokens drawn for the next positions, up to the first that ends the completion, and returns what they add.
 
         Its `finish_reason` is STOP or None. Where the scheduler finishes the request by this step, that of `end` replaces it.
         """
-        output, parts = self.request.output_token_ids, self._text
-        self._num_old_tokens = num_old = len(output)
-        self._num_old_parts = len(parts)
+        self._num_old_tokens = num_old = len(self.request.output_token_ids)
+        self._num_old_parts = len(self._parts)
         num_room = self.request.max_num_tokens - len(self.request.prompt_token_ids) - num_old
         if self._is_plain and len(token_ids) == 1 < num_room and token_ids[0] not in self._ending_ids:
             text = self._push(token_ids[0])
-            parts.append(text)
+            self._parts.append(text)
             return Progress(self.group_id, self.index, text, (token_ids[0],))
-        num_taken, reason = 0, None
-        while num_taken < min(len(token_ids), max(num_room, 1)) and reason is None:
+        num_taken, is_over = 0, False
+        while num_taken < min(len(token_ids), max(num_room, 1)) and not is_over:
+            token_id = token_ids[num_taken]
             is_past_minimum = num_old + num_taken >= self.request.sampling.min_tokens
-            reason = self._take(token_ids[num_taken], is_past_minimum=is_past_minimum, is_last=num_taken + 1 >= num_room)
+            is_over = self._text.take(token_id, is_past_minimum=is_past_minimum, is_last=num_taken + 1 >= num_room)
             if logprobs is not None:
-                self._note_logprobs(logprobs[num_taken], token_ids[num_taken])
+                self._note_logprobs(logprobs[num_taken], token_id)
             num_taken += 1
-        return self._progress(token_ids[:num_taken], reason)
-
-    def _take(self, token_id: int, *, is_past_minimum: bool, is_last: bool) -> FinishReason | None:
-        """Takes one token, the last that the length allows if `is_last`; returns STOP if the completion ends with it."""
-        is_ending_id = is_past_minimum and token_id in self._ending_ids
-        if is_ending_id and token_id in self.request.sampling.stop_token_ids:
-            self._stop_reason = token_id
-        heeds_stops = is_past_minimum and self._stop_reason is None
-        self._read(token_id, is_ending_id=is_ending_id, heeds_stops=heeds_stops)
-        if is_ending_id or is_last:
-            self._release(heeds_stops=heeds_stops)
-        return FinishReason.STOP if is_ending_id or self._stop_reason is not None else None
+        return self._progress(token_ids[:num_taken], FinishReason.STOP if is_over else None)
 
     def end(self, error: str | None = None) -> Progress:
         """Releases the text still held back, unless an error ended it, and returns what the last step added with that.
@@ -146,37 +98,24 @@ class CompletionState:
         self._error = error
         if error is None:
             try:
-                self._release(heeds_stops=False)
+                self._text.finish()
             except BaseException as failure:
                 if not is_failure(failure):
                     raise
                 self._error = failure_message(failure)
         if self._error is not None:
-            self._stop_reason = None
+            self._text.stop_reason = None
         return self._progress(self.request.output_token_ids[self._num_old_tokens :], self._finish_reason)
-
-    def _progress(self, token_ids: Sequence[int], reason: FinishReason | None) -> Progress:
-        """Returns these tokens of the last step, with the text that was released since."""
-        return Progress(
-            self.group_id,
-            self.index,
-            "".join(self._text[self._num_old_parts :]),
-            tuple(token_ids),
-            tuple(self._logprobs[self._num_old_tokens :]) if self._logprobs else None,
-            self._cumulative_logprob,
-            reason,
-            self._stop_reason,
-        )
 
     def output(self) -> CompletionOutput:
         """Returns the completion so far."""
         request = self.request
         return CompletionOutput(
             index=self.index,
-            text="".join(self._text),
+            text="".join(self._parts),
             token_ids=tuple(request.output_token_ids),
             finish_reason=self._finish_reason,
-            stop_reason=self._stop_reason,
+            stop_reason=self._text.stop_reason,
             seed=request.seed,
             logprobs=tuple(self._logprobs) if request.sampling.logprobs is not None else None,
             cumulative_logprob=self._cumulative_logprob,
@@ -188,38 +127,141 @@ class CompletionState:
         """The scheduler's reason, or ERROR where the last text could not be made."""
         return self.request.finish_reason if self._error is None else FinishReason.ERROR
 
+    def _progress(self, token_ids: Sequence[int], reason: FinishReason | None) -> Progress:
+        """Returns these tokens of the last step, with the text that was released since."""
+        text = "".join(self._parts[self._num_old_parts :])
+        logprobs = tuple(self._logprobs[self._num_old_tokens :]) if self._logprobs else None
+        stop_reason = self._text.stop_reason
+        return Progress(
+            self.group_id, self.index, text, tuple(token_ids), logprobs, self._cumulative_logprob, reason, stop_reason
+        )
+
     def _note_logprobs(self, candidates: TokenLogprobs, token_id: int) -> None:
-        self._logprobs.append(name_tokens(candidates, self._tokenizer))
+        self._logprobs.append(_named(candidates, self._tokenizer))
         self._cumulative_logprob = (self._cumulative_logprob or 0.0) + candidates[token_id].logprob
 
-    def _read(self, token_id: int, *, is_ending_id: bool, heeds_stops: bool) -> None:
-        if self._detokenizer is None:
-            return
-        hides = is_ending_id and not self.request.sampling.include_stop_str_in_output
-        if self.request.sampling.stop:
-            hidden, text = (self._detokenizer.text_behind(token_id), "") if hides else self._detokenizer.push_all(token_id)
-            self._show(text, hidden, heeds_stops=heeds_stops)
-        else:
-            self._text.append("" if hides else self._detokenizer.push(token_id))
 
-    def _show(self, text: str, hidden: str = "", *, heeds_stops: bool) -> None:
-        result = self._matcher.push(text, hidden=hidden, heeds=heeds_stops)
-        self._text.append(result.emit)
-        if result.matched is not None:
-            self._stop_reason = result.matched
+class RequestGroup:
+    """The `n` completions of one submission, and what they have in common: the scores of the prompt, and the times.
 
-    def _release(self, *, heeds_stops: bool) -> None:
-        if self._detokenizer is None:
-            return
-        self._show(self._detokenizer.finish(), heeds_stops=heeds_stops)
-        self._text.append(self._matcher.finish())
+    `scores` are log-probabilities of the prompt's tokens where they are asked for, filled from left to right; the first token
+    and context have none.
+    """
+
+    def __init__(self, submission: Submission, tokenizer: Tokenizer | None, now: float) -> None:
+        self.submission = submission
+        self.request_id = submission.request_id
+        self._tokenizer = tokenizer
+        words = OutputWords(submission.sampling, tokenizer)
+        self.states = [
+            CompletionState(each, index, self.request_id, tokenizer, words) for index, each in enumerate(_children(submission))
+        ]
+        self.scores: list[TokenLogprobs | None] | None = None
+        if submission.sampling.prompt_logprobs is not None:
+            self.scores = [None] * max(1, submission.prompt.num_context_tokens)
+        self.num_open = len(self.states)
+        self._num_steps = 0
+        self._last_step: int | None = None
+        self._submitted_s = now
+        self._first_token_s: float | None = None
+        self._ended_s: float | None = None
+
+    def note_chunk(self, chunk: ScheduledChunk, step: int, now: float) -> None:
+        """Counts a step that computed tokens of any completion, and remembers when the first token came."""
+        if step != self._last_step:
+            self._num_steps += 1
+            self._last_step = step
+        if self._first_token_s is None and chunk.num_sample_rows:
+            self._first_token_s = now
+
+    def note_scores(self, start: int, scores: Sequence[TokenLogprobs]) -> None:
+        """Takes the scores of tokens [start, start + len(scores)); those known from before a preemption are skipped."""
+        if self.scores is not None:
+            self.scores += [_named(score, self._tokenizer) for score in scores[len(self.scores) - start :]]
+
+    def note_end(self, now: float) -> None:
+        """Counts a completion that has ended."""
+        self.num_open -= 1
+        if self.num_open == 0:
+            self._ended_s = now
+
+    def output(self) -> RequestOutput:
+        """Returns everything known so far; final once no completion is open."""
+        completions = tuple(state.output() for state in self.states)
+        return self._output(completions, self.scores, is_final=self.num_open == 0)
+
+    def delta(self, progress: Progress) -> RequestOutput:
+        """Returns an output that holds what one step added and nothing older; never the final one."""
+        completion = CompletionOutput(
+            index=progress.index,
+            text=progress.text,
+            token_ids=progress.token_ids,
+            finish_reason=progress.finish_reason,
+            stop_reason=progress.stop_reason,
+            seed=self.states[progress.index].request.seed,
+            logprobs=progress.logprobs,
+            cumulative_logprob=progress.cumulative_logprob,
+        )
+        return self._output((completion,), None, is_final=False)
+
+    def _metrics(self) -> RequestMetrics:
+        return RequestMetrics(
+            ttft_s=None if self._first_token_s is None else self._first_token_s - self._submitted_s,
+            e2e_s=None if self._ended_s is None else self._ended_s - self._submitted_s,
+            num_preemptions=sum(state.request.num_preemptions for state in self.states),
+            num_steps=self._num_steps,
+        )
+
+    def _output(
+        self, completions: tuple[CompletionOutput, ...], scores: Sequence[TokenLogprobs | None] | None, *, is_final: bool
+    ) -> RequestOutput:
+        prompt = self.submission.prompt
+        return RequestOutput(
+            request_id=self.request_id,
+            prompt=prompt.text,
+            prompt_token_ids=prompt.token_ids,
+            prompt_logprobs=None if scores is None else tuple(scores),
+            outputs=completions,
+            num_cached_tokens=self.states[0].request.num_cached_tokens,
+            metrics=self._metrics(),
+            finished=is_final,
+        )
 
 
-def _no_text(_token_id: int) -> str:
-    return ""
+def last_delta(output: RequestOutput) -> RequestOutput:
+    """Returns a final output without the text and tokens that earlier deltas brought already."""
+    ends = tuple(replace(completion, text="", token_ids=(), logprobs=None) for completion in output.outputs)
+    return replace(output, outputs=ends)
 
 
-def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> Mapping[int, Logprob]:
+def child_seed(seed: int, index: int) -> int:
+    """Returns the seed of completion `index`: the first has the request's own, the others digests of it."""
+    if index == 0:
+        return seed
+    digest = sha256(seed.to_bytes(8, "little") + index.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little") & MAX_SEED
+
+
+def _children(submission: Submission) -> list[Request]:
+    """Returns one request per completion. Only the first scores the prompt; the others reuse its blocks once written."""
+    prompt, sampling = submission.prompt, submission.sampling
+    seed = int.from_bytes(os.urandom(8), "little") & MAX_SEED if sampling.seed is None else sampling.seed
+    return [
+        Request(
+            request_id=submission.request_id if sampling.n == 1 else f"{submission.request_id}/{index}",
+            prompt_token_ids=prompt.token_ids,
+            sampling=sampling if index == 0 else replace(sampling, prompt_logprobs=None),
+            seed=child_seed(seed, index),
+            priority=submission.priority,
+            tenant=submission.tenant,
+            cache_salt=prompt.cache_salt,
+            num_context_tokens=prompt.num_context_tokens,
+        )
+        for index in range(sampling.n)
+    ]
+
+
+def _named(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> Mapping[int, Logprob]:
     """Returns the candidates with the text of each token where there is a tokenizer."""
     if tokenizer is None:
         return candidates
@@ -228,18 +270,15 @@ def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> Mappi
     }
 
 
-def _sample_row(request: Request, eos_token_ids: frozenset[int], banned: BannedWords | None) -> SampleRow:
+def _sample_row(request: Request, tokenizer: Tokenizer | None, words: OutputWords) -> SampleRow:
     params = request.sampling
+    has_penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty) != (1, 0, 0)
     return SampleRow(
         params=params,
         seed=request.seed,
         prompt_token_ids=request.prompt_token_ids,
         output_token_ids=request.output_token_ids,
-        eos_token_ids=eos_token_ids,
-        ban=None if banned is None else BannedTokens(banned),
-        counts=TokenCounts(request.prompt_token_ids) if _has_penalties(params) else None,
+        eos_token_ids=frozenset() if tokenizer is None else tokenizer.eos_token_ids,
+        ban=None if words.banned is None else BannedTokens(words.banned),
+        counts=TokenCounts(request.prompt_token_ids) if has_penalties else None,
     )
-
-
-def _has_penalties(params: SamplingParams) -> bool:
-    return (params.repetition_penalty, params.frequency_penalty, params.presence_penalty) != (1, 0, 0)

@@ -16,17 +16,16 @@ is a function of seed and position.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from quire.engine.batch import PaddedTables, argmax_slices, build_batch, logit_slices
+from quire.engine.books import Books
 from quire.engine.capacity import require_logprob_room
-from quire.engine.completion import CompletionState, Progress
-from quire.engine.group import RequestGroup, Submission
+from quire.engine.completion import CompletionState, Progress, RequestGroup
+from quire.engine.prompts import Submission
 from quire.engine.step_sampler import StepSampler, StepTokens
 from quire.engine.watch import StepRecord, StepWatcher
-from quire.errors import DuplicateRequestError, IntegrityError, RequestError, defect, failure_message, is_failure
+from quire.errors import DuplicateRequestError, IntegrityError, RequestError, failure_message, is_failure
 from quire.executors.protocol import Executor
 from quire.request import FinishReason, Request, RequestOutput
 from quire.sample.sampler import require_known_tokens
@@ -36,11 +35,6 @@ from quire.text.tokenizer import Tokenizer
 
 StepEvent = Progress | RequestOutput
 """A token of one completion, or the final output of a request."""
-
-IDLE_CHECK_BLOCKS = 1024
-"""Blocks that one idle check looks at, well below a millisecond; a larger pool is walked in as many turns as it takes."""
-
-_log = logging.getLogger("quire")
 
 
 class EngineCore:
@@ -58,19 +52,21 @@ class EngineCore:
     ) -> None:
         self.executor = executor
         self.tokenizer = tokenizer
-        self.integrity_errors: list[IntegrityError] = []
         self.watcher: StepWatcher | None = None
         self._clock = clock
-        self._make_scheduler = make_scheduler
-        self._scheduler = make_scheduler()
+        self._books = Books(make_scheduler)
         self._groups: dict[str, RequestGroup] = {}
         self._states: dict[str, CompletionState] = {}
         self._tables = PaddedTables()
-        self._next_checked = 0  # the block where the next idle check begins
 
     @property
     def scheduler(self) -> Scheduler:
-        return self._scheduler
+        return self._books.scheduler
+
+    @property
+    def integrity_errors(self) -> list[IntegrityError]:
+        """What was found wrong in the bookkeeping while nothing ran, and repaired."""
+        return self._books.errors
 
     @property
     def has_work(self) -> bool:
@@ -88,8 +84,8 @@ class EngineCore:
         """
         self._check_tokens(submission)
         group = RequestGroup(submission, self.tokenizer, self._clock())
-        self._scheduler.limits.check(group.states[0].request)
-        require_logprob_room(submission.sampling, len(submission.prompt_token_ids))
+        self.scheduler.limits.check(group.states[0].request)
+        require_logprob_room(submission.sampling, len(submission.prompt.token_ids))
         return group
 
     def submit(self, submission: Submission) -> RequestGroup:
@@ -105,11 +101,11 @@ class EngineCore:
         queued: list[str] = []
         try:
             for state in group.states:
-                self._scheduler.submit(state.request)
+                self.scheduler.submit(state.request)
                 queued.append(state.request.request_id)
         except BaseException:
             for request_id in queued:
-                self._scheduler.abort(request_id)
+                self.scheduler.abort(request_id)
             raise
         self._groups[group.request_id] = group
         self._states |= {state.request.request_id: state for state in group.states}
@@ -121,47 +117,49 @@ class EngineCore:
         if group is None:
             return None
         for state in group.states:
-            if self._scheduler.abort(state.request.request_id) is not None:
+            if self.scheduler.abort(state.request.request_id) is not None:
                 state.end()
                 self._close(state.request)
-        self._check_when_idle()
+        if not self._groups:
+            self._books.check_idle()
         return group.output()
 
     def close(self) -> None:
         """Ends every request and checks the books from end to end: what is wrong is reported in `integrity_errors`."""
         for request_id in self.request_ids:
             self.abort(request_id)
-        self._repair_unless(self._scheduler.manager.check)
+        self._books.check()
 
     def step(self) -> list[StepEvent]:
         """Computes one step and returns what it brought; an empty list also when there is nothing to do.
 
         An error that belongs to one request ends that request; the others lose a step, but no token changes.
         """
-        plan = self._scheduler.plan_step()
+        plan = self.scheduler.plan_step()
         if plan is None:
             return []
         try:
             drawn = self._run_bisecting(plan.scheduled)
         except BaseException:
-            self._scheduler.abandon(plan)
+            self.scheduler.abandon(plan)
             raise
         if drawn.scores:
             self._note_scores(plan, drawn)
         if drawn.failures:
-            self._scheduler.abandon(plan)
+            self.scheduler.abandon(plan)
             events = [event for request_id, message in drawn.failures.items() for event in self._fail(request_id, message)]
         else:
             events = self._complete(plan, drawn)
-        self._check_when_idle()
+        if not self._groups:
+            self._books.check_idle()
         if self.watcher is not None:
-            self.watcher(StepRecord(plan, drawn, self._scheduler.manager.pool.take_events()))
+            self.watcher(StepRecord(plan, drawn, self.scheduler.manager.pool.take_events()))
         return events
 
     def _check_tokens(self, submission: Submission) -> None:
         vocab_size = self.executor.spec.vocab_size
         require_known_tokens(submission.sampling, vocab_size)
-        unknown = [token_id for token_id in submission.prompt_token_ids if not 0 <= token_id < vocab_size]
+        unknown = [token_id for token_id in submission.prompt.token_ids if not 0 <= token_id < vocab_size]
         if unknown:
             raise RequestError(
                 "the prompt holds a token id that the model does not have",
@@ -214,31 +212,30 @@ class EngineCore:
                     raise
                 errors[request_id] = failure_message(error)
                 sampled[request_id], ended[request_id] = token_ids[:1], FinishReason.ERROR
-        finished = self._scheduler.complete_step(plan, sampled, ended)
+        finished = self.scheduler.complete_step(plan, sampled, ended)
         for request in finished:
             steps[request.request_id] = states[request.request_id].end(errors.get(request.request_id))
         return [*steps.values(), *(output for request in finished if (output := self._close(request)) is not None)]
 
     def _note_step(self, plan: StepPlan) -> None:
         now, step = self._clock(), plan.step
-        states = self._states
+        groups, states = self._groups, self._states
         for chunk in plan.scheduled:
-            states[chunk.request_id].shared.note_chunk(chunk, step, now)
+            groups[states[chunk.request_id].group_id].note_chunk(chunk, step, now)
 
     def _note_scores(self, plan: StepPlan, drawn: StepTokens) -> None:
         """Keeps the prompt scores of a step, also of one that fails: those that come again are skipped."""
         for chunk in plan.scheduled:
-            scores = self._group_of(chunk.request_id).scores
-            if scores is not None and chunk.request_id in drawn.scores:
+            if chunk.request_id in drawn.scores:
                 try:
-                    scores.add(chunk.first_scored, drawn.scores[chunk.request_id], self.tokenizer)
+                    self._group_of(chunk.request_id).note_scores(chunk.first_scored, drawn.scores[chunk.request_id])
                 except BaseException as error:
                     if not is_failure(error):
                         raise
                     drawn.failures[chunk.request_id] = failure_message(error)
 
     def _fail(self, request_id: str, message: str) -> list[StepEvent]:
-        request = self._scheduler.fail(request_id)
+        request = self.scheduler.fail(request_id)
         if request is None:
             return []
         self._states[request_id].end(message)
@@ -257,27 +254,3 @@ class EngineCore:
             return None
         del self._groups[group.request_id]
         return group.output()
-
-    def _check_when_idle(self) -> None:
-        """Without requests every block must be free. An answer waits for this, so it looks at some blocks at a time, in turn."""
-        if self._groups:
-            return
-        first = self._next_checked
-        stop = min(first + IDLE_CHECK_BLOCKS, self._scheduler.manager.pool.num_blocks)
-        self._next_checked = 0 if stop == self._scheduler.manager.pool.num_blocks else stop
-        self._repair_unless(partial(self._check_idle, range(first, stop)))
-
-    def _check_idle(self, blocks: range) -> None:
-        self._scheduler.manager.check_idle(blocks)
-        if self._scheduler.has_work:
-            raise defect("the scheduler has requests left over while nothing runs")
-
-    def _repair_unless(self, check: Callable[[], None]) -> None:
-        """Runs a check; if the books are wrong, reports it and starts new ones, which is safe while nothing runs."""
-        try:
-            check()
-        except IntegrityError as error:
-            _log.error("The KV cache's bookkeeping was inconsistent and was reset; cached prefixes are lost: %s", error)
-            self.integrity_errors.append(error)
-            broken, self._scheduler = self._scheduler, self._make_scheduler()
-            self._scheduler.manager.pool.take_place_of(broken.manager.pool)

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
+from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore, StepEvent
-from quire.engine.group import RequestGroup
-from quire.engine.routing import Reader, RoutedCore
+from quire.engine.readers import Reader
+from quire.engine.routing import RoutedCore
 from quire.errors import ExecutorError, failure_message
 
 _log = logging.getLogger("quire")

@@ -8,12 +8,12 @@ from functools import cached_property
 from itertools import count
 
 from quire.engine.chats import Messages, require_known_inputs, split_conversations, template_of
-from quire.engine.group import Submission
 from quire.engine.prompts import (
-    GivenContext,
-    GivenPrompt,
+    ParsedPrompt,
     Prompt,
     Prompts,
+    ScoreContext,
+    Submission,
     one_param_each,
     one_priority_each,
     read_num_candidates,
@@ -22,7 +22,7 @@ from quire.engine.prompts import (
     read_prompt,
     split_prompts,
 )
-from quire.engine.scores import read_scored_text
+from quire.engine.scores import read_scored_prompt, scoring
 from quire.request import SamplingParams
 from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
@@ -46,11 +46,11 @@ class Frontend:
 
     def prompt(self, prompt: Prompt, params: SamplingParams | None, priority: int) -> Submission:
         """Returns the submission of one prompt."""
-        return self._submission(read_prompt(prompt), read_params(params), read_priority(priority))
+        return self._submission(read_prompt(prompt, self.tokenizer), read_params(params), read_priority(priority))
 
     def prompts(self, prompts: Prompts, params: SamplingParamsOfAll, priority: PriorityOfAll) -> list[Submission]:
         """Returns the submissions of one prompt or many, in their order."""
-        return self._submissions(split_prompts(prompts), params, priority)
+        return self._submissions(split_prompts(prompts, self.tokenizer), params, priority)
 
     def chats(
         self,
@@ -63,14 +63,14 @@ class Frontend:
         require_known_inputs(inputs)
         encoder, now = self._chat_encoder, datetime.now().astimezone()
         rendered = [encoder.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
-        prompts = [GivenPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
+        prompts = [ParsedPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
         return self._submissions(prompts, SamplingParams(max_tokens=None) if params is None else params, priority)
 
-    def score(self, prompt: Prompt, given: GivenContext | None, num_candidates: int) -> Submission:
-        """Returns the submission that scores a prompt after what is given."""
+    def score(self, prompt: Prompt, context: ScoreContext | None, num_candidates: int) -> Submission:
+        """Returns the submission that scores a prompt after its context."""
         wanted = read_num_candidates(num_candidates)
-        scored = read_scored_text(prompt, given, self.tokenizer)
-        return scored.submission(self._next_request_id(), num_candidates=wanted)
+        scored = read_scored_prompt(prompt, context, self.tokenizer)
+        return scoring(scored, self._next_request_id(), num_candidates=wanted)
 
     def conversation(self, inputs: TemplateInputs) -> Conversation:
         """Returns an empty conversation; raises TemplateError for an input that the template would ignore."""
@@ -86,23 +86,13 @@ class Frontend:
     def _chat_encoder(self) -> ChatEncoder:
         return ChatEncoder(self._chat_template, self.tokenizer)
 
-    def _submissions(self, prompts: Sequence[GivenPrompt], params: object, priority: object) -> list[Submission]:
+    def _submissions(self, prompts: Sequence[ParsedPrompt], params: object, priority: object) -> list[Submission]:
         each_params = one_param_each(len(prompts), params)
         priorities = one_priority_each(len(prompts), priority)
         return [self._submission(*parts) for parts in zip(prompts, each_params, priorities, strict=True)]
 
-    def _submission(self, prompt: GivenPrompt, params: SamplingParams, priority: int) -> Submission:
-        token_ids = prompt.token_ids
-        if token_ids is None:
-            token_ids = tuple(self.tokenizer.encode(prompt.text or ""))
-        return Submission(
-            request_id=self._next_request_id(),
-            prompt_token_ids=token_ids,
-            sampling=params,
-            prompt=prompt.text,
-            priority=priority,
-            cache_salt=prompt.cache_salt,
-        )
+    def _submission(self, prompt: ParsedPrompt, params: SamplingParams, priority: int) -> Submission:
+        return Submission(request_id=self._next_request_id(), prompt=prompt, sampling=params, priority=priority)
 
     def _next_request_id(self) -> str:
         return f"request-{next(self._request_numbers)}"

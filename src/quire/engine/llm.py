@@ -11,11 +11,11 @@ from quire.config import EngineConfig
 from quire.engine.chats import Messages
 from quire.engine.core import EngineCore
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
-from quire.engine.group import Submission
 from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, engine_config
 from quire.engine.progress import AnswerProgress
-from quire.engine.prompts import GivenContext, Prompt, Prompts, read_output, read_switch
+from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_output, read_switch
+from quire.engine.readers import Deltas, FinalOutputs
 from quire.engine.scores import Score, score_of
 from quire.engine.shared_core import SharedCore
 from quire.engine.uncopyable import Uncopyable
@@ -67,7 +67,7 @@ class LLM(Uncopyable):
         `use_tqdm` draws a progress bar on standard error meanwhile, or one line at the end where that is no terminal.
         """
         is_watched = read_switch("use_tqdm", use_tqdm)
-        return self._answers(self._frontend.prompts(prompts, sampling_params, priority), is_watched)
+        return self._answers(self._frontend.prompts(prompts, sampling_params, priority), is_watched=is_watched)
 
     def chat(
         self,
@@ -88,7 +88,7 @@ class LLM(Uncopyable):
         model has no template, or its template fails or would ignore an input.
         """
         is_watched = read_switch("use_tqdm", use_tqdm)
-        return self._answers(self._frontend.chats(messages, sampling_params, priority, inputs), is_watched)
+        return self._answers(self._frontend.chats(messages, sampling_params, priority, inputs), is_watched=is_watched)
 
     def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, so that each turn finds the last in the cache.
@@ -107,10 +107,10 @@ class LLM(Uncopyable):
         the iterator early ends the request, frees its blocks and keeps the computed prefix.
         """
         submission = self._frontend.prompt(prompt, sampling_params, priority)
-        self._shared.check(submission)
-        return self._shared.follow(submission)
+        self._shared.check([submission])
+        return self._deltas(submission)
 
-    def score(self, prompt: Prompt, *, given: GivenContext | None = None, num_candidates: int = 0) -> Score:
+    def score(self, prompt: Prompt, *, given: ScoreContext | None = None, num_candidates: int = 0) -> Score:
         """Returns the teacher-forced log-probability of every token of a text or of token ids, computed chunk by chunk.
 
         `given` is context that comes first and is not scored, a text before a text or token ids before token ids: its
@@ -123,7 +123,7 @@ class LLM(Uncopyable):
         are not finite.
         """
         submission = self._frontend.score(prompt, given, num_candidates)
-        return score_of(self._shared.run([submission])[0], submission.num_given_tokens)
+        return score_of(self._answers([submission])[0], submission.prompt.num_context_tokens)
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
@@ -148,6 +148,28 @@ class LLM(Uncopyable):
 
     # -- inside ----------------------------------------------------------------------
 
-    def _answers(self, submissions: Sequence[Submission], is_watched: bool) -> list[RequestOutput]:
+    def _answers(self, submissions: Sequence[Submission], *, is_watched: bool = False) -> list[RequestOutput]:
+        """Returns the final output of every submission. What ends the call early, Ctrl-C included, ends its requests only."""
+        request_ids = [submission.request_id for submission in submissions]
         with AnswerProgress(len(submissions), is_shown=is_watched) as progress:
-            return self._shared.run(submissions, progress.note)
+            outputs = FinalOutputs(request_ids, progress.note)
+            try:
+                self._shared.submit(self._shared.check(submissions), outputs)
+                while not outputs.is_ready:
+                    self._shared.step(outputs)
+                return outputs.take()
+            finally:
+                self._shared.leave(request_ids)
+
+    def _deltas(self, submission: Submission) -> Iterator[RequestOutput]:
+        """Yields what each step adds to a submission, its final output without anything new last."""
+        groups = self._shared.check([submission])
+        deltas = Deltas(groups[0])
+        try:
+            self._shared.submit(groups, deltas)
+            while not deltas.is_over:
+                while not deltas.is_ready:
+                    self._shared.step(deltas)
+                yield deltas.take()
+        finally:
+            self._shared.leave([submission.request_id])

@@ -10,43 +10,60 @@ import numpy.typing as npt
 
 from quire.errors import RequestError
 from quire.request import MAX_LOGPROBS, RequestOutput, SamplingParams
+from quire.text.tokenizer import Tokenizer
 from quire.values import as_bool, as_int, is_unicode, shown
 
 Prompt = str | Sequence[int] | npt.NDArray[np.integer] | Mapping[str, object]
 Prompts = Prompt | Sequence[Prompt]
-GivenContext = str | Sequence[int] | npt.NDArray[np.integer]
+ScoreContext = str | Sequence[int] | npt.NDArray[np.integer]
 
 _KEYS = ("prompt", "prompt_token_ids", "cache_salt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GivenPrompt:
-    """One prompt. At least one of `text` and `token_ids` is there; where both are, the ids are those of the text."""
+class ParsedPrompt:
+    """One prompt, read and tokenized. `text` is None where it came as token ids.
 
+    Of the first `num_context_tokens` no log-probabilities are wanted, so that they may come from the cache although the
+    prompt is scored.
+    """
+
+    token_ids: tuple[int, ...]
     text: str | None = None
-    token_ids: tuple[int, ...] | None = None
     cache_salt: str = ""
+    num_context_tokens: int = 0
 
 
-def split_prompts(prompts: object) -> list[GivenPrompt]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A prompt and how to continue it."""
+
+    request_id: str
+    prompt: ParsedPrompt
+    sampling: SamplingParams
+    priority: int = 0
+    tenant: str = ""
+
+
+def split_prompts(prompts: object, tokenizer: Tokenizer) -> list[ParsedPrompt]:
     """Returns the prompts one by one: a text, a list of token ids or a dictionary is one prompt, a list of those is many."""
     if isinstance(prompts, (str, Mapping)):
-        return [read_prompt(prompts)]
+        return [read_prompt(prompts, tokenizer)]
     items = _items(prompts)
     if items is None:
         raise _not_a_prompt(prompts)
     if len(items) and as_int(items[0]) is not None:
-        return [read_prompt(prompts)]
-    return [read_prompt(item) for item in items]
+        return [read_prompt(prompts, tokenizer)]
+    return [read_prompt(item, tokenizer) for item in items]
 
 
-def read_prompt(prompt: object) -> GivenPrompt:
+def read_prompt(prompt: object, tokenizer: Tokenizer) -> ParsedPrompt:
     """Returns one prompt; raises RequestError for what is neither text, nor integers, nor a dictionary of those."""
     if isinstance(prompt, str):
-        return GivenPrompt(text=prompt)
+        return ParsedPrompt(text=prompt, token_ids=tuple(tokenizer.encode(prompt)))
     if isinstance(prompt, Mapping):
-        return _read_dictionary(prompt)
-    return GivenPrompt(token_ids=read_token_ids(prompt))
+        return _read_dictionary(prompt, tokenizer)
+    return ParsedPrompt(token_ids=read_token_ids(prompt))
 
 
 def one_param_each(num_prompts: int, sampling_params: object) -> list[SamplingParams]:
@@ -138,7 +155,7 @@ def read_token_ids(prompt: object) -> tuple[int, ...]:
     return token_ids  # type: ignore[return-value]
 
 
-def _read_dictionary(prompt: Mapping[object, object]) -> GivenPrompt:
+def _read_dictionary(prompt: Mapping[object, object], tokenizer: Tokenizer) -> ParsedPrompt:
     unknown = [key for key in prompt if key not in _KEYS]
     if unknown:
         raise RequestError(
@@ -161,7 +178,8 @@ def _read_dictionary(prompt: Mapping[object, object]) -> GivenPrompt:
             given=shown(salt),
             next_step="Pass such a string or leave it out.",
         )
-    return GivenPrompt(text=text, token_ids=None if token_ids is None else read_token_ids(token_ids), cache_salt=salt or "")
+    ids = read_token_ids(token_ids) if text is None else tuple(tokenizer.encode(text))
+    return ParsedPrompt(text=text, token_ids=ids, cache_salt=salt or "")
 
 
 def _items(given: object) -> Sequence[object] | None:

@@ -8,85 +8,16 @@ any thread        Reader.is_ready, take                                         
 from __future__ import annotations
 
 import copy
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
+from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore, StepEvent
-from quire.engine.group import RequestGroup, Submission, last_delta
+from quire.engine.inbox import Abort, Admission, Inbox
+from quire.engine.prompts import Submission
+from quire.engine.readers import Reader
 from quire.errors import QuireError, RequestError, is_failure
 from quire.kv.ledger import CacheExplanation
 from quire.request import RequestOutput
-
-
-class Reader(Protocol):
-    """Takes the events of requests, in the thread that steps; `is_ready` says whether its caller has something to take."""
-
-    @property
-    def is_ready(self) -> bool: ...
-    def read(self, event: StepEvent) -> None: ...
-    def fail(self, error: BaseException) -> None: ...
-
-
-class FinalOutputs:
-    """Reads the final outputs of some requests. Ready when all are there, or an error that ends the wait."""
-
-    def __init__(self, request_ids: Sequence[str], watch: Callable[[RequestOutput], None] | None = None) -> None:
-        self._request_ids = tuple(request_ids)
-        self._watch = watch
-        self._outputs: dict[str, RequestOutput] = {}
-        self._error: BaseException | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        return self._error is not None or len(self._outputs) == len(self._request_ids)
-
-    def read(self, event: StepEvent) -> None:
-        if isinstance(event, RequestOutput):
-            self._outputs[event.request_id] = event
-            if self._watch is not None:
-                self._watch(event)
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-
-    def take(self) -> list[RequestOutput]:
-        """Returns the outputs in the order of their requests, or raises the error."""
-        if self._error is not None:
-            raise self._error
-        return [self._outputs[request_id] for request_id in self._request_ids]
-
-
-class Deltas:
-    """Reads what each step adds to one request. Ready while there is an event that was not taken, or an error."""
-
-    def __init__(self, group: RequestGroup) -> None:
-        self.is_over = False  # whether the final output was taken
-        self._group = group
-        self._events: deque[StepEvent] = deque()
-        self._error: BaseException | None = None
-
-    @property
-    def is_ready(self) -> bool:
-        return bool(self._events) or self._error is not None
-
-    def read(self, event: StepEvent) -> None:
-        self._events.append(event)
-
-    def fail(self, error: BaseException) -> None:
-        self._error = error
-
-    def take(self) -> RequestOutput:
-        """Returns the oldest event as an output that holds nothing older, or raises the error once there is no event."""
-        if not self._events and self._error is not None:
-            raise self._error
-        event = self._events.popleft()
-        if isinstance(event, RequestOutput):
-            self.is_over = True
-            return last_delta(event)
-        return self._group.delta(event)
 
 
 class EventRouter:
@@ -123,89 +54,6 @@ class EventRouter:
         while self._readers:
             _, reader = self._readers.popitem()
             reader.fail(make_error())
-
-
-@dataclass(frozen=True, slots=True)
-class _Admission:
-    groups: tuple[RequestGroup, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Abort:
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _WakeUp:
-    """Asks for nothing: the thread that waits for a command looks around."""
-
-
-_Command = _Admission | _Abort | _WakeUp
-
-
-class Inbox:
-    """Commands to a core in the order in which threads gave them. Adding one never waits, not even in a finalizer."""
-
-    def __init__(self) -> None:
-        self._commands: SimpleQueue[_Command] = SimpleQueue()  # put() may interrupt put() and get(), as a finalizer does
-        self._taken: deque[_Command] = deque()
-
-    @property
-    def is_empty(self) -> bool:
-        return not self._taken and self._commands.empty()
-
-    def submit(self, groups: Sequence[RequestGroup]) -> None:
-        """Asks to admit checked groups, all with the same step."""
-        self._commands.put(_Admission(tuple(groups)))
-
-    def abort(self, request_id: str) -> None:
-        """Asks to end a request, if it still runs then."""
-        self._commands.put(_Abort(request_id))
-
-    def wake(self) -> None:
-        """Ends a `wait`."""
-        self._commands.put(_WakeUp())
-
-    def wait(self) -> None:
-        """Waits for a command, which stays in the inbox. Only the thread that drains it may call this."""
-        if not self._taken:
-            self._taken.append(self._commands.get())
-
-    def drain(self, core: EngineCore, router: EventRouter) -> None:
-        """Does what was asked. What the core refuses goes to the reader of that request and disturbs no other."""
-        for command in self._take():
-            if isinstance(command, _Admission):
-                for group in command.groups:
-                    _admit(group, core, router)
-            elif isinstance(command, _Abort):
-                output = core.abort(command.request_id)
-                if output is not None:
-                    router.deliver(output)
-
-    def clear(self) -> None:
-        """Forgets what was asked."""
-        for _ in self._take():
-            pass
-
-    def _take(self) -> Iterator[_Command]:
-        while self._taken:
-            yield self._taken.popleft()
-        try:
-            while True:
-                yield self._commands.get_nowait()
-        except Empty:
-            return
-
-
-def _admit(group: RequestGroup, core: EngineCore, router: EventRouter) -> None:
-    if not router.has(group.request_id):
-        return  # its reader has left meanwhile
-    try:
-        core.admit(group)
-    except BaseException as error:
-        if not is_failure(error):
-            raise
-        router.fail(group.request_id, error)
 
 
 class RoutedCore:
@@ -249,12 +97,12 @@ class RoutedCore:
         if self._core is None:
             self.inbox.clear()
         else:
-            self.inbox.drain(self._core, self._router)
+            self._obey(self._core)
 
     def step(self) -> bool:
         """Drains the inbox, computes one step and delivers its events; returns False where there was nothing to compute."""
         core = self.core
-        self.inbox.drain(core, self._router)
+        self._obey(core)
         if not core.has_work:
             return False
         for event in core.step():
@@ -280,6 +128,27 @@ class RoutedCore:
                 core.close()
         finally:
             self._router.fail_all(self._end_error)
+
+    def _obey(self, core: EngineCore) -> None:
+        """Does what was asked. What the core refuses goes to the reader of that request and disturbs no other."""
+        for command in self.inbox.take():
+            if isinstance(command, Admission):
+                for group in command.groups:
+                    self._admit(core, group)
+            elif isinstance(command, Abort):
+                output = core.abort(command.request_id)
+                if output is not None:
+                    self._router.deliver(output)
+
+    def _admit(self, core: EngineCore, group: RequestGroup) -> None:
+        if not self._router.has(group.request_id):
+            return  # its reader has left meanwhile
+        try:
+            core.admit(group)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._router.fail(group.request_id, error)
 
     def _end_error(self) -> QuireError:
         """Returns a copy for each caller: an exception keeps the traceback of the thread that raises it."""

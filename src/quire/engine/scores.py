@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from quire.engine.core import EngineCore
-from quire.engine.group import Submission
-from quire.engine.prompts import GivenPrompt, read_prompt
+from quire.engine.prompts import ParsedPrompt, Submission, read_prompt
 from quire.errors import EmptyPromptError, ExecutorError, RequestError, failure_of
 from quire.request import Logprob, RequestOutput, SamplingParams, TokenLogprobs
 from quire.text.tokenizer import Tokenizer
@@ -64,61 +63,44 @@ class Score:
         return None if self.loss is None else math.exp(self.loss)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredText:
-    """Token ids to score, of which the first `num_given_tokens` are context only, and the text they spell if there is one."""
-
-    token_ids: tuple[int, ...]
-    num_given_tokens: int = 0
-    text: str | None = None
-    cache_salt: str = ""
-
-    def submission(self, request_id: str, *, num_candidates: int = 0) -> Submission:
-        """Returns the request that scores it: its prompt's log-probabilities, and one token that nobody reads."""
-        return Submission(
-            request_id=request_id,
-            prompt_token_ids=self.token_ids,
-            sampling=SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=num_candidates),
-            prompt=self.text,
-            cache_salt=self.cache_salt,
-            num_given_tokens=self.num_given_tokens,
-        )
+def scoring(prompt: ParsedPrompt, request_id: str, *, num_candidates: int = 0) -> Submission:
+    """Returns the request that scores a prompt: its tokens' log-probabilities, and one token that is not read."""
+    sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=num_candidates)
+    return Submission(request_id=request_id, prompt=prompt, sampling=sampling)
 
 
-def read_scored_text(prompt: object, given: object, tokenizer: Tokenizer) -> ScoredText:
-    """Returns what `LLM.score` is asked for; raises RequestError where `given` is of another form than the prompt.
+def read_scored_prompt(prompt: object, context: object, tokenizer: Tokenizer) -> ParsedPrompt:
+    """Returns what `LLM.score` is asked for; raises RequestError where the context has another form than the prompt.
 
-    Two texts are encoded as the one text they make, so that a token across the seam is the one the model knows; given are
-    then the tokens that this text and `given` alone begin with alike.
+    Two texts are encoded as the one text they make, so that a token across the seam is the one the model knows; context are
+    then the tokens that this text and the context alone begin with alike.
     """
-    own = read_prompt(prompt)
-    if given is None:
-        token_ids = tokenizer.encode(own.text or "") if own.token_ids is None else own.token_ids
-        return ScoredText(token_ids=tuple(token_ids), text=own.text, cache_salt=own.cache_salt)
-    if isinstance(given, Mapping):
+    own = read_prompt(prompt, tokenizer)
+    if context is None:
+        return own
+    if isinstance(context, Mapping):
         raise RequestError(
             "given is a text or token ids",
-            given=shown(given),
+            given=shown(context),
             next_step='Pass cache_salt with the text to score, {"prompt": ..., "cache_salt": ...}; it covers both.',
         )
-    context = read_prompt(given)
-    scored = _joined(own, context, tokenizer)
-    if scored.num_given_tokens == len(scored.token_ids):
+    scored = _joined(read_prompt(context, tokenizer), own, tokenizer)
+    if scored.num_context_tokens == len(scored.token_ids):
         raise EmptyPromptError("there is nothing to score after what is given", next_step="Pass at least one token of text.")
     return scored
 
 
-def score_on(core: EngineCore, scored: ScoredText, request_id: str) -> Score:
+def score_on(core: EngineCore, prompt: ParsedPrompt, request_id: str) -> Score:
     """Scores on a core that does nothing else, step by step; otherwise as `LLM.score`."""
-    core.submit(scored.submission(request_id))
+    core.submit(scoring(prompt, request_id))
     while core.has_work:
         for event in core.step():
             if isinstance(event, RequestOutput):
-                return score_of(event, scored.num_given_tokens)
+                return score_of(event, prompt.num_context_tokens)
     raise ExecutorError("a score did not come to an end", given=request_id, next_step="Report this as a defect.")
 
 
-def score_of(output: RequestOutput, num_given_tokens: int = 0) -> Score:
+def score_of(output: RequestOutput, num_context_tokens: int = 0) -> Score:
     """Returns the score of a request that asked for prompt log-probabilities; raises ExecutorError if it failed."""
     if output.outputs[0].error is not None:
         raise failure_of(output.outputs[0].error)
@@ -126,18 +108,15 @@ def score_of(output: RequestOutput, num_given_tokens: int = 0) -> Score:
         token_ids=output.prompt_token_ids,
         candidates=output.prompt_logprobs or (None,) * len(output.prompt_token_ids),
         num_cached_tokens=output.num_cached_tokens,
-        num_given_tokens=num_given_tokens,
+        num_given_tokens=num_context_tokens,
     )
 
 
-def _joined(own: GivenPrompt, context: GivenPrompt, tokenizer: Tokenizer) -> ScoredText:
-    if own.token_ids is not None and context.token_ids is not None:
-        return ScoredText(
-            token_ids=context.token_ids + own.token_ids,
-            num_given_tokens=len(context.token_ids),
-            cache_salt=own.cache_salt,
-        )
-    if own.token_ids is not None or context.text is None or own.text is None:
+def _joined(context: ParsedPrompt, own: ParsedPrompt, tokenizer: Tokenizer) -> ParsedPrompt:
+    if own.text is None and context.text is None:
+        token_ids = context.token_ids + own.token_ids
+        return replace(own, token_ids=token_ids, num_context_tokens=len(context.token_ids))
+    if own.text is None or context.text is None:
         raise RequestError(
             "given and the text to score have different forms",
             given="a text and token ids",
@@ -145,6 +124,6 @@ def _joined(own: GivenPrompt, context: GivenPrompt, tokenizer: Tokenizer) -> Sco
         )
     text = context.text + own.text
     token_ids = tuple(tokenizer.encode(text))
-    pairs = zip(token_ids, tokenizer.encode(context.text), strict=False)
+    pairs = zip(token_ids, context.token_ids, strict=False)
     num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return ScoredText(token_ids=token_ids, num_given_tokens=num_alike, text=text, cache_salt=own.cache_salt)
+    return replace(own, token_ids=token_ids, num_context_tokens=num_alike, text=text)

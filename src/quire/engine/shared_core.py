@@ -6,13 +6,15 @@ thread B   .        .      step   .      step (done)    events go to the reader 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
-from quire.engine.group import Submission
 from quire.engine.interrupt import interrupts_deferred
-from quire.engine.routing import Deltas, FinalOutputs, Reader, RoutedCore
+from quire.engine.prompts import Submission
+from quire.engine.readers import Reader
+from quire.engine.routing import RoutedCore
 from quire.engine.turns import Turns, forked_in_a_step
 from quire.errors import IntegrityError, RequestError
 from quire.kv.ledger import CacheExplanation
@@ -23,7 +25,7 @@ _PATIENCE_S = 0.05
 
 
 class SharedCore:
-    """The calls of `LLM` on its core. Every answer is the one that its caller would get alone."""
+    """The core of an `LLM`. Every answer is the one that its caller would get alone."""
 
     def __init__(self, core: EngineCore) -> None:
         self._routed = RoutedCore(core, "LLM")
@@ -34,41 +36,30 @@ class SharedCore:
         """The core itself; raises RequestError once it is closed."""
         return self._routed.core
 
-    def check(self, submission: Submission) -> None:
-        """Raises RequestError for a submission that can never be answered."""
-        self._routed.check([submission])
+    def check(self, submissions: Sequence[Submission]) -> list[RequestGroup]:
+        """Returns the groups of submissions, to `submit`; raises RequestError if any of them can never be answered."""
+        return self._routed.check(submissions)
 
-    def run(self, submissions: Sequence[Submission], watch: Callable[[RequestOutput], None] | None = None) -> list[RequestOutput]:
-        """Returns the final output of every submission; raises RequestError before anything runs if one is refused.
+    def submit(self, groups: Sequence[RequestGroup], reader: Reader) -> None:
+        """Queues checked groups for the next step, and their events for a reader. Raises where the thread can get no turn."""
+        self._require_turns()
+        self._routed.submit(groups, reader)
 
-        `watch` sees each output when it is final, in whatever thread that is.
+    def step(self, reader: Reader) -> None:
+        """Runs one step for the readers of all threads; nothing if another thread's step brought what this one awaits."""
+        with self._turn():
+            if not reader.is_ready and not self._routed.step() and not reader.is_ready:
+                raise IntegrityError(
+                    "an answer is awaited but nothing runs", next_step="Do not end requests behind the LLM's back."
+                )
 
-        Whatever ends the call early, Ctrl-C included, ends its requests and no others.
+    def leave(self, request_ids: Sequence[str]) -> None:
+        """Ends those of these requests that still run, at the latest after the step that runs now.
+
+        Never waits: a stream may be garbage-collected in any thread at any moment, also within a step.
         """
-        self._require_turns()
-        request_ids = [submission.request_id for submission in submissions]
-        outputs = FinalOutputs(request_ids, watch)
-        try:
-            self._routed.submit(self._routed.check(submissions), outputs)
-            while not outputs.is_ready:
-                self._step(outputs)
-            return outputs.take()
-        finally:
-            self._leave(request_ids)
-
-    def follow(self, submission: Submission) -> Iterator[RequestOutput]:
-        """Yields what each step adds to a submission, its final output without anything new last."""
-        self._require_turns()
-        groups = self._routed.check([submission])
-        deltas = Deltas(groups[0])
-        try:
-            self._routed.submit(groups, deltas)
-            while not deltas.is_over:
-                while not deltas.is_ready:
-                    self._step(deltas)
-                yield deltas.take()
-        finally:
-            self._leave([submission.request_id])
+        self._routed.leave(request_ids)
+        self._end_abandoned()
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
@@ -83,22 +74,6 @@ class SharedCore:
             self._routed.end()
 
     # -- inside ----------------------------------------------------------------------
-
-    def _step(self, reader: Reader) -> None:
-        """Runs one step for the readers of all threads; nothing if another thread's step brought what this one awaits."""
-        with self._turn():
-            if not reader.is_ready and not self._routed.step() and not reader.is_ready:
-                raise IntegrityError(
-                    "an answer is awaited but nothing runs", next_step="Do not end requests behind the LLM's back."
-                )
-
-    def _leave(self, request_ids: Sequence[str]) -> None:
-        """Ends those of these requests that still run, at the latest after the step that runs now.
-
-        Never waits: a stream may be garbage-collected in any thread at any moment, also within a step.
-        """
-        self._routed.leave(request_ids)
-        self._end_abandoned()
 
     def _require_turns(self) -> None:
         """Raises the error for which the calling thread can never get a turn."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from quire.engine.core import EngineCore
-from quire.engine.group import Submission
+from quire.engine.prompts import ParsedPrompt, Submission
 from quire.engine.watch import StepWatcher
 from quire.errors import ExecutorError, failure_of
 from quire.executors.protocol import Executor
@@ -33,7 +33,9 @@ class TokenLoop:
         Without `logprobs` its tokens come from `Executor.argmax`, and no logits exist.
         """
         sampling = SamplingParams(temperature=0, max_tokens=num_new, ignore_eos=True, logprobs=logprobs)
-        submission = Submission(request_id=request_id, prompt_token_ids=tuple(prompt), sampling=sampling, priority=priority)
+        submission = Submission(
+            request_id=request_id, prompt=ParsedPrompt(token_ids=tuple(prompt)), sampling=sampling, priority=priority
+        )
         request = self._core.submit(submission).states[0].request
         self.requests[request_id] = request
         return request

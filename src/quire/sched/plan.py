@@ -84,8 +84,8 @@ class StepPass:
         start = request.num_computed_tokens
         num_sample, num_scored = int(is_last), 0
         if not request.output_token_ids and request.needs_prompt_logits:
-            num_given = max(0, request.first_logits_at - start)
-            num_scored = max(0, num_tokens - num_given - num_sample)
+            num_context = max(0, request.first_logits_at - start)
+            num_scored = max(0, num_tokens - num_context - num_sample)
         self.requests.append(request)
         self.chunks.append(ScheduledChunk(request.request_id, start, num_tokens, block_ids, num_sample, num_scored))
         self.tokens_left = max(0, self.tokens_left - num_tokens)

@@ -23,8 +23,9 @@ from quire.arrays import Float64Array
 from quire.config import DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine.core import EngineCore
 from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
+from quire.engine.prompts import ParsedPrompt
 from quire.engine.resolve import is_native_built, settled
-from quire.engine.scores import Score, ScoredText, score_on
+from quire.engine.scores import Score, score_on
 from quire.errors import ConfigError, ExecutorUnavailableError
 from quire.executors.protocol import Executor
 from quire.models.checkpoint import Checkpoint
@@ -112,21 +113,21 @@ class _Comparison:
         self._executor: Executor = build_executor(checkpoint, config)
 
     def checks(self) -> Iterator[TrainingCheck]:
-        num_given = self._executor.layout.block_size + 3
+        num_context = self._executor.layout.block_size + 3
         whole = self._scores(self._core(self._config.scheduler))
         yield self._check("whole", whole, None)
         chunked = self._scores(self._core(replace(self._config.scheduler, max_num_batched_tokens=CHUNK)))
         yield self._check(f"chunks of {CHUNK}", chunked, whole)
         warm = self._core(self._config.scheduler)
         self._scores(warm)
-        yield self._check("after cached context", self._scores(warm, num_given), whole)
+        yield self._check("after cached context", self._scores(warm, num_context), whole)
 
     def _core(self, scheduler: SchedulerConfig) -> EngineCore:
         config = replace(self._config, scheduler=scheduler)
         return build_core(self._executor, self._tokenizer, config, origin_of(self._checkpoint))
 
-    def _scores(self, core: EngineCore, num_given: int = 0) -> list[Score]:
-        scored = [ScoredText(token_ids=text, num_given_tokens=num_given) for text in self._texts]
+    def _scores(self, core: EngineCore, num_context: int = 0) -> list[Score]:
+        scored = [ParsedPrompt(token_ids=text, num_context_tokens=num_context) for text in self._texts]
         return [score_on(core, each, f"text-{index}") for index, each in enumerate(scored)]
 
     def _check(self, circumstance: str, scores: Sequence[Score], whole: Sequence[Score] | None) -> TrainingCheck:

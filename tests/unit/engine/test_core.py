@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from quire.config import KVCacheMode, PrefixCache
-from quire.engine.completion import CompletionState, Progress
+from quire.engine.completion import CompletionState, Progress, child_seed
 from quire.engine.core import EngineCore
-from quire.engine.group import child_seed
 from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError, SamplingError
 from quire.executors.protocol import Float32Array, StepBatch
 from quire.request import FinishReason, RequestOutput

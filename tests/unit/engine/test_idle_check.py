@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from quire.engine.core import IDLE_CHECK_BLOCKS, EngineCore
+from quire.engine.books import IDLE_CHECK_BLOCKS
+from quire.engine.core import EngineCore
 from quire.kv.block import Block
 from quire.request import Request, SamplingParams
 from quire.text.tokenizer import Tokenizer

@@ -14,8 +14,9 @@ from quire.engine import batch
 from quire.engine.batch import MAX_LOGIT_BYTES, rows_per_slice
 from quire.engine.core import EngineCore
 from quire.engine.loading import Origin, build_core
+from quire.engine.prompts import ParsedPrompt
 from quire.engine.resolve import is_native_built
-from quire.engine.scores import Score, ScoredText, score_on
+from quire.engine.scores import Score, score_on
 from quire.errors import ExecutorError
 from quire.executors.native import NativeExecutor
 from quire.executors.options import ExecutorOptions
@@ -45,7 +46,7 @@ def test_slices_change_no_score_and_no_token(tokenizer: Tokenizer, num_rows: int
     work = [
         submission("scored", PROMPT, prompt_logprobs=2, max_tokens=5),
         submission("plain", PROMPT[5:], max_tokens=5),
-        submission("continued", PROMPT[3:], num_given=30, prompt_logprobs=0, max_tokens=5),
+        submission("continued", PROMPT[3:], num_context=30, prompt_logprobs=0, max_tokens=5),
         submission("drawn", PROMPT[7:], max_tokens=5, temperature=1.0, seed=3),
     ]
     expected = run_all(make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=512), *work)
@@ -109,7 +110,7 @@ def peak_of_scoring(core: EngineCore, name: str) -> int:
     token_ids = tuple(np.random.default_rng(0).integers(0, LARGE_VOCAB, NUM_TOKENS).tolist())
     tracemalloc.start()
     try:
-        score_on(core, ScoredText(token_ids=token_ids), name)
+        score_on(core, ParsedPrompt(token_ids=token_ids), name)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -134,7 +135,7 @@ def test_slices_change_no_bit_natively_and_nothing_that_counts_elsewhere(
 
     def score(max_bytes: int) -> Score:
         monkeypatch.setattr(batch, "MAX_LOGIT_BYTES", max_bytes)
-        return score_on(core_of(make_executor, tokenizer, 251), ScoredText(token_ids=token_ids), "scored")
+        return score_on(core_of(make_executor, tokenizer, 251), ParsedPrompt(token_ids=token_ids), "scored")
 
     whole = score(MAX_LOGIT_BYTES)
     for num_rows in (1, 7, 89):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quire.engine.routing import Deltas, FinalOutputs, RoutedCore
+from quire.engine.readers import Deltas, FinalOutputs
+from quire.engine.routing import RoutedCore
 from quire.errors import DuplicateRequestError, ExecutorError, RequestError
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import FakeExecutor, make_core, submission

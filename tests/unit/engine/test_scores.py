@@ -9,7 +9,8 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from quire.engine.scores import ScoredText, read_scored_text, score_on
+from quire.engine.prompts import ParsedPrompt
+from quire.engine.scores import read_scored_prompt, score_on
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import FakeExecutor, make_core, run_all, submission
 
@@ -21,13 +22,13 @@ TEXTS = ((3, 1, 4), (1, 5, 9, 2, 6), (5,))
 def test_scores_after_given_context_equal_those_of_the_whole_text(tokenizer: Tokenizer, budget: int) -> None:
     for text in TEXTS:
         token_ids = (*CONTEXT, *text)
-        whole = score_on(make_core(FakeExecutor(), tokenizer), ScoredText(token_ids=token_ids), "whole")
-        for num_given in (1, 31, 32, 33, 64, 65, len(CONTEXT)):
+        whole = score_on(make_core(FakeExecutor(), tokenizer), ParsedPrompt(token_ids=token_ids), "whole")
+        for num_context in (1, 31, 32, 33, 64, 65, len(CONTEXT)):
             core = make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=budget)
-            scored = ScoredText(token_ids=token_ids, num_given_tokens=num_given)
+            scored = ParsedPrompt(token_ids=token_ids, num_context_tokens=num_context)
             cold, warm = score_on(core, scored, "cold"), score_on(core, scored, "warm")
-            assert cold.logprobs == warm.logprobs == (None,) * num_given + whole.logprobs[num_given:]
-            assert (cold.num_cached_tokens, warm.num_cached_tokens) == (0, (num_given - 1) // 32 * 32)
+            assert cold.logprobs == warm.logprobs == (None,) * num_context + whole.logprobs[num_context:]
+            assert (cold.num_cached_tokens, warm.num_cached_tokens) == (0, (num_context - 1) // 32 * 32)
             assert cold.candidates == warm.candidates
 
 
@@ -35,7 +36,7 @@ def test_continuations_compute_their_context_once_and_its_head_never(tokenizer: 
     executor = FakeExecutor()
     core = make_core(executor, tokenizer, max_num_batched_tokens=512)
     for index, text in enumerate(TEXTS):
-        score_on(core, ScoredText(token_ids=(*CONTEXT, *text), num_given_tokens=len(CONTEXT)), str(index))
+        score_on(core, ParsedPrompt(token_ids=(*CONTEXT, *text), num_context_tokens=len(CONTEXT)), str(index))
     num_beyond_blocks = len(CONTEXT) - 64
     assert executor.num_tokens == len(CONTEXT) + 2 * num_beyond_blocks + sum(len(text) for text in TEXTS)
     assert executor.max_rows == max(len(text) for text in TEXTS) + 1
@@ -43,14 +44,14 @@ def test_continuations_compute_their_context_once_and_its_head_never(tokenizer: 
 
 def test_a_given_context_is_found_where_a_scored_text_left_it(tokenizer: Tokenizer) -> None:
     core = make_core(FakeExecutor(), tokenizer)
-    score_on(core, ScoredText(token_ids=CONTEXT), "whole")
+    score_on(core, ParsedPrompt(token_ids=CONTEXT), "whole")
     assert run_all(core, submission("answer", CONTEXT))["answer"].num_cached_tokens == 64
 
 
 def test_given_scores_survive_preemption_in_the_middle_of_the_prompt(tokenizer: Tokenizer) -> None:
     """The older request decodes into a third block while the prompt of the younger, a token a step, fills its second."""
     decoding = submission("a", CONTEXT[:25], max_tokens=70)
-    scored = submission("b", CONTEXT[:64], num_given=20, prompt_logprobs=1)
+    scored = submission("b", CONTEXT[:64], num_context=20, prompt_logprobs=1)
     roomy = run_all(make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=2), decoding, scored)
     core = make_core(FakeExecutor(4), tokenizer, max_num_batched_tokens=2)
     tight = run_all(core, decoding, scored)
@@ -65,7 +66,7 @@ def test_a_token_across_the_seam_is_scored(tmp_path: Path) -> None:
     backend.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({}))
     tokenizer = Tokenizer.from_directory(tmp_path)
-    merged = read_scored_text("bc", "ca", tokenizer)
-    assert (merged.token_ids, merged.num_given_tokens, merged.text) == ((2, 3, 2), 1, "cabc")
-    apart = read_scored_text("cc", "ca", tokenizer)
-    assert (apart.token_ids, apart.num_given_tokens) == ((2, 0, 2, 2), 2)
+    merged = read_scored_prompt("bc", "ca", tokenizer)
+    assert (merged.token_ids, merged.num_context_tokens, merged.text) == ((2, 3, 2), 1, "cabc")
+    apart = read_scored_prompt("cc", "ca", tokenizer)
+    assert (apart.token_ids, apart.num_context_tokens) == ((2, 0, 2, 2), 2)

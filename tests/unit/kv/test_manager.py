@@ -153,18 +153,18 @@ def test_prompt_logprobs_bypass_the_cache_until_they_were_given() -> None:
     assert manager.match(scored).num_tokens == 8
 
 
-@pytest.mark.parametrize(("num_given", "num_matched"), [(1, 0), (4, 0), (5, 4), (8, 4), (9, 8), (10, 8)])
-def test_a_scored_prompt_reuses_given_tokens_only_up_to_the_one_that_predicts(num_given: int, num_matched: int) -> None:
+@pytest.mark.parametrize(("num_context", "num_matched"), [(1, 0), (4, 0), (5, 4), (8, 4), (9, 8), (10, 8)])
+def test_a_scored_prompt_reuses_context_tokens_only_up_to_the_one_that_predicts(num_context: int, num_matched: int) -> None:
     manager = manager_of()
     computed(manager, "first", range(10))
     params = SamplingParams(prompt_logprobs=0)
-    scored = opened(manager, "scored", range(10), sampling=params, num_given_tokens=num_given)
+    scored = opened(manager, "scored", range(10), sampling=params, num_context_tokens=num_context)
     assert reason_for(manager, scored) == (num_matched, MissReason.BYPASSED, None)
 
 
 def test_given_tokens_that_were_never_cached_are_explained_as_cold() -> None:
     manager = manager_of()
-    scored = opened(manager, "scored", range(10), sampling=SamplingParams(prompt_logprobs=0), num_given_tokens=9)
+    scored = opened(manager, "scored", range(10), sampling=SamplingParams(prompt_logprobs=0), num_context_tokens=9)
     assert reason_for(manager, scored) == (0, MissReason.COLD, None)
 
 

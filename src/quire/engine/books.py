@@ -1,0 +1,52 @@
+"""The scheduler of a core and the bookkeeping below it, checked while nothing runs, and begun again where it is wrong."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from quire.errors import IntegrityError, defect
+from quire.sched.scheduler import Scheduler
+
+IDLE_CHECK_BLOCKS = 1024
+"""Blocks that one idle check looks at, well below a millisecond; a larger pool is walked in as many turns as it takes."""
+
+_log = logging.getLogger("quire")
+
+
+class Books:
+    """Holds `scheduler`, which a failed check replaces by a new one; `errors` tells which checks failed, oldest first."""
+
+    def __init__(self, make_scheduler: Callable[[], Scheduler]) -> None:
+        self.scheduler = make_scheduler()
+        self.errors: list[IntegrityError] = []
+        self._make_scheduler = make_scheduler
+        self._next_checked = 0  # the block where the next idle check begins
+
+    def check_idle(self) -> None:
+        """Without requests every block must be free. An answer waits for this, so it looks at some blocks at a time, in turn."""
+        num_blocks = self.scheduler.manager.pool.num_blocks
+        first = self._next_checked
+        stop = min(first + IDLE_CHECK_BLOCKS, num_blocks)
+        self._next_checked = 0 if stop == num_blocks else stop
+        self._repair_unless(partial(self._require_idle, range(first, stop)))
+
+    def check(self) -> None:
+        """Looks at everything, from end to end."""
+        self._repair_unless(self.scheduler.manager.check)
+
+    def _require_idle(self, blocks: range) -> None:
+        self.scheduler.manager.check_idle(blocks)
+        if self.scheduler.has_work:
+            raise defect("the scheduler has requests left over while nothing runs")
+
+    def _repair_unless(self, check: Callable[[], None]) -> None:
+        """Runs a check; if the books are wrong, reports it and starts new ones, which is safe while nothing runs."""
+        try:
+            check()
+        except IntegrityError as error:
+            _log.error("The KV cache's bookkeeping was inconsistent and was reset; cached prefixes are lost: %s", error)
+            self.errors.append(error)
+            broken, self.scheduler = self.scheduler, self._make_scheduler()
+            self.scheduler.manager.pool.take_place_of(broken.manager.pool)
