@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
@@ -13,16 +13,15 @@ from quire.request import (
     MAX_SEED,
     CompletionOutput,
     FinishReason,
-    Logprob,
     Request,
     RequestMetrics,
     RequestOutput,
     TokenLogprobs,
 )
-from quire.sample.sampler import SampleRow, TokenCounts
+from quire.sample.sampler import SampleRow
 from quire.sched.plan import ScheduledChunk
 from quire.text.banned_words import BannedTokens
-from quire.text.output_text import OutputText, OutputWords
+from quire.text.output_text import OutputText, OutputWords, name_tokens
 from quire.text.tokenizer import Tokenizer
 
 
@@ -56,7 +55,9 @@ class CompletionState:
         self.request = request
         self.index = index
         self.group_id = group_id
-        self.row = _sample_row(request, tokenizer, words)
+        eos_token_ids = frozenset[int]() if tokenizer is None else tokenizer.eos_token_ids
+        ban = None if words.banned is None else BannedTokens(words.banned)
+        self.row = SampleRow.of(request, eos_token_ids=eos_token_ids, ban=ban)
         self.token_ids = request.token_ids
         self._tokenizer = tokenizer
         self._text = OutputText(request.sampling, tokenizer, words, request.prompt_token_ids)
@@ -137,7 +138,7 @@ class CompletionState:
         )
 
     def _note_logprobs(self, candidates: TokenLogprobs, token_id: int) -> None:
-        self._logprobs.append(_named(candidates, self._tokenizer))
+        self._logprobs.append(name_tokens(candidates, self._tokenizer))
         self._cumulative_logprob = (self._cumulative_logprob or 0.0) + candidates[token_id].logprob
 
 
@@ -177,7 +178,7 @@ class RequestGroup:
     def note_scores(self, start: int, scores: Sequence[TokenLogprobs]) -> None:
         """Takes the scores of tokens [start, start + len(scores)); those known from before a preemption are skipped."""
         if self.scores is not None:
-            self.scores += [_named(score, self._tokenizer) for score in scores[len(self.scores) - start :]]
+            self.scores += [name_tokens(score, self._tokenizer) for score in scores[len(self.scores) - start :]]
 
     def note_end(self, now: float) -> None:
         """Counts a completion that has ended."""
@@ -228,12 +229,6 @@ class RequestGroup:
         )
 
 
-def last_delta(output: RequestOutput) -> RequestOutput:
-    """Returns a final output without the text and tokens that earlier deltas brought already."""
-    ends = tuple(replace(completion, text="", token_ids=(), logprobs=None) for completion in output.outputs)
-    return replace(output, outputs=ends)
-
-
 def child_seed(seed: int, index: int) -> int:
     """Returns the seed of completion `index`: the first has the request's own, the others digests of it."""
     if index == 0:
@@ -259,26 +254,3 @@ def _children(submission: Submission) -> list[Request]:
         )
         for index in range(sampling.n)
     ]
-
-
-def _named(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> Mapping[int, Logprob]:
-    """Returns the candidates with the text of each token where there is a tokenizer."""
-    if tokenizer is None:
-        return candidates
-    return {
-        token_id: replace(candidate, decoded_token=tokenizer.token_text(token_id)) for token_id, candidate in candidates.items()
-    }
-
-
-def _sample_row(request: Request, tokenizer: Tokenizer | None, words: OutputWords) -> SampleRow:
-    params = request.sampling
-    has_penalties = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty) != (1, 0, 0)
-    return SampleRow(
-        params=params,
-        seed=request.seed,
-        prompt_token_ids=request.prompt_token_ids,
-        output_token_ids=request.output_token_ids,
-        eos_token_ids=frozenset() if tokenizer is None else tokenizer.eos_token_ids,
-        ban=None if words.banned is None else BannedTokens(words.banned),
-        counts=TokenCounts(request.prompt_token_ids) if has_penalties else None,
-    )

@@ -25,10 +25,11 @@ from quire.engine.completion import CompletionState, Progress, RequestGroup
 from quire.engine.prompts import Submission
 from quire.engine.step_sampler import StepSampler, StepTokens
 from quire.engine.watch import StepRecord, StepWatcher
-from quire.errors import DuplicateRequestError, IntegrityError, RequestError, failure_message, is_failure
+from quire.errors import DuplicateRequestError, IntegrityError, failure_message, is_failure
 from quire.executors.protocol import Executor
 from quire.request import FinishReason, Request, RequestOutput
 from quire.sample.sampler import require_known_tokens
+from quire.sched.limits import require_known_prompt
 from quire.sched.plan import ScheduledChunk, StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
@@ -82,7 +83,9 @@ class EngineCore:
 
         Raises the RequestError for which a submission is refused, whatever else is queued.
         """
-        self._check_tokens(submission)
+        vocab_size = self.executor.spec.vocab_size
+        require_known_tokens(submission.sampling, vocab_size)
+        require_known_prompt(submission.prompt.token_ids, vocab_size)
         group = RequestGroup(submission, self.tokenizer, self._clock())
         self.scheduler.limits.check(group.states[0].request)
         require_logprob_room(submission.sampling, len(submission.prompt.token_ids))
@@ -155,18 +158,6 @@ class EngineCore:
         if self.watcher is not None:
             self.watcher(StepRecord(plan, drawn, self.scheduler.manager.pool.take_events()))
         return events
-
-    def _check_tokens(self, submission: Submission) -> None:
-        vocab_size = self.executor.spec.vocab_size
-        require_known_tokens(submission.sampling, vocab_size)
-        unknown = [token_id for token_id in submission.prompt.token_ids if not 0 <= token_id < vocab_size]
-        if unknown:
-            raise RequestError(
-                "the prompt holds a token id that the model does not have",
-                given=unknown[0],
-                limit=f"0 to {vocab_size - 1}",
-                next_step="Encode the text with this model's tokenizer.",
-            )
 
     def _run_bisecting(self, chunks: Sequence[ScheduledChunk]) -> StepTokens:
         """Returns what the chunks bring; with `failures`, that of the requests which fail on their own counts alone."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from quire.engine.completion import RequestGroup, last_delta
+from quire.engine.completion import RequestGroup
 from quire.engine.core import StepEvent
 from quire.request import RequestOutput
 
@@ -78,5 +79,11 @@ class Deltas:
         event = self._events.popleft()
         if isinstance(event, RequestOutput):
             self.is_over = True
-            return last_delta(event)
+            return _last_delta(event)
         return self._group.delta(event)
+
+
+def _last_delta(output: RequestOutput) -> RequestOutput:
+    """Returns a final output without the text and tokens that earlier deltas brought already."""
+    ends = tuple(replace(completion, text="", token_ids=(), logprobs=None) for completion in output.outputs)
+    return replace(output, outputs=ends)

@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from quire.arrays import Float32Array, Float64Array
-from quire.request import SamplingParams
+from quire.request import Request, SamplingParams
 from quire.sample.arrays import IdArray, RowArray, TokenIds
 from quire.sample.mask import TokenMask
 
@@ -84,6 +84,19 @@ class SampleRow:
         params = self.params
         changes = (params.logit_bias, self.ban is not None, _has_penalties(params), params.logprobs is not None)
         object.__setattr__(self, "_is_plain", params.temperature == 0 and not any(changes))
+
+    @classmethod
+    def of(cls, request: Request, *, eos_token_ids: frozenset[int], ban: TokenBan | None) -> SampleRow:
+        """Returns the row of a request, which follows its output as it grows."""
+        return cls(
+            params=request.sampling,
+            seed=request.seed,
+            prompt_token_ids=request.prompt_token_ids,
+            output_token_ids=request.output_token_ids,
+            eos_token_ids=eos_token_ids,
+            ban=ban,
+            counts=TokenCounts(request.prompt_token_ids) if _has_penalties(request.sampling) else None,
+        )
 
     @property
     def takes_best(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -88,3 +89,15 @@ class RequestLimits:
                 limit=f"{self.num_blocks} blocks of {self.block_size} tokens",
                 next_step="Shorten the prompt, lower max_tokens, or raise kv_memory.",
             )
+
+
+def require_known_prompt(token_ids: Sequence[int], vocab_size: int) -> None:
+    """Raises RequestError where a prompt holds a token id that the model does not have."""
+    unknown = [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]
+    if unknown:
+        raise RequestError(
+            "the prompt holds a token id that the model does not have",
+            given=unknown[0],
+            limit=f"0 to {vocab_size - 1}",
+            next_step="Encode the text with this model's tokenizer.",
+        )

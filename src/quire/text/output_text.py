@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from quire.errors import RequestError
+from quire.request import TokenLogprobs
 from quire.sampling import SamplingParams
 from quire.text.automaton import Automaton
 from quire.text.banned_words import BannedWords
@@ -92,6 +94,15 @@ class OutputText:
             return
         self._show(self._detokenizer.finish(), heeds_stops=heeds_stops)
         self.parts.append(self._matcher.finish())
+
+
+def name_tokens(candidates: TokenLogprobs, tokenizer: Tokenizer | None) -> TokenLogprobs:
+    """Returns the candidates with the text of each token where there is a tokenizer."""
+    if tokenizer is None:
+        return candidates
+    return {
+        token_id: replace(candidate, decoded_token=tokenizer.token_text(token_id)) for token_id, candidate in candidates.items()
+    }
 
 
 def _no_text(_token_id: int) -> str:
