@@ -5,6 +5,7 @@ from __future__ import annotations
 from quire import __version__
 from quire.bench.harness import Harness, Room
 from quire.config import PrefixCache
+from quire.engine import driving
 from quire.engine.options import WEIGHT_FORMATS, EngineOptions
 from quire.models.checkpoint import load_checkpoint
 from quire.units import cdiv
@@ -27,14 +28,15 @@ class QuireContestant:
         return {"quire": __version__, "executor": self._harness.executor.name, "kv": self._harness.layout.format.value}
 
     def run(self, task: Task) -> Reading:
-        loop = self._harness.loop(PrefixCache.ON if task.reuses else PrefixCache.OFF)
+        core = self._harness.core(PrefixCache.ON if task.reuses else PrefixCache.OFF)
         if task.num_known:
-            loop.submit("before", task.prompts[0][: task.num_known], 1)
-            loop.run()
-        requests = [loop.submit(str(index), prompt, task.num_new) for index, prompt in enumerate(task.prompts)]
+            core.submit(driving.greedy("before", task.prompts[0][: task.num_known], 1))
+            driving.run(core)
+        submissions = [driving.greedy(str(index), prompt, task.num_new) for index, prompt in enumerate(task.prompts)]
+        requests = [driving.begin(core, submission) for submission in submissions]
 
         def step() -> list[list[int]]:
-            loop.step()
+            driving.step(core)
             return [request.output_token_ids for request in requests]
 
         return timed_steps(step, task.num_new)

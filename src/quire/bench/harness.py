@@ -11,10 +11,12 @@ import numpy as np
 from quire.bench.machine_peak import MachinePeak, higher_peak, measure_peak
 from quire.bench.report import Report, Samples, speed_of
 from quire.config import ExecutorKind, PrefixCache, SchedulerConfig, WeightFormat
+from quire.engine import driving
+from quire.engine.core import EngineCore
 from quire.engine.loading import build_executor
 from quire.engine.options import EngineOptions, engine_config
+from quire.engine.prompts import Submission
 from quire.engine.resolve import layout_of, resolve, settled
-from quire.engine.token_loop import TokenLoop
 from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
 from quire.executors.native import int_layout
@@ -54,7 +56,7 @@ class RunTimes:
 
 
 class Harness:
-    """An executor with just the KV memory it needs, and token loops over it.
+    """An executor with just the KV memory it needs, and cores without text over it.
 
     `options` are some of `EngineOptions`: dtype, quantize, kv_format, threads. Raises ConfigError where the model's context
     is too short for the room, and what loading raises.
@@ -75,20 +77,23 @@ class Harness:
         self.executor = build_executor(checkpoint, config, self._packing)
         self.layout = self.executor.layout
 
-    def loop(self, prefix_cache: PrefixCache = PrefixCache.OFF) -> TokenLoop:
-        """Returns a loop over an empty cache."""
+    def core(self, prefix_cache: PrefixCache = PrefixCache.OFF) -> EngineCore:
+        """Returns a core over an empty cache."""
+        return EngineCore(self.executor, None, lambda: self._scheduler(prefix_cache), time.perf_counter)
+
+    def _scheduler(self, prefix_cache: PrefixCache) -> Scheduler:
         pool = BlockPool(self.executor.num_blocks, self.layout.block_size)
         manager = KVCacheManager(pool, fingerprint=b"bench", prefix_cache=prefix_cache)
         limits = SchedulerConfig(max_num_seqs=self.room.num_requests, max_num_batched_tokens=self.max_batched_tokens)
-        return TokenLoop(self.executor, Scheduler(limits, manager, max_context=self.spec.max_context))
+        return Scheduler(limits, manager, max_context=self.spec.max_context)
 
     def warm_up(self, batch: int = 1) -> None:
         """Runs a few small steps, so that threads run and pages are mapped before the first measured one."""
         num_prompt = min(_WARM_UP_TOKENS, self.room.num_tokens - 2)
-        loop = self.loop()
+        core = self.core()
         for index in range(batch):
-            loop.submit(f"warm-up-{index}", prompt_tokens(self.spec.vocab_size, index, num_prompt), 2)
-        loop.run()
+            core.submit(driving.greedy(f"warm-up-{index}", prompt_tokens(self.spec.vocab_size, index, num_prompt), 2))
+        driving.run(core)
 
     def peak(self) -> MachinePeak:
         """Measures the machine's peak now, with this executor's instruction set and threads."""
@@ -122,18 +127,19 @@ class Harness:
         self.show_progress("Packing weights", done, total)
 
 
-def timed_run(loop: TokenLoop, max_steps: int | None = None) -> RunTimes:
-    """Runs what was submitted to the end, or for `max_steps` steps after every request has its first token."""
+def timed_run(core: EngineCore, submissions: Iterable[Submission], max_steps: int | None = None) -> RunTimes:
+    """Runs submissions to the end, or for `max_steps` steps after every one has its first token."""
+    requests = [driving.begin(core, submission) for submission in submissions]
     first = time.perf_counter()
-    while any(not request.output_token_ids for request in loop.requests.values()):
-        loop.step()
+    while any(not request.output_token_ids for request in requests):
+        driving.step(core)
     prefill = time.perf_counter() - first
     steps: list[float] = []
-    while loop.requests and len(steps) != max_steps:
+    while core.has_work and len(steps) != max_steps:
         start = time.perf_counter()
-        loop.step()
+        driving.step(core)
         steps.append(time.perf_counter() - start)
-    loop.abort_all()
+    driving.close(core)
     return RunTimes(prefill, steps)
 
 

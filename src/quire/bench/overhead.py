@@ -1,7 +1,7 @@
 """The engine's own overhead: a step of steady decode over a model that computes nothing, and one row per sampling method.
 
-scheduler   plan -> batch -> best tokens -> complete       the token loop, without text
-engine      the same, and text, stops and events           EngineCore.step
+tokens      plan -> batch -> best tokens -> complete       a core without text
+engine      the same, and text, stops and events           a core with a tokenizer
 
 Time is taken over whole runs of steps, so that the cost of filling blocks is included. It is CPU time of the thread: nothing here
 waits, so only the time of other programs is left out.
@@ -22,8 +22,7 @@ from quire.bench.null_executor import NullExecutor
 from quire.bench.report import spread
 from quire.config import CacheConfig, SchedulerConfig
 from quire.engine.core import EngineCore
-from quire.engine.prompts import ParsedPrompt, Submission
-from quire.engine.token_loop import TokenLoop
+from quire.engine.driving import greedy
 from quire.errors import ConfigError
 from quire.executors.native import available_isas, native_sampler
 from quire.executors.protocol import Float32Array
@@ -115,9 +114,9 @@ _Run = Callable[[], float]
 
 
 def _steps(spec: ModelSpec, tokenizer: Tokenizer, work: OverheadWork) -> Iterator[tuple[str, _Run]]:
-    for kind, run in (("tokens", _token_steps), ("engine", partial(_engine_steps, tokenizer))):
+    for kind, texts in (("tokens", None), ("engine", tokenizer)):
         for batch in work.batches:
-            yield f"{kind}, batch {batch}", partial(run, _Stage(spec, batch, work.num_steps))
+            yield f"{kind}, batch {batch}", partial(_engine_steps, texts, _Stage(spec, batch, work.num_steps))
 
 
 class _Stage:
@@ -146,18 +145,10 @@ class _Stage:
         return (time.thread_time() - start) / self.num_steps
 
 
-def _token_steps(stage: _Stage) -> float:
-    loop = TokenLoop(stage.executor, stage.scheduler())
-    for index, prompt in enumerate(stage.prompts):
-        loop.submit(f"request-{index}", prompt, stage.num_new)
-    return stage.timed(loop.step)
-
-
-def _engine_steps(tokenizer: Tokenizer, stage: _Stage) -> float:
+def _engine_steps(tokenizer: Tokenizer | None, stage: _Stage) -> float:
     core = EngineCore(stage.executor, tokenizer, stage.scheduler, time.perf_counter)
-    sampling = SamplingParams(temperature=0, max_tokens=stage.num_new, ignore_eos=True)
     for index, prompt in enumerate(stage.prompts):
-        core.submit(Submission(request_id=f"request-{index}", prompt=ParsedPrompt(token_ids=tuple(prompt)), sampling=sampling))
+        core.submit(greedy(f"request-{index}", prompt, stage.num_new))
     return stage.timed(core.step)
 
 

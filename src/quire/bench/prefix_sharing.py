@@ -16,8 +16,9 @@ from quire.bench.cost import Cost, decode_cost, prefill_cost
 from quire.bench.harness import Harness, OnProgress, Room, prompt_tokens, timed_run
 from quire.bench.report import Report, Samples
 from quire.config import PrefixCache
+from quire.engine import driving
+from quire.engine.core import EngineCore
 from quire.engine.options import EngineOptions
-from quire.engine.token_loop import TokenLoop
 from quire.errors import IntegrityError
 from quire.models.checkpoint import Checkpoint
 
@@ -65,10 +66,11 @@ def _requests(harness: Harness, work: SharedWork) -> Iterator[Samples]:
     found: dict[PrefixCache, list[float]] = {PrefixCache.OFF: [], PrefixCache.ON: []}
     for index in range(work.repeat):
         for mode, seconds in found.items():
-            loop = harness.loop(mode)
-            for request in range(work.num_requests):
-                loop.submit(f"request-{request}", _prompt(harness, work, request), work.num_new)
-            seconds.append(timed_run(loop).total)
+            submissions = [
+                driving.greedy(f"request-{request}", _prompt(harness, work, request), work.num_new)
+                for request in range(work.num_requests)
+            ]
+            seconds.append(timed_run(harness.core(mode), submissions).total)
         harness.show_progress("Measuring shared prefixes", index + 1, work.repeat)
     off = median(found[PrefixCache.OFF])
     for mode, name in ((PrefixCache.OFF, "prefix cache off"), (PrefixCache.ON, "shared")):
@@ -100,14 +102,14 @@ def _second_turn(harness: Harness, work: SharedWork) -> Iterator[Samples]:
     warm: list[float] = []
     num_cached: list[int] = []
     for index in range(work.repeat):
-        loop = harness.loop(PrefixCache.ON)
-        request = loop.submit("turn-1", first, work.num_own)
-        loop.run()
+        core = harness.core(PrefixCache.ON)
+        request = driving.begin(core, driving.greedy("turn-1", first, work.num_own))
+        driving.run(core)
         second = [*first, *request.output_token_ids, *question]
-        ttft, cached = _first_token(loop, second)
+        ttft, cached = _first_token(core, second)
         warm.append(ttft)
         num_cached.append(cached)
-        cold.append(_first_token(harness.loop(PrefixCache.ON), second)[0])
+        cold.append(_first_token(harness.core(PrefixCache.ON), second)[0])
         harness.show_progress("Measuring the second turn", index + 1, work.repeat)
     yield from _turns(harness, (cold, warm), len(second), _same(num_cached))
 
@@ -128,11 +130,11 @@ def _turns(harness: Harness, times: tuple[list[float], list[float]], num_tokens:
         )
 
 
-def _first_token(loop: TokenLoop, prompt: Sequence[int]) -> tuple[float, int]:
+def _first_token(core: EngineCore, prompt: Sequence[int]) -> tuple[float, int]:
     """Returns the seconds to the first token and how many tokens of the prompt the cache held."""
     start = time.perf_counter()
-    request = loop.submit("turn-2", prompt, 1)
-    loop.run()
+    request = driving.begin(core, driving.greedy("turn-2", prompt, 1))
+    driving.run(core)
     return time.perf_counter() - start, request.num_cached_tokens
 
 

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from quire.bench.cost import Cost, matrix_elements, prefill_cost, weight_bytes
 from quire.bench.harness import Harness, OnProgress, Room, prompt_tokens, timed_run
 from quire.bench.report import Report, Samples
+from quire.engine.driving import greedy
 from quire.engine.options import EngineOptions
 from quire.errors import ExecutorError
 from quire.models.checkpoint import load_checkpoint
@@ -89,9 +90,8 @@ def load_and_answer(directory: str, options: EngineOptions) -> dict[str, float]:
     checkpoint = load_checkpoint(Path(directory))
     harness = Harness(checkpoint, options, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1))
     loaded = time.perf_counter()
-    loop = harness.loop()
-    loop.submit("first", prompt_tokens(harness.spec.vocab_size, 0, PROMPT_TOKENS), 1)
-    return {"load": loaded - start, "first token": timed_run(loop).prefill}
+    first = greedy("first", prompt_tokens(harness.spec.vocab_size, 0, PROMPT_TOKENS), 1)
+    return {"load": loaded - start, "first token": timed_run(harness.core(), [first]).prefill}
 
 
 def _start_once(directory: Path, options: EngineOptions) -> dict[str, float]:

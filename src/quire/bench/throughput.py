@@ -10,6 +10,7 @@ from quire.bench.cost import decode_cost, prefill_cost
 from quire.bench.harness import Harness, OnProgress, Room, RunTimes, prompt_tokens, timed_run
 from quire.bench.report import Report, Samples
 from quire.config import SchedulerConfig
+from quire.engine.driving import greedy
 from quire.engine.options import EngineOptions
 from quire.models.checkpoint import Checkpoint
 from quire.units import cdiv
@@ -83,12 +84,11 @@ def _with_batch(work: Workload, batch: int) -> Workload:
 
 def _run(harness: Harness, work: Workload, index: int) -> RunTimes:
     harness.warm_up(work.batch)
-    loop = harness.loop()
-    for request in range(work.batch):
-        loop.submit(
-            f"request-{request}", prompt_tokens(harness.spec.vocab_size, request, work.num_prompt), work.num_new + work.lead
-        )
-    times = timed_run(loop, work.num_new - 1)
+    submissions = [
+        greedy(f"request-{request}", prompt_tokens(harness.spec.vocab_size, request, work.num_prompt), work.num_new + work.lead)
+        for request in range(work.batch)
+    ]
+    times = timed_run(harness.core(), submissions, work.num_new - 1)
     harness.show_progress(f"Measuring batch {work.batch}", index + 1, work.repeat)
     return times
 

@@ -10,7 +10,8 @@ and returns the logits from which each new token was chosen:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice, product
@@ -18,7 +19,8 @@ from itertools import islice, product
 import numpy as np
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
-from quire.engine.token_loop import TokenLoop
+from quire.engine import driving
+from quire.engine.core import EngineCore
 from quire.engine.watch import StepRecord
 from quire.errors import IntegrityError
 from quire.executors.host import FinishedStep
@@ -26,7 +28,7 @@ from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32
 from quire.kv.events import EventLog
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
-from quire.request import Request
+from quire.request import Request, RequestStatus
 from quire.sample.definition import RowToken
 from quire.sample.filters import SampleRow
 from quire.sched.scheduler import Scheduler
@@ -168,19 +170,19 @@ class _Stage:
         self.rows: list[Float32Array] = []
         self.num_computed_tokens = 0
         self.records: list[StepRecord] = []
-        self.scheduler = self._make_scheduler()
-        self.loop = TokenLoop(self.executor, self.scheduler, self.records.append)
+        self.core = EngineCore(self.executor, None, self._make_scheduler, time.perf_counter)
+        self.core.watcher = self.records.append
 
     def play(self) -> Replay:
         if self.scenario.prefix is Prefix.WARM:
-            self.loop.submit("warm-up", self.prompt, self.num_new)
-            self._run_while(lambda: "warm-up" in self.loop.requests)
+            self.core.submit(driving.greedy("warm-up", self.prompt, self.num_new))
+            driving.run(self.core)
         self._start_company()
-        subject = self.loop.submit(_SUBJECT, self.prompt, self.num_new, priority=1, logprobs=0)
-        while _SUBJECT in self.loop.requests:
-            self.loop.step()
+        subject = driving.begin(self.core, driving.greedy(_SUBJECT, self.prompt, self.num_new, priority=1, logprobs=0))
+        while subject.status is not RequestStatus.FINISHED:
+            driving.step(self.core)
             self._note_step(subject)
-        self.loop.abort_all()
+        driving.close(self.core)
         self._check_events()
         return self._replay(subject)
 
@@ -189,8 +191,9 @@ class _Stage:
         mirror = PoolMirror()
         for record in self.records:
             mirror.fold(record.events)
-        mirror.fold(self.scheduler.manager.pool.take_events())
-        mirror.require_equal(self.scheduler.manager.pool)
+        pool = self.core.scheduler.manager.pool
+        mirror.fold(pool.take_events())
+        mirror.require_equal(pool)
 
     def _replay(self, subject: Request) -> Replay:
         return Replay(
@@ -226,17 +229,14 @@ class _Stage:
         """Brings neighbors and the rival to the point where each needs one token a step, for longer than the subject lives."""
         num_new = len(self.prompt) + self.num_new
         vocab_size = self.executor.spec.vocab_size
+        prompts: dict[str, list[int]] = {}
         for index in range(self.scenario.num_neighbors):
-            prompt = [(7 * index + 3 * offset + 1) % vocab_size for offset in range(_NEIGHBOUR_PROMPT)]
-            self.loop.submit(f"neighbor-{index}", prompt, num_new)
+            prompts[f"neighbor-{index}"] = [(7 * index + 3 * offset + 1) % vocab_size for offset in range(_NEIGHBOUR_PROMPT)]
         if self.scenario.is_preempted:
-            prompt = [(5 * offset + 2) % vocab_size for offset in range(self.block_size - _RIVAL_ROOM)]
-            self.loop.submit("rival", prompt, num_new)
-        self._run_while(lambda: any(not request.output_token_ids for request in self.loop.requests.values()))
-
-    def _run_while(self, is_unfinished: Callable[[], bool]) -> None:
-        while is_unfinished():
-            self.loop.step()
+            prompts["rival"] = [(5 * offset + 2) % vocab_size for offset in range(self.block_size - _RIVAL_ROOM)]
+        company = [driving.begin(self.core, driving.greedy(name, prompt, num_new)) for name, prompt in prompts.items()]
+        while any(not request.output_token_ids for request in company):
+            driving.step(self.core)
 
     def _note_step(self, subject: Request) -> None:
         """Counts the subject's rows in the step that has just run, and keeps the logits of the token that it drew."""

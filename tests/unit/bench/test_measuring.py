@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from quire.bench.saved_model import save_random_model
 from quire.bench.startup import StartupWork, measure_startup
 from quire.bench.throughput import Workload, measure, measure_batches
 from quire.config import PrefixCache
+from quire.engine import driving
 from quire.engine.options import EngineOptions
+from quire.engine.watch import StepRecord
 from quire.errors import ConfigError
 from quire.executors.native import available_isas
 from quire.models.checkpoint import Checkpoint, load_checkpoint
@@ -56,12 +59,15 @@ def test_a_prompt_alone_reports_no_decode(checkpoint: Checkpoint) -> None:
 def test_all_requests_of_a_batch_decode_together_however_long_their_prompts(checkpoint: Checkpoint) -> None:
     work = Workload(num_prompt=300, num_new=6, batch=4)
     harness = Harness(checkpoint, OPTIONS, work.room)
-    loop = harness.loop()
-    requests = [
-        loop.submit(str(index), prompt_tokens(100, index, work.num_prompt), work.num_new + work.lead) for index in range(4)
+    core = harness.core()
+    seen: list[StepRecord] = []
+    core.watcher = seen.append
+    submissions = [
+        driving.greedy(str(index), prompt_tokens(100, index, work.num_prompt), work.num_new + work.lead) for index in range(4)
     ]
-    assert len(timed_run(loop, work.num_new - 1).steps) == 5
-    assert all(len(request.output_token_ids) >= work.num_new for request in requests)
+    assert len(timed_run(core, submissions, work.num_new - 1).steps) == 5
+    drawn = Counter(request_id for record in seen for request_id in record.drawn.token_ids)
+    assert all(drawn[submission.request_id] >= work.num_new for submission in submissions)
 
 
 def test_batches_are_compared_with_the_first(checkpoint: Checkpoint) -> None:
@@ -88,9 +94,9 @@ def test_sharing_computes_the_shared_tokens_once(checkpoint: Checkpoint) -> None
     harness = Harness(checkpoint, OPTIONS, Room(num_requests=2, num_tokens=100))
     prompts = [[*prompt_tokens(100, 0, 64), 7 + index] for index in range(2)]
     for mode, num_cached in ((PrefixCache.OFF, 0), (PrefixCache.ON, 64)):
-        loop = harness.loop(mode)
-        requests = [loop.submit(str(index), prompt, 2) for index, prompt in enumerate(prompts)]
-        loop.run()
+        core = harness.core(mode)
+        requests = [driving.begin(core, driving.greedy(str(index), prompt, 2)) for index, prompt in enumerate(prompts)]
+        driving.run(core)
         assert requests[1].num_cached_tokens == num_cached
 
 
