@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quire.engine.async_engine import AsyncEngine
+    from quire.engine.causal_model import load_model
     from quire.engine.llm import LLM
-    from quire.engine.model import load_model
-    from quire.engine.past import PastKVs
+    from quire.engine.past_kvs import PastKVs
     from quire.engine.scores import Score
     from quire.errors import QuireError
     from quire.request import CompletionOutput, FinishReason, RequestOutput, SamplingParams
@@ -36,8 +36,8 @@ __all__ = [
 _HOMES = (
     ("quire.engine.async_engine", ("AsyncEngine",)),
     ("quire.engine.llm", ("LLM",)),
-    ("quire.engine.model", ("load_model",)),
-    ("quire.engine.past", ("PastKVs",)),
+    ("quire.engine.causal_model", ("load_model",)),
+    ("quire.engine.past_kvs", ("PastKVs",)),
     ("quire.engine.scores", ("Score",)),
     ("quire.errors", ("QuireError",)),
     ("quire.request", ("CompletionOutput", "FinishReason", "RequestOutput", "SamplingParams")),

@@ -15,7 +15,7 @@ from quire.engine.batch import build_batch
 from quire.engine.capacity import require_logit_room
 from quire.engine.loading import load_executor, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, ModelOptions, model_config
-from quire.engine.past import BlockTable, PastKVs, PastStore
+from quire.engine.past_kvs import BlockTable, PastKVs, PastStore
 from quire.engine.prompts import read_switch
 from quire.engine.resolve import context_bound, pool_bound, settled
 from quire.engine.uncopyable import Uncopyable

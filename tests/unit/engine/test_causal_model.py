@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engine.model import CausalModel
-from quire.engine.past import PastKVs, PastStore
+from quire.engine.causal_model import CausalModel
+from quire.engine.past_kvs import PastKVs, PastStore
 from quire.errors import CapacityError, EmptyPromptError, ExecutorError, PromptTooLongError, RequestError, TokenizerError
 from quire.executors.protocol import Float32Array
 from quire.sched.limits import PoolBound

@@ -18,8 +18,8 @@ PRELUDE = """
 import os, signal, threading, warnings
 from pathlib import Path
 import numpy as np
-from quire.engine.model import CausalModel
-from quire.engine.past import PastStore
+from quire.engine.causal_model import CausalModel
+from quire.engine.past_kvs import PastStore
 from quire.errors import ExecutorError
 from support.fake_engine import MAX_CONTEXT, FakeExecutor
 warnings.filterwarnings("ignore", "This process.*is multi-threaded", DeprecationWarning)
