@@ -104,6 +104,11 @@ class Request:
             return max(0, self.num_context_tokens - 1)
         return self.num_tokens - 1
 
+    def token_at(self, position: int) -> int:
+        """Returns one token of prompt followed by output."""
+        place = position - len(self.prompt_token_ids)
+        return self.output_token_ids[place] if place >= 0 else self.prompt_token_ids[position]
+
     def token_ids(self, start: int, stop: int) -> Sequence[int]:
         """Returns tokens [start, stop) of prompt followed by output."""
         num_prompt = len(self.prompt_token_ids)

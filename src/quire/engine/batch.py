@@ -41,6 +41,10 @@ class TokenSource(Protocol):
         """Returns tokens [start, stop)."""
         ...
 
+    def token_at(self, position: int) -> int:
+        """Returns one token."""
+        ...
+
 
 class PaddedTables:
     """Block tables of a step [B, M], padded with 0, kept from step to step: a row is written anew where its blocks changed.
@@ -104,17 +108,20 @@ def _decode_batch(
     chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, block_tables: Int32Array
 ) -> StepBatch:
     """Returns the arrays of a step in which every request computes its last token: one row each, and all of them sampled."""
-    columns = []
-    for request_id, start, _, block_ids, *_ in chunks:
-        slot = block_ids[start // block_size] * block_size + start % block_size
-        columns.append((sources[request_id].token_ids(start, start + 1)[0], start, start + 1, slot))
-    token_ids, positions, context_lens, slot_mapping = np.array(list(zip(*columns, strict=True)), dtype=np.int32)
+    tokens: list[int] = []
+    starts: list[int] = []
+    slots: list[int] = []
+    for request_id, start, _, block_ids, _, _ in chunks:
+        tokens.append(sources[request_id].token_at(start))
+        starts.append(start)
+        slots.append(block_ids[start // block_size] * block_size + start % block_size)
+    token_ids, positions, slot_mapping = np.array((tokens, starts, slots), dtype=np.int32)
     query_start = np.arange(len(chunks) + 1, dtype=np.int32)
     return StepBatch(
         token_ids=token_ids,
         positions=positions,
         query_start=query_start,
-        context_lens=context_lens,
+        context_lens=positions + 1,
         block_tables=block_tables,
         slot_mapping=slot_mapping,
         sample_rows=query_start[:-1],

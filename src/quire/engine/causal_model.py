@@ -56,6 +56,9 @@ class _NewTokens:
         ids: list[int] = self.tokens[start - self.num_past : stop - self.num_past].tolist()
         return ids
 
+    def token_at(self, position: int) -> int:
+        return int(self.tokens[position - self.num_past])
+
 
 class CausalModel(Uncopyable):
     """A decoder-only model over a paged KV cache. Threads may share it: one call computes at a time, the others wait."""

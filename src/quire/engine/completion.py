@@ -45,7 +45,7 @@ class Progress:
 class CompletionState:
     """Follows one scheduler request on behalf of its reader, and decides with each token whether the completion ends with it.
 
-    `group_id` names the submission it belongs to. `row` and `token_ids` are what a step asks of its request.
+    `group_id` names the submission it belongs to. `row`, `token_ids` and `token_at` are what a step asks of its request.
 
     STOP is decided by `OutputText`, LENGTH by the scheduler, which knows the limits; a stop that is complete with the last
     token goes before it. Only STOP has a stop reason.
@@ -58,11 +58,12 @@ class CompletionState:
         eos_token_ids = frozenset[int]() if tokenizer is None else tokenizer.eos_token_ids
         ban = None if words.banned is None else BannedTokens(words.banned)
         self.row = SampleRow.of(request, eos_token_ids=eos_token_ids, ban=ban)
-        self.token_ids = request.token_ids
+        self.token_ids, self.token_at = request.token_ids, request.token_at
         self._tokenizer = tokenizer
         self._text = OutputText(request.sampling, tokenizer, words, request.prompt_token_ids)
         self._parts, self._push, self._ending_ids = self._text.parts, self._text.push, self._text.ending_ids
         self._is_plain = request.sampling.logprobs is None and not request.sampling.stop
+        self._num_prompt = len(request.prompt_token_ids)
         self._error: str | None = None
         self._num_old_tokens = 0  # tokens and parts of the text that came before the last step
         self._num_old_parts = 0
@@ -76,7 +77,7 @@ class CompletionState:
         """
         self._num_old_tokens = num_old = len(self.request.output_token_ids)
         self._num_old_parts = len(self._parts)
-        num_room = self.request.max_num_tokens - len(self.request.prompt_token_ids) - num_old
+        num_room = self.request.max_num_tokens - self._num_prompt - num_old
         if self._is_plain and len(token_ids) == 1 < num_room and token_ids[0] not in self._ending_ids:
             text = self._push(token_ids[0])
             self._parts.append(text)

@@ -194,7 +194,8 @@ class EngineCore:
         errors: dict[str, str] = {}
         for request_id, token_ids in drawn.token_ids.items():
             try:
-                step = steps[request_id] = states[request_id].advance(token_ids, logprobs.get(request_id))
+                step = states[request_id].advance(token_ids, logprobs.get(request_id) if logprobs else None)
+                steps[request_id] = step
                 sampled[request_id] = step.token_ids
                 if step.finish_reason is not None:
                     ended[request_id] = step.finish_reason

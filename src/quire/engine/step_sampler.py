@@ -51,8 +51,8 @@ class StepSampler:
     def needs_logits(self) -> bool:
         """Whether anything but the argmax is wanted of any row."""
         states = self._states
-        for chunk in self._chunks:
-            if chunk.num_scored_rows or (chunk.num_sample_rows and not states[chunk.request_id].row.takes_best):
+        for request_id, _, _, _, num_sample_rows, num_scored_rows in self._chunks:
+            if num_scored_rows or (num_sample_rows and not states[request_id].row.takes_best):
                 return True
         return False
 
@@ -62,7 +62,7 @@ class StepSampler:
         request_ids = sampling[self._num_read : self._num_read + len(best.token_ids)]
         self._num_read += len(request_ids)
         self.drawn.token_ids.update(zip(request_ids, best.token_ids[:, np.newaxis].tolist(), strict=True))
-        if best.num_not_finite.any():
+        if np.count_nonzero(best.num_not_finite):
             self._blame(request_ids, best.num_not_finite)
 
     def consume_logits(self, logits: Float32Array) -> None:

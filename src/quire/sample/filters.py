@@ -9,6 +9,7 @@ presence_penalty          output only: subtracted once
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -78,12 +79,13 @@ class SampleRow:
     eos_token_ids: frozenset[int]
     ban: TokenBan | None = None
     counts: TokenCounts | None = None
-    _is_plain: bool = field(init=False)
+    _min_output: int = field(init=False)  # tokens from which on the best of the model's own logits is all that is asked for
 
     def __post_init__(self) -> None:
         params = self.params
         changes = (params.logit_bias, self.ban is not None, _has_penalties(params), params.logprobs is not None)
-        object.__setattr__(self, "_is_plain", params.temperature == 0 and not any(changes))
+        is_plain = params.temperature == 0 and not any(changes)
+        object.__setattr__(self, "_min_output", params.min_tokens if is_plain else sys.maxsize)
 
     @classmethod
     def of(cls, request: Request, *, eos_token_ids: frozenset[int], ban: TokenBan | None) -> SampleRow:
@@ -101,7 +103,7 @@ class SampleRow:
     @property
     def takes_best(self) -> bool:
         """Whether the token is the best of the model's own logits and nothing else is asked of them."""
-        return self._is_plain and len(self.output_token_ids) >= self.params.min_tokens
+        return len(self.output_token_ids) >= self._min_output
 
     @property
     def position(self) -> int:

@@ -60,6 +60,7 @@ class Scheduler:
         )
         self._config = config
         self._mode = mode
+        self._block_size = manager.pool.block_size
         self._requests: dict[str, Request] = {}
         self._waiting = WaitingQueue()
         self._running: list[Request] = []  # sorted by urgency; the last one is preempted first
@@ -141,15 +142,16 @@ class Scheduler:
         """
         work = self._landed(plan)
         alive = self._alive(work)
-        for request, chunk in alive:
-            if chunk.num_sample_rows and not sampled.get(request.request_id):
+        for request, (_, _, _, _, num_sample_rows, _) in alive:
+            if num_sample_rows and not sampled.get(request.request_id):
                 raise defect(f"no token was sampled for request {request.request_id}")
         self._in_flight = None
         finished = []
         for request, chunk in alive:
             self._advance(request, chunk)
             if chunk.num_sample_rows:
-                reason = _append(request, sampled[request.request_id], ended.get(request.request_id))
+                request_id = request.request_id
+                reason = _append(request, sampled[request_id], ended.get(request_id) if ended else None)
                 if reason is not None:
                     self._finish(request, reason)
                     finished.append(request)
@@ -176,7 +178,7 @@ class Scheduler:
     # -- planning --------------------------------------------------------------------
 
     def _serve_running(self, work: StepPass) -> None:
-        running, block_size, block_ids_of = self._running, self.limits.block_size, self.manager.block_ids
+        running, block_size, block_ids_of = self._running, self._block_size, self.manager.block_ids
         running_idx = 0
         while running_idx < len(running) and work.tokens_left and not work.is_full:
             request = running[running_idx]
@@ -200,7 +202,7 @@ class Scheduler:
             work.is_full = True
             return
         stop = request.num_computed_tokens + num_tokens
-        grown = block_ids if stop <= len(block_ids) * self.limits.block_size else self._grow(request, stop, work)
+        grown = block_ids if stop <= len(block_ids) * self._block_size else self._grow(request, stop, work)
         if grown is not None:
             work.add(request, num_tokens, grown, is_last=num_tokens == num_pending)
 
@@ -271,9 +273,9 @@ class Scheduler:
         if self._mode is KVCacheMode.OFF:
             self.manager.release(request.request_id)
             return
-        stop = chunk.start + chunk.num_tokens
-        request.num_computed_tokens = stop
-        if stop % self.limits.block_size < chunk.num_tokens:  # a block was filled
+        _, start, num_tokens, _, _, _ = chunk
+        stop = request.num_computed_tokens = start + num_tokens
+        if stop % self._block_size < num_tokens:  # a block was filled
             self.manager.commit(request, stop)
 
     def _start(self, request: Request, num_computed: int) -> None:
