@@ -47,7 +47,7 @@ class TokenSource(Protocol):
 
 
 class PaddedTables:
-    """Block tables of a step [B, M], padded with 0, kept from step to step: a row is written anew where its blocks changed.
+    """Block tables of a step [B, M], padded with 0, kept from step to step: a row is written again only where its blocks changed.
 
     A scheduler gives the same tuple of block ids until a request gets another block, so in decode nearly nothing is written.
     """
@@ -82,7 +82,7 @@ def build_batch(
 ) -> StepBatch:
     """Returns the arrays of one step; logit rows come in the order of `chunks`, `num_logit_rows` of each.
 
-    `tables` of the step before save writing block tables anew.
+    `tables` of the step before save writing all block tables again.
     """
     block_tables = (tables or PaddedTables()).of(chunks)
     if all(chunk.num_tokens == chunk.num_sample_rows == 1 for chunk in chunks):

@@ -82,7 +82,7 @@ class CausalModel(Uncopyable):
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer beside the weights, read when first asked for; raises TokenizerError if there is none that fits."""
+        """The tokenizer next to the weights, read when first asked for; raises TokenizerError if there is none that fits."""
         return open_tokenizer(self._directory, self.spec)
 
     @property

@@ -1,4 +1,4 @@
-"""Conversations as they are passed to `LLM.chat`: told apart from one another, checked, and rendered by the model's template."""
+"""Conversations as they are passed to `LLM.chat`: distinguished, checked, and rendered by the model's template."""
 
 from __future__ import annotations
 

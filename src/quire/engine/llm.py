@@ -55,7 +55,7 @@ class LLM(Uncopyable):
         priority: PriorityOfAll = 0,
         use_tqdm: bool = False,
     ) -> list[RequestOutput]:
-        """Continues every prompt and returns one output a prompt, in their order.
+        """Continues every prompt and returns one output per prompt, in their order.
 
         Special tokens that a text writes out, such as <|im_end|>, become tokens: what users send belongs into `chat`.
 
@@ -115,7 +115,7 @@ class LLM(Uncopyable):
 
         `given` is context that comes first and is not scored, a text before a text or token ids before token ids: its
         blocks come from the cache where they are, so many continuations of one prompt compute the prompt once. A text
-        without it is computed whole, since the cache holds no logits; either way its blocks serve whoever comes next.
+        without it is computed whole, since the cache holds no logits; either way later requests find its blocks.
         The numbers do not depend on the cache. Two texts are encoded as one, and a token that covers the seam is scored.
 
         `num_candidates` adds that many of the most likely tokens at each position. Logits exist a slice of rows at a time

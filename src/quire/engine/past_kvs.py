@@ -90,7 +90,7 @@ class PastStore:
         self._executor = executor
         self._bound = bound
         self._pool = BlockPool(executor.num_blocks, executor.layout.block_size)
-        self._num_written: dict[int, int] = {}  # block id -> tokens written by whoever got furthest
+        self._num_written: dict[int, int] = {}  # block id -> the most tokens that a handle has written
         self._dropped: deque[BlockTable] = deque()  # appended to by finalizers, which may run at any moment
 
     @property
@@ -170,7 +170,7 @@ class PastStore:
     def _out_of_memory(self, batch_size: int, num_tokens: int) -> CapacityError:
         block_size = self._pool.block_size
         return CapacityError(
-            "the KV memory has no room for these tokens beside the caches still held",
+            "the KV memory has no room for these tokens, because caches are still held",
             given=f"{batch_size} rows of {num_tokens} tokens",
             limit=f"{self._pool.num_blocks} blocks of {block_size} tokens, {self._pool.num_free} of them free",
             next_step=f"Drop past_kvs that are no longer needed, or load the model with more {self._bound.value}.",

@@ -1,4 +1,4 @@
-"""The forms in which prompts and what comes with them are accepted, told apart and checked once."""
+"""The forms in which prompts and what comes with them are accepted: distinguished and checked once."""
 
 from __future__ import annotations
 

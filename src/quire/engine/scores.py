@@ -1,9 +1,9 @@
 """What teacher forcing says about a text: how likely the model finds each of its tokens after those before it.
 
 A log-probability needs the logits of its position, and the cache keeps K/V, not logits. So a text that is scored whole is
-computed whole; what the cache can save is context whose own log-probabilities nobody asked for:
+computed whole; what the cache can save is context whose own log-probabilities are not wanted:
 
-    given            text                      score(text, given=...)
+    context          text                      score(text, given=context)
     c c c c c c c c  x x x x                   x is scored, c is not
     [-- blocks --)[---- computed ----)         all of c but its last token may come from the cache: that token predicts x[0]
 """

@@ -14,7 +14,7 @@ def urgency(request: Request) -> tuple[int, int]:
 
 
 class WaitingQueue:
-    """A heap by urgency. A preempted request pushed again is back at its old place. All verbs are O(log n), amortised."""
+    """A heap by urgency. A preempted request pushed again is back at its old place. All verbs are O(log n), amortized."""
 
     __slots__ = ("_heap", "_waiting")
 

@@ -32,7 +32,7 @@ from quire.sched.scheduler import Scheduler
 from quire.units import format_bytes
 from quire.verify.blocks import export_prompt, finish_prompt
 from quire.verify.replay import (
-    NUM_NEIGHBOURS,
+    NUM_NEIGHBORS,
     ORACLE,
     Prefix,
     Replay,
@@ -62,9 +62,9 @@ _QUICK: tuple[tuple[str, Scenario], ...] = (
     ("cached = not cached", Scenario()),
     *(("chunked = whole", scenario) for scenario in _CHUNKED),
     ("warm = cold", Scenario(prefix=Prefix.WARM)),
-    ("batched = alone", Scenario(num_neighbors=NUM_NEIGHBOURS)),
+    ("batched = alone", Scenario(num_neighbors=NUM_NEIGHBORS)),
     ("preempted = undisturbed", Scenario(chunk=7, is_preempted=True)),
-    ("all at once", Scenario(chunk=7, prefix=Prefix.WARM, num_neighbors=NUM_NEIGHBOURS, is_preempted=True)),
+    ("all at once", Scenario(chunk=7, prefix=Prefix.WARM, num_neighbors=NUM_NEIGHBORS, is_preempted=True)),
 )
 
 

@@ -35,8 +35,8 @@ from quire.sched.scheduler import Scheduler
 from quire.units import cdiv
 from quire.verify.pool_mirror import PoolMirror
 
-NUM_NEIGHBOURS = 5
-_NEIGHBOUR_PROMPT = 9
+NUM_NEIGHBORS = 5
+_NEIGHBOR_PROMPT = 9
 _RIVAL_ROOM = 6  # tokens until the rival needs its second block
 _SUBJECT = "subject"
 
@@ -91,8 +91,8 @@ def took_place(found: Replay, scenario: Scenario) -> bool:
 
 def grid(chunks: Sequence[int | None] = (1, 7, 64, None)) -> Iterator[Scenario]:
     """Yields chunk size x prefix cache x neighbors x preemption, and the cache switched off with neighbors."""
-    yield Scenario(mode=KVCacheMode.OFF, num_neighbors=NUM_NEIGHBOURS)
-    for chunk, prefix, neighbors, is_preempted in product(chunks, Prefix, (0, NUM_NEIGHBOURS), (False, True)):
+    yield Scenario(mode=KVCacheMode.OFF, num_neighbors=NUM_NEIGHBORS)
+    for chunk, prefix, neighbors, is_preempted in product(chunks, Prefix, (0, NUM_NEIGHBORS), (False, True)):
         yield Scenario(chunk=chunk, prefix=prefix, num_neighbors=neighbors, is_preempted=is_preempted)
 
 
@@ -106,12 +106,12 @@ def replay(executor: Executor, scenario: Scenario, prompt: Sequence[int], num_ne
 
 def blocks_needed(num_tokens: int, block_size: int) -> int:
     """Returns the blocks an executor needs for every scenario with a subject of `num_tokens` tokens in the end."""
-    return 2 * cdiv(num_tokens, block_size) + 2 * (NUM_NEIGHBOURS + 2) + cdiv(num_tokens, block_size) * NUM_NEIGHBOURS
+    return 2 * cdiv(num_tokens, block_size) + 2 * (NUM_NEIGHBORS + 2) + cdiv(num_tokens, block_size) * NUM_NEIGHBORS
 
 
 def longest_company(num_tokens: int, block_size: int) -> int:
     """Returns the tokens of the longest request in any scenario with a subject of `num_tokens` tokens in the end."""
-    return num_tokens + max(_NEIGHBOUR_PROMPT, block_size - _RIVAL_ROOM)
+    return num_tokens + max(_NEIGHBOR_PROMPT, block_size - _RIVAL_ROOM)
 
 
 class _RecordingExecutor:
@@ -231,7 +231,7 @@ class _Stage:
         vocab_size = self.executor.spec.vocab_size
         prompts: dict[str, list[int]] = {}
         for index in range(self.scenario.num_neighbors):
-            prompts[f"neighbor-{index}"] = [(7 * index + 3 * offset + 1) % vocab_size for offset in range(_NEIGHBOUR_PROMPT)]
+            prompts[f"neighbor-{index}"] = [(7 * index + 3 * offset + 1) % vocab_size for offset in range(_NEIGHBOR_PROMPT)]
         if self.scenario.is_preempted:
             prompts["rival"] = [(5 * offset + 2) % vocab_size for offset in range(self.block_size - _RIVAL_ROOM)]
         company = [driving.begin(self.core, driving.greedy(name, prompt, num_new)) for name, prompt in prompts.items()]
