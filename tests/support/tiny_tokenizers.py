@@ -8,6 +8,7 @@ from functools import cache
 import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from quire.text.added_tokens import DeclaredTokens
 from quire.text.tokenizer import Tokenizer
 from quire.text.tokenizer_files import TokenizerFiles
 
@@ -74,8 +75,8 @@ def word_piece() -> Tokenizer:
 
 
 def wrapped(backend: tokenizers.Tokenizer) -> Tokenizer:
-    named = {"bos_token": BOS, "eos_token": EOS}
-    return Tokenizer(backend, TokenizerFiles(named_tokens=named, eos_ids=frozenset(), chat_template=None))
+    declared = DeclaredTokens(named={"bos_token": AddedToken(BOS), "eos_token": AddedToken(EOS)})
+    return Tokenizer(backend, TokenizerFiles(declared=declared, eos_ids=frozenset(), chat_template=None))
 
 
 def _metaspace() -> normalizers.Normalizer:

@@ -13,7 +13,7 @@ tokenizer.json holds, and is added where it is missing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -34,9 +34,16 @@ class DeclaredTokens:
 
     by_id: Mapping[int, AddedToken] = field(default_factory=dict)
     named: Mapping[str, AddedToken] = field(default_factory=dict)
+    assumed: Mapping[str, AddedToken] = field(default_factory=dict)
+    """Named tokens that no file names and the tokenizer's class has."""
     extra: tuple[AddedToken, ...] = ()
     renews_flags: bool = True
     """Whether tokens of tokenizer.json become special by being named: not where an added_tokens_decoder says what they are."""
+
+    def settled(self, backend: tokenizers.Tokenizer) -> DeclaredTokens:
+        """Returns the same with the assumed tokens that the vocabulary holds among the named ones: no others are added to it."""
+        found = {name: token for name, token in self.assumed.items() if backend.token_to_id(token.content) is not None}
+        return replace(self, named={**found, **self.named}, assumed={})
 
     @property
     def names(self) -> Mapping[str, str]:
@@ -47,12 +54,18 @@ class DeclaredTokens:
 NOTHING_DECLARED = DeclaredTokens()
 
 
-def read_declared(settings: Mapping[str, Any], token_map: Mapping[str, Any], added: Mapping[str, Any]) -> DeclaredTokens:
-    """Returns what tokenizer_config.json, special_tokens_map.json and added_tokens.json declare; raises TokenizerError."""
+def read_declared(
+    settings: Mapping[str, Any], token_map: Mapping[str, Any], added: Mapping[str, Any], assumed: Mapping[str, str]
+) -> DeclaredTokens:
+    """Returns what tokenizer_config.json, special_tokens_map.json and added_tokens.json declare; raises TokenizerError.
+
+    `assumed` holds the texts of named tokens that no file has to name.
+    """
     if settings.get("added_tokens_decoder") is not None:
         by_id = dict(_tokens_by_id(settings["added_tokens_decoder"]))
         extra = _extra(settings, "extra_special_tokens") or _extra(settings, "additional_special_tokens")
-        return DeclaredTokens(by_id=by_id, named=_named(settings, by_id), extra=extra, renews_flags=False)
+        named, absent = _named(settings, by_id), _absent(assumed, settings)
+        return DeclaredTokens(by_id=by_id, named=named, assumed=absent, extra=extra, renews_flags=False)
     merged = {**settings, **token_map}
     extra = _extra(settings, "extra_special_tokens") or _extra(merged, "additional_special_tokens")
     extra += _extra(token_map, "extra_special_tokens")
@@ -60,7 +73,7 @@ def read_declared(settings: Mapping[str, Any], token_map: Mapping[str, Any], add
         merged = {**merged, "extra_special_tokens": settings["extra_special_tokens"]}
     special = {token.content for token in (*_named(merged, {}).values(), *extra)}
     by_id = dict(_added_by_id(added, special))
-    return DeclaredTokens(by_id=by_id, named=_named(merged, by_id), extra=extra)
+    return DeclaredTokens(by_id=by_id, named=_named(merged, by_id), assumed=_absent(assumed, merged), extra=extra)
 
 
 def declare(backend: tokenizers.Tokenizer, declared: DeclaredTokens) -> None:
@@ -151,6 +164,11 @@ def _named(settings: Mapping[str, Any], by_id: Mapping[int, AddedToken]) -> dict
         fields |= dictionary if isinstance(dictionary, Mapping) else {}
     tokens = {name: _token(name, value, special=True) for name, value in fields.items() if value is not None}
     return {name: flags.get(token.content, token) for name, token in tokens.items()}
+
+
+def _absent(assumed: Mapping[str, str], settings: Mapping[str, Any]) -> dict[str, AddedToken]:
+    """Returns the assumed tokens whose names are not among the settings; null is a setting."""
+    return {name: AddedToken(text, special=True) for name, text in assumed.items() if name not in settings}
 
 
 def _extra(settings: Mapping[str, Any], name: str) -> tuple[AddedToken, ...]:

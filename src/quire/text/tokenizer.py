@@ -69,10 +69,10 @@ class Tokenizer:
         self._literals = {} if self._token_bytes is None else literal_bytes(backend, self._token_bytes)
         self.added_tokens: Mapping[int, tokenizers.AddedToken] = MappingProxyType(backend.get_added_tokens_decoder())
         self._special_ids = frozenset(token_id for token_id, token in self.added_tokens.items() if token.special)
-        eos_id = backend.token_to_id(files.named_tokens.get("eos_token", ""))
+        eos_id = backend.token_to_id(files.declared.names.get("eos_token", ""))
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self.eos_token_ids: frozenset[int] = files.eos_ids | (frozenset() if eos_id is None else {eos_id})
-        self.named_tokens: Mapping[str, str] = MappingProxyType(dict(files.named_tokens))
+        self.named_tokens: Mapping[str, str] = files.declared.names
         self.chat_template: str | Mapping[str, str] | None = files.chat_template
         self.control_tokens: frozenset[str] = files.control_tokens
         self._vocabulary: Vocabulary | None = None
@@ -234,7 +234,7 @@ class Tokenizer:
         The last one is kept, since it takes as long to make as this one took to read.
         """
         if self._twin is None or self._twin[0] != marks:
-            files = TokenizerFiles(named_tokens={}, eos_ids=frozenset(), chat_template=None)
+            files = TokenizerFiles(eos_ids=frozenset(), chat_template=None)
             twin = Tokenizer(literal_twin(self._backend, marks), files)
             twin._special_ids |= {token_id for mark in marks if (token_id := twin.id_of(mark)) is not None}
             self._twin = marks, twin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
@@ -16,7 +17,8 @@ def load_backend(directory: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
     """Reads tokenizer.json and the files next to it; raises TokenizerError or UnsupportedConfigError."""
     content = read_bytes(directory / "tokenizer.json", MAX_TOKENIZER_BYTES)
     backend = _read(content)
-    files = read_tokenizer_files(directory)
+    files = read_tokenizer_files(directory, is_byte_level=b'"ByteLevel"' in content)
+    files = replace(files, declared=files.declared.settled(backend))
     if files.has_prefix_space is not None:
         backend = _read(with_prefix_space(content, files.has_prefix_space))
     _refuse_clean_up(backend, files)

@@ -11,7 +11,7 @@ from typing import Any
 
 from quire.errors import TokenizerError
 from quire.text.added_tokens import NOTHING_DECLARED, DeclaredTokens, read_declared
-from quire.text.tokenizer_settings import flag, prefix_space, refuse_unknown
+from quire.text.tokenizer_settings import class_tokens, flag, prefix_space, refuse_unknown
 from quire.units import MIB, format_bytes
 
 MAX_TOKENIZER_BYTES = 256 * MIB
@@ -24,11 +24,10 @@ _SPECIAL_MAP = "special_tokens_map.json"
 class TokenizerFiles:
     """The contents of the files next to `tokenizer.json`: special tokens, ids that end an answer, the chat template.
 
-    `named_tokens` maps bos_token and its like to their texts; `declared` holds the tokens that a tokenizer should know.
+    `declared` holds the tokens that a tokenizer should know.
     `has_prefix_space` is None where tokenizer.json decides. `control_tokens` are texts that no message spells as tokens.
     """
 
-    named_tokens: Mapping[str, str]
     eos_ids: frozenset[int]
     chat_template: str | Mapping[str, str] | None
     declared: DeclaredTokens = NOTHING_DECLARED
@@ -38,18 +37,19 @@ class TokenizerFiles:
     control_tokens: frozenset[str] = frozenset()
 
 
-def read_tokenizer_files(directory: Path) -> TokenizerFiles:
+def read_tokenizer_files(directory: Path, *, is_byte_level: bool) -> TokenizerFiles:
     """Reads the optional files of a model directory; raises TokenizerError if one is damaged.
 
+    `is_byte_level` is a fact of tokenizer.json.
     `eos_token_id` comes from generation_config.json, or from config.json where that is silent.
     """
     settings, token_map = _read_json(directory / _SETTINGS), _read_json(directory / _SPECIAL_MAP)
     refuse_unknown(_SETTINGS, settings)
     refuse_unknown(_SPECIAL_MAP, token_map)
-    declared = read_declared(settings, token_map, _read_json(directory / "added_tokens.json"))
     config = _read_json(directory / "config.json")
+    assumed = class_tokens(settings, config.get("model_type"), is_byte_level=is_byte_level)
+    declared = read_declared(settings, token_map, _read_json(directory / "added_tokens.json"), assumed)
     return TokenizerFiles(
-        named_tokens=declared.names,
         eos_ids=_eos_ids(_read_json(directory / "generation_config.json")) or _eos_ids(config),
         chat_template=_chat_template(directory, settings),
         declared=declared,

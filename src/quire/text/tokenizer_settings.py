@@ -52,8 +52,20 @@ _KNOWN = frozenset(_HONORED.split()) | _HARMLESS
 
 _KEEPS_TOKENIZER_JSON = frozenset({"phi3", "mistral", "olmo2"})
 """Model types whose tokenizer.json is used as it is, whatever `tokenizer_class` says."""
-_CLASS_OF_MODEL_TYPE = MappingProxyType({"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"})
+_CLASS_OF_MODEL_TYPE = MappingProxyType(
+    {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "gemma3_text": "GemmaTokenizer"}
+)
 _CLASSES_WITH_PREFIX_SPACE = frozenset({"GPT2Tokenizer", "Qwen2Tokenizer", "LlamaTokenizer"})
+_LLAMA = "LlamaTokenizer"
+_TOKENS_OF_CLASS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "GPT2Tokenizer": MappingProxyType(dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")),
+        "Qwen2Tokenizer": MappingProxyType(dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")),
+        _LLAMA: MappingProxyType({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}),
+        "GemmaTokenizer": MappingProxyType({f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk", "pad", "mask")}),
+    }
+)
+"""The named tokens of a class of transformers where no file names others."""
 
 
 def refuse_unknown(file_name: str, settings: Mapping[str, Any]) -> None:
@@ -85,11 +97,21 @@ def prefix_space(settings: Mapping[str, Any], model_type: object) -> bool | None
     As in transformers, only the classes that build their tokenizer themselves look at it, and null is as good as absent.
     """
     wanted = flag("tokenizer_config.json", settings, "add_prefix_space")
+    return wanted if _class_of(settings, model_type) in _CLASSES_WITH_PREFIX_SPACE else None
+
+
+def class_tokens(settings: Mapping[str, Any], model_type: object, *, is_byte_level: bool) -> Mapping[str, str]:
+    """Returns the named tokens that the tokenizer's class has where no file says anything of them."""
+    name = _class_of(settings, model_type)
+    return {} if name == _LLAMA and is_byte_level else _TOKENS_OF_CLASS.get(name, {})
+
+
+def _class_of(settings: Mapping[str, Any], model_type: object) -> str:
+    """Returns the class that transformers builds the tokenizer with; "" where it takes tokenizer.json as it is."""
     name = str(settings.get("tokenizer_class") or "").removesuffix("Fast")
     if model_type == "qwen2" or not name:
         name = _CLASS_OF_MODEL_TYPE.get(str(model_type), name)
-    is_read = name in _CLASSES_WITH_PREFIX_SPACE and model_type not in _KEEPS_TOKENIZER_JSON
-    return wanted if is_read else None
+    return "" if model_type in _KEEPS_TOKENIZER_JSON else name
 
 
 def _is_known(name: str, value: object) -> bool:

@@ -155,3 +155,42 @@ def test_llamas_tokenizers_follow_add_prefix_space_too(scheme: str, wanted: bool
     ids = theirs("Paris is", add_special_tokens=False)["input_ids"]
     assert ours.encode("Paris is", special=AddSpecial.NO) == ids
     assert ours.decode(ids) == theirs.decode(ids) == "Paris is"
+
+
+CLASS_TOKENS = ("<|endoftext|>", "<s>", "</s>", "<unk>", "<bos>", "<eos>", "<pad>", "<mask>")
+SAID: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "another end": {"eos_token": tiny.EOS},
+    "no end": {"eos_token": None, "bos_token": None},
+    "ids": {"eos_token": tiny.EOS, "added_tokens_decoder": ...},
+}
+CLASSES = [None, "GPT2TokenizerFast", "Qwen2Tokenizer", "LlamaTokenizer", "GemmaTokenizer", "TokenizersBackend"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("said", SAID)
+@pytest.mark.parametrize(
+    "kind", [None, "GPT2TokenizerFast", "Qwen2Tokenizer", "LlamaTokenizer", "GemmaTokenizer", "TokenizersBackend"]
+)
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen2", "qwen3", "llama", "gemma3_text", "olmo2"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_that_no_file_names_are_those_of_the_class(
+    backend: str, model_type: str, kind: str | None, said: str, tmp_path: Path
+) -> None:
+    with_tokens = tokenizers.Tokenizer.from_str(BACKENDS[backend]().to_str())
+    with_tokens.add_special_tokens([AddedToken(text, normalized=False) for text in CLASS_TOKENS])
+    settings = SAID[said] | ({"tokenizer_class": kind} if kind else {})
+    if "added_tokens_decoder" in settings:
+        added = with_tokens.get_added_tokens_decoder()
+        settings["added_tokens_decoder"] = {str(i): token(added[i].content, special=added[i].special) for i in added}
+    write(tmp_path, with_tokens, {"tokenizer_config.json": settings, "config.json": {"model_type": model_type}})
+    theirs, ours = AutoTokenizer.from_pretrained(str(tmp_path)), Tokenizer.from_directory(tmp_path)
+    assert dict(ours.named_tokens) == theirs.special_tokens_map
+    assert ours.eos_token_ids == (frozenset() if theirs.eos_token is None else {theirs.eos_token_id})
+
+
+def test_a_token_of_the_class_that_the_vocabulary_lacks_is_not_added(tmp_path: Path) -> None:
+    backend = BACKENDS["byte level"]()
+    write(tmp_path, backend, {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}})
+    tokenizer = Tokenizer.from_directory(tmp_path)
+    assert (dict(tokenizer.named_tokens), tokenizer.vocab_size) == ({}, backend.get_vocab_size())
