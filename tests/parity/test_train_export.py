@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from quire.executors.torch_decoder import Decoder
 from quire.models.checkpoint import load_checkpoint
 from quire.models.config_file import parse_config
 from quire.models.families import build_spec
+from quire.text.tokenizer import Tokenizer
 from quire.train.export import Description, export_model
 from quire.train.tokenizer import save_tokenizer, train_tokenizer
 from support.configs import CONFIGS
@@ -192,6 +194,20 @@ def test_transformers_generates_and_chats_from_the_export(world: World, tmp_path
     with LLM(directory, dtype="float32") as llm:
         [answer] = llm.chat(messages, SamplingParams(temperature=0, max_tokens=8))
     assert list(answer.outputs[0].token_ids) == theirs
+
+
+def test_named_chat_templates_are_exported_and_those_of_an_older_export_are_not_left(world: World, tmp_path: Path) -> None:
+    source = shutil.copytree(world.tokenizer_directory, tmp_path / "source")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates/rag.jinja").write_text("{{ documents }}")
+    named = World(model=world.model, config=world.config, tokenizer_directory=source)
+    directory = named.export(tmp_path / "model")
+    expected = Tokenizer.from_directory(source).chat_template
+    assert isinstance(expected, Mapping)
+    assert expected.keys() == {"default", "rag"}
+    assert Tokenizer.from_directory(directory).chat_template == expected
+    world.export(directory)
+    assert Tokenizer.from_directory(directory).chat_template == expected["default"]
 
 
 @pytest.mark.parametrize("num_moves", range(7))

@@ -9,6 +9,7 @@ import tokenizers
 
 from quire.errors import RequestError, UnsupportedConfigError, is_failure
 from quire.text.added_tokens import declare
+from quire.text.mistral_regex import repair
 from quire.text.prefix_space import with_prefix_space
 from quire.text.tokenizer_files import MAX_TOKENIZER_BYTES, TokenizerFiles, damaged, read_bytes, read_tokenizer_files
 
@@ -23,6 +24,8 @@ def load_backend(directory: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
         backend = _read(with_prefix_space(content, files.has_prefix_space))
     _refuse_clean_up(backend, files)
     declare(backend, files.declared)
+    if files.needs_mistral_regex:
+        repair(backend)
     backend.encode_special_tokens = files.splits_special
     return backend, files
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from quire.errors import TokenizerError
 from quire.text.added_tokens import NOTHING_DECLARED, DeclaredTokens, read_declared
+from quire.text.mistral_regex import needs_repair
 from quire.text.tokenizer_settings import class_tokens, flag, prefix_space, refuse_unknown
 from quire.units import MIB, format_bytes
 
@@ -34,6 +35,7 @@ class TokenizerFiles:
     splits_special: bool = False
     has_prefix_space: bool | None = None
     cleans_up_spaces: bool = False
+    needs_mistral_regex: bool = False
     control_tokens: frozenset[str] = frozenset()
 
 
@@ -56,6 +58,7 @@ def read_tokenizer_files(directory: Path, *, is_byte_level: bool) -> TokenizerFi
         splits_special=bool(flag(_SETTINGS, settings, "split_special_tokens")),
         has_prefix_space=prefix_space(settings, config.get("model_type")),
         cleans_up_spaces=bool(flag(_SETTINGS, settings, "clean_up_tokenization_spaces")),
+        needs_mistral_regex=bool(flag(_SETTINGS, settings, "fix_mistral_regex")) and needs_repair(config),
         control_tokens=_control_tokens(settings),
     )
 

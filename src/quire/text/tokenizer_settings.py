@@ -17,7 +17,7 @@ _log = logging.getLogger("quire")
 
 _HONORED = """
     added_tokens_decoder additional_special_tokens extra_special_tokens model_specific_special_tokens add_prefix_space
-    split_special_tokens chat_template chat_control_tokens clean_up_tokenization_spaces"""
+    split_special_tokens chat_template chat_control_tokens clean_up_tokenization_spaces fix_mistral_regex"""
 
 _HARMLESS_BY_REASON = MappingProxyType(
     {

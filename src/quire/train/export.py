@@ -35,10 +35,12 @@ from quire.models.spec import ModelSpec
 from quire.text.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, CARD, GENERATION = "model.safetensors", "config.json", "README.md", "generation_config.json"
-TOKENIZER_FILES = (
+_TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "special_tokens_map.json",
     "added_tokens.json",
 )
@@ -78,12 +80,23 @@ def export_model(model: Decoder, about: Description, directory: Path, dtype: tor
     generation = {"do_sample": False} | {name: value for name, value in token_ids.items() if value is not None}
     with _staged(directory) as stage:
         save_file(family_tensors(model, family, dtype), stage / WEIGHTS, metadata={"format": "pt"})
-        for name in TOKENIZER_FILES:
-            if (tokenizer_directory / name).exists():
-                shutil.copyfile(tokenizer_directory / name, stage / name)
+        copy_tokenizer(tokenizer_directory, stage)
         _write_json(stage / GENERATION, generation)
         _write_json(stage / CONFIG, fields | {"model_type": family.name})
         (stage / CARD).write_text(about.card, encoding="utf-8")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copies what a model directory's tokenizer and chat templates are read from."""
+    for name in _tokenizer_files(source):
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+
+
+def _tokenizer_files(directory: Path) -> list[str]:
+    """Returns paths within the directory."""
+    found = (path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern))
+    return sorted(path.relative_to(directory).as_posix() for path in found if path.is_file())
 
 
 def family_tensors(model: Decoder, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -166,10 +179,10 @@ def _staged(directory: Path) -> Iterator[Path]:
 
 def _publish(stage: Path, directory: Path) -> None:
     """Moves flushed files into place. If another model is there, its config.json is removed first."""
-    names = sorted(path.name for path in stage.iterdir())
+    names = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file())
     for name in names:
         _flush(stage / name)
-    outdated = [name for name in TOKENIZER_FILES if name not in names and (directory / name).exists()]
+    outdated = [name for name in _tokenizer_files(directory) if name not in names]
     if outdated or not all(_is_unchanged(stage / name, directory / name) for name in names if name not in (WEIGHTS, CARD)):
         (directory / CONFIG).unlink(missing_ok=True)
         _flush(directory)
@@ -178,6 +191,7 @@ def _publish(stage: Path, directory: Path) -> None:
     for name in sorted(names, key=lambda name: name == CONFIG):
         if name == CONFIG:
             _flush(directory)
+        (directory / name).parent.mkdir(exist_ok=True)
         os.replace(stage / name, directory / name)
     _flush(directory)
 

@@ -32,7 +32,7 @@ from quire.text.tokenizer import Tokenizer
 from quire.train.capacity import require_training_memory
 from quire.train.checkpoint import write_safely
 from quire.train.documents import read_documents
-from quire.train.export import CONFIG, GENERATION, TOKENIZER_FILES
+from quire.train.export import CONFIG, GENERATION, copy_tokenizer
 from quire.train.recipe import Job, Recipe
 from quire.train.tokenizer import MIN_VOCAB_SIZE, check_vocab_size, save_tokenizer, train_tokenizer
 
@@ -211,9 +211,9 @@ def _prepare_tokenizer(job: Job, directory: Path, max_context: int, notice: Noti
         save_tokenizer(train_tokenizer(texts, job.vocab_size), directory, max_context)
         return
     Tokenizer.from_directory(Path(source))  # raises for one that is missing or damaged
-    for name in (*TOKENIZER_FILES, GENERATION):
-        if (Path(source) / name).exists():
-            shutil.copyfile(Path(source) / name, directory / name)
+    copy_tokenizer(Path(source), directory)
+    if (Path(source) / GENERATION).exists():
+        shutil.copyfile(Path(source) / GENERATION, directory / GENERATION)
 
 
 def _unknown_device(name: str) -> ConfigError:

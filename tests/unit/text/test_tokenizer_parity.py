@@ -194,3 +194,43 @@ def test_a_token_of_the_class_that_the_vocabulary_lacks_is_not_added(tmp_path: P
     write(tmp_path, backend, {"tokenizer_config.json": {"tokenizer_class": "GPT2Tokenizer"}})
     tokenizer = Tokenizer.from_directory(tmp_path)
     assert (dict(tokenizer.named_tokens), tokenizer.vocab_size) == ({}, backend.get_vocab_size())
+
+
+@cache
+def large_backend(splitter: str) -> str:
+    backend = BACKENDS["byte level"]()
+    words = sorted(backend.get_vocab(with_added_tokens=False).items(), key=lambda item: item[1])
+    vocab = dict(words) | {f"word {number}": len(words) + number for number in range(100_001)}
+    large = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=[("<", "e"), ("<e", ">"), ("<", "f"), ("<f", ">")]))
+    old = pre_tokenizers.Split(tokenizers.Regex(r"\s"), behavior="isolated")
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    large.pre_tokenizer = {"sequence": pre_tokenizers.Sequence([old, bytes_only]), "bytes": bytes_only}[splitter]
+    large.decoder = decoders.ByteLevel()
+    return str(large.to_str())
+
+
+OLD_MISTRAL = {"model_type": "mistral", "transformers_version": "4.57.1"}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("splitter", "config"),
+    [
+        ("sequence", OLD_MISTRAL),
+        ("bytes", OLD_MISTRAL),
+        ("sequence", OLD_MISTRAL | {"transformers_version": "5.0.0"}),
+        ("sequence", OLD_MISTRAL | {"transformers_version": "5.0.0rc1"}),
+        ("sequence", OLD_MISTRAL | {"model_type": "llama"}),
+    ],
+    ids=str,
+)
+def test_mistrals_rule_for_splitting_is_repaired_where_transformers_repairs_it(
+    splitter: str, config: dict[str, str], tmp_path: Path
+) -> None:
+    backend = tokenizers.Tokenizer.from_str(large_backend(splitter))
+    settings = {"tokenizer_class": "TokenizersBackend", "fix_mistral_regex": True}
+    write(tmp_path, backend, {"tokenizer_config.json": settings, "config.json": config})
+    theirs, ours = AutoTokenizer.from_pretrained(str(tmp_path)), Tokenizer.from_directory(tmp_path)
+    split = (each.pre_tokenizer.pre_tokenize_str("It's 123<e>") for each in (theirs.backend_tokenizer, ours._backend))
+    assert next(split) == next(split)
+    assert ours.encode(TEXT) == theirs(TEXT)["input_ids"]

@@ -62,9 +62,7 @@ def test_fields_of_published_tokenizers_change_nothing(model: str, tmp_path: Pat
     assert tokenizer.encode(text) == tiny.byte_level().encode(text)
 
 
-@pytest.mark.parametrize(
-    "field", [{"do_lower_case": True}, {"fix_mistral_regex": True}, {"new_setting": {"a": 1}}, {"x_token": 7}]
-)
+@pytest.mark.parametrize("field", [{"do_lower_case": True}, {"new_setting": {"a": 1}}, {"x_token": 7}])
 @pytest.mark.parametrize("name", ["tokenizer_config", "special_tokens_map"])
 def test_unknown_fields_are_refused_by_name(field: dict[str, Any], name: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedConfigError, match=rf"{name}\.json holds fields.*{next(iter(field))}"):
