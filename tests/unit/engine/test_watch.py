@@ -32,7 +32,7 @@ def test_every_step_leaves_one_record_of_what_it_computed_and_drew(tokenizer: To
     outputs = run_all(core, submission("a", PROMPT, max_tokens=4), submission("b", (1, 2), max_tokens=2))
     assert [record.plan.step for record in records] == list(range(len(records)))
     for name, output in outputs.items():
-        drawn = [token.token_id for record in records for token in record.drawn.tokens.get(f"{name}", [])]
+        drawn = [token_id for record in records for token_id in record.drawn.token_ids.get(name, [])]
         assert drawn == list(output.outputs[0].token_ids)
     assert {record.events for record in records} == {()}
 
@@ -57,7 +57,7 @@ def test_failed_step_is_recorded_with_the_reason_and_as_abandoned(tokenizer: Tok
     failed, completed = records
     assert list(failed.drawn.failures) == ["bad"]
     assert StepAbandoned in map(type, failed.events)
-    assert (list(completed.drawn.tokens), completed.drawn.failures) == (["good"], {})
+    assert (list(completed.drawn.token_ids), completed.drawn.failures) == (["good"], {})
     assert completed.plan.step == failed.plan.step
 
 
