@@ -15,8 +15,8 @@ from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
 from quire.engine.engine_thread import EngineThread
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
-from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
-from quire.engine.options import EngineOptions, engine_config
+from quire.engine.loading import load_engine
+from quire.engine.options import EngineOptions
 from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_output
 from quire.engine.readers import Deltas, FinalOutputs
 from quire.engine.scores import Score, score_of
@@ -26,6 +26,7 @@ from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.conversation import Conversation
 from quire.text.template_inputs import TemplateInputs
+from quire.text.tokenizer import Tokenizer
 
 
 class AsyncEngine(Uncopyable):
@@ -40,13 +41,12 @@ class AsyncEngine(Uncopyable):
     """
 
     def __init__(self, model: str | Path | None = None, **options: Unpack[EngineOptions]) -> None:
-        checkpoint, config = open_checkpoint(model, engine_config(options))
-        self.config: EngineConfig = config
-        self.spec: ModelSpec = checkpoint.spec
-        self.tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
-        executor = build_executor(checkpoint, config, options.get("on_progress"))
+        loaded = load_engine(model, options)
+        self.config: EngineConfig = loaded.config
+        self.spec: ModelSpec = loaded.core.executor.spec
+        self.tokenizer: Tokenizer = loaded.tokenizer
         self._frontend = Frontend(self.tokenizer)
-        self._engine = EngineThread(build_core(executor, self.tokenizer, config, origin_of(checkpoint)))
+        self._engine = EngineThread(loaded.core)
         weakref.finalize(self, self._engine.ask_to_stop).atexit = False
 
     # -- asking ----------------------------------------------------------------------

@@ -11,8 +11,8 @@ from quire.config import EngineConfig
 from quire.engine.chats import Messages
 from quire.engine.core import EngineCore
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
-from quire.engine.loading import build_core, build_executor, open_checkpoint, open_tokenizer, origin_of
-from quire.engine.options import EngineOptions, engine_config
+from quire.engine.loading import load_engine
+from quire.engine.options import EngineOptions
 from quire.engine.progress import AnswerProgress
 from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_output, read_switch
 from quire.engine.readers import Deltas, FinalOutputs
@@ -24,6 +24,7 @@ from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.conversation import Conversation
 from quire.text.template_inputs import TemplateInputs
+from quire.text.tokenizer import Tokenizer
 
 
 class LLM(Uncopyable):
@@ -37,12 +38,11 @@ class LLM(Uncopyable):
     """
 
     def __init__(self, model: str | Path | None = None, **options: Unpack[EngineOptions]) -> None:
-        checkpoint, config = open_checkpoint(model, engine_config(options))
-        self.config: EngineConfig = config
-        self.spec: ModelSpec = checkpoint.spec
-        self.tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
-        executor = build_executor(checkpoint, config, options.get("on_progress"))
-        self._shared = SharedCore(build_core(executor, self.tokenizer, config, origin_of(checkpoint)))
+        loaded = load_engine(model, options)
+        self.config: EngineConfig = loaded.config
+        self.spec: ModelSpec = loaded.core.executor.spec
+        self.tokenizer: Tokenizer = loaded.tokenizer
+        self._shared = SharedCore(loaded.core)
         self._frontend = Frontend(self.tokenizer)
 
     # -- asking ----------------------------------------------------------------------

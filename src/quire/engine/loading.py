@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
 from quire.engine.core import EngineCore
-from quire.engine.options import LoadProgress
+from quire.engine.options import EngineOptions, LoadProgress, engine_config
 from quire.engine.resolve import context_bound, executor_options, is_native_built, resolve, settled
 from quire.environment import read_memory
 from quire.errors import ConfigError, ExecutorUnavailableError
@@ -146,6 +146,23 @@ def build_core(
         return Scheduler(config.scheduler, manager, max_context=max_context, mode=config.cache.mode, context_bound=bound)
 
     return EngineCore(executor, tokenizer, make_scheduler, clock)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedEngine:
+    """A model ready to answer: its core, its tokenizer, and the configuration that both were built from."""
+
+    core: EngineCore
+    tokenizer: Tokenizer
+    config: EngineConfig
+
+
+def load_engine(model: str | Path | None, options: EngineOptions) -> LoadedEngine:
+    """Loads a model for serving; raises what opening it, its tokenizer and its executor raises."""
+    checkpoint, config = open_checkpoint(model, engine_config(options))
+    tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
+    executor = build_executor(checkpoint, config, options.get("on_progress"))
+    return LoadedEngine(core=build_core(executor, tokenizer, config, origin_of(checkpoint)), tokenizer=tokenizer, config=config)
 
 
 def cache_fingerprint(executor: Executor, weights_fingerprint: bytes) -> bytes:

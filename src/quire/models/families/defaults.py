@@ -108,18 +108,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "final_logit_softcapping": None,
         },
         "olmo2": {
+            **{name: value for name, value in _LLAMA.items() if name != "mlp_bias"},
             "vocab_size": 50_304,
-            "hidden_size": 4096,
-            "intermediate_size": 11_008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": None,
-            "head_dim": None,
-            "hidden_act": "silu",
-            "max_position_embeddings": 2048,
             "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": False,
-            "attention_bias": False,
         },
     }
 )
