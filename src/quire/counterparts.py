@@ -94,7 +94,7 @@ _ABSENT: Mapping[str, str] = MappingProxyType(
         "the model runs in one process on this machine": "tensor_parallel_size pipeline_parallel_size data_parallel_size "
         "enable_expert_parallel worker_cls ray_workers_use_nsight disable_custom_all_reduce tp tp_size dp_size main_gpu "
         "tensor_split split_mode numa rpc_servers nnodes node_rank",
-        "weights stay in the computer's memory and are not split between devices": "n_gpu_layers gpu_layers num_gpu ngl "
+        "weights stay in the computer's memory and are not split between devices": "n_gpu_layers gpu_layers num_gpu ngl mg "
         "cpu_offload_gb offload_kqv offload_folder max_memory low_vram",
         "no code from a model directory is ever run": "trust_remote_code",
         "nothing is compiled or captured when a model starts": "enforce_eager compilation_config cuda_graph_sizes "

@@ -39,7 +39,7 @@ def parse_bytes(text: str) -> int:
     """Returns the bytes meant by `2GiB`, `512 MiB`, `1.5g` or `4096`; raises ValueError with the accepted forms."""
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None or match["suffix"] not in _SUFFIXES:
-        raise ValueError(f"{text!r} is not a size; write a number with B, KiB, MiB or GiB, for example 2GiB")
+        raise ValueError(f"{text[:40]!r} is not a size; write a number with B, KiB, MiB or GiB, for example 2GiB")
     size = float(match["number"]) * _SUFFIXES[match["suffix"]]
     if size > MAX_BYTES:
         raise ValueError(f"{text.strip()[:20]!r} is not a size that a machine has; write one such as 2GiB")

@@ -121,9 +121,9 @@ def test_our_name_is_told_only_where_the_command_has_it(place: Path) -> None:
         (("train", "TEXT", "-o", "OUT", "--threads", "1025"), "1<=x<=1024"),
         (("train", "TEXT", "-o", "OUT", "--max-context", "1"), "x>=2"),
         (("train", "TEXT", "-o", "OUT", "--seed", str(2**70)), f"0<=x<={2**64 - 1}"),
-        (("train", "TEXT", "-o", "OUT", "--learning-rate", "nan"), "learning_rate"),
+        (("train", "TEXT", "-o", "OUT", "--learning-rate", "nan"), "--learning-rate"),
         (("run", "hi", "--block-size", "33"), "multiple of the kernel tile"),
-        (("run", "hi", "--max-num-seqs", str(2**70)), "max_num_seqs"),
+        (("run", "hi", "--max-num-seqs", str(2**70)), "--max-num-seqs"),
         (("run", "hi", "--kv-memory", "9" * 60), "--kv-memory"),
         (("run", "hi", "--kv-memory", "1KiB"), "does not hold one block"),
         (("run", "hi", "-n", "65", "--temperature", "1"), "1<=x<=64"),
@@ -183,3 +183,46 @@ def test_a_file_that_is_no_text_is_misuse_and_says_where(
 def test_help_documents_the_exit_codes(place: Path) -> None:
     shown = _quire(place, "--help").stdout
     assert all(f"  {code} " in shown for code in (0, 1, 2, 130))
+
+
+@pytest.mark.parametrize(
+    ("option", "answer"),
+    [
+        ("-ngl 5", "-ngl. Leave it out: it has no counterpart here"),
+        ("-ngl=5", "-ngl. Leave it out"),
+        ("-mg 0", "-mg. Leave it out"),
+        ("-np 4", "-np. Quire calls it --max-num-seqs"),
+        ("-ctk q8_0", "-ctk. Quire calls it --kv-format"),
+        ("-tb 4", "-tb. Quire calls it --threads"),
+        ("-sys Hi", "-sys. Quire calls it --system"),
+        ("-cnv", "-cnv. Use `quire chat`"),
+    ],
+)
+def test_an_option_of_several_letters_after_one_dash_is_answered_by_its_name(option: str, answer: str) -> None:
+    result = CliRunner().invoke(cli, ["run", "hi", *option.split()])
+    assert (result.exit_code, answer in result.stderr) == (MISUSED, True), result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("-n", "gl"), ("-nx", "4"), ("-x",), ("-n", "0", "--", "-ngl")])
+def test_other_faults_of_short_options_are_told_as_they_are(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, ["run", "hi", *arguments])
+    assert result.exit_code == MISUSED
+    assert "Quire calls" not in result.stderr
+    assert "counterpart" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--max-context 3000", "Ask for a shorter --max-context,"),
+        ("--kv-memory 1", "Raise --kv-memory, or choose a smaller --block-size or --kv-format."),
+        ("--executor torch --quantize int4", "given: --quantize int4"),
+        ("--executor torch --quantize int4", "pass --executor native."),
+        ("--kv-memory 100000GiB", "--kv-memory asks for more memory"),
+        ("--block-size 48", "--block-size must be"),
+        ("-n 2", "given: -n 2"),
+    ],
+)
+def test_errors_name_options_as_they_are_typed(arguments: str, said: str) -> None:
+    result = CliRunner().invoke(cli, ["run", "hi", *arguments.split()])
+    assert (result.exit_code, said in result.stderr) == (MISUSED, True), result.stderr

@@ -69,6 +69,12 @@ def test_error_that_nobody_can_read_keeps_its_exit_code(tiny_model: Path) -> Non
     assert _shell(f"{QUIRE} run -m {tiny_model} hello --top-p 0.5 2> {FULL}").returncode == 2
 
 
+@needs_full_device
+@pytest.mark.parametrize("arguments", ["run hi --bad", "--bad", "nonsense", "run hi -n x", "bench nonsense", "train"])
+def test_misuse_that_nobody_can_read_keeps_its_exit_code(arguments: str) -> None:
+    assert _shell(f"{QUIRE} {arguments} 2>{FULL}").returncode == 2
+
+
 def test_file_that_the_system_refuses_is_named_in_one_line(tmp_path: Path) -> None:
     tokenizer = tmp_path / "tokenizer.json"
     failing = f"from quire.cli import main; main.cli = lambda **_: open({str(tokenizer)!r}); main.main()"

@@ -58,6 +58,7 @@ def _talk_from_pipe(session: ChatSession, read_line: ReadLine) -> None:
 def _talk_on_terminal(session: ChatSession) -> None:
     from quire.cli.chat_input import read_turn
     from quire.cli.display import show_error
+    from quire.cli.option_names import as_typed
     from quire.errors import QuireError
 
     while not session.has_ended:
@@ -71,7 +72,7 @@ def _talk_on_terminal(session: ChatSession) -> None:
         except KeyboardInterrupt:
             click.echo()
         except QuireError as error:
-            show_error(str(error))
+            show_error(as_typed(str(error), click.get_current_context().command))
 
 
 def _read_typed_line(prompt: str) -> str:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import MappingProxyType
+from typing import IO, Any
 
 import click
 
@@ -22,6 +23,7 @@ from quire.errors import ConfigError, ModelNotFoundError, QuireError, RequestErr
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 """Exit codes. MISUSED means that another command line or input is needed; INTERRUPTED is 128 + SIGINT, as shells report it."""
 
+_ARGUMENTS = f"{__name__}.arguments"
 _MISUSES = (ConfigError, RequestError, ModelNotFoundError)
 _EPILOG = """\b
 Exit codes:
@@ -78,14 +80,44 @@ class ReportedMisuseError(ReportedError):
     exit_code = MISUSED
 
 
-def reported(error: QuireError) -> ReportedError:
-    """Returns an error with the exit code of its kind; a chat template that fails is the model's fault, not the request's."""
+def reported(error: QuireError, command: click.Command) -> ReportedError:
+    """Returns a command's error with the exit code of its kind.
+
+    A chat template that fails is the model's fault, not the request's.
+    """
+    from quire.cli.option_names import as_typed
+
     is_misuse = isinstance(error, _MISUSES) and not isinstance(error, TemplateError)
-    return ReportedMisuseError(str(error)) if is_misuse else ReportedError(str(error))
+    return (ReportedMisuseError if is_misuse else ReportedError)(as_typed(str(error), command))
+
+
+class ReportedUsageError(click.ClickException):
+    """One of click's own errors, whose exit code stays what it is where the error stream cannot be written."""
+
+    exit_code = MISUSED
+
+    def __init__(self, error: click.UsageError) -> None:
+        super().__init__(error.format_message())
+        self._error = error
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        with suppress(OSError):
+            self._error.show(file)
 
 
 class LazyGroup(click.Group):
     """A group over `COMMANDS` that turns errors and Ctrl-C into exit codes."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = tuple(args)
+        try:
+            context = super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise ReportedUsageError(answered(error, given)) from error
+        context.meta[_ARGUMENTS] = given
+        return context
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -102,9 +134,10 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except QuireError as error:
-            raise reported(error) from error
-        except click.NoSuchOption as error:
-            raise answered(error) from error
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            raise reported(error, command or self) from error
+        except click.UsageError as error:
+            raise ReportedUsageError(answered(error, ctx.meta[_ARGUMENTS])) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
 

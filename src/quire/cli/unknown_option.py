@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from itertools import takewhile
+
 import click
 
 from quire.counterparts import LLM, SAMPLING, counterpart_of
@@ -10,9 +14,43 @@ _METHODS = {"chat": "`quire chat`", "prompt": 'the PROMPT argument: quire run "H
 _OWN = {"stream": "nothing: answers are always streamed", "model": "-m MODEL"}
 
 
-def answered(error: click.NoSuchOption) -> click.UsageError:
-    """Returns the error with our name for the option or the reason why there is none; other errors are returned unchanged."""
-    found = counterpart_of(error.option_name.lstrip("-").replace("-", "_"))
+_SHORT_WORD = re.compile(r"-([A-Za-z]{2,})(?:=.*)?")
+"""An option such as llama.cpp's -ngl, which is read here as -n with the value gl."""
+
+
+def answered(error: click.UsageError, arguments: Iterable[str] = ()) -> click.UsageError:
+    """Returns the error with our name for the option or the reason why there is none; other errors are returned unchanged.
+
+    `arguments` are those of the command line: an option of theirs may have been read as several letters.
+    """
+    word = _short_word(error, arguments)
+    if word is not None:
+        return _answer(error, f"-{word}", word)
+    if isinstance(error, click.NoSuchOption):
+        return _answer(error, error.option_name, error.option_name.lstrip("-").replace("-", "_"))
+    return error
+
+
+def _short_word(error: click.UsageError, arguments: Iterable[str]) -> str | None:
+    """Returns the option of several letters after one dash that was read as the letter the error is about."""
+    words = (_SHORT_WORD.fullmatch(argument) for argument in takewhile(lambda argument: argument != "--", arguments))
+    known = [match[1] for match in words if match is not None and counterpart_of(match[1]) is not None]
+    return next((word for word in known if not _letters_of(error).isdisjoint(word)), None)
+
+
+def _letters_of(error: click.UsageError) -> set[str]:
+    """Returns the options of one letter that an error is about; for words too many, those that take what stands behind them."""
+    if isinstance(error, click.NoSuchOption):
+        options = [error.option_name]
+    elif isinstance(error, click.BadParameter):
+        options = error.param.opts if error.param is not None else []
+    else:
+        options = [option for parameter in error.ctx.command.params for option in parameter.opts] if error.ctx is not None else []
+    return {option[1:] for option in options if len(option) == 2}
+
+
+def _answer(error: click.UsageError, option: str, name: str) -> click.UsageError:
+    found = counterpart_of(name)
     if found is None:
         return error
     if found.own_name is None:
@@ -27,7 +65,7 @@ def answered(error: click.NoSuchOption) -> click.UsageError:
             return error
         note = f"; {found.note}" if found.note is not None and found.home in (LLM, SAMPLING) else ""
         next_step = f"Quire calls it {spelled}{note}."
-    return click.UsageError(f"No such option: {error.option_name}. {next_step}", ctx=error.ctx)
+    return click.UsageError(f"No such option: {option}. {next_step}", ctx=error.ctx)
 
 
 def _has_option(ctx: click.Context | None, spelled: str) -> bool:

@@ -26,6 +26,7 @@ from quire.text.token_bytes import TokenBytes
 _STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 _MAX_TOKEN_ID = 2**31 - 1
+_MAX_ID_DIGITS = len(str(_MAX_TOKEN_ID))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +144,8 @@ def _tokens_by_id(value: object) -> Iterator[tuple[int, AddedToken]]:
     if not isinstance(value, Mapping):
         raise _damaged("added_tokens_decoder", value)
     for key, token in value.items():
-        if not key.isascii() or not key.isdigit() or int(key) > _MAX_TOKEN_ID or not isinstance(token, Mapping):
+        is_id = key.isascii() and key.isdigit() and len(key) <= _MAX_ID_DIGITS and int(key) <= _MAX_TOKEN_ID
+        if not is_id or not isinstance(token, Mapping):
             raise _damaged("added_tokens_decoder", {key: token})
         yield int(key), _token("added_tokens_decoder", token, special=False)
 

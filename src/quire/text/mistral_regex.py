@@ -16,7 +16,7 @@ from tokenizers import Regex, pre_tokenizers
 _MIN_TOKENS = 100_000
 _MODEL_TYPES = frozenset({None, "mistral", "mistral3", "voxtral", "ministral", "pixtral"})
 _REPAIRED = (5, 0, 0)
-_VERSION = re.compile(r"v?(\d+)(?:\.(\d+))?(?:\.(\d+))?(.*)", re.DOTALL)
+_VERSION = re.compile(r"v?(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?(.*)", re.DOTALL)
 _CANDIDATE = re.compile(r"[._-]?(a|b|c|rc|alpha|beta|pre|dev)")
 _SPLIT = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"

@@ -192,6 +192,13 @@ def test_what_is_not_one_json_object_is_refused(content: bytes) -> None:
         parse_config(content)
 
 
+@pytest.mark.parametrize("field", ["rms_norm_eps", "rope_theta"])
+@pytest.mark.parametrize("value", [10**400, -(10**4000)])
+def test_an_integer_beyond_every_float_is_refused(field: str, value: int) -> None:
+    with pytest.raises(UnsupportedConfigError, match=field):
+        spec_of("llama", **{field: value})
+
+
 def test_an_infinite_number_is_refused() -> None:
     text = json.dumps(CONFIGS["llama"]).replace("1e-06", "1e999")
     assert "1e999" in text

@@ -96,6 +96,7 @@ def test_code_of_a_tokenizer_is_left_out_aloud(tmp_path: Path, caplog: pytest.Lo
         {"added_tokens_decoder": []},
         {"added_tokens_decoder": {"x": {"content": "<x>"}}},
         {"added_tokens_decoder": {"3": "<x>"}},
+        {"added_tokens_decoder": {"9" * 5000: {"content": "<x>"}}},
         {"added_tokens_decoder": {"3": {"content": "<x>", "lstrip": 1}}},
         {"added_tokens_decoder": {"3": {"content": None}}},
         {"additional_special_tokens": "<x>"},
