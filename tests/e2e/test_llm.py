@@ -108,6 +108,7 @@ def test_stream_collected_as_garbage_in_the_middle_of_a_step_ends_after_it(llm: 
     run = llm.core.executor.run
 
     def collecting_run(batch: StepBatch) -> Float32Array:
+        monkeypatch.setattr(llm.core.executor, "run", run)
         gc.collect()
         return run(batch)
 

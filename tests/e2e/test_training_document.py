@@ -32,19 +32,27 @@ def run_block(kind: str, block: str, directory: Path) -> dict[str, str]:
     return {line: output_of(["-m", "quire.cli", *shlex.split(line, comments=True)[1:]], directory) for line in commands}
 
 
-def test_the_document_teaches_a_model_that_answers(tmp_path: Path) -> None:
-    printed: dict[str, str] = {}
-    for kind, block in BLOCKS:
-        printed |= run_block(kind, block, tmp_path)
-    answers = {line: text for line, text in printed.items() if line.startswith("quire run")}
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("document")
+
+
+@pytest.fixture(scope="module")
+def printed(directory: Path) -> list[dict[str, str]]:
+    """What each block printed, run in order."""
+    return [run_block(kind, block, directory) for kind, block in BLOCKS]
+
+
+def test_the_document_teaches_a_model_that_answers(printed: list[dict[str, str]], directory: Path) -> None:
+    lines = {line: text for of_block in printed for line, text in of_block.items()}
+    answers = {line: text for line, text in lines.items() if line.startswith("quire run")}
     assert [text.strip() for text in answers.values()] == [line.partition("# ")[2] for line in answers] != []
-    assert (tmp_path / "calendar" / "training" / "curve.png").exists()
-    assert (tmp_path / "tuned" / "model.safetensors").exists()
+    assert (directory / "calendar" / "training" / "curve.png").exists()
+    assert (directory / "tuned" / "model.safetensors").exists()
 
 
-def test_training_keeps_many_times_what_inference_caches(tmp_path: Path) -> None:
-    kind, block = BLOCKS[0]
-    words = run_block(kind, block, tmp_path)["python"]
+def test_training_keeps_many_times_what_inference_caches(printed: list[dict[str, str]]) -> None:
+    words = printed[0]["python"]
     kept, cached = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) bytes per token", words))
     assert cached == 5120
     assert kept > 20 * cached
