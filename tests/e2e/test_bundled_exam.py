@@ -11,7 +11,7 @@ from scripts.bundled.papers import Paper, write_papers
 from quire import LLM
 
 NUM_QUESTIONS = 200
-NUM_COMPARED = 8
+NUM_COMPARED = 4
 SEED = 7
 Row = tuple[str, str]
 
