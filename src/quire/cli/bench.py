@@ -231,7 +231,7 @@ def overhead(model: str | None, num_steps: int, repeat: int, as_json: bool) -> N
     from quire.text.tokenizer import Tokenizer
 
     directory = find_directory(model)
-    spec, tokenizer = load_checkpoint(directory).spec, Tokenizer.from_directory(directory)
+    spec, tokenizer = load_checkpoint(directory).spec, Tokenizer.from_model(directory)
     with progress_shown() as on_progress:
         report = measure_overhead(spec, tokenizer, OverheadWork(num_steps=num_steps, repeat=repeat), on_progress)
     settings = {"model": model or "bundled", "steps": num_steps, "repeat": repeat}

@@ -108,7 +108,7 @@ def _work(options: QualityOptions, directory: Path, max_context: int) -> Quality
     from quire.bench.quality import Text, in_pieces
     from quire.text.tokenizer import AddSpecial, Tokenizer
 
-    tokenizer = Tokenizer.from_directory(directory)
+    tokenizer = Tokenizer.from_model(directory)
     context = min(options.context or _MAX_CONTEXT, max_context)
     if options.text is None:
         return in_pieces(held_out_texts(tokenizer), (), context)

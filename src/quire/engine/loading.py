@@ -66,7 +66,7 @@ def find_directory(model: object) -> Path:
 
 def open_tokenizer(directory: Path, spec: ModelSpec) -> Tokenizer:
     """Returns the tokenizer of a model directory; raises TokenizerError if the model lacks any of its tokens."""
-    tokenizer = Tokenizer.from_directory(directory)
+    tokenizer = Tokenizer.from_model(directory)
     require_fit(tokenizer, spec.vocab_size)
     return tokenizer
 

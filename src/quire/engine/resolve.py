@@ -45,7 +45,7 @@ def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights, memory: Mem
 
     `memory` is the machine's; None where it is unknown, and then nothing is compared with it.
     """
-    dtype = config.dtype or _exact_dtype(weights.dtype)
+    dtype = config.dtype or _natural_dtype(weights.dtype)
     kv_format = config.cache.format or KVFormat(dtype.value)
     executor = config.executor or (ExecutorKind.NATIVE if is_native_built() else ExecutorKind.REFERENCE)
     _require_quantizer(config.quantize, executor)
@@ -161,8 +161,8 @@ def is_native_built() -> bool:
     return find_spec(NATIVE_CORE) is not None
 
 
-def _exact_dtype(source: SourceDType) -> DType:
-    return DType.BFLOAT16 if source is SourceDType.BFLOAT16 else DType.FLOAT32
+def _natural_dtype(source: SourceDType) -> DType:
+    return DType.BFLOAT16 if source in (SourceDType.BFLOAT16, SourceDType.QUANTIZED) else DType.FLOAT32
 
 
 def _require_quantizer(quantize: Quantize, executor: ExecutorKind) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quire.arrays import BitsArray, Float32Array, Int32Array
+from quire.arrays import Float32Array, Int32Array
 from quire.config import KVFormat, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorUnavailableError
@@ -23,7 +23,7 @@ from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.packing import PackLayout
 from quire.executors.protocol import ArgmaxTokens, StepBatch
 from quire.models.spec import ModelSpec
-from quire.models.weights import Progress, SourceDType, SourceTensor, Weights
+from quire.models.weights import Progress, SourceTensor, Weights
 from quire.sample.definition import RowToken
 from quire.sample.filters import SampleRow
 
@@ -165,7 +165,7 @@ class NativeExecutor:
                 if _is_vector(name, tensor):
                     self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
                 else:
-                    self._decoder.set_matrix(name, _matrix_bits(tensor))
+                    self._decoder.set_matrix(name, tensor.to_packable())
             if on_progress is not None:
                 on_progress(done, len(weights))
 
@@ -225,9 +225,4 @@ def _chosen_isa(core: Core) -> str:
 
 
 def _is_vector(name: str, tensor: SourceTensor) -> bool:
-    return tensor.bits.ndim == 1 or name == "position.weight"
-
-
-def _matrix_bits(tensor: SourceTensor) -> Float32Array | BitsArray:
-    """Returns float32 values or bfloat16 bits, with the strides they have in the file."""
-    return tensor.to_float32() if tensor.dtype is SourceDType.FLOAT16 else cast("Float32Array | BitsArray", tensor.bits)
+    return len(tensor.shape) == 1 or name == "position.weight"

@@ -172,7 +172,7 @@ class TorchExecutor(HostExecutor):
 
 
 def _load(name: str, tensor: SourceTensor, dtype: DType) -> SourceTensor:
-    if dtype is DType.FLOAT32 or tensor.bits.ndim == 1 or name == "position.weight":
+    if dtype is DType.FLOAT32 or len(tensor.shape) == 1 or name == "position.weight":
         return tensor
     return SourceTensor(dtype=SourceDType.BFLOAT16, bits=tensor.to_bfloat16())
 

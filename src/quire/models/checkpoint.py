@@ -1,4 +1,4 @@
-"""Loads a Hugging Face model directory: config -> spec, weight files -> canonical tensors, without copying.
+"""Loads a Hugging Face model directory or a GGUF file: config -> spec, weight files -> canonical tensors, without copying.
 
 `load_checkpoint` opens and checks everything and reads almost nothing: the tensors are views of mapped files. Finding the
 fingerprint of files seen for the first time, or else the executor's packing, is what pages them in.
@@ -17,9 +17,11 @@ import numpy as np
 
 from quire.errors import CheckpointError
 from quire.models.config_file import read_config
-from quire.models.content_digest import content_digest, num_pieces
+from quire.models.content_digest import MappedFile, content_digest, num_pieces
 from quire.models.families import Family, build_spec, family_for
-from quire.models.safetensors_file import SafetensorsFile
+from quire.models.gguf.model import read_gguf
+from quire.models.gguf.splits import is_gguf
+from quire.models.safetensors_file import USABLE_DTYPES
 from quire.models.shards import Shards, has_weights, open_shards
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
@@ -37,7 +39,7 @@ _log = logging.getLogger("quire")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """The contents of a model directory: the model's spec, and its tensors by canonical name.
+    """The contents of a model directory, or of the GGUF file at that path: the model's spec, and its tensors by canonical name.
 
     `model_context` is the longest context that can be asked for; `spec` is built for the one that was.
     """
@@ -49,11 +51,13 @@ class Checkpoint:
 
 
 def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Checkpoint:
-    """Returns the checkpoint in a directory, for serving `max_context` tokens (None: the model's own context).
+    """Returns the checkpoint in a directory or a GGUF file, for serving `max_context` tokens (None: the model's own context).
 
     Raises ModelNotFoundError, ModelError or one of its kinds (CheckpointError for anything about weight files), and
     ConfigError for a `max_context` beyond the model's.
     """
+    if is_gguf(directory):
+        return _load_gguf(directory, max_context)
     config = read_config(directory)
     described = build_spec(config, max_context)
     model_context = described.max_context if max_context is None else build_spec(config).max_context
@@ -70,8 +74,16 @@ def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Check
     return Checkpoint(directory=directory, spec=head.spec, weights=weights, model_context=model_context)
 
 
+def _load_gguf(path: Path, max_context: int | None) -> Checkpoint:
+    model = read_gguf(path, max_context)
+    weights = Weights(model.tensors, lambda on_progress: fingerprint(model.spec, model.gguf.files, on_progress))
+    return Checkpoint(directory=path, spec=model.spec, weights=weights, model_context=model.model_context)
+
+
 def read_spec(directory: Path) -> ModelSpec:
     """Returns what `load_checkpoint` would find the model to be; without weight files, what config.json says."""
+    if is_gguf(directory):
+        return read_gguf(directory).spec
     config = read_config(directory)
     spec = build_spec(config)
     if not has_weights(directory):
@@ -123,7 +135,7 @@ def _check_tensors(expected: Mapping[str, tuple[int, ...]], names: Mapping[str, 
         raise CheckpointError(
             "The weight files and config.json do not belong together: "
             + "; ".join(f"{kind}: {_enumerate(found)}" for kind, found in findings.items() if found),
-            limit=f"dtypes {', '.join(dtype.value for dtype in SourceDType)}" if findings["in an unusable dtype"] else None,
+            limit=f"dtypes {', '.join(USABLE_DTYPES)}" if findings["in an unusable dtype"] else None,
             next_step=_advice([name for found in findings.values() for name in found]),
         )
 
@@ -161,7 +173,7 @@ def _read(source: TensorSource, name: str, shards: Shards) -> SourceTensor:
     return SourceTensor(dtype=SourceDType.FLOAT32, bits=tensor.to_float32() + np.float32(source.offset))
 
 
-def fingerprint(spec: ModelSpec, files: Sequence[SafetensorsFile], on_progress: Progress | None = None) -> bytes:
+def fingerprint(spec: ModelSpec, files: Sequence[MappedFile], on_progress: Progress | None = None) -> bytes:
     """Returns 32 bytes that two checkpoints share only if they compute the same: of the whole spec and every file's content.
 
     A copy of a checkpoint has the fingerprint of the original. `on_progress` is called only if the files are large.
@@ -177,7 +189,7 @@ def fingerprint(spec: ModelSpec, files: Sequence[SafetensorsFile], on_progress: 
 class _PieceProgress:
     """Counts the pieces of all files, and reports those that are read; a file whose digest was remembered passes at once."""
 
-    def __init__(self, files: Sequence[SafetensorsFile], on_progress: Progress | None) -> None:
+    def __init__(self, files: Sequence[MappedFile], on_progress: Progress | None) -> None:
         self._total = sum(num_pieces(file) for file in files)
         self._num_ended = self._num_read = 0
         self._on_progress = on_progress if self._total >= _MIN_SHOWN_PIECES else None
@@ -187,5 +199,5 @@ class _PieceProgress:
         if self._on_progress is not None:
             self._on_progress(self._num_ended + self._num_read, self._total)
 
-    def note_end(self, file: SafetensorsFile) -> None:
+    def note_end(self, file: MappedFile) -> None:
         self._num_ended, self._num_read = self._num_ended + num_pieces(file), 0

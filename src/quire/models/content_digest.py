@@ -11,6 +11,7 @@ A directory that refuses to be read or written only costs the time to read the f
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from quire.environment import cache_directory, default_threads
-from quire.models.safetensors_file import SafetensorsFile
 from quire.units import cdiv
 
 FORMAT_VERSION = 1
@@ -36,7 +37,20 @@ _DIGEST_BYTES = 32
 Progress = Callable[[], None]
 
 
-def content_digest(file: SafetensorsFile, on_piece: Progress | None = None) -> bytes:
+class MappedFile(Protocol):
+    """A weight file of any format, as it was when it was mapped."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def status(self) -> os.stat_result: ...
+
+    @property
+    def content(self) -> mmap.mmap: ...
+
+
+def content_digest(file: MappedFile, on_piece: Progress | None = None) -> bytes:
     """Returns 32 bytes that follow from the file's content alone; `on_piece` is called once per piece that was read."""
     directory = cache_directory()
     if directory is None or len(file.content) < MIN_REMEMBERED_BYTES:
@@ -52,12 +66,12 @@ def content_digest(file: SafetensorsFile, on_piece: Progress | None = None) -> b
     return digest
 
 
-def num_pieces(file: SafetensorsFile) -> int:
+def num_pieces(file: MappedFile) -> int:
     """Returns the number of pieces in which a file's content is read."""
     return cdiv(len(file.content), PIECE_BYTES)
 
 
-def _read_content(file: SafetensorsFile, on_piece: Progress | None) -> bytes:
+def _read_content(file: MappedFile, on_piece: Progress | None) -> bytes:
     """Returns the digest of the pieces' digests, which threads can make at once."""
     whole = sha256(b"quire content" + FORMAT_VERSION.to_bytes(8, "little") + len(file.content).to_bytes(8, "little"))
     view, count = memoryview(file.content), num_pieces(file)
@@ -72,7 +86,7 @@ def _read_content(file: SafetensorsFile, on_piece: Progress | None) -> bytes:
     return whole.digest()
 
 
-def _facts(file: SafetensorsFile) -> bytes:
+def _facts(file: MappedFile) -> bytes:
     """Returns a digest of what makes a file the one that was read before."""
     status = file.status
     numbers = (FORMAT_VERSION, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -105,7 +119,7 @@ def _new_entry(directory: Path) -> Iterator[Path | None]:
             os.unlink(name)
 
 
-def _remember(digest: bytes, file: SafetensorsFile, part: Path, entry: Path) -> None:
+def _remember(digest: bytes, file: MappedFile, part: Path, entry: Path) -> None:
     """Gives the digest its place, unless the file changed so shortly before that a later change could look the same."""
     with suppress(OSError):
         newest = max(file.status.st_mtime_ns, file.status.st_ctime_ns)

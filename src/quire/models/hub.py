@@ -1,4 +1,4 @@
-"""Turns the name of a model into a directory: a path as it is, or a Hugging Face id through the hub's local cache.
+"""Turns the name of a model into a path: a directory or a GGUF file as it is, or a Hugging Face id through the hub's local cache.
 
 Only data is fetched: safetensors, JSON, chat templates and vocabularies; never code, pickles or other frameworks' weights.
 """
@@ -14,6 +14,9 @@ from typing import Any
 
 from quire.environment import read_environment
 from quire.errors import CheckpointError, ModelNotFoundError, QuireError
+from quire.models.gguf.container import SUFFIX
+from quire.models.gguf.splits import first_files
+from quire.models.shards import has_weights
 from quire.values import shown
 
 WANTED_FILES = ("*.safetensors", "*.json", "*.jinja", "merges.txt", "vocab.txt")
@@ -42,8 +45,9 @@ class LocalModel:
 
 
 def find_model(name: str, *, access: HubAccess | None = None, wanted: tuple[str, ...] = WANTED_FILES) -> Path:
-    """Returns the directory of a model: `name` itself if it is one, else a hub id `org/name` or `org/name@revision`.
+    """Returns where a model lies: `name` itself if it is a directory or a GGUF file, else the directory of a hub id.
 
+    A hub id is `org/name` or `org/name@revision`. A directory without safetensors that holds one GGUF model is that file.
     `access` None asks the environment (`QUIRE_OFFLINE`); of an id, only files that match `wanted` are fetched. Downloads show
     the hub's progress bar on standard error.
     Raises ModelNotFoundError where there is no such directory or id or it may not be read, and CheckpointError where the
@@ -51,17 +55,44 @@ def find_model(name: str, *, access: HubAccess | None = None, wanted: tuple[str,
     """
     path = os.path.expanduser(name)
     if os.path.isdir(path):
-        return Path(path)
+        return _only_gguf(Path(path)) or Path(path)
+    if path.endswith(SUFFIX):
+        return _gguf_file(Path(path))
     match = _HUB_ID.fullmatch(name)
     if match is None or os.path.exists(path) or ".." in name:
         raise ModelNotFoundError(
             "This is neither a model directory nor a Hugging Face id",
             given=name[:200] or shown(name),
-            next_step="Pass a directory with config.json, or an id such as org/name or org/name@revision.",
+            next_step="Pass a directory with config.json, a .gguf file, or an id such as org/name or org/name@revision.",
         )
     if access is None:
         access = HubAccess.CACHE_ONLY if read_environment().is_offline else HubAccess.DOWNLOAD
     return _fetch(name, match, access, wanted)
+
+
+def _gguf_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ModelNotFoundError(
+            "There is no such GGUF file",
+            given=shown(str(path)),
+            next_step="Pass the path of the file, or of the first of a split one.",
+        )
+    return path
+
+
+def _only_gguf(directory: Path) -> Path | None:
+    """Returns the GGUF file that is the directory's only model; None where safetensors are there, or no GGUF file.
+
+    Raises ModelNotFoundError where several models are.
+    """
+    found = [] if has_weights(directory) else first_files(directory)
+    if len(found) > 1:
+        raise ModelNotFoundError(
+            "The directory holds several GGUF models",
+            given=", ".join(shown(path.name) for path in found[:8]),
+            next_step="Pass the path of one of the files.",
+        )
+    return found[0] if found else None
 
 
 def local_models() -> tuple[LocalModel, ...]:

@@ -45,6 +45,7 @@ _STORAGE: Mapping[SourceDType, np.dtype[Any]] = MappingProxyType(
         SourceDType.BFLOAT16: np.dtype("<u2"),
     }
 )
+USABLE_DTYPES = tuple(dtype.value for dtype in _STORAGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class TensorEntry:
     @property
     def is_usable(self) -> bool:
         """Whether Quire can compute with this number format."""
-        return any(self.dtype == known.value for known in SourceDType)
+        return self.dtype in USABLE_DTYPES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ _OTHER_FORMATS: Mapping[str, str] = MappingProxyType(
         ".pt": "a pickle, which can run code when it is opened",
         ".pth": "a pickle, which can run code when it is opened",
         ".ckpt": "a pickle, which can run code when it is opened",
-        ".gguf": "GGUF, which Quire does not read",
+        ".gguf": "GGUF: pass the path of the file itself",
         ".h5": "HDF5, which Quire does not read",
         ".msgpack": "msgpack, which Quire does not read",
         ".onnx": "ONNX, which Quire does not read",

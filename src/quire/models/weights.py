@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ class SourceDType(Enum):
     FLOAT32 = "F32"
     FLOAT16 = "F16"
     BFLOAT16 = "BF16"
+    QUANTIZED = "quantized blocks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +30,11 @@ class SourceTensor:
     """One tensor, usually a view of a memory-mapped file.
 
     `bits` is float32 for F32, float16 for F16, and uint16 (the upper half of a float32) for BF16; it may be a
-    non-contiguous view (a slice or a transpose).
+    non-contiguous view (a slice or a transpose). What QUANTIZED holds, a subclass says.
     """
 
     dtype: SourceDType
-    bits: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+    bits: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16] | npt.NDArray[np.uint8]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,6 +51,10 @@ class SourceTensor:
         if self.dtype is SourceDType.BFLOAT16:
             return np.ascontiguousarray(self.bits, dtype=np.uint16)
         return round_to_bfloat16(self.to_float32())
+
+    def to_packable(self) -> Float32Array | BitsArray:
+        """Returns exact float32 values or bfloat16 bits: a view, with its strides, of a tensor that is stored as one of them."""
+        return self.to_float32() if self.dtype is SourceDType.FLOAT16 else cast("Float32Array | BitsArray", self.bits)
 
 
 class Weights(Mapping[str, SourceTensor]):
@@ -83,8 +90,11 @@ class Weights(Mapping[str, SourceTensor]):
 
     @property
     def dtype(self) -> SourceDType:
-        """The format of the largest tensor, which decides what `--dtype auto` means."""
-        return max(self._tensors.values(), key=lambda tensor: tensor.bits.size).dtype
+        """QUANTIZED if any tensor is, else the format of the largest one: it decides what `--dtype auto` means."""
+        tensors = self._tensors.values()
+        if any(tensor.dtype is SourceDType.QUANTIZED for tensor in tensors):
+            return SourceDType.QUANTIZED
+        return max(tensors, key=lambda tensor: prod(tensor.shape)).dtype
 
 
 def round_to_bfloat16(values: Float32Array) -> BitsArray:

@@ -1,4 +1,4 @@
-"""Text to token ids and back, from a model directory's `tokenizer.json`."""
+"""Text to token ids and back, from a model directory's `tokenizer.json` or the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import NamedTuple
 import tokenizers
 
 from quire.errors import is_failure
+from quire.models.gguf.splits import is_gguf
 from quire.text.added_tokens import literal_bytes, literal_twin, unknown_id
+from quire.text.gguf.tokenizer import load_gguf_backend
 from quire.text.token_bytes import TokenBytes, token_bytes_of
 from quire.text.tokenizer_backend import backend_error, load_backend
 from quire.text.tokenizer_files import TokenizerFiles
@@ -83,6 +85,11 @@ class Tokenizer:
         """Loads tokenizer.json and the files next to it; raises TokenizerError if one is missing or damaged."""
         backend, files = load_backend(directory)
         return cls(backend, files)
+
+    @classmethod
+    def from_model(cls, path: Path) -> Tokenizer:
+        """Loads the tokenizer of a model directory or of a GGUF file; raises ModelError or one of its kinds."""
+        return cls(*load_gguf_backend(path)) if is_gguf(path) else cls.from_directory(path)
 
     @property
     def bos_token(self) -> str | None:

@@ -1,0 +1,77 @@
+"""A GGUF file as a checkpoint: its spec, and its tensors under canonical names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire.errors import CheckpointError
+from quire.models.gguf.names import Placed, arrange, place
+from quire.models.gguf.reader import DOWNLOAD_AGAIN
+from quire.models.gguf.spec import is_derived, spec_of
+from quire.models.gguf.splits import Gguf, open_gguf
+from quire.models.spec import ModelSpec
+from quire.models.strict_json import shorten
+from quire.models.weights import SourceTensor
+
+_MAX_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufModel:
+    """The contents of a GGUF file; `model_context` is the longest context that can be asked for."""
+
+    gguf: Gguf
+    spec: ModelSpec
+    tensors: Mapping[str, SourceTensor]
+    model_context: int
+
+
+def read_gguf(path: Path, max_context: int | None = None) -> GgufModel:
+    """Returns the model in a file, for serving `max_context` tokens; reads no weights. Raises what `spec_of` raises, and
+    CheckpointError where tensors are missing, surplus or wrongly shaped.
+    """
+    gguf = open_gguf(path)
+    spec = spec_of(gguf, max_context)
+    model_context = spec.max_context if max_context is None else spec_of(gguf).max_context
+    placed = place(spec, str(gguf.metadata["general.architecture"]), gguf.placement)
+    _check_tensors(gguf, spec, placed)
+    tensors = {canonical: arrange(gguf.read(each.source.name), each) for canonical, each in placed.items()}
+    return GgufModel(gguf=gguf, spec=spec, tensors=tensors, model_context=model_context)
+
+
+def _check_tensors(gguf: Gguf, spec: ModelSpec, placed: Mapping[str, Placed]) -> None:
+    """Raises one CheckpointError that names everything missing, surplus or wrongly shaped."""
+    expected = _expected_shapes(spec, placed)
+    findings = {
+        "missing": sorted(expected.keys() - gguf.placement.keys()),
+        "surplus": sorted(name for name in gguf.placement.keys() - expected.keys() if not is_derived(name)),
+        "wrongly shaped": [
+            f"{name} is {list(gguf.info(name).shape)} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in gguf.placement and gguf.info(name).shape != shape
+        ],
+    }
+    if any(findings.values()):
+        raise CheckpointError(
+            f"{gguf.name}: metadata and tensors do not belong together: "
+            + "; ".join(f"{kind}: {_enumerate(found)}" for kind, found in findings.items() if found),
+            next_step=DOWNLOAD_AGAIN,
+        )
+
+
+def _expected_shapes(spec: ModelSpec, placed: Mapping[str, Placed]) -> dict[str, tuple[int, ...]]:
+    """Returns name in the file -> shape. A joined matrix ends where the last part taken from it ends."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for canonical, shape in spec.tensor_shapes().items():
+        source = placed[canonical].source
+        stop = shape[0] if source.rows is None else source.rows[1]
+        known = shapes.get(source.name, (0,))[0]
+        shapes[source.name] = (max(stop, known), *shape[1:])
+    return shapes
+
+
+def _enumerate(findings: list[str]) -> str:
+    shown = ", ".join(shorten(ascii(finding)[1:-1], 160) for finding in findings[:_MAX_SHOWN])
+    return shown if len(findings) <= _MAX_SHOWN else f"{shown} and {len(findings) - _MAX_SHOWN} more"

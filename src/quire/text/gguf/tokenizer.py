@@ -1,0 +1,132 @@
+"""Builds the tokenizer of a GGUF file, and reads what Hugging Face keeps in the files next to tokenizer.json.
+
+tokenizer.ggml.model "gpt2"     byte-level BPE: merges, and `tokenizer.ggml.pre` names how a text is cut before
+tokenizer.ggml.model "llama"    SentencePiece: scores, bytes for what no piece covers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, processors
+
+from quire.errors import TokenizerError, UnsupportedConfigError, is_failure
+from quire.models.gguf.container import open_gguf_file
+from quire.models.gguf.fields import Fields
+from quire.text.gguf import pieces
+from quire.text.gguf.pretokenizers import PIPELINES
+from quire.text.gguf.vocabulary import GgufVocabulary, TokenType, read_merges, read_scores, read_vocabulary
+from quire.text.tokenizer_files import TokenizerFiles
+
+_MODEL, _PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
+_ADD_BOS, _ADD_EOS = "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"
+_SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
+_TEMPLATE = "tokenizer.chat_template"
+_IN_FILE_ORDER = frozenset({"gemma3"})
+"""Architectures whose scores are not the order of merging: there the order of the tokens is."""
+
+
+def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]:
+    """Returns the tokenizer of a GGUF file; raises CheckpointError, TokenizerError or UnsupportedConfigError with the field."""
+    file = open_gguf_file(path)
+    fields = Fields(file.name, file.metadata)
+    vocabulary = read_vocabulary(fields)
+    kind = fields.text(_MODEL)
+    builders = {"gpt2": _byte_level, "llama": _sentencepiece}
+    if kind not in builders:
+        fields.refuse(_MODEL, "is not a kind of tokenizer that Quire reads", ", ".join(builders))
+    try:
+        backend = builders[kind](fields, vocabulary)
+        _add_tokens(backend, vocabulary)
+    except BaseException as error:  # the Rust library raises plain Exception, and panics
+        if not is_failure(error) or isinstance(error, UnsupportedConfigError):
+            raise
+        raise TokenizerError(
+            f"{file.name}: the tokenizer's fields do not make a tokenizer",
+            given=f"{type(error).__name__}: {error}"[:200],
+            next_step="Use a file that a current converter of llama.cpp wrote.",
+        ) from error
+    files = TokenizerFiles(
+        named_tokens=MappingProxyType({name: vocabulary.tokens[token_id] for name, token_id in vocabulary.named.items()}),
+        eos_ids=vocabulary.ends,
+        chat_template=_templates(fields, [name for name in file.metadata if name.startswith(f"{_TEMPLATE}.")]),
+    )
+    return backend, files
+
+
+def has_template(metadata: Mapping[str, object]) -> bool:
+    """Whether a file holds a chat template."""
+    return any(name == _TEMPLATE or name.startswith(f"{_TEMPLATE}.") for name in metadata)
+
+
+def _byte_level(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
+    name = fields.text(_PRE)
+    pipeline = PIPELINES.get(name or "")
+    if pipeline is None:
+        fields.refuse(_PRE, "names no way of cutting texts that Quire knows", ", ".join(PIPELINES))
+    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
+    model = models.BPE(vocab=ids, merges=read_merges(fields), ignore_merges=pipeline.ignores_merges)
+    backend = tokenizers.Tokenizer(model)
+    if pipeline.normalizer is not None:
+        backend.normalizer = pipeline.normalizer
+    backend.pre_tokenizer = pipeline.pre_tokenizer
+    backend.decoder = decoders.ByteLevel()
+    _add_post_processor(backend, fields, vocabulary, adds_bos=pipeline.adds_bos)
+    return backend
+
+
+def _sentencepiece(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
+    tokens = vocabulary.tokens
+    ranks = [-score for score in read_scores(fields, len(tokens))]
+    if fields.architecture in _IN_FILE_ORDER:
+        ranks = list(map(float, range(len(tokens))))
+    mergeable = [kind in (TokenType.NORMAL, TokenType.USER_DEFINED) for kind in vocabulary.types]
+    unknown = vocabulary.named.get("unk_token")
+    model = models.BPE(
+        vocab={token: index for index, token in enumerate(tokens)},
+        merges=pieces.merges_of(tokens, ranks, mergeable),
+        unk_token=None if unknown is None else tokens[unknown],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    backend = tokenizers.Tokenizer(model)
+    has_prefix = fields.flag(_SPACE_PREFIX, default=True)
+    backend.normalizer = pieces.normalizer(has_prefix=has_prefix)
+    backend.decoder = pieces.decoder(has_prefix=has_prefix)
+    _add_post_processor(backend, fields, vocabulary, adds_bos=True)
+    return backend
+
+
+def _add_post_processor(backend: tokenizers.Tokenizer, fields: Fields, vocabulary: GgufVocabulary, *, adds_bos: bool) -> None:
+    """Makes `encode` add the first and the last token, as the file says or as its kind of tokenizer does."""
+    wanted = (("bos_token", fields.flag(_ADD_BOS, adds_bos)), ("eos_token", fields.flag(_ADD_EOS, False)))
+    found = {name: vocabulary.named[name] for name, is_added in wanted if is_added and name in vocabulary.named}
+    if not found:
+        return
+    tokens = {name: vocabulary.tokens[token_id] for name, token_id in found.items()}
+    first, last = ([tokens[name]] if name in tokens else [] for name, _ in wanted)
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*first, "$A", *last],
+        pair=[*first, "$A", *last, *(f"{token}:1" for token in first), "$B:1", *(f"{token}:1" for token in last)],
+        special_tokens=[(tokens[name], found[name]) for name in found],
+    )
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary) -> None:
+    """Declares control tokens, which are no text, and user-defined ones, which are found whole before anything is cut."""
+    named = {vocabulary.tokens[token_id] for token_id in vocabulary.named.values()}
+    control = [*vocabulary.of_type(TokenType.CONTROL), *vocabulary.of_type(TokenType.UNKNOWN)]
+    special = [*control, *sorted(named - set(control))]
+    defined = [token for token in vocabulary.of_type(TokenType.USER_DEFINED) if token not in named]
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special if token])
+    backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in defined if token])
+
+
+def _templates(fields: Fields, named: list[str]) -> str | Mapping[str, str] | None:
+    """Returns the chat template, or several by name where the file holds more than one."""
+    found = {"default": fields.text(_TEMPLATE)} | {name.removeprefix(f"{_TEMPLATE}."): fields.text(name) for name in named}
+    templates = {name: text for name, text in found.items() if text is not None}
+    return templates["default"] if templates.keys() == {"default"} else MappingProxyType(templates) if templates else None

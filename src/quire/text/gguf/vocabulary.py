@@ -1,0 +1,117 @@
+"""The vocabulary in the metadata of a GGUF file: every token with its type, and the ids of the special ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from types import MappingProxyType
+
+from quire.models.families.sizes import MAX_VOCAB
+from quire.models.gguf.fields import Fields
+
+TOKENS, TYPES, SCORES, MERGES = (f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
+_NAMED: Mapping[str, str] = MappingProxyType(
+    {
+        "bos_token": "tokenizer.ggml.bos_token_id",
+        "eos_token": "tokenizer.ggml.eos_token_id",
+        "unk_token": "tokenizer.ggml.unknown_token_id",
+        "sep_token": "tokenizer.ggml.seperator_token_id",  # llama.cpp's spelling
+        "pad_token": "tokenizer.ggml.padding_token_id",
+        "cls_token": "tokenizer.ggml.cls_token_id",
+        "mask_token": "tokenizer.ggml.mask_token_id",
+    }
+)
+_ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+_TURN_ENDS = frozenset(
+    {"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"}
+    | {"<|eot|>", "<EOT>", "_<EOT>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<|endofturn|>", "<end_of_utterance>"}
+)
+"""Tokens that end an answer in every vocabulary that has them; a file names only one of its own."""
+
+
+class TokenType(IntEnum):
+    """What a token is, as the file numbers it."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+_WHOLE = frozenset({TokenType.CONTROL, TokenType.USER_DEFINED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufVocabulary:
+    """Tokens and their types by id; `named` maps bos_token and its like to their ids, `ends` holds ids that end an answer."""
+
+    tokens: list[str]
+    types: list[int]
+    named: Mapping[str, int]
+    ends: frozenset[int]
+
+    def of_type(self, kind: TokenType) -> list[str]:
+        """Returns the tokens of one type, in the order of their ids."""
+        return [token for token, found in zip(self.tokens, self.types, strict=True) if found == kind]
+
+
+def read_vocabulary(fields: Fields) -> GgufVocabulary:
+    """Returns the vocabulary; raises UnsupportedConfigError with the field that is missing or damaged."""
+    tokens = _texts(fields, TOKENS)
+    if not 0 < len(tokens) <= MAX_VOCAB:
+        fields.refuse(TOKENS, "must hold tokens", f"1 to {MAX_VOCAB}")
+    if len(set(tokens)) < len(tokens):
+        fields.refuse(TOKENS, "holds the same token twice")
+    types = fields.numbers(TYPES) or [TokenType.NORMAL] * len(tokens)
+    if len(types) != len(tokens) or not set(types) <= set(TokenType):
+        fields.refuse(TYPES, f"must hold a type from 1 to {max(TokenType)} per token", f"{len(tokens)} of them")
+    named = {name: _token_id(fields, field, len(tokens)) for name, field in _NAMED.items()}
+    ends = {_token_id(fields, field, len(tokens)) for field in _ENDS}
+    ends |= {
+        index
+        for index, kind in enumerate(types)
+        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED) and tokens[index] in _TURN_ENDS
+    }
+    return GgufVocabulary(
+        tokens=tokens,
+        types=types,
+        named={name: token_id for name, token_id in named.items() if token_id is not None},
+        ends=frozenset(token_id for token_id in ends if token_id is not None),
+    )
+
+
+def read_merges(fields: Fields) -> list[tuple[str, str]]:
+    """Returns the pairs that byte-level BPE joins, the first ones before the others."""
+    merges = []
+    for text in _texts(fields, MERGES):
+        left, _, right = text.partition(" ")
+        if not left or not right or " " in right:
+            fields.refuse(MERGES, f"must hold two tokens with a space between them, not {ascii(text)[:40]}")
+        merges.append((left, right))
+    return merges
+
+
+def read_scores(fields: Fields, num_tokens: int) -> list[float]:
+    """Returns a score per token."""
+    scores: list[float] = fields.numbers(SCORES)
+    if len(scores) != num_tokens or any(map(math.isnan, scores)):
+        fields.refuse(SCORES, "must hold a number per token", f"{num_tokens} of them")
+    return scores
+
+
+def _texts(fields: Fields, name: str) -> list[str]:
+    try:
+        return [text.decode() for text in fields.texts(name)]
+    except UnicodeDecodeError:
+        fields.refuse(name, "holds a text that is not UTF-8")
+
+
+def _token_id(fields: Fields, name: str, num_tokens: int) -> int | None:
+    """Returns an id, or None where the field is absent; early converters wrote 2 ** 32 - 1 for none."""
+    if not fields.has(name) or fields.is_equal(name, 2**32 - 1, -1):
+        return None
+    return fields.index(name, num_tokens)
