@@ -6,7 +6,7 @@ all ways to cut a piece into two pieces, the best-scored piece first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tokenizers import decoders, normalizers
 
@@ -16,12 +16,22 @@ SPACE = "\u2581"
 def merges_of(pieces: Sequence[str], ranks: Sequence[float], mergeable: Sequence[bool]) -> list[tuple[str, str]]:
     """Returns the merges, best first: a piece with a lower rank is preferred. Pieces that are not mergeable are left out."""
     ids = {piece: index for index, piece in enumerate(pieces) if mergeable[index]}
-    found = []
-    for piece, index in ids.items():
-        cuts = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece)) if piece[:cut] in ids and piece[cut:] in ids]
-        found += [(ranks[index], ids[left], ids[right], left, right) for left, right in cuts]
-    found.sort(key=lambda merge: merge[:3])
-    return [(left, right) for *_, left, right in found]
+    merges: list[tuple[str, str]] = []
+    for piece in sorted(ids, key=lambda piece: ranks[ids[piece]]):
+        merges += _cuts(piece, ids)
+    return merges
+
+
+def _cuts(piece: str, ids: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Returns the ways to cut a piece into two others, those with the earlier left part first."""
+    cuts = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece)) if piece[:cut] in ids]
+    found = [cut for cut in cuts if cut[1] in ids]
+    return found if len(found) < 2 else sorted(found, key=lambda cut: (ids[cut[0]], ids[cut[1]]))
+
+
+def respelled(token: str) -> str:
+    """Returns a token as the vocabulary must spell it: converters write runs of spaces as they look in a text."""
+    return SPACE * len(token) if token and not token.strip(" ") else token
 
 
 def normalizer(*, has_prefix: bool) -> normalizers.Normalizer:

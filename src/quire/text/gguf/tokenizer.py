@@ -7,6 +7,7 @@ tokenizer.ggml.model "llama"    SentencePiece: scores, bytes for what no piece c
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +23,7 @@ from quire.text.gguf.vocabulary import GgufVocabulary, TokenType, read_merges, r
 from quire.text.tokenizer_files import TokenizerFiles
 
 _MODEL, _PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
+_BYTE_LEVEL, _SENTENCEPIECE = "gpt2", "llama"
 _ADD_BOS, _ADD_EOS = "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"
 _SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 _TEMPLATE = "tokenizer.chat_template"
@@ -35,9 +37,11 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
     fields = Fields(file.name, file.metadata)
     vocabulary = read_vocabulary(fields)
     kind = fields.text(_MODEL)
-    builders = {"gpt2": _byte_level, "llama": _sentencepiece}
+    builders = {_BYTE_LEVEL: _byte_level, _SENTENCEPIECE: _sentencepiece}
     if kind not in builders:
         fields.refuse(_MODEL, "is not a kind of tokenizer that Quire reads", ", ".join(builders))
+    if kind == _SENTENCEPIECE:
+        vocabulary = replace(vocabulary, tokens=[pieces.respelled(token) for token in vocabulary.tokens])
     try:
         backend = builders[kind](fields, vocabulary)
         _add_tokens(backend, vocabulary)
