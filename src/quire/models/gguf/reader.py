@@ -97,12 +97,12 @@ class Reader:
         return len(self._content) - self.position
 
     def number(self, kind: ValueType, field: str) -> int | float:
-        """Returns one number."""
+        """Returns one number; a float32 as the shortest decimal that means it, so that 1e-6 is what was written as 1e-6."""
         dtype = _NUMBERS[kind]
         self.require(dtype.itemsize, field)
         value = np.frombuffer(self._content, dtype, 1, self.position)[0]
         self.position += dtype.itemsize
-        found: int | float = value.item()
+        found: int | float = float(str(value)) if kind is ValueType.FLOAT32 else value.item()
         return found
 
     def count(self, field: str, least_bytes: int, kind: ValueType = ValueType.UINT64) -> int:

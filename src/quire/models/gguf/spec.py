@@ -173,8 +173,11 @@ def _add_decoder(fields: Fields, gguf: Gguf, config: dict[str, Any]) -> None:
 def _head_dim(fields: Fields, hidden_size: int, num_heads: int) -> int:
     """Returns the elements of a head, the same for keys and values."""
     key = fields.optional_size(fields.own("attention.key_length"), MAX_HEAD_DIM)
-    fields.require(fields.own("attention.value_length"), key or hidden_size // num_heads)
-    return key or max(1, hidden_size // num_heads)
+    if key is None and hidden_size % num_heads:
+        fields.refuse(fields.own("attention.head_count"), "does not divide the embedding length", hidden_size)
+    head_dim = key or hidden_size // num_heads
+    fields.require(fields.own("attention.value_length"), head_dim)
+    return head_dim
 
 
 def _vocab_size(fields: Fields, gguf: Gguf) -> int:

@@ -70,6 +70,8 @@ def read_vocabulary(fields: Fields) -> GgufVocabulary:
     if len(types) != len(tokens) or not set(types) <= set(TokenType):
         fields.refuse(TYPES, f"must hold a type from 1 to {max(TokenType)} per token", f"{len(tokens)} of them")
     named = {name: _token_id(fields, field, len(tokens)) for name, field in _NAMED.items()}
+    if named["unk_token"] is None and TokenType.UNKNOWN in types:
+        named["unk_token"] = types.index(TokenType.UNKNOWN)
     ends = {_token_id(fields, field, len(tokens)) for field in _ENDS}
     ends |= {
         index

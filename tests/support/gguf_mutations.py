@@ -1,0 +1,149 @@
+"""Damaged GGUF files: a small correct model with bytes, lengths, types or tables changed, one seed after the other."""
+
+from __future__ import annotations
+
+import random
+import struct
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quire.errors import QuireError
+from quire.models.checkpoint import load_checkpoint
+from quire.text.tokenizer import Tokenizer
+from support.configs import CONFIGS
+from support.gguf_models import converted, metadata_of
+from support.gguf_writer import Stored, Typed, gguf_bytes, stored
+from support.stored import stored_tensors
+
+_EXTREMES = (0, 1, 2, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
+_CONFIG = CONFIGS["llama"] | {"num_hidden_layers": 1, "vocab_size": 40}
+_SPARE_BYTES = 4 << 20
+"""What opening any file may allocate: messages, Python objects per field, and the vocabulary's tables."""
+
+
+def small_model() -> tuple[dict[str, Any], dict[str, Stored]]:
+    """Returns metadata with values of every type and a tokenizer, and the tensors of a llama of one layer."""
+    tokens = ["<unk>", "<s>", "</s>", *(chr(code) for code in range(97, 97 + 26)), *(f"<0x{code:02X}>" for code in range(11))]
+    metadata = metadata_of("llama", _CONFIG) | {
+        "general.tags": ["a", "bc", ""],
+        "general.nested": [Typed(9, [1, 2]), Typed(9, [3]), Typed(9, [])],
+        "general.wide": Typed(12, 0.5),
+        "general.far": Typed(10, 2**40),
+        "general.low": Typed(11, -5),
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": [float(-index) for index in range(len(tokens))],
+        "tokenizer.ggml.token_type": [Typed(5, kind) for kind in (2, 3, 3, *[1] * 26, *[6] * 11)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.chat_template": "{{ messages[0]['content'] }}",
+    }
+    tensors = {
+        name: np.resize(values, (40, 56)) if len(values) == CONFIGS["llama"]["vocab_size"] else values
+        for name, values in stored_tensors("llama").items()
+        if "layers.0." in name or "layers" not in name
+    }
+    return metadata, converted("llama", _CONFIG, tensors) | {"rope_freqs.weight": stored(np.ones(2))}
+
+
+def header_bytes(content: bytes, tensors: dict[str, Stored]) -> int:
+    """Returns where the tensors begin."""
+    return len(content) - sum(len(tensor.content) + -len(tensor.content) % 32 for tensor in tensors.values())
+
+
+def mutated(content: bytes, num_header: int, seed: int) -> bytes:
+    """Returns the file with one to three changes in its header, or cut off."""
+    rng = random.Random(seed)
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2))):
+        place = rng.randrange(4, num_header - 8)
+        match rng.choice((0, 0, 1, 1, 2, 3, 3, 4, 5, 6)):
+            case 0:
+                changed[place] = rng.randrange(256)
+            case 1:
+                changed[place] ^= 1 << rng.randrange(8)
+            case 2:
+                changed[place : place + 8] = struct.pack("<Q", rng.choice(_EXTREMES))
+            case 3:
+                changed[place : place + 4] = struct.pack("<I", rng.choice(_EXTREMES) % 2**32)
+            case 4:
+                del changed[place : place + rng.randint(1, 40)]
+            case 5:
+                changed[place:place] = rng.randbytes(rng.randint(1, 40))
+            case _:
+                del changed[rng.randrange(len(changed)) :]
+                changed += bytes(max(0, num_header - len(changed)) if rng.random() < 0.5 else 0)
+        num_header = min(num_header, len(changed))
+        if num_header < 16:
+            break
+    return bytes(changed)
+
+
+def rewritten(metadata: dict[str, Any], tensors: dict[str, Stored], seed: int) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """Returns the model with one field of another value or type, or one tensor of another kind, shape or place."""
+    rng = random.Random(seed)
+    if rng.random() < 0.6:
+        name = rng.choice([*metadata, "general.alignment", "split.count", "split.no", "split.tensors.count"])
+        return metadata | {name: _odd_value(rng)}, tensors
+    name = rng.choice(list(tensors))
+    tensor = tensors[name]
+    match rng.randrange(4):
+        case 0:
+            changed = replace(tensor, kind=rng.choice((*range(45), 2**32 - 1)))
+        case 1:
+            changed = replace(tensor, shape=tuple(rng.choice((1, 7, 56, 256, *_EXTREMES)) for _ in range(rng.randrange(6))))
+        case 2:
+            changed = replace(tensor, offset=rng.choice((0, 32, 33, 4096, *_EXTREMES)))
+        case _:
+            changed = replace(tensor, content=tensor.content[: rng.randrange(len(tensor.content))])
+    return metadata, tensors | {name: changed}
+
+
+def _odd_value(rng: random.Random) -> Typed:
+    numbers = {0: 8, 1: 7, 2: 16, 3: 15, 4: 32, 5: 31, 10: 64, 11: 63}
+    kind = rng.choice((*numbers, 6, 7, 8, 9, 12))
+    if kind in numbers:
+        return Typed(kind, rng.choice(_EXTREMES) % 2 ** numbers[kind])
+    if kind in (6, 12):
+        return Typed(kind, rng.choice((0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan"))))
+    if kind == 9:
+        return Typed(9, [rng.choice((1, 5)) for _ in range(rng.randrange(60))])
+    return Typed(kind, rng.choice((0, 1)) if kind == 7 else rng.choice(("", "gpt2", "yarn", "llama", "qwen2", "x" * 500)))
+
+
+def outcome(path: Path) -> str:
+    """Opens a file as a user would, and returns what came of it.
+
+    Raises AssertionError for an error that is not one of Quire's, or that names nothing, or for memory beyond the file's.
+    """
+    tracemalloc.start()
+    try:
+        checkpoint = load_checkpoint(path)
+        for tensor in checkpoint.weights.values():
+            tensor.to_float32()
+        Tokenizer.from_model(path).encode("abc")
+        found = "opened"
+    except QuireError as error:
+        if path.name not in str(error) and not error.next_step:
+            raise AssertionError(f"an error that names neither the file nor a next step: {error}") from error
+        found = type(error).__name__
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    if peak > _SPARE_BYTES + 8 * path.stat().st_size:
+        raise AssertionError(f"{peak} bytes allocated for a file of {path.stat().st_size}")
+    return found
+
+
+def write_mutation(path: Path, seed: int) -> None:
+    """Writes the mutation of a seed."""
+    metadata, tensors = small_model()
+    if seed % 2:
+        path.write_bytes(gguf_bytes(*rewritten(metadata, tensors, seed)))
+        return
+    content = gguf_bytes(metadata, tensors)
+    path.write_bytes(mutated(content, header_bytes(content, tensors), seed))
