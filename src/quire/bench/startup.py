@@ -25,6 +25,7 @@ from quire.engine.driving import greedy
 from quire.engine.options import EngineOptions
 from quire.errors import ExecutorError
 from quire.models.checkpoint import load_checkpoint
+from quire.models.gguf.splits import is_gguf, open_gguf
 
 PROMPT_TOKENS = 16
 _CHUNK_BYTES = 1 << 24
@@ -49,7 +50,7 @@ print(json.dumps({"import": imported - start, "engine": engine, **times}))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupWork:
-    """A model directory to start from, and how often."""
+    """A model directory or GGUF file to start from, and how often."""
 
     directory: Path
     repeat: int = 5
@@ -108,7 +109,8 @@ def _start_once(directory: Path, options: EngineOptions) -> dict[str, float]:
 
 def _read_once(directory: Path) -> None:
     """Brings the weight files into the page cache."""
-    for path in sorted(directory.glob("*.safetensors")):
+    is_file = is_gguf(directory)
+    for path in [file.path for file in open_gguf(directory).files] if is_file else sorted(directory.glob("*.safetensors")):
         with path.open("rb") as file:
             while file.read(_CHUNK_BYTES):
                 pass

@@ -48,7 +48,12 @@ class BenchOptions:
 
 def _common_options(repeat: int) -> tuple[OptionDecorator, ...]:
     return (
-        click.option("-m", "--model", metavar="MODEL", help="A model directory or Hugging Face id. [default: the bundled model]"),
+        click.option(
+            "-m",
+            "--model",
+            metavar="MODEL",
+            help="A model directory, .gguf file or Hugging Face id. [default: the bundled model]",
+        ),
         click.option("--config", type=click.Path(path_type=Path), help="Use random weights of this config.json's shape instead."),
         click.option(
             "--dtype",

@@ -35,7 +35,9 @@ class QualityOptions:
 
 
 _OPTIONS: tuple[OptionDecorator, ...] = (
-    click.option("-m", "--model", metavar="MODEL", help="A model directory or Hugging Face id. [default: the bundled model]"),
+    click.option(
+        "-m", "--model", metavar="MODEL", help="A model directory, .gguf file or Hugging Face id. [default: the bundled model]"
+    ),
     click.option("--text", type=click.Path(path_type=Path), help="A UTF-8 file. [default: chats the bundled model never saw]"),
     click.option("--config", type=click.Path(path_type=Path), help="Not supported: random weights have no quality to lose."),
     click.option(

@@ -1,17 +1,19 @@
-"""`quire models`: the supported families, the local models, and the contents of one model directory."""
+"""`quire models`: the supported families, the local models, and the contents of one model directory or GGUF file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from quire.config import KERNEL_TILE_TOKENS, KVFormat
+from quire.models.strict_json import shorten
 from quire.units import format_bytes
 
 if TYPE_CHECKING:
+    from quire.models.gguf.facts import GgufFacts
     from quire.models.hub import LocalModel
     from quire.models.spec import DenseFfn, ModelSpec
 
@@ -30,13 +32,17 @@ _SPEC_FIELDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """The sizes of one model directory; `kv_bytes_per_token` is by KV format, `file_bytes` is None without weight files."""
+    """The sizes of one model; `kv_bytes_per_token` is by KV format, `file_bytes` is None without weight files.
+
+    `gguf` is None for a model directory, and `directory` then that, else the file.
+    """
 
     directory: Path
     spec: ModelSpec
     num_parameters: int
     file_bytes: int | None
     kv_bytes_per_token: dict[str, int]
+    gguf: GgufFacts | None = None
 
 
 @click.command()
@@ -46,12 +52,14 @@ class Description:
 def models(model: str | None, named: str | None, as_json: bool) -> None:
     """List supported families, the bundled model and the checkpoints in the Hugging Face cache.
 
-    With a MODEL, a directory or a Hugging Face id, describe it. A config.json is enough; for an id nothing else is downloaded.
+    With a MODEL, a directory, a GGUF file or a Hugging Face id, describe it. A config.json is enough; for an id nothing else is
+    downloaded.
 
     \b
     Example:
       quire models
       quire models path/to/model --json
+      quire models model-Q4_K_M.gguf
       quire models Qwen/Qwen3-0.6B
     """
     from quire.models.hub import CONFIG_ONLY, find_model
@@ -66,20 +74,24 @@ def models(model: str | None, named: str | None, as_json: bool) -> None:
 
 
 def describe(directory: Path) -> Description:
-    """Reads a model directory's config and the sizes of its weight files; raises ModelError."""
+    """Reads what a model directory or a GGUF file says of itself, and the sizes of weight files; raises ModelError."""
     from math import prod
 
     from quire.executors.protocol import kv_layout
     from quire.models.checkpoint import read_spec
+    from quire.models.gguf.facts import read_facts
+    from quire.models.gguf.splits import is_gguf
 
     spec = read_spec(directory)
-    sizes = [file.stat().st_size for file in directory.glob("*.safetensors")]
+    gguf = read_facts(directory) if is_gguf(directory) else None
+    sizes = [file.stat().st_size for file in directory.glob("*.safetensors")] if gguf is None else [gguf.file_bytes]
     return Description(
         directory=directory,
         spec=spec,
         num_parameters=sum(prod(shape) for shape in spec.tensor_shapes().values()),
         file_bytes=sum(sizes) if sizes else None,
         kv_bytes_per_token={kind.value: kv_layout(spec, KERNEL_TILE_TOKENS, kind).bytes_per_token for kind in KVFormat},
+        gguf=gguf,
     )
 
 
@@ -167,6 +179,8 @@ def _spec_rows(found: Description) -> dict[str, str]:
         "context": f"{spec.max_context} tokens",
         "positions": "learned" if spec.has_learned_positions else "rotary",
     }
+    if found.gguf is not None:
+        rows |= _gguf_rows(found.gguf)
     if windows:
         rows["sliding window"] = f"{', '.join(map(str, windows))} tokens in {num_windowed} of {spec.num_layers} layers"
     return rows
@@ -174,6 +188,15 @@ def _spec_rows(found: Description) -> dict[str, str]:
 
 def _ffn_text(ffn: DenseFfn) -> str:
     return f"{ffn.size} ({ffn.kind.value}, {ffn.activation.value})"
+
+
+def _gguf_rows(gguf: GgufFacts) -> dict[str, str]:
+    files = "" if gguf.num_files == 1 else f", in {gguf.num_files} files"
+    return {
+        "GGUF": f"architecture {gguf.architecture}{files}" + ("" if gguf.name is None else f", {shorten(gguf.name)!r}"),
+        "tensors": ", ".join(f"{count} {kind}" for kind, count in gguf.tensors_by_kind.items()),
+        "chat template": "yes" if gguf.has_chat_template else "no",
+    }
 
 
 def _description_json(found: Description) -> dict[str, Any]:
@@ -184,4 +207,5 @@ def _description_json(found: Description) -> dict[str, Any]:
         "num_parameters": found.num_parameters,
         "file_bytes": found.file_bytes,
         "kv_bytes_per_token": found.kv_bytes_per_token,
+        "gguf": None if found.gguf is None else asdict(found.gguf),
     }

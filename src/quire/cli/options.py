@@ -86,11 +86,16 @@ def sampling_count(name: str) -> click.IntRange:
 
 
 _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
-    click.option("-m", "--model", metavar="MODEL", help="A model directory or a Hugging Face id. [default: the bundled model]"),
+    click.option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="A model directory, a .gguf file or a Hugging Face id. [default: the bundled model]",
+    ),
     click.option(
         "--dtype",
         type=words("dtype", DType, AUTO),
-        help="Number format of the weights in memory. [default: auto, exact for the checkpoint]",
+        help="Number format of the weights in memory. [default: auto, exact for the checkpoint; bfloat16 for a quantized GGUF]",
     ),
     click.option("--quantize", type=Words("quantize", WEIGHT_FORMATS), help="Quantize the weights on loading. [default: none]"),
     click.option(

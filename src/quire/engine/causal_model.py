@@ -33,7 +33,7 @@ MAX_STEP_TOKENS = 512
 def load_model(
     path: str | Path | None = None, executor: str = "native", dtype: str = "float32", **options: Unpack[ModelOptions]
 ) -> CausalModel:
-    """Loads a checkpoint directory or hub id (None: the bundled model) as a function from tokens to logits.
+    """Loads a checkpoint directory, GGUF file or hub id (None: the bundled model) as a function from tokens to logits.
 
     Raises ModelNotFoundError, ModelError, ConfigError, or ExecutorUnavailableError where the executor is not installed.
     """

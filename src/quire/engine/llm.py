@@ -33,7 +33,7 @@ class LLM(Uncopyable):
     Threads may share it: their calls take turns step by step, and what they ask is computed together. A conversation, or one
     stream, belongs to one thread at a time.
 
-    `model` is a directory, a Hugging Face id, or None for the bundled model; options are those of `EngineOptions`.
+    `model` is a directory, a GGUF file, a Hugging Face id, or None for the bundled model; options are those of `EngineOptions`.
     Raises ModelNotFoundError, ModelError, ConfigError or ExecutorUnavailableError. Nothing is printed.
     """
 

@@ -42,7 +42,7 @@ def origin_of(checkpoint: Checkpoint) -> Origin:
 
 
 def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Checkpoint, EngineConfig]:
-    """Opens a directory, hub id, or (None) the bundled model, and resolves the configuration for it and this machine.
+    """Opens a directory, GGUF file, hub id, or (None) the bundled model, and resolves the configuration for it and this machine.
 
     Reads no weights yet. Raises ConfigError, before anything is allocated, for what does not fit into memory.
     """
@@ -52,20 +52,20 @@ def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Che
 
 
 def find_directory(model: object) -> Path:
-    """Returns the directory of a model named by a path or a hub id, or (None) of the bundled one."""
+    """Returns the directory, or GGUF file, of a model named by a path or a hub id, or (None) of the bundled one."""
     if model is None:
         return bundled_directory()
     if not isinstance(model, (str, PurePath)):
         raise ConfigError(
             "a model is named by a text or a path",
             given=shown(model),
-            next_step="Pass a directory, a Hugging Face id such as org/name, or None for the bundled model.",
+            next_step="Pass a directory, a .gguf file, a Hugging Face id such as org/name, or None for the bundled model.",
         )
     return find_model(str(model))
 
 
 def open_tokenizer(directory: Path, spec: ModelSpec) -> Tokenizer:
-    """Returns the tokenizer of a model directory; raises TokenizerError if the model lacks any of its tokens."""
+    """Returns the tokenizer of a model directory or GGUF file; raises TokenizerError if the model lacks any of its tokens."""
     tokenizer = Tokenizer.from_model(directory)
     require_fit(tokenizer, spec.vocab_size)
     return tokenizer

@@ -27,6 +27,7 @@ from quire.models.config_file import Config, read_config
 from quire.models.families import build_spec, family_for
 from quire.models.families.defaults import DEFAULTS
 from quire.models.families.sizes import MAX_CONTEXT
+from quire.models.gguf.splits import is_gguf
 from quire.models.spec import ModelSpec
 from quire.text.tokenizer import Tokenizer
 from quire.train.capacity import require_training_memory
@@ -161,12 +162,22 @@ def _with_vocabulary(fields: Mapping[str, Any], num_tokens: int) -> dict[str, An
     return {name: value for name, value in fields.items() if name not in _TOKEN_FIELDS} | {"vocab_size": num_tokens}
 
 
+def _refuse_gguf(model: Path) -> None:
+    if is_gguf(model):
+        raise ConfigError(
+            "training starts from a model directory, not from a GGUF file",
+            given=model.name,
+            next_step="Name the Hugging Face checkpoint that the file was made from.",
+        )
+
+
 def _config_fields(job: Job) -> dict[str, Any]:
     """Returns the fields of config.json. A requested context becomes the model's, except that an existing table of learned
     positions keeps its rows. If the weight files hold a separate head, the fields say so; references to code in the
     model's directory are dropped.
     """
     if job.model is not None:
+        _refuse_gguf(Path(job.model))
         read_config(Path(job.model))  # raises the usual error for a directory without a model
     path = job.config if job.model is None else str(Path(job.model) / CONFIG)
     fields = _with_context(dict(DEFAULT_CONFIG) if path is None else _read_fields(path))

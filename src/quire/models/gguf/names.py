@@ -15,7 +15,7 @@ import numpy as np
 from quire.models.gguf.kinds import KINDS
 from quire.models.gguf.tensors import BlockTensor
 from quire.models.source import TensorSource
-from quire.models.spec import FfnKind, ModelSpec
+from quire.models.spec import DenseFfn, FfnKind, ModelSpec
 from quire.models.weights import SourceTensor
 
 INTERLEAVED = frozenset({"llama"})
@@ -42,6 +42,7 @@ _NAMES: Mapping[str, str] = MappingProxyType(
         "ffn_post_norm": "post_ffw_norm",
     }
 )
+_ATTENTION, _GATED = frozenset({"attn.q", "attn.k", "attn.v"}), frozenset({"ffn.gate", "ffn.up"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,24 +59,38 @@ def place(spec: ModelSpec, architecture: str, stored: Container[str]) -> dict[st
     placed = {}
     for canonical in spec.tensor_shapes():
         path, leaf = canonical.rsplit(".", 1)
-        layer, module = path.split(".", 2)[1:] if path.startswith("layers.") else (None, path)
-        prefix = "" if layer is None else f"blk.{layer}."
-        source = TensorSource(name=f"{prefix}{_NAMES[module]}.{leaf}")
-        placed[canonical] = Placed(source=_joined(spec, source, module, prefix, stored), num_heads=heads.get(module, 0))
+        if not path.startswith("layers."):
+            placed[canonical] = Placed(source=TensorSource(name=f"{_NAMES[path]}.{leaf}"))
+            continue
+        _, layer, module = path.split(".", 2)
+        source = TensorSource(name=f"blk.{layer}.{_NAMES[module]}.{leaf}")
+        ffn = spec.layers[int(layer)].ffn
+        if _is_joined(module, source.name, ffn, stored):
+            name, rows = _joined(spec, ffn.size)[module]
+            source = TensorSource(name=f"blk.{layer}.{name}.{leaf}", rows=rows)
+        placed[canonical] = Placed(source=source, num_heads=heads.get(module, 0))
     return placed
 
 
-def _joined(spec: ModelSpec, source: TensorSource, module: str, prefix: str, stored: Container[str]) -> TensorSource:
-    """Returns the rows of a joined matrix, where the file holds one."""
-    leaf = source.name.rsplit(".", 1)[1]
+def _is_joined(module: str, name: str, ffn: DenseFfn, stored: Container[str]) -> bool:
+    """Whether the layer of a tensor, given by its own name, holds it as rows of a larger matrix."""
+    path, leaf = name.rsplit(".", 1)
+    prefix = path.removesuffix(_NAMES[module])
+    if module in _ATTENTION:
+        return f"{prefix}attn_qkv.{leaf}" in stored
+    return module in _GATED and ffn.kind is FfnKind.GATED and f"{prefix}ffn_gate.{leaf}" not in stored
+
+
+def _joined(spec: ModelSpec, ffn_size: int) -> dict[str, tuple[str, tuple[int, int]]]:
+    """Returns the matrix and the rows of each module that may be joined."""
     query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    attention = {"attn.q": (0, query), "attn.k": (query, query + kv), "attn.v": (query + kv, query + 2 * kv)}
-    if module in attention and f"{prefix}attn_qkv.{leaf}" in stored:
-        return replace(source, name=f"{prefix}attn_qkv.{leaf}", rows=attention[module])
-    ffn = {"ffn.gate": (0, spec.ffn_size), "ffn.up": (spec.ffn_size, 2 * spec.ffn_size)}
-    if module in ffn and spec.ffn is FfnKind.GATED and f"{prefix}ffn_gate.{leaf}" not in stored:
-        return replace(source, name=f"{prefix}ffn_up.{leaf}", rows=ffn[module])
-    return source
+    return {
+        "attn.q": ("attn_qkv", (0, query)),
+        "attn.k": ("attn_qkv", (query, query + kv)),
+        "attn.v": ("attn_qkv", (query + kv, query + 2 * kv)),
+        "ffn.gate": ("ffn_up", (0, ffn_size)),
+        "ffn.up": ("ffn_up", (ffn_size, 2 * ffn_size)),
+    }
 
 
 def arrange(tensor: SourceTensor, placed: Placed) -> SourceTensor:

@@ -61,11 +61,6 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
     return backend, files
 
 
-def has_template(metadata: Mapping[str, object]) -> bool:
-    """Whether a file holds a chat template."""
-    return any(name == _TEMPLATE or name.startswith(f"{_TEMPLATE}.") for name in metadata)
-
-
 def _byte_level(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
     name = fields.text(_PRE)
     pipeline = PIPELINES.get(name or "")
