@@ -18,18 +18,28 @@ from quire.models.gguf.splits import Gguf
 
 _FREQS, _LONG, _SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 FACTOR_TENSORS = frozenset({_FREQS, _LONG, _SHORT})
+_LEAST, _MOST = 1e-3, 1e12
+"""Bounds of bases, factors and divisors: beyond them float32 frequencies are no numbers."""
 _PARTLY_ROTATED = frozenset({"phi3"})
 
 
 def add_rope(fields: Fields, gguf: Gguf, config: dict[str, Any]) -> None:
     """Adds the fields of rotation to a config that holds the sizes."""
     own = fields.own
-    config["rope_theta"] = fields.optional_number(own("rope.freq_base")) or 10_000.0
+    config["rope_theta"] = optional_factor(fields, "rope.freq_base") or 10_000.0
     _add_rotated_part(fields, config)
     scaling = _divisors(fields, gguf) or _scaling(fields, config)
     if scaling is not None:
         config["rope_scaling"] = scaling
     fields.require(own("rope.scaling.finetuned"), True, False)
+
+
+def optional_factor(fields: Fields, name: str) -> float | None:
+    """Returns a base or a factor of the architecture; None where it is absent or 0."""
+    value = fields.optional_number(fields.own(name))
+    if value is not None and not _LEAST <= value <= _MOST:
+        fields.refuse(fields.own(name), "makes no frequencies", f"{_LEAST:g} to {_MOST:g}")
+    return value
 
 
 def _add_rotated_part(fields: Fields, config: dict[str, Any]) -> None:
@@ -69,8 +79,8 @@ def _factors(fields: Fields, gguf: Gguf, name: str) -> list[float]:
     if len(shape) != 1 or shape[0] > MAX_HEAD_DIM:
         fields.refuse(name, "is not one divisor per rotated pair", f"{MAX_HEAD_DIM} at most")
     values = gguf.read(name).to_float32()
-    if not np.all(np.isfinite(values) & (values > 0)):
-        fields.refuse(name, "holds divisors that are not positive finite numbers")
+    if not np.all((values >= _LEAST) & (values <= _MOST)):
+        fields.refuse(name, "holds divisors that make no frequencies", f"{_LEAST:g} to {_MOST:g}")
     found: list[float] = values.tolist()
     return found
 
@@ -78,7 +88,7 @@ def _factors(fields: Fields, gguf: Gguf, name: str) -> list[float]:
 def _scaling(fields: Fields, config: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the scaling that the metadata describes, or None."""
     own = fields.own
-    kind, factor = fields.text(own("rope.scaling.type")), fields.optional_number(own("rope.scaling.factor"))
+    kind, factor = fields.text(own("rope.scaling.type")), optional_factor(fields, "rope.scaling.factor")
     fields.require(own("rope.scaling.attn_factor"), 1.0)
     original = fields.optional_size(own("rope.scaling.original_context_length"), MAX_CONTEXT)
     if kind == "yarn":
@@ -99,6 +109,6 @@ def _yarn(fields: Fields, config: dict[str, Any], factor: float | None, original
         "rope_type": "yarn",
         "factor": factor,
         "original_max_position_embeddings": original or config["max_position_embeddings"],
-        "beta_fast": fields.optional_number(own("rope.scaling.yarn_beta_fast")) or 32.0,
-        "beta_slow": fields.optional_number(own("rope.scaling.yarn_beta_slow")) or 1.0,
+        "beta_fast": optional_factor(fields, "rope.scaling.yarn_beta_fast") or 32.0,
+        "beta_slow": optional_factor(fields, "rope.scaling.yarn_beta_slow") or 1.0,
     }

@@ -16,7 +16,7 @@ from quire.models.config_file import Config
 from quire.models.families import build_spec
 from quire.models.families.sizes import MAX_CONTEXT, MAX_FFN, MAX_HEAD_DIM, MAX_HEADS, MAX_HIDDEN, MAX_LAYERS
 from quire.models.gguf.fields import Fields
-from quire.models.gguf.rope import FACTOR_TENSORS, add_rope
+from quire.models.gguf.rope import FACTOR_TENSORS, add_rope, optional_factor
 from quire.models.gguf.splits import Gguf
 from quire.models.spec import ModelSpec
 
@@ -106,7 +106,7 @@ def _add_gemma3(fields: Fields, gguf: Gguf, config: dict[str, Any]) -> None:
         "query_pre_attn_scalar": scalar,
         "sliding_window": fields.size(fields.own("attention.sliding_window"), MAX_CONTEXT),
         "sliding_window_pattern": fields.optional_size(fields.own("attention.sliding_window_pattern"), MAX_LAYERS) or 6,
-        "rope_local_base_freq": fields.optional_number(fields.own("rope.freq_base_swa")) or 10_000.0,
+        "rope_local_base_freq": optional_factor(fields, "rope.freq_base_swa") or 10_000.0,
         "final_logit_softcapping": fields.optional_number(fields.own("final_logit_softcapping")),
     }
     config.pop("hidden_act")

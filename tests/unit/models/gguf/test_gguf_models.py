@@ -171,6 +171,9 @@ def write(tmp_path: Path, family: str = "llama", change: dict[str, Any] | None =
         ({"llama.rope.dimension_count": 2}, "rope.dimension_count"),
         ({"llama.rope.scaling.type": "dynamic"}, "rope.scaling.type"),
         ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.factor"),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1e-30}, "rope.scaling.factor"),
+        ({"llama.rope.freq_base": 1e30}, "rope.freq_base"),
+        ({"llama.rope.freq_base": 0.5}, "rope_theta must be above 1"),
         ({"llama.vocab_size": 250}, "vocab_size"),
     ],
 )
