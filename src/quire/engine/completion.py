@@ -5,19 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 
 from quire.engine.prompts import Submission
 from quire.errors import failure_message, is_failure
-from quire.request import (
-    MAX_SEED,
-    CompletionOutput,
-    FinishReason,
-    Request,
-    RequestMetrics,
-    RequestOutput,
-    TokenLogprobs,
-)
+from quire.request import MAX_SEED, CompletionOutput, FinishReason, Request, RequestMetrics, RequestOutput, TokenLogprobs
+from quire.sample.noise import child_seed
 from quire.sample.sampler import SampleRow
 from quire.sched.plan import ScheduledChunk
 from quire.text.banned_words import BannedTokens
@@ -228,14 +220,6 @@ class RequestGroup:
             metrics=self._metrics(),
             finished=is_final,
         )
-
-
-def child_seed(seed: int, index: int) -> int:
-    """Returns the seed of completion `index`: the first has the request's own, the others digests of it."""
-    if index == 0:
-        return seed
-    digest = sha256(seed.to_bytes(8, "little") + index.to_bytes(8, "little")).digest()
-    return int.from_bytes(digest[:8], "little") & MAX_SEED
 
 
 def _children(submission: Submission) -> list[Request]:

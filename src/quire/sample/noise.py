@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
+from quire.sampling import MAX_SEED
+
 _MANTISSA_BITS = 53
 _WORD = 2**64 - 1
 _MULTIPLIERS = 0xD2E7470EE14C6C93, 0xCA5A826395121157
@@ -17,6 +21,14 @@ def uniform(seed: int, position: int) -> float:
     `numpy.random.Philox(key=seed, counter=position)`, which takes many times longer to set up.
     """
     return (_first_word(seed, position + 1) >> (64 - _MANTISSA_BITS)) * 2.0**-_MANTISSA_BITS
+
+
+def child_seed(seed: int, index: int) -> int:
+    """Returns the seed of completion `index`: the first has the request's own, the others digests of it."""
+    if index == 0:
+        return seed
+    digest = sha256(seed.to_bytes(8, "little") + index.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little") & MAX_SEED
 
 
 def _first_word(key: int, counter: int) -> int:

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from quire.config import KVCacheMode, PrefixCache
-from quire.engine.completion import CompletionState, Progress, child_seed
+from quire.engine.completion import CompletionState, Progress
 from quire.engine.core import EngineCore
 from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError, SamplingError
 from quire.executors.protocol import Float32Array, StepBatch
 from quire.request import FinishReason, RequestOutput
+from quire.sample.noise import child_seed
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import EOS, VOCAB_SIZE, FakeExecutor, letters_only, make_core, run_all, submission
 
