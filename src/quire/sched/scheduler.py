@@ -143,10 +143,15 @@ class Scheduler:
                 raise defect(f"no token was sampled for request {request.request_id}")
         self._in_flight = None
         finished = []
-        for request, chunk in alive:
-            self._advance(request, chunk)
-            if chunk.num_sample_rows:
-                request_id = request.request_id
+        keeps_kv, block_size = self._mode is KVCacheMode.PAGED, self._block_size
+        for request, (request_id, start, num_tokens, _, num_sample_rows, _) in alive:
+            if keeps_kv:
+                stop = request.num_computed_tokens = start + num_tokens
+                if stop % block_size < num_tokens:  # a block was filled
+                    self.manager.commit(request, stop)
+            else:
+                self.manager.release(request_id)
+            if num_sample_rows:
                 reason = _append(request, sampled[request_id], ended.get(request_id) if ended else None)
                 if reason is not None:
                     self._finish(request, reason)
@@ -273,15 +278,6 @@ class Scheduler:
         if work is None or work.plan is not plan:
             raise defect(f"step {plan.step} is completed or abandoned but is not in flight")
         return work
-
-    def _advance(self, request: Request, chunk: ScheduledChunk) -> None:
-        if self._mode is KVCacheMode.OFF:
-            self.manager.release(request.request_id)
-            return
-        _, start, num_tokens, _, _, _ = chunk
-        stop = request.num_computed_tokens = start + num_tokens
-        if stop % self._block_size < num_tokens:  # a block was filled
-            self.manager.commit(request, stop)
 
     def _start(self, request: Request, num_computed: int) -> None:
         request.status = RequestStatus.RUNNING
