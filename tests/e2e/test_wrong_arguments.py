@@ -174,6 +174,7 @@ def test_an_argument_that_cannot_be_is_a_typed_error(world: World, name: str) ->
 CONFIGS = {
     "memory_bytes": "None 5",
     "format": "None",
+    "packed_cache": "None",
     **dict.fromkeys(("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"), "5"),
     **dict.fromkeys(("dtype", "executor"), "None"),
     **dict.fromkeys(("max_context", "threads"), "None 5"),
