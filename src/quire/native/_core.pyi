@@ -114,7 +114,7 @@ class Decoder:
         """Returns a read-only view of a matrix, which keeps the decoder alive."""
     def read_packed(self, index: int, file: int, offset: int, checksums: list[int]) -> bool:
         """Fills a matrix from a file descriptor; False if bytes are missing, unreadable, or have other checksums."""
-    def allocate_kv(self, num_blocks: int, block_size: int, format: KVFormat, bytes_per_block: int) -> None:
+    def allocate_kv(self, num_blocks: int, block_size: int, kv_format: KVFormat, bytes_per_block: int) -> None:
         """Reserves K/V memory; ValueError where a block takes other than `bytes_per_block` bytes."""
     def run(
         self,

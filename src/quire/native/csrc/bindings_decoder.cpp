@@ -232,7 +232,7 @@ void bind_decoder(nb::module_& m) {
       .def("packed_bytes", &packed_bytes, nb::arg("index"))
       .def("read_packed", &read_packed_matrix, nb::arg("index"), nb::arg("file"), nb::arg("offset"),
            nb::arg("checksums"))
-      .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("format"),
+      .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("kv_format"),
            nb::arg("bytes_per_block"))
       .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
            nb::arg("query_start").noconvert(), nb::arg("context_lens").noconvert(),

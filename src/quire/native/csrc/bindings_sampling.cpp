@@ -76,7 +76,7 @@ static void change(RowChoice& choice, Ids ids, Doubles logits) {
 class BoundSampler {
  public:
   explicit BoundSampler(Decoder& decoder)
-      : decoder_(&decoder), sampler_(choose_kernels(decoder.isa()), decoder.threads()) {}
+      : decoder_(&decoder), sampler_(decoder.kernels(), decoder.threads()) {}
   BoundSampler(const std::string& isa, int threads)
       : own_threads_(std::make_unique<ThreadPool>(threads)), sampler_(choose_kernels(isa), *own_threads_) {}
 
