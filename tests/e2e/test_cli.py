@@ -134,9 +134,9 @@ def test_closed_pipe_is_quiet(endless_model: Path) -> None:
     ("arguments", "code", "message"),
     [
         (("-m", "no/such/model/here", "hi"), 2, "error: This is neither a model directory nor a Hugging Face id"),
-        (("--top-p", "0.5", "hi"), 2, "takes the most likely token and ignores top_p (given: top_p=0.5). Add --temperature"),
-        (("-n", "2", "hi"), 2, "ignores n (given: n=2). Add --temperature"),
-        (("--temperature", "0", "--top-p", "0.5", "hi"), 2, "error: temperature=0 is greedy and ignores top_p"),
+        (("--top-p", "0.5", "hi"), 2, "takes the most likely token and ignores --top-p (given: --top-p 0.5). Add --temperature"),
+        (("-n", "2", "hi"), 2, "ignores n (given: -n 2). Add --temperature"),
+        (("--temperature", "0", "--top-p", "0.5", "hi"), 2, "error: --temperature 0 is greedy and ignores --top-p"),
         (("--max-context", "100000000", "hi"), 2, "error: The requested context does not fit"),
         (("",), 2, "The prompt is empty"),
         (("--system", "x", "--raw", "hi"), 2, "--system needs the chat template"),

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, decoders, models, processors
 from quire.errors import TokenizerError, UnsupportedConfigError, is_failure
 from quire.models.gguf.container import open_gguf_file
 from quire.models.gguf.fields import Fields
+from quire.text.added_tokens import DeclaredTokens
 from quire.text.gguf import pieces
 from quire.text.gguf.pretokenizers import PIPELINES
 from quire.text.gguf.vocabulary import GgufVocabulary, TokenType, read_merges, read_scores, read_vocabulary
@@ -53,8 +54,9 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
             given=f"{type(error).__name__}: {error}"[:200],
             next_step="Use a file that a current converter of llama.cpp wrote.",
         ) from error
+    named = {name: AddedToken(vocabulary.tokens[token_id]) for name, token_id in vocabulary.named.items()}
     files = TokenizerFiles(
-        named_tokens=MappingProxyType({name: vocabulary.tokens[token_id] for name, token_id in vocabulary.named.items()}),
+        declared=DeclaredTokens(named=named),
         eos_ids=vocabulary.ends,
         chat_template=_templates(fields, [name for name in file.metadata if name.startswith(f"{_TEMPLATE}.")]),
     )
