@@ -3,7 +3,8 @@
     weights    every matrix in its format, packed where the native executor packs it
     KV cache   blocks * KVLayout.bytes_per_block
     books      what the pool remembers of each block: its keys and tokens
-    step       activations of the largest step that the limits allow, and one slice of logits
+    step       activations of the largest step that the limits allow, one slice of logits, and where the executor writes
+               attention scores down, those of its longest request
 
 Weights that are mapped from files are not counted: the operating system drops such pages when it needs them.
 """
@@ -72,6 +73,18 @@ class Capacity:
         return self.layout.bytes_per_block + self._book_bytes
 
     @property
+    def bytes_per_score(self) -> int:
+        """Of one pair of a query and a key: scores of all heads with two copies, a mask, or nothing where tiles are merged."""
+        is_whole = self.executor is ExecutorKind.REFERENCE or self.spec.attention_softcap is not None
+        if self.executor is ExecutorKind.NATIVE:
+            return 0
+        return 3 * _FLOAT_BYTES * self.spec.num_heads if is_whole else _FLOAT_BYTES + 1
+
+    def block_cost(self, num_rows: int) -> int:
+        """Bytes that one block more takes at most: itself, and the scores of `num_rows` queries for its keys."""
+        return self.bytes_per_block + self.bytes_per_score * num_rows * self.layout.block_size
+
+    @property
     def bytes_per_row(self) -> int:
         """Activations of one token of a step: residual, queries, keys and values, and the feed-forward, with their copies."""
         spec = self.spec
@@ -86,11 +99,13 @@ class Capacity:
     def needs(self, num_blocks: int, num_rows: int) -> Needs:
         """Returns what a pool of blocks and steps of up to `num_rows` tokens take, and the weights."""
         logits = min(num_rows, rows_per_slice(self.spec.vocab_size)) * self.spec.vocab_size * _FLOAT_BYTES
+        num_keys = min(num_blocks * self.layout.block_size, self.spec.max_context)
+        scores = self.bytes_per_score * min(num_rows, num_keys) * num_keys
         return Needs(
             weights=self.weight_bytes,
             kv_cache=num_blocks * self.layout.bytes_per_block,
             books=num_blocks * self._book_bytes,
-            step=num_rows * self.bytes_per_row + logits,
+            step=num_rows * self.bytes_per_row + logits + scores,
         )
 
     @property
@@ -112,7 +127,7 @@ def default_kv_memory(capacity: Capacity, min_tokens: int, memory: Memory | None
     if memory is None:
         return DEFAULT_KV_MEMORY_BYTES
     left = max(0, memory.available_bytes - capacity.needs(0, SchedulerConfig().max_num_batched_tokens).total)
-    num_blocks = left * _PERCENT_OF_DEFAULT // 100 // capacity.bytes_per_block
+    num_blocks = left * _PERCENT_OF_DEFAULT // 100 // capacity.block_cost(SchedulerConfig().max_num_batched_tokens)
     num_blocks = max(num_blocks, capacity.layout.blocks_for_tokens(min_tokens))
     return min(DEFAULT_KV_MEMORY_BYTES, num_blocks * capacity.layout.bytes_per_block)
 
@@ -125,7 +140,7 @@ def require_possible(capacity: Capacity, cache: CacheConfig, scheduler: Schedule
     steps, most = SchedulerConfig(), memory.total_bytes + memory.swap_bytes
     left = max(0, memory.reachable_bytes - capacity.needs(0, steps.max_num_batched_tokens).total)
     if (asked := cache.memory_bytes) is not None and asked > max(most, DEFAULT_KV_MEMORY_BYTES):
-        fitting = _size_option(left // capacity.bytes_per_block * capacity.layout.bytes_per_block)
+        fitting = _size_option(left // capacity.block_cost(steps.max_num_batched_tokens) * capacity.layout.bytes_per_block)
         raise _impossible("kv_memory", format_bytes(asked), most, fitting)
     for name, size in (("max_num_seqs", capacity.bytes_per_block), ("max_num_batched_tokens", capacity.bytes_per_row)):
         count = getattr(scheduler, name)
@@ -159,10 +174,11 @@ def require_fit(capacity: Capacity, num_blocks: int, num_rows: int, memory: Memo
 
 def _what_fits(capacity: Capacity, num_blocks: int, num_rows: int, room: int) -> str:
     """Returns the advice that changes least: less KV memory, smaller steps, smaller weights, a smaller model."""
-    left = room - capacity.needs(0, num_rows).total
-    if left >= capacity.bytes_per_block:
-        return f"Pass kv_memory={_size_option(left // capacity.bytes_per_block * capacity.layout.bytes_per_block)} or less."
-    num_fitting_rows = (room - capacity.needs(min(1, num_blocks), 0).total) // capacity.bytes_per_row
+    left, cost = room - capacity.needs(0, num_rows).total, capacity.block_cost(num_rows)
+    if left >= cost:
+        return f"Pass kv_memory={_size_option(left // cost * capacity.layout.bytes_per_block)} or less."
+    row_cost = capacity.bytes_per_row + capacity.bytes_per_score * capacity.layout.block_size
+    num_fitting_rows = (room - capacity.needs(min(1, num_blocks), 0).total) // row_cost
     if num_fitting_rows > 0:
         return f"Pass max_num_batched_tokens={num_fitting_rows} or less, and a smaller kv_memory."
     for weight_format in (WeightFormat.BFLOAT16, WeightFormat.INT8, WeightFormat.INT4):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from quire.environment import Memory
 from quire.errors import ConfigError
 from quire.executors.native import NativeExecutor
 from quire.executors.options import ExecutorOptions
+from quire.executors.reference_math import Scoring, attention
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from quire.units import GIB, MIB
@@ -114,11 +117,12 @@ def test_nothing_fits_a_machine_that_is_too_small() -> None:
     share=st.floats(0.05, 1),
     quantize=st.sampled_from(Quantize),
     max_context=st.one_of(st.none(), st.integers(2, LARGE.max_context)),
+    executor=st.sampled_from(["native", "reference"]),
 )
-def test_what_is_accepted_fits(gib: float, share: float, quantize: Quantize, max_context: int | None) -> None:
+def test_what_is_accepted_fits(gib: float, share: float, quantize: Quantize, max_context: int | None, executor: str) -> None:
     memory = machine(gib, available=gib * share)
     try:
-        config = resolved(memory, quantize=quantize.value, max_context=max_context)
+        config = resolved(memory, quantize=quantize.value, max_context=max_context, executor=executor)
     except ConfigError:
         return
     assert needs(config) <= memory.reachable_bytes
@@ -187,3 +191,21 @@ def test_this_machine_holds_the_bundled_model() -> None:
     checkpoint, config = open_checkpoint(None, EngineConfig())
     executor = build_executor(checkpoint, config)
     assert executor.kv_bytes <= settled(config.cache.memory_bytes, "kv_memory") + 4096
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_attention_scores_of_the_reference_executor_stay_within_what_is_counted(softcap: float | None) -> None:
+    spec, num_queries, num_keys = replace(LARGE, num_heads=8, num_kv_heads=4, head_dim=2, max_context=640), 256, 640
+    q, kv = np.zeros((num_queries, 8, 2), np.float32), np.zeros((num_keys, 4, 2), np.float32)
+    scoring = Scoring(scale=1.0, softcap=softcap, window=None)
+    tracemalloc.start()
+    try:
+        attention(q, kv, kv, scoring)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    config = engine_config({"executor": "reference", "dtype": "float32", "kv_format": "float32"})
+    with_scores = capacity_of(config, spec).needs(num_keys // 32, num_queries).step
+    without = capacity_of(replace(config, executor=ExecutorKind.NATIVE), spec).needs(num_keys // 32, num_queries).step
+    assert 0.5 * peak < with_scores - without
+    assert peak < (with_scores - without) * 1.2
