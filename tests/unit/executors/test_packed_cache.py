@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -19,9 +20,12 @@ from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.options import ExecutorOptions
 from quire.executors.packed_cache import SUFFIX
 from quire.executors.protocol import Float32Array, StepBatch, kv_layout
+from quire.models.checkpoint import load_checkpoint
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceTensor, Weights
-from support.configs import spec_of
+from support.configs import CONFIGS, spec_of
+from support.safetensors_writer import safetensors_bytes
+from support.stored import stored_tensors
 from support.weights import random_weights
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
@@ -277,3 +281,17 @@ def test_vectors_follow_the_checkpoint(spec: ModelSpec, tmp_path: Path) -> None:
         NativeExecutor(spec, changed, ExecutorOptions(packed_cache=tmp_path, **options)),
         NativeExecutor(spec, changed, ExecutorOptions(**options)),
     )
+
+
+def test_copy_of_a_model_reads_what_was_packed_for_the_original(spec: ModelSpec, tmp_path: Path) -> None:
+    original, packed = tmp_path / "original", tmp_path / "packed"
+    original.mkdir()
+    (original / "config.json").write_text(json.dumps(CONFIGS["llama"]))
+    (original / "model.safetensors").write_bytes(safetensors_bytes(stored_tensors("llama")))
+    copy = shutil.copytree(original, tmp_path / "copy", copy_function=shutil.copyfile)
+    options = ExecutorOptions(
+        layout=kv_layout(spec, 32, KVFormat.FLOAT32), num_blocks=4, dtype=DType.FLOAT32, packed_cache=packed
+    )
+    found = [NativeExecutor(spec, load_checkpoint(directory).weights, options) for directory in (original, copy)]
+    assert len(files_in(packed)) == 1
+    assert same_bits(*found)

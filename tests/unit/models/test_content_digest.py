@@ -64,6 +64,13 @@ def test_digest_is_read_once(weights: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache")
+def test_digest_is_remembered_whatever_the_path_is_relative_to(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(weights)
+    monkeypatch.chdir(weights.parent)
+    assert read(Path(weights.name))[1] == 0
+
+
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("position", [-1, -PIECE_BYTES - 100, -2 * PIECE_BYTES])
 def test_changed_byte_is_noticed_behind_a_restored_modification_time(weights: Path, position: int) -> None:
     before = weights.stat()
