@@ -85,6 +85,14 @@ def sampling_count(name: str) -> click.IntRange:
     return count_of(name, SAMPLING_COUNTS)
 
 
+def _option(name: str, kind: click.ParamType[Any], text: str) -> OptionDecorator:
+    return click.option(f"--{name.replace('_', '-')}", type=kind, help=text)
+
+
+def _count(name: str, text: str) -> OptionDecorator:
+    return _option(name, count_of(name), text)
+
+
 _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
     click.option(
         "-m",
@@ -92,21 +100,21 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
         metavar="MODEL",
         help="A model directory, a .gguf file or a Hugging Face id. [default: the bundled model]",
     ),
-    click.option(
-        "--dtype",
-        type=words("dtype", DType, AUTO),
-        help="Number format of the weights in memory. [default: auto, exact for the checkpoint; bfloat16 for a quantized GGUF]",
+    _option(
+        "dtype",
+        words("dtype", DType, AUTO),
+        "Number format of the weights in memory. [default: auto, exact for the checkpoint; bfloat16 for a quantized GGUF]",
     ),
-    click.option("--quantize", type=Words("quantize", WEIGHT_FORMATS), help="Quantize the weights on loading. [default: none]"),
-    click.option(
-        "--kv-format",
-        type=words("kv_format", KVFormat, AUTO),
-        help="Number format of cached keys and values. [default: auto, the weights' format]",
+    _option("quantize", Words("quantize", WEIGHT_FORMATS), "Quantize the weights on loading. [default: none]"),
+    _option(
+        "kv_format",
+        words("kv_format", KVFormat, AUTO),
+        "Number format of cached keys and values. [default: auto, the weights' format]",
     ),
-    click.option(
-        "--kv-cache",
-        type=words("kv_cache", KVCacheMode),
-        help=f"`off` recomputes every token in every step, for comparison. [default: {_CACHE.mode.value}]",
+    _option(
+        "kv_cache",
+        words("kv_cache", KVCacheMode),
+        f"`off` recomputes every token in every step, for comparison. [default: {_CACHE.mode.value}]",
     ),
     click.option(
         "--kv-memory",
@@ -114,32 +122,23 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
         callback=_parse_size,
         help=f"KV cache memory, such as 512MiB. [default: {format_bytes(DEFAULT_KV_MEMORY_BYTES)}, or what is left if less]",
     ),
-    click.option("--block-size", type=count_of("block_size"), help=f"Tokens per KV block. [default: {_CACHE.block_size}]"),
-    click.option(
-        "--max-num-batched-tokens",
-        type=count_of("max_num_batched_tokens"),
-        help=f"Most tokens computed per step. [default: {_SCHEDULER.max_num_batched_tokens}]",
+    _count("block_size", f"Tokens per KV block. [default: {_CACHE.block_size}]"),
+    _count("max_num_batched_tokens", f"Most tokens computed per step. [default: {_SCHEDULER.max_num_batched_tokens}]"),
+    _count("max_num_seqs", f"Most requests computed per step. [default: {_SCHEDULER.max_num_seqs}]"),
+    _count(
+        "max_context",
+        "Most tokens of prompt and answer together. [default: the model's, or what --kv-memory holds if that is less]",
     ),
-    click.option(
-        "--max-num-seqs",
-        type=count_of("max_num_seqs"),
-        help=f"Most requests computed per step. [default: {_SCHEDULER.max_num_seqs}]",
-    ),
-    click.option(
-        "--max-context",
-        type=count_of("max_context"),
-        help="Most tokens of prompt and answer together. [default: the model's, or what --kv-memory holds if that is less]",
-    ),
-    click.option("--threads", type=count_of("threads"), help="Worker threads. [default: the cores this process may use]"),
+    _count("threads", "Worker threads. [default: the cores this process may use]"),
     click.option(
         "--packed-cache",
         metavar="DIRECTORY|on|off",
         help="Keep packed weights on disk, so that the next start is faster; `on` means ~/.cache/quire/packed. [default: off]",
     ),
-    click.option(
-        "--executor",
-        type=words("executor", ExecutorKind, AUTO),
-        help="The implementation that computes. [default: auto, native if it is compiled]",
+    _option(
+        "executor",
+        words("executor", ExecutorKind, AUTO),
+        "The implementation that computes. [default: auto, native if it is compiled]",
     ),
 )
 
@@ -170,45 +169,39 @@ class SamplingOptions:
 
 _MODEL_OR = "[default: the model's generation_config.json, else {}]"
 _SAMPLING_OPTIONS: tuple[OptionDecorator, ...] = (
-    click.option(
-        "--max-tokens",
-        type=sampling_count("max_tokens"),
-        help="Most tokens per answer. [default: until the context is full]",
+    _option("max_tokens", sampling_count("max_tokens"), "Most tokens per answer. [default: until the context is full]"),
+    _option("temperature", _number_of("temperature"), f"0 takes the most likely token. {_MODEL_OR.format('0')}"),
+    _option(
+        "top_p",
+        _number_of("top_p", is_open=True),
+        f"Sample from the most likely tokens that make up this share of the probability. {_MODEL_OR.format('1')}",
     ),
-    click.option("--temperature", type=_number_of("temperature"), help=f"0 takes the most likely token. {_MODEL_OR.format('0')}"),
-    click.option(
-        "--top-p",
-        type=_number_of("top_p", is_open=True),
-        help=f"Sample from the most likely tokens that make up this share of the probability. {_MODEL_OR.format('1')}",
+    _option(
+        "top_k",
+        sampling_count("top_k"),
+        f"Sample from this many of the most likely tokens; 0 and -1 mean all. {_MODEL_OR.format('0')}",
     ),
-    click.option(
-        "--top-k",
-        type=sampling_count("top_k"),
-        help=f"Sample from this many of the most likely tokens; 0 and -1 mean all. {_MODEL_OR.format('0')}",
+    _option(
+        "min_p",
+        _number_of("min_p"),
+        f"Leave out tokens less likely than this share of the most likely one. {_MODEL_OR.format('0')}",
     ),
-    click.option(
-        "--min-p",
-        type=_number_of("min_p"),
-        help=f"Leave out tokens less likely than this share of the most likely one. {_MODEL_OR.format('0')}",
+    _option(
+        "repetition_penalty",
+        _number_of("repetition_penalty"),
+        f"Above 1, tokens that have already appeared become less likely. {_MODEL_OR.format('1')}",
     ),
-    click.option(
-        "--repetition-penalty",
-        type=_number_of("repetition_penalty"),
-        help=f"Above 1, tokens that have already appeared become less likely. {_MODEL_OR.format('1')}",
-    ),
-    click.option(
-        "--seed",
-        type=click.IntRange(*SAMPLING_COUNTS["seed"]),
-        help="Sample the same tokens again. [default: random, printed by --json]",
+    _option(
+        "seed", click.IntRange(*SAMPLING_COUNTS["seed"]), "Sample the same tokens again. [default: random, printed by --json]"
     ),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be given several times."),
 )
 _SEVERAL_OPTIONS: tuple[OptionDecorator, ...] = (
     click.option("-n", type=sampling_count("n"), help="Sample this many answers; needs a temperature above 0. [default: 1]"),
-    click.option(
-        "--logprobs",
-        type=sampling_count("logprobs"),
-        help="Show each token's log-probability below the answer, and this many of the most likely tokens at its position.",
+    _option(
+        "logprobs",
+        sampling_count("logprobs"),
+        "Show each token's log-probability below the answer, and this many of the most likely tokens at its position.",
     ),
 )
 
