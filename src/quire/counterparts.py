@@ -100,10 +100,11 @@ _ABSENT: Mapping[str, str] = MappingProxyType(
         "nothing is compiled or captured when a model starts": "enforce_eager compilation_config cuda_graph_sizes "
         "disable_cuda_graph torch_compile",
         "a preempted request is computed again, and mostly from the cache": "swap_space preemption_mode",
-        "the tokenizer always comes from the model's directory": "tokenizer tokenizer_mode tokenizer_revision "
+        "the tokenizer always comes from the model's directory or GGUF file": "tokenizer tokenizer_mode tokenizer_revision "
         "skip_tokenizer_init use_fast tokenizer_path",
-        "weights are read from safetensors, mapped or packed as the executor needs them": "load_format use_mmap use_mlock "
-        "mlock no_mmap low_cpu_mem_usage use_safetensors vocab_only state_dict gguf_file",
+        "weights are read from safetensors or GGUF files, mapped or packed as the executor needs them": "load_format use_mmap "
+        "use_mlock mlock no_mmap low_cpu_mem_usage use_safetensors vocab_only state_dict",
+        "pass the path of the .gguf file as the model": "gguf_file",
         "the Hugging Face cache is where HF_HOME says": "download_dir cache_dir",
         "log in with `hf auth login`": "hf_token token use_auth_token",
         "set QUIRE_OFFLINE=1 to use only what is there already": "local_files_only offline",
