@@ -56,7 +56,9 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
         ) from error
     named = {name: AddedToken(vocabulary.tokens[token_id]) for name, token_id in vocabulary.named.items()}
     files = TokenizerFiles(
-        declared=DeclaredTokens(named=named),
+        declared=DeclaredTokens(
+            named={name: _special(vocabulary.tokens[token_id]) for name, token_id in vocabulary.named.items()}
+        ),
         eos_ids=vocabulary.ends,
         chat_template=_templates(fields, [name for name in file.metadata if name.startswith(f"{_TEMPLATE}.")]),
     )
@@ -122,8 +124,12 @@ def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary) -> No
     control = [*vocabulary.of_type(TokenType.CONTROL), *vocabulary.of_type(TokenType.UNKNOWN)]
     special = [*control, *sorted(named - set(control))]
     defined = [token for token in vocabulary.of_type(TokenType.USER_DEFINED) if token not in named]
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special if token])
+    backend.add_special_tokens([_special(token) for token in special if token])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in defined if token])
+
+
+def _special(token: str) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False)
 
 
 def _templates(fields: Fields, named: list[str]) -> str | Mapping[str, str] | None:
