@@ -164,6 +164,14 @@ def test_tokens_of_the_user_are_found_whole_and_are_text(tmp_path: Path) -> None
     assert found.id_of("[PAD1]") not in found.encode("[PAD1]")
 
 
+def test_special_tokens_of_phi3_take_the_space_behind_them(tmp_path: Path) -> None:
+    fields = fields_of(tiny.sentencepiece_backend(), "llama")
+    tokens = [
+        from_fields(tmp_path, fields | {"general.architecture": name}).encode("<|im_end|>\nthe") for name in ("phi3", "llama")
+    ]
+    assert len(tokens[0]) < len(tokens[1])
+
+
 def test_templates_come_by_name(tmp_path: Path) -> None:
     fields = fields_of(tiny.byte_level_backend(), "gpt2", "gpt-2")
     assert from_fields(tmp_path, fields).chat_template is None

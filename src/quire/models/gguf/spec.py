@@ -181,11 +181,11 @@ def _head_dim(fields: Fields, hidden_size: int, num_heads: int) -> int:
 
 
 def _vocab_size(fields: Fields, gguf: Gguf) -> int:
-    """Returns the rows of the embedding, which the metadata need not repeat."""
+    """Returns the rows of the embedding, which decide; the metadata may say fewer, or nothing."""
     if _EMBEDDING not in gguf.placement:
         fields.refuse(_EMBEDDING, "is missing among the tensors")
     num_rows = math.prod(gguf.info(_EMBEDDING).shape[:-1])
-    fields.require(fields.own("vocab_size"), num_rows)
+    fields.optional_size(fields.own("vocab_size"), num_rows)
     return num_rows
 
 

@@ -31,6 +31,10 @@ _TEMPLATE = "tokenizer.chat_template"
 _IN_FILE_ORDER = frozenset({"gemma3"})
 """Architectures whose scores are not the order of merging: there the order of the tokens is."""
 
+_TAKING_SPACES = frozenset({"phi3"})
+"""Architectures whose special tokens take the white space behind them along, which the metadata cannot say."""
+_KEEPING_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
+
 
 def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]:
     """Returns the tokenizer of a GGUF file; raises CheckpointError, TokenizerError or UnsupportedConfigError with the field."""
@@ -45,7 +49,7 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
         vocabulary = replace(vocabulary, tokens=[pieces.respelled(token) for token in vocabulary.tokens])
     try:
         backend = builders[kind](fields, vocabulary)
-        _add_tokens(backend, vocabulary)
+        _add_tokens(backend, vocabulary, takes_spaces=kind == _SENTENCEPIECE and fields.architecture in _TAKING_SPACES)
     except BaseException as error:  # the Rust library raises plain Exception, and panics
         if not is_failure(error) or isinstance(error, UnsupportedConfigError):
             raise
@@ -118,18 +122,19 @@ def _add_post_processor(backend: tokenizers.Tokenizer, fields: Fields, vocabular
     )
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary, *, takes_spaces: bool) -> None:
     """Declares control tokens, which are no text, and user-defined ones, which are found whole before anything is cut."""
     named = {vocabulary.tokens[token_id] for token_id in vocabulary.named.values()}
     control = [*vocabulary.of_type(TokenType.CONTROL), *vocabulary.of_type(TokenType.UNKNOWN)]
     special = [*control, *sorted(named - set(control))]
     defined = [token for token in vocabulary.of_type(TokenType.USER_DEFINED) if token not in named]
-    backend.add_special_tokens([_special(token) for token in special if token])
+    keeps_spaces = _KEEPING_SPACES if takes_spaces else frozenset(special)
+    backend.add_special_tokens([_special(token, rstrip=token not in keeps_spaces) for token in special if token])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in defined if token])
 
 
-def _special(token: str) -> AddedToken:
-    return AddedToken(token, special=True, normalized=False)
+def _special(token: str, *, rstrip: bool = False) -> AddedToken:
+    return AddedToken(token, special=True, normalized=False, rstrip=rstrip)
 
 
 def _templates(fields: Fields, named: list[str]) -> str | Mapping[str, str] | None:

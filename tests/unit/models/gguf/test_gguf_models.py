@@ -11,6 +11,8 @@ import gguf
 import numpy as np
 import pytest
 
+from quire.config import DType, EngineConfig
+from quire.engine.resolve import resolve
 from quire.errors import CheckpointError, ConfigError, UnknownArchitectureError, UnsupportedConfigError
 from quire.models.checkpoint import Checkpoint, load_checkpoint, read_spec
 from quire.models.gguf import spec
@@ -133,6 +135,13 @@ def test_quantized_tensors_are_what_the_gguf_package_makes_of_them(tmp_path: Pat
         np.testing.assert_allclose(rounded, expected, rtol=2**-8)
 
 
+def test_quantized_weights_are_packed_as_bfloat16_by_default(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(quantized_file(tmp_path, "Q4_0"))
+    assert resolve(EngineConfig(), checkpoint.spec, checkpoint.weights).dtype is DType.BFLOAT16
+    plain = load_checkpoint(write(tmp_path))
+    assert resolve(EngineConfig(), plain.spec, plain.weights).dtype is DType.FLOAT32
+
+
 # -- refusals ------------------------------------------------------------------------
 
 
@@ -174,7 +183,7 @@ def write(tmp_path: Path, family: str = "llama", change: dict[str, Any] | None =
         ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1e-30}, "rope.scaling.factor"),
         ({"llama.rope.freq_base": 1e30}, "rope.freq_base"),
         ({"llama.rope.freq_base": 0.5}, "rope_theta must be above 1"),
-        ({"llama.vocab_size": 250}, "vocab_size"),
+        ({"llama.vocab_size": 252}, "vocab_size"),
     ],
 )
 def test_a_field_that_cannot_be_honored_is_refused_by_name(tmp_path: Path, change: dict[str, Any], words: str) -> None:
