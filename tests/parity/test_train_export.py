@@ -184,6 +184,13 @@ def test_directory_holds_what_the_hub_expects(world: World, tmp_path: Path) -> N
     assert "torch_dtype" not in config
 
 
+def test_export_of_a_model_that_was_quantized_is_not_called_quantized(world: World, tmp_path: Path) -> None:
+    quantized = {"quantization_config": {"quant_method": "awq"}, "quantization": {"bits": 4, "group_size": 32}}
+    about = Description(config=world.config | quantized, tokenizer_directory=world.tokenizer_directory, card="")
+    export_model(world.model, about, tmp_path, torch.float32)
+    assert not quantized.keys() & json.loads((tmp_path / "config.json").read_text()).keys()
+
+
 def test_transformers_generates_and_chats_from_the_export(world: World, tmp_path: Path) -> None:
     directory = world.export(tmp_path / "model")
     model = transformers.AutoModelForCausalLM.from_pretrained(directory)

@@ -9,7 +9,22 @@ from typing import Any
 
 import numpy as np
 
-_WORDS = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "uint8": "U8"}
+_WORDS = {
+    **{"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "uint8": "U8"},
+    **{"int32": "I32", "uint32": "U32", "int8": "I8"},
+}
+
+
+class Typed(np.ndarray):
+    """Elements of a format that NumPy lacks; `word` is what safetensors calls it."""
+
+    word: str
+
+    @staticmethod
+    def of(elements: np.ndarray, word: str) -> Typed:
+        typed = elements.view(Typed)
+        typed.word = word
+        return typed
 
 
 def header_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -17,7 +32,7 @@ def header_of(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     rows, start = {}, 0
     for name, tensor in tensors.items():
         rows[name] = {
-            "dtype": _WORDS[tensor.dtype.name],
+            "dtype": tensor.word if isinstance(tensor, Typed) else _WORDS[tensor.dtype.name],
             "shape": list(tensor.shape),
             "data_offsets": [start, start + tensor.nbytes],
         }

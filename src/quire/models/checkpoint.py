@@ -21,8 +21,10 @@ from quire.models.content_digest import MappedFile, content_digest, num_pieces
 from quire.models.families import Family, build_spec, family_for
 from quire.models.gguf.model import read_gguf
 from quire.models.gguf.splits import is_gguf
+from quire.models.quantized.stored import PackedTensor
+from quire.models.quantized.view import open_unpacked
 from quire.models.safetensors_file import USABLE_DTYPES
-from quire.models.shards import Shards, has_weights, open_shards
+from quire.models.shards import Shards, has_weights
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
 from quire.models.strict_json import shorten
@@ -62,7 +64,7 @@ def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Check
     described = build_spec(config, max_context)
     model_context = described.max_context if max_context is None else build_spec(config).max_context
     family = family_for(config)
-    shards = open_shards(directory)
+    shards = open_unpacked(directory, config).shards
     head = read_head(family, described, shards)
     names = _find_names(family, head.sources.values(), shards)
     known = {*names.values()} if head.unread_copy is None else {*names.values(), head.unread_copy}
@@ -88,7 +90,7 @@ def read_spec(directory: Path) -> ModelSpec:
     spec = build_spec(config)
     if not has_weights(directory):
         return spec
-    return read_head(family_for(config), spec, open_shards(directory)).spec
+    return read_head(family_for(config), spec, open_unpacked(directory, config).shards).spec
 
 
 def _find_names(family: Family, sources: Iterable[TensorSource], shards: Shards) -> dict[str, str]:
@@ -99,7 +101,7 @@ def _find_names(family: Family, sources: Iterable[TensorSource], shards: Shards)
 
 def _surplus(family: Family, known: Set[str], shards: Shards) -> list[str]:
     """Returns the names in the files that are neither known nor derived from what is known."""
-    return sorted(name for name in {*shards.strays, *shards.placement} - known if not family.is_ignored(name))
+    return sorted(name for name in {*shards.strays, *shards.placement} - known - shards.inert if not family.is_ignored(name))
 
 
 def _expected_shapes(spec: ModelSpec, sources: Mapping[str, TensorSource]) -> dict[str, tuple[int, ...]]:
@@ -162,8 +164,20 @@ def _enumerate(findings: list[str]) -> str:
 
 
 def _read(source: TensorSource, name: str, shards: Shards) -> SourceTensor:
-    """Returns a tensor in our orientation: a view of the file unless an offset must be added."""
+    """Returns a tensor in our orientation: a view of the file unless it is quantized or an offset must be added."""
     stored = shards.placement[name].read(name)
+    if not isinstance(stored, PackedTensor):
+        return _oriented(source, stored)
+    if source.is_transposed or source.offset:
+        raise CheckpointError(
+            "Quantized weights of an architecture that stores its weights transposed or with an offset are not read",
+            given=name,
+            next_step="Use the unquantized checkpoint of this model.",
+        )
+    return stored if source.rows is None else stored.rows(*source.rows)
+
+
+def _oriented(source: TensorSource, stored: SourceTensor) -> SourceTensor:
     bits = stored.bits.T if source.is_transposed else stored.bits
     if source.rows is not None:
         bits = bits[source.rows[0] : source.rows[1]]

@@ -6,12 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-_OWN_QUANTIZING = "Use the unquantized checkpoint of this model; Quire does its own quantizing."
-REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(("quantization_config", "quantization", "compression_config"), _OWN_QUANTIZING)
-)
-"""Fields that another library's quantizing leaves behind, and what to do instead."""
-
 _HARMLESS_BY_REASON = MappingProxyType(
     {
         "where the file came from, and what libraries recorded about themselves": """

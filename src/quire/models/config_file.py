@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedConfigError
-from quire.models.config_fields import HARMLESS_FIELDS, INERT_VALUES, REFUSED_FIELDS
+from quire.models.config_fields import HARMLESS_FIELDS, INERT_VALUES
 from quire.models.strict_json import parse_json, shorten
 from quire.units import MIB
 
@@ -49,6 +49,24 @@ class Config:
     def is_given(self, name: str) -> bool:
         """Whether the file holds the field, be it null."""
         return name in self._fields
+
+    @property
+    def path(self) -> str:
+        """What stands before a field's name in errors: nothing, or the names of the sections around it."""
+        return self._path
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the fields that the file holds."""
+        return tuple(self._fields)
+
+    def is_bool(self, name: str) -> bool:
+        """Whether the field is true or false."""
+        return isinstance(self._fields.get(name), bool)
+
+    def ignore(self, names: str) -> None:
+        """Accepts fields that have no effect, whatever they hold; their names are separated by spaces."""
+        self._read.update(names.split())
 
     def has(self, name: str) -> bool:
         """Whether the file holds the field with a value."""
@@ -135,6 +153,12 @@ class Config:
         if value is not None and not any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in only):
             self.refuse(name, "has a value that Quire does not honor", ", ".join(map(json.dumps, only)))
 
+    def require_same(self, name: str, original: str) -> None:
+        """Accepts the field if it repeats another one."""
+        self._read.add(name)
+        if self._fields.get(name) != self._fields.get(original):
+            self.refuse(name, f"differs from {original}")
+
     def token_ids(self, name: str, vocab_size: int) -> None:
         """Accepts the field if it is absent, null, or holds ids below `vocab_size`: one, or a list of them."""
         self._read.add(name)
@@ -149,12 +173,6 @@ class Config:
         if name not in self._warned:
             self._warned.add(name)
             _log.warning("config.json: %s%s %s.", self._path, name, problem)
-
-    def refuse_foreign(self) -> None:
-        """Raises if the file asks to undo another library's quantization."""
-        for name, next_step in REFUSED_FIELDS.items():
-            if self.has(name):
-                raise UnsupportedConfigError(f"config.json holds {name}, which Quire does not honor", next_step=next_step)
 
     def refuse_unread(self) -> None:
         """Raises UnsupportedConfigError for the fields that were neither read nor inert."""

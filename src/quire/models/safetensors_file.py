@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 import numpy as np
+import numpy.typing as npt
 
 from quire.errors import CheckpointError
 from quire.models.strict_json import parse_json, shorten
@@ -46,6 +47,16 @@ _STORAGE: Mapping[SourceDType, np.dtype[Any]] = MappingProxyType(
     }
 )
 USABLE_DTYPES = tuple(dtype.value for dtype in _STORAGE)
+_RAW: Mapping[str, np.dtype[Any]] = MappingProxyType(
+    {
+        **dict.fromkeys(("U8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), np.dtype("u1")),
+        "I8": np.dtype("i1"),
+        "U32": np.dtype("<u4"),
+        "I32": np.dtype("<i4"),
+        "I64": np.dtype("<i8"),
+    }
+)
+"""Elements of the formats that parts of quantized weights have; 8-bit floating point is bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +93,18 @@ class SafetensorsFile:
 
     def read(self, name: str) -> SourceTensor:
         """Returns a usable tensor as a read-only view; a copy only where the file aligned it badly."""
-        entry = self.entries[name]
-        dtype = SourceDType(entry.dtype)
+        dtype = SourceDType(self.entries[name].dtype)
+        return SourceTensor(dtype=dtype, bits=self._elements(self.entries[name], _STORAGE[dtype]))
+
+    def read_raw(self, name: str) -> npt.NDArray[Any] | None:
+        """Returns the elements of a part of a quantized weight, a view as in `read`; None for a format that no such part has."""
+        storage = _RAW.get(self.entries[name].dtype)
+        return None if storage is None else self._elements(self.entries[name], storage)
+
+    def _elements(self, entry: TensorEntry, storage: np.dtype[Any]) -> npt.NDArray[Any]:
         count = prod(entry.shape)
-        bits = (
-            np.frombuffer(self.content, dtype=_STORAGE[dtype], count=count, offset=entry.start)
-            if count
-            else np.empty(0, _STORAGE[dtype])
-        )
-        return SourceTensor(dtype=dtype, bits=(bits if bits.flags.aligned else bits.copy()).reshape(entry.shape))
+        elements = np.frombuffer(self.content, dtype=storage, count=count, offset=entry.start) if count else np.empty(0, storage)
+        return (elements if elements.flags.aligned else elements.copy()).reshape(entry.shape)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:

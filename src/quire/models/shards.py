@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
+from typing import Protocol
 
 from quire.errors import CheckpointError
 from quire.models.safetensors_file import SafetensorsFile, open_safetensors
 from quire.models.strict_json import parse_json, shorten
+from quire.models.weights import SourceTensor
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -29,14 +31,40 @@ _OTHER_FORMATS: Mapping[str, str] = MappingProxyType(
 )
 
 
+class Entry(Protocol):
+    """What is known of a tensor before it is read; `dtype` is safetensors' own word."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def is_usable(self) -> bool: ...
+
+
+class TensorFile(Protocol):
+    """Where tensors are read from: a file, or a view in which the parts of quantized weights are whole weights."""
+
+    @property
+    def entries(self) -> Mapping[str, Entry]: ...
+
+    def read(self, name: str) -> SourceTensor: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shards:
-    """The opened files. `absent`: the index promises them, their file does not hold them. `strays`: the other way round."""
+    """The opened files. `absent`: the index promises them, their file does not hold them. `strays`: the other way round.
+
+    `inert` names biases of quantized layers that add nothing, so that it does not matter whether the model has them.
+    """
 
     files: tuple[SafetensorsFile, ...]
-    placement: Mapping[str, SafetensorsFile]
+    placement: Mapping[str, TensorFile]
     absent: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
+    inert: frozenset[str] = frozenset()
 
 
 def has_weights(directory: Path) -> bool:

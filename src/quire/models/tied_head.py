@@ -21,7 +21,7 @@ from quire.models.families import Family
 from quire.models.shards import Shards
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
-from quire.models.weights import SourceTensor
+from quire.models.weights import SourceDType, SourceTensor
 
 EMBEDDING, HEAD = "embed.weight", "head.weight"
 _COMPARED_BYTES = 1 << 24
@@ -70,5 +70,5 @@ def _is_same(first: str, second: str, shards: Shards) -> bool:
 
 
 def _flat_bits(tensor: SourceTensor) -> npt.NDArray[np.unsignedinteger]:
-    flat = tensor.bits.reshape(-1)
+    flat = (tensor.to_packable() if tensor.dtype is SourceDType.QUANTIZED else tensor.bits).reshape(-1)
     return flat.view(np.dtype(f"u{flat.itemsize}"))

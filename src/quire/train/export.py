@@ -30,10 +30,12 @@ from quire.errors import ConfigError
 from quire.executors.torch_decoder import Decoder
 from quire.models.config_file import Config, parse_config
 from quire.models.families import Family, build_spec, family_for
+from quire.models.quantized import QUANTIZATION_FIELDS
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
 from quire.text.tokenizer import Tokenizer
 
+_NOT_KEPT = ("torch_dtype", *QUANTIZATION_FIELDS)
 WEIGHTS, CONFIG, CARD, GENERATION = "model.safetensors", "config.json", "README.md", "generation_config.json"
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -74,7 +76,7 @@ def export_model(model: Decoder, about: Description, directory: Path, dtype: tor
         )
     tokenizer_directory = about.tokenizer_directory
     token_ids = _token_ids(tokenizer_directory, model.spec.vocab_size)
-    fields = {name: value for name, value in about.config.items() if name != "torch_dtype"}
+    fields = {name: value for name, value in about.config.items() if name not in _NOT_KEPT}
     fields |= {"dtype": DTYPES[dtype], "vocab_size": model.spec.vocab_size, **token_ids}
     family = _family_of(fields, model.spec)
     generation = {"do_sample": False} | {name: value for name, value in token_ids.items() if value is not None}

@@ -63,7 +63,7 @@ def test_null_is_refused_where_it_means_nothing(field: str) -> None:
         ("llama", {"is_encoder_decoder": True}, "is_encoder_decoder"),
         ("llama", {"model_type": "mistral"}, "model_type"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
-        ("llama", {"quantization": {"bits": 4, "group_size": 64}}, "quantization"),
+        ("llama", {"quantization": {"bits": 7, "group_size": 64}}, "quantization.bits"),
         ("llama", {"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ("llama", {"parallel_attn": True}, "parallel_attn"),
         ("llama", {"alibi": True}, "alibi"),

@@ -16,6 +16,7 @@ from quire.models.families.olmo2 import Olmo2
 from quire.models.families.phi3 import Phi3
 from quire.models.families.qwen2 import Qwen2
 from quire.models.families.qwen3 import Qwen3
+from quire.models.quantized import read_quantization
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
 
@@ -93,7 +94,7 @@ def build_spec(config: Config, max_context: int | None = None) -> ModelSpec:
 
     `max_context` shortens the served context; a longer one than the model's raises ConfigError.
     """
-    config.refuse_foreign()
+    read_quantization(config)
     family = family_for(config)
     config.require("model_type", family.name)
     config.assume(DEFAULTS[family.name])

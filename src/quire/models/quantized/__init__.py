@@ -1,0 +1,95 @@
+"""Checkpoints that another library quantized: one small file per format, and a view in which their weights are whole.
+
+`quantization_config` in `config.json` is read by allow-list, like the rest of that file. Which weights are quantized is
+decided by what the files hold: a module may keep a plain weight, whatever the configuration says of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+from quire.errors import UnsupportedConfigError
+from quire.models.config_file import Config
+from quire.models.quantized.auto_round import read_auto_round
+from quire.models.quantized.awq import read_awq
+from quire.models.quantized.compressed_scheme import read_scheme
+from quire.models.quantized.compressed_tensors import CompressedTensors
+from quire.models.quantized.fp8 import read_fp8, read_modelopt
+from quire.models.quantized.gptq import read_gptq
+from quire.models.quantized.mlx import read_mlx
+from quire.models.quantized.mxfp4 import read_mxfp4
+from quire.models.quantized.quark import read_quark
+from quire.models.quantized.stored import PackedWeight, StoredTensors
+from quire.models.strict_json import shorten
+from quire.models.weights import SourceDType
+
+_MLX_FIELD = "quantization"
+QUANTIZATION_FIELDS = ("quantization_config", "compression_config", _MLX_FIELD)
+_MODEL_DTYPES = {"float16": SourceDType.FLOAT16, "float32": SourceDType.FLOAT32}
+
+
+class Quantization(Protocol):
+    """How a checkpoint's weights are quantized."""
+
+    @property
+    def words(self) -> str:
+        """The method, its bits and groups, for people."""
+        ...
+
+    def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
+        """Returns the quantized weights among the stored tensors; raises CheckpointError for parts that do not fit."""
+        ...
+
+
+_METHODS: Mapping[str, Callable[[Config, SourceDType], Quantization]] = {
+    "compressed-tensors": lambda section, _: CompressedTensors(scheme=read_scheme(section)),
+    "awq": lambda section, _: read_awq(section),
+    "gptq": lambda section, _: read_gptq(section),
+    "auto-round": lambda section, _: read_auto_round(section),
+    "intel/auto-round": lambda section, _: read_auto_round(section),
+    "fp8": read_fp8,
+    "fbgemm_fp8": read_fp8,
+    "modelopt": read_modelopt,
+    "mxfp4": lambda section, _: read_mxfp4(section),
+    "quark": lambda section, _: read_quark(section),
+    "mlx": lambda section, _: read_mlx(section),
+    "metal": lambda section, _: read_mlx(section),
+}
+
+
+def read_quantization(config: Config) -> Quantization | None:
+    """Returns how the weights are quantized, or None; raises UnsupportedConfigError for what Quire does not read."""
+    names = [name for name in QUANTIZATION_FIELDS if config.has(name)]
+    if not names:
+        return None
+    section = config.section(names[0])
+    if section is None:
+        return None
+    for name in names[1:]:
+        config.require_same(name, names[0])
+    method = section.text("quant_method")
+    if method is None and _is_mlx(names, section):
+        method = "mlx"
+    if method is None or method not in _METHODS:
+        raise UnsupportedConfigError(
+            f"config.json: {names[0]}.quant_method names no quantization that Quire reads",
+            given="nothing" if method is None else shorten(json.dumps(method)),
+            limit=", ".join(_METHODS),
+            next_step="Use a checkpoint in one of these formats, or the unquantized one and `--quantize`.",
+        )
+    quantization = _METHODS[method](section, _model_dtype(config))
+    section.refuse_unread()
+    return quantization
+
+
+def _is_mlx(names: list[str], section: Config) -> bool:
+    """Whether a section without a method is MLX's, which writes one under either name or under both."""
+    return _MLX_FIELD in names or (section.has("group_size") and section.has("bits"))
+
+
+def _model_dtype(config: Config) -> SourceDType:
+    """Returns the format that the model itself is in: bfloat16 unless config.json names another."""
+    name = config.text("dtype") or config.text("torch_dtype") or ""
+    return _MODEL_DTYPES.get(name, SourceDType.BFLOAT16)

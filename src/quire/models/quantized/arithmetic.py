@@ -1,0 +1,114 @@
+"""What all formats compute with: codes out of packed words, small floating point, and (code - zero) * scale, rounded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.arrays import Float32Array
+from quire.models.weights import SourceDType, SourceTensor, round_to_bfloat16
+from quire.units import cdiv
+
+E2M1 = np.array((0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0), np.float32)
+"""The values of FP4, by code."""
+
+
+def unpack_codes(words: npt.NDArray[Any], bits: int, count: int) -> npt.NDArray[np.uint8]:
+    """Returns codes [R, count] of `bits` bits from rows of little-endian words [R, W]: a stream, the lowest bits first.
+
+    The caller has checked that the words hold `count` codes. `words` may be the transpose of a stored matrix.
+    """
+    stream = np.ascontiguousarray(words).view(np.uint8)
+    if bits == 8:
+        return stream[:, :count]
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        codes = (stream[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
+        return codes.reshape(len(stream), -1)[:, :count]
+    first_bit = np.arange(count) * bits
+    padded = np.pad(stream, ((0, 0), (0, 1))).astype(np.uint16)
+    pairs = padded[:, first_bit // 8] | (padded[:, first_bit // 8 + 1] << np.uint16(8))
+    return ((pairs >> (first_bit % 8).astype(np.uint16)) & np.uint16((1 << bits) - 1)).astype(np.uint8)
+
+
+def decode_fp8(bits: npt.NDArray[np.uint8], dtype: str) -> Float32Array:
+    """Returns the values of F8_E4M3 (without infinities) or F8_E5M2."""
+    return _FP8[dtype][bits]
+
+
+def decode_exponents(bits: npt.NDArray[np.uint8], dtype: str) -> Float32Array:
+    """Returns 2 ** (byte - 127); 255 is NaN in F8_E8M0, and infinity where the bytes are plain U8, as in transformers."""
+    return _EXPONENTS[dtype][bits]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """How a matrix [N, K] shares its scales: one per block of `rows` x `columns`, or as `group_of_column` says."""
+
+    rows: int
+    columns: int
+    group_of_column: npt.NDArray[np.int32] | None = None
+
+    def shape_for(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Returns the number of blocks in each direction, the last of which may be narrower."""
+        return cdiv(shape[0], self.rows), cdiv(shape[1], self.columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """What turns codes into values: scales, and perhaps zero points, of the grid's shape."""
+
+    grid: Grid
+    scales: Float32Array
+    zeros: npt.NDArray[Any] | None = None
+
+    def apply(self, codes: Float32Array, first_row: int) -> Float32Array:
+        """Changes contiguous `codes` [R, K], rows from `first_row` on, in place to (codes - zeros) * scales; returns them.
+
+        Exact in float32 wherever scales have 16 bits and codes 8.
+        """
+        num_columns = codes.shape[1]
+        groups = self.grid.group_of_column
+        if groups is None and num_columns % self.grid.columns:
+            groups = np.arange(num_columns, dtype=np.int32) // self.grid.columns
+        rows = np.arange(first_row, first_row + len(codes)) // self.grid.rows
+        target = codes if groups is not None else codes.reshape(len(codes), -1, self.grid.columns)
+
+        def spread(per_block: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            return per_block[rows][:, :, None] if groups is None else per_block[rows][:, groups]
+
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.zeros is not None:
+                target -= spread(self.zeros)
+            target *= spread(self.scales)
+        return codes
+
+
+def rounded(values: Float32Array, dtype: SourceDType) -> SourceTensor:
+    """Returns float32 values rounded once, to nearest even, into a format; what is too large becomes infinite."""
+    if dtype is SourceDType.FLOAT32:
+        return SourceTensor(dtype=dtype, bits=values)
+    if dtype is SourceDType.BFLOAT16:
+        return SourceTensor(dtype=dtype, bits=round_to_bfloat16(values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return SourceTensor(dtype=dtype, bits=values.astype(np.float16))
+
+
+def _e4m3_values() -> Float32Array:
+    codes = np.arange(256)
+    exponent, mantissa = (codes >> 3) & 15, codes & 7
+    normal = np.ldexp((8 + mantissa) / 8, exponent - 7)
+    values = np.where(exponent == 0, np.ldexp(mantissa / 8, -6), normal).astype(np.float32)
+    values[codes & 127 == 127] = np.nan
+    return np.where(codes >= 128, -values, values)
+
+
+_POWERS = np.ldexp(np.float32(1), np.arange(-127, 128))
+_EXPONENTS = {"U8": np.append(_POWERS, np.float32(np.inf)), "F8_E8M0": np.append(_POWERS, np.float32(np.nan))}
+_FP8 = {
+    "F8_E4M3": _e4m3_values(),
+    "F8_E5M2": (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32),
+}

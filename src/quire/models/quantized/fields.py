@@ -1,0 +1,69 @@
+"""Fields that several quantization methods share, read from `quantization_config` in `config.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.models.config_file import Config
+from quire.models.quantized.patterns import ModulePattern, parse_pattern
+
+MAX_GROUP = 1 << 20
+ONE_GROUP = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Integers of `bits` bits whose scales are shared by `size` inputs of an output; None: by all of them."""
+
+    bits: int
+    size: int | None
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        return f"{self.bits} bits, {self.sharing}"
+
+    @property
+    def sharing(self) -> str:
+        """Which inputs share a scale, for people."""
+        return "a scale per output" if self.size is None else f"groups of {self.size}"
+
+    def columns(self, num_in: int) -> int:
+        """Returns the inputs that share a scale."""
+        return num_in if self.size is None else self.size
+
+
+def read_bits(section: Config, name: str, known: tuple[int, ...], default: int | None = None) -> int:
+    """Returns a number of bits that is one of `known`."""
+    bits = section.size(name, limit=64, default=default)
+    if bits not in known:
+        section.refuse(name, "is a number of bits that Quire does not read", ", ".join(map(str, known)))
+    return bits
+
+
+def read_group_size(section: Config, name: str = "group_size", default: int | None = None) -> int | None:
+    """Returns the inputs per scale, or None for -1: all of an output's."""
+    size = section.size(name, low=ONE_GROUP, limit=MAX_GROUP, default=default)
+    if size == 0:
+        section.refuse(name, "must be a number of inputs", f"1 to {MAX_GROUP}, or -1 for all")
+    return None if size == ONE_GROUP else size
+
+
+def read_pattern(section: Config, name: str, text: str) -> ModulePattern:
+    """Returns a regular expression that a field holds, or that is its name."""
+    try:
+        return parse_pattern(text)
+    except ValueError as error:
+        section.refuse(name, f"holds a pattern that {error}")
+
+
+def read_names(section: Config, *names: str) -> None:
+    """Checks lists of module names that stay unquantized: what the files hold for a module decides how it is read."""
+    for name in names:
+        section.texts(name)
+
+
+def warn_of_activations(section: Config, name: str) -> None:
+    """Accepts a field about quantized activations, which would change results, and says that it is ignored."""
+    section.warn(name, "is ignored: Quire reads the quantized weights and computes with unquantized activations")
+    section.ignore(name)
