@@ -15,6 +15,7 @@ from quire.units import format_bytes
 if TYPE_CHECKING:
     from quire.models.gguf.facts import GgufFacts
     from quire.models.hub import LocalModel
+    from quire.models.quantized.facts import Storage
     from quire.models.spec import DenseFfn, ModelSpec
 
 _SPEC_FIELDS = (
@@ -34,7 +35,8 @@ _SPEC_FIELDS = (
 class Description:
     """The sizes of one model; `kv_bytes_per_token` is by KV format, `file_bytes` is None without weight files.
 
-    `gguf` is None for a model directory, and `directory` then that, else the file.
+    `gguf` is None for a model directory, and `directory` then that, else the file. `storage` says how another library quantized
+    the weights of a directory, None where they are stored as they are.
     """
 
     directory: Path
@@ -43,6 +45,7 @@ class Description:
     file_bytes: int | None
     kv_bytes_per_token: dict[str, int]
     gguf: GgufFacts | None = None
+    storage: Storage | None = None
 
 
 @click.command()
@@ -81,6 +84,7 @@ def describe(directory: Path) -> Description:
     from quire.models.checkpoint import read_spec
     from quire.models.gguf.facts import read_facts
     from quire.models.gguf.splits import is_gguf
+    from quire.models.quantized.facts import describe_storage
 
     spec = read_spec(directory)
     gguf = read_facts(directory) if is_gguf(directory) else None
@@ -92,6 +96,7 @@ def describe(directory: Path) -> Description:
         file_bytes=sum(sizes) if sizes else None,
         kv_bytes_per_token={kind.value: kv_layout(spec, KERNEL_TILE_TOKENS, kind).bytes_per_token for kind in KVFormat},
         gguf=gguf,
+        storage=describe_storage(directory) if gguf is None else None,
     )
 
 
@@ -181,6 +186,9 @@ def _spec_rows(found: Description) -> dict[str, str]:
     }
     if found.gguf is not None:
         rows |= _gguf_rows(found.gguf)
+    if found.storage is not None:
+        bits = found.storage.bits_per_weight
+        rows["stored as"] = found.storage.words + ("" if bits is None else f"; {bits:.2f} bits per quantized weight")
     if windows:
         rows["sliding window"] = f"{', '.join(map(str, windows))} tokens in {num_windowed} of {spec.num_layers} layers"
     return rows
@@ -208,4 +216,6 @@ def _description_json(found: Description) -> dict[str, Any]:
         "file_bytes": found.file_bytes,
         "kv_bytes_per_token": found.kv_bytes_per_token,
         "gguf": None if found.gguf is None else asdict(found.gguf),
+        "quantization": None if found.storage is None else found.storage.words,
+        "bits_per_quantized_weight": None if found.storage is None else found.storage.bits_per_weight,
     }

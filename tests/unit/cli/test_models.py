@@ -13,6 +13,8 @@ from quire.models import hub
 from quire.models.families import FAMILIES
 from quire.models.hub import LocalModel
 from support.configs import CONFIGS, spec_of
+from support.quantized_checkpoint import write_pair
+from support.quantized_methods import METHODS
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +90,19 @@ def test_a_model_is_named_as_other_commands_take_it(
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["family"] == "llama"
     assert (asked["repo_id"], asked["revision"], asked["allow_patterns"]) == ("org/name", "v1", ["config.json"])
+
+
+def test_quantized_weights_are_described_in_words_and_bits(tmp_path: Path) -> None:
+    method = next(method for method in METHODS if method.name == "awq")
+    directory, _ = write_pair(tmp_path, method)
+    shown = CliRunner().invoke(cli, ["models", str(directory)]).stdout
+    assert "AWQ, 4 bits, groups of 32, zero points; 4.62 bits per quantized weight" in shown
+    found = json.loads(CliRunner().invoke(cli, ["models", str(directory), "--json"]).stdout)
+    assert found["quantization"] == "AWQ, 4 bits, groups of 32, zero points"
+    assert found["bits_per_quantized_weight"] == 4.625
+
+
+def test_quantized_config_alone_is_described_in_words(tmp_path: Path) -> None:
+    fields = {**CONFIGS["llama"], "quantization": {"group_size": 64, "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert "MLX, 4 bits, groups of 64" in CliRunner().invoke(cli, ["models", str(tmp_path)]).stdout
