@@ -58,7 +58,6 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
             given=f"{type(error).__name__}: {error}"[:200],
             next_step="Use a file that a current converter of llama.cpp wrote.",
         ) from error
-    named = {name: AddedToken(vocabulary.tokens[token_id]) for name, token_id in vocabulary.named.items()}
     files = TokenizerFiles(
         declared=DeclaredTokens(
             named={name: _special(vocabulary.tokens[token_id]) for name, token_id in vocabulary.named.items()}
