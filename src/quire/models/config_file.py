@@ -51,11 +51,6 @@ class Config:
         return name in self._fields
 
     @property
-    def path(self) -> str:
-        """What stands before a field's name in errors: nothing, or the names of the sections around it."""
-        return self._path
-
-    @property
     def names(self) -> tuple[str, ...]:
         """The names of the fields that the file holds."""
         return tuple(self._fields)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quire.models.config_file import Config
-from quire.models.quantized.fields import Groups, read_bits, read_group_size, read_pattern, warn_of_activations
+from quire.models.quantized.fields import Groups, read_bits, read_group_size, read_pattern, warn_of_activations, warn_of_cache
 from quire.models.quantized.fp8 import read_block
 from quire.models.quantized.patterns import ModulePattern
 
@@ -21,20 +21,24 @@ _FORMATS: Mapping[str, tuple[int, ...]] = {
 
 _SEVERAL = "mixed-precision"
 _HARMLESS = "quant_method quantization_status global_compression_ratio version config_version moe_sparsity_config"
-_WEIGHT_HARMLESS = "observer observer_kwargs scale_dtype zp_dtype actorder"
+_WEIGHT_HARMLESS = "observer observer_kwargs scale_dtype zp_dtype"
+_IS_SORTED: Mapping[str, bool] = {"group": True, "dynamic": True, "weight": False, "static": False}
 _REGEX = "re:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightScheme:
-    """One kind of weight: a scale per `group_size` inputs, per `block` of rows and columns, or per output or tensor."""
+    """One kind of weight: a scale per `group_size` inputs, per `block` of rows and columns, or per output or tensor.
+
+    With `is_sorted` the inputs of a group do not lie side by side.
+    """
 
     bits: int
     is_float: bool
     is_symmetric: bool
     group_size: int | None
     block: tuple[int, int] | None
-    storage: str
+    is_sorted: bool
 
     @property
     def words(self) -> str:
@@ -97,8 +101,7 @@ def read_scheme(section: Config) -> Scheme:
         sparsity.ignore("global_sparsity sparsity_structure registry_requires_subclass targets ignore")
     if transform is not None:
         transform.require("config_groups", {})
-    if section.has("kv_cache_scheme"):
-        section.warn("kv_cache_scheme", "is ignored: kv_format chooses how keys and values are kept")
+    warn_of_cache(section, "kv_cache_scheme")
     groups = section.section("config_groups")
     if groups is None or not groups.names:
         section.refuse("config_groups", "must say which layers are quantized and how")
@@ -149,7 +152,21 @@ def _read_weights(weights: Config, storage: str) -> WeightScheme:
     if storage == "mxfp4-pack-quantized" and size != 32:
         weights.refuse("group_size", "is not that of MXFP4", 32)
     is_symmetric = weights.flag("symmetric", default=True)
-    return WeightScheme(bits=bits, is_float=is_float, is_symmetric=is_symmetric, group_size=size, block=block, storage=storage)
+    return WeightScheme(
+        bits=bits,
+        is_float=is_float,
+        is_symmetric=is_symmetric,
+        group_size=size,
+        block=block,
+        is_sorted=_read_sorted(weights) and size is not None,
+    )
+
+
+def _read_sorted(weights: Config) -> bool:
+    """Returns whether inputs were sorted into groups; sorting them only while rounding leaves no trace in the file."""
+    if weights.is_bool("actorder"):
+        return weights.flag("actorder")
+    return weights.choice("actorder", _IS_SORTED) if weights.has("actorder") else False
 
 
 def _read_block(weights: Config, strategy: str | None) -> tuple[int, int] | None:

@@ -22,7 +22,7 @@ from quire.models.quantized.arithmetic import Grid, Scaling, decode_fp8, unpack_
 from quire.models.quantized.compressed_scheme import Scheme, WeightScheme
 from quire.models.quantized.fp8 import FP8, grid_of
 from quire.models.quantized.mxfp4 import packed_matrix
-from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse, size_of
+from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
 from quire.models.safetensors_file import TensorEntry
 from quire.models.weights import SourceDType
 from quire.units import cdiv
@@ -58,15 +58,17 @@ class CompressedTensors:
 def _packed_weight(stored: StoredTensors, module: str, scheme: WeightScheme) -> PackedWeight:
     codes = stored.matrix(f"{module}.weight_packed", ("I32",))
     num_out, num_in = _logical_shape(stored, module, codes, scheme.bits)
-    grid = _grid(scheme, stored.part(f"{module}.weight_scale", FLOATS), num_out, num_in)
-    scales = stored.entry(f"{module}.weight_scale")
+    scales = stored.part(f"{module}.weight_scale", FLOATS)
+    grid = _grid(scheme, scales, (num_out, num_in))
     groups = grid.shape_for((num_out, num_in))
     parts = [codes, stored.entry(f"{module}.weight_shape"), scales]
     zeros = None
     if not scheme.is_symmetric:
         zeros = stored.part(f"{module}.weight_zero_point", ("I32",), (cdiv(groups[0] * scheme.bits, 32), groups[1]))
         parts.append(zeros)
-    order = _order(stored, module, num_in, groups[1])
+    order = order_part(stored, f"{module}.weight_g_idx", num_in, groups[1])
+    if order is None and scheme.is_sorted:
+        refuse(f"{module}.weight_g_idx", "is missing, though quantization_config says that the inputs were sorted (actorder)")
     parts += [] if order is None else [order]
 
     def open_rows() -> RowReader:
@@ -89,10 +91,10 @@ def _packed_weight(stored: StoredTensors, module: str, scheme: WeightScheme) -> 
 
 def _byte_weight(stored: StoredTensors, module: str, scheme: WeightScheme) -> PackedWeight:
     codes = stored.matrix(f"{module}.weight", FP8 if scheme.is_float else ("I8",))
-    num_out, num_in = codes.shape
+    shape = (codes.shape[0], codes.shape[1])
     scales = stored.part(f"{module}.weight_scale", FLOATS)
-    grid = _grid(scheme, scales, num_out, num_in, codes)
-    groups = grid.shape_for((num_out, num_in))
+    grid = _grid(scheme, scales, shape)
+    groups = grid.shape_for(shape)
     parts = [codes, scales]
     zeros = None
     if not scheme.is_symmetric:
@@ -110,7 +112,7 @@ def _byte_weight(stored: StoredTensors, module: str, scheme: WeightScheme) -> Pa
 
         return read
 
-    return _weight(module, (num_out, num_in), tuple(parts), open_rows)
+    return _weight(module, shape, tuple(parts), open_rows)
 
 
 def _weight(module: str, shape: tuple[int, int], parts: tuple[TensorEntry, ...], rows: Callable[[], RowReader]) -> PackedWeight:
@@ -136,27 +138,15 @@ def _logical_shape(stored: StoredTensors, module: str, codes: TensorEntry, bits:
     return num_out, num_in
 
 
-def _grid(scheme: WeightScheme, scales: TensorEntry, num_out: int, num_in: int, codes: TensorEntry | None = None) -> Grid:
+def _grid(scheme: WeightScheme, scales: TensorEntry, shape: tuple[int, int]) -> Grid:
     """Returns how the matrix shares its scales; refuses scales of another shape than the scheme's."""
-    if scheme.group_size is not None:
-        grid = Grid(rows=1, columns=scheme.group_size)
-        shape = num_out, size_of(num_in, scheme.group_size, scales if codes is None else codes)
-        if scales.shape != shape:
-            refuse(scales.name, "does not hold the scales of its weight", list(scales.shape), list(shape))
-        return grid
-    return grid_of((num_out, num_in), scales, scheme.block)
-
-
-def _order(stored: StoredTensors, module: str, num_in: int, num_groups: int) -> TensorEntry | None:
-    """Returns the part that holds the group of each input, if there is one and it says anything."""
-    name = f"{module}.weight_g_idx"
-    if name not in stored:
-        return None
-    entry = stored.part(name, ("I32", "I64"), (num_in,))
-    groups = stored.array(entry)
-    if groups.min() < 0 or groups.max() >= num_groups:
-        refuse(name, "names a group that has no scale", f"{groups.min()} to {groups.max()}", f"0 to {num_groups - 1}")
-    return entry
+    if scheme.group_size is None:
+        return grid_of(shape, scales, scheme.block)
+    grid = Grid(rows=1, columns=scheme.group_size)
+    expected = shape[0], size_of(shape[1], scheme.group_size, scales)
+    if scales.shape != expected:
+        refuse(scales.name, "does not hold the scales of its weight", list(scales.shape), list(expected))
+    return grid
 
 
 def _scale_matrix(stored: StoredTensors, scales: TensorEntry, groups: tuple[int, int]) -> Float32Array:

@@ -66,4 +66,9 @@ def read_names(section: Config, *names: str) -> None:
 def warn_of_activations(section: Config, name: str) -> None:
     """Accepts a field about quantized activations, which would change results, and says that it is ignored."""
     section.warn(name, "is ignored: Quire reads the quantized weights and computes with unquantized activations")
-    section.ignore(name)
+
+
+def warn_of_cache(section: Config, name: str) -> None:
+    """Accepts a field about a quantized cache, if it is there, and says that it is ignored."""
+    if section.has(name):
+        section.warn(name, "is ignored: kv_format chooses how keys and values are kept")

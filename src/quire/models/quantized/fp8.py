@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling, decode_exponents, decode_fp8
-from quire.models.quantized.fields import read_names, warn_of_activations
+from quire.models.quantized.fields import read_names, warn_of_activations, warn_of_cache
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse
 from quire.models.safetensors_file import TensorEntry
 from quire.models.weights import SourceDType
@@ -25,7 +25,7 @@ FP8 = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("weight_scale_inv", "weight_scale")
 _SCALE_DTYPES = (*FLOATS, "F8_E8M0", "U8")
 _HARMLESS = """quant_method fmt scale_fmt expert_dtype modules_to_convert dequantize activation_scale_ub quant_algo producer
-exclude_modules kv_cache_quant_algo quantization"""
+exclude_modules quantization"""
 MAX_BLOCK = 1 << 16
 
 
@@ -110,6 +110,7 @@ def read_fp8(section: Config, dtype: SourceDType) -> Fp8:
     """Returns the method as `quantization_config` describes it; `dtype` is that of the model."""
     section.ignore(_HARMLESS)
     read_names(section, "modules_to_not_convert", "ignored_layers", "ignore")
+    warn_of_cache(section, "kv_cache_scheme")
     section.require("activation_scheme", "static", "dynamic")
     if section.has("activation_scheme"):
         warn_of_activations(section, "activation_scheme")
@@ -129,7 +130,6 @@ def read_block(section: Config, name: str) -> tuple[int, int] | None:
 def read_modelopt(section: Config, dtype: SourceDType) -> Fp8:
     """Returns ModelOpt's FP8; its other algorithms are refused by name."""
     section.choice("quant_algo", {"FP8": True})
-    if section.has("kv_cache_quant_algo"):
-        section.warn("kv_cache_quant_algo", "is ignored: kv_format chooses how keys and values are kept")
-    section.ignore("config_groups kv_cache_scheme quant_library")
+    warn_of_cache(section, "kv_cache_quant_algo")
+    section.ignore("config_groups quant_library")
     return read_fp8(section, dtype)

@@ -22,8 +22,7 @@ from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling, unpack_codes
 from quire.models.quantized.fields import ONE_GROUP, Groups, read_bits, read_group_size, read_names, read_pattern
-from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse, size_of
-from quire.models.safetensors_file import TensorEntry
+from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
 from quire.models.weights import SourceDType
 
 BITS = (2, 3, 4, 8)
@@ -74,7 +73,9 @@ class Gptq:
         zeros_shape = (num_groups, size_of(num_out * groups.bits, 32, codes))
         zeros = stored.part(f"{module}.qzeros", ("I32",), zeros_shape)
         scales = stored.part(f"{module}.scales", FLOATS, (num_groups, num_out))
-        order = self._order(stored, f"{module}.g_idx", num_in, num_groups)
+        order = order_part(stored, f"{module}.g_idx", num_in, num_groups)
+        if order is None and self.is_sorted and num_groups > 1:
+            refuse(f"{module}.g_idx", "is missing, though quantization_config.desc_act says that the inputs were sorted")
         parts = (codes, zeros, scales) if order is None else (codes, zeros, scales, order)
 
         def open_rows() -> RowReader:
@@ -99,17 +100,6 @@ class Gptq:
             parts=parts,
             open=open_rows,
         )
-
-    def _order(self, stored: StoredTensors, name: str, num_in: int, num_groups: int) -> TensorEntry | None:
-        if name not in stored:
-            if self.is_sorted and num_groups > 1:
-                refuse(name, "is missing, though quantization_config.desc_act says that the inputs were sorted")
-            return None
-        order = stored.part(name, ("I32",), (num_in,))
-        groups = stored.array(order)
-        if groups.min() < 0 or groups.max() >= num_groups:
-            refuse(name, "names a group that has no scale", f"{groups.min()} to {groups.max()}", f"0 to {num_groups - 1}")
-        return order
 
     def _zero_points(self, words: npt.NDArray[Any], bits: int, num_out: int) -> npt.NDArray[np.uint8]:
         """Returns zero points [G, N]. One is added to the packed words, so the largest code carries into its neighbor."""

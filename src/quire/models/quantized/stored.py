@@ -193,6 +193,17 @@ def size_of(count: int, unit: int, entry: TensorEntry) -> int:
     return count // unit
 
 
+def order_part(stored: StoredTensors, name: str, num_in: int, num_groups: int) -> TensorEntry | None:
+    """Returns the part that holds the group of each input, None if there is none; refuses groups that do not exist."""
+    if name not in stored:
+        return None
+    entry = stored.part(name, ("I32",), (num_in,))
+    groups = stored.array(entry)
+    if groups.min() < 0 or groups.max() >= num_groups:
+        refuse(name, "names a group that has no scale", f"{groups.min()} to {groups.max()}", f"0 to {num_groups - 1}")
+    return entry
+
+
 def refuse(name: str, problem: str, given: object = None, limit: object = None) -> NoReturn:
     """Raises CheckpointError about one stored tensor."""
     raise CheckpointError(

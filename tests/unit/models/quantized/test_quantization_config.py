@@ -108,6 +108,7 @@ def _group(**changes: Any) -> dict[str, Any]:
         ("w4a16", _group(strategy="block", group_size=None), "block_structure"),
         ("w4a16", _group(strategy="block", group_size=None, block_structure=[0, 4]), "block_structure"),
         ("w4a16", _group(dynamic=True), "dynamic"),
+        ("w4a16", _group(actorder="backwards"), "actorder"),
         ("w4a16", {"ignore": ["re:["]}, "pattern"),
         ("mxfp4-pack-quantized", _group(type="float", group_size=16), "group_size"),
         ("fp8-blocks", {"weight_block_size": [128]}, "weight_block_size"),

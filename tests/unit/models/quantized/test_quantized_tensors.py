@@ -247,7 +247,8 @@ def test_group_that_has_no_scale_is_refused(tmp_path: Path) -> None:
 
 
 def test_sorted_inputs_need_their_order(tmp_path: Path) -> None:
-    assert f"{UP}.g_idx is missing" in refusal(changed(tmp_path, "gptq-sorted", {}, without=(f"{UP}.g_idx",)))
+    for name, leaf in (("gptq-sorted", "g_idx"), ("w4a16-sorted", "weight_g_idx")):
+        assert f"{UP}.{leaf} is missing" in refusal(changed(tmp_path, name, {}, without=(f"{UP}.{leaf}",)))
 
 
 @pytest.mark.parametrize("shape", [[64, 96], [96, 65], [96, 56], [96, -64], [-96, 64], [96, 2**62], [0, 0]])
