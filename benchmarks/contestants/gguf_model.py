@@ -14,14 +14,12 @@ from typing import Any
 
 import gguf
 import numpy as np
-import numpy.typing as npt
 
+from quire.arrays import Float32Array
 from quire.models.checkpoint import Checkpoint, load_checkpoint
 from quire.models.spec import ModelSpec
 
 from .protocol import ContestantError
-
-Float32Array = npt.NDArray[np.float32]
 
 _GRAPHS = MappingProxyType({"llama": "llama", "qwen3": "qwen3", "gpt2": "gpt2"})
 _TOP_NAMES = MappingProxyType({"embed": "token_embd", "position": "position_embd", "final_norm": "output_norm", "head": "output"})

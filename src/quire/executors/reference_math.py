@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quire.arrays import Int32Array
 from quire.models.spec import Activation, ModelSpec, RopeSpec
 
 Array = npt.NDArray[Any]  # float32 or float64
-IntArray = npt.NDArray[np.int32]
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])  # NumPy has no erf; one Python call per element is fine for a definition
 
@@ -105,7 +105,7 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> Array:
     return centered / np.sqrt(variance + eps) * weight + bias
 
 
-def rotate(x: Array, positions: IntArray, rope: RopeSpec) -> Array:
+def rotate(x: Array, positions: Int32Array, rope: RopeSpec) -> Array:
     """Returns x [T, H, D] with pair (i, i + R/2) of every head turned by position * inv_freq[i] (Su et al. 2021).
 
     Only the first R = rope.rotary_dim elements turn. The angle is a float32 product whatever the type of x, because that is

@@ -11,10 +11,8 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-Int32Array = npt.NDArray[np.int32]
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-BitsArray = npt.NDArray[np.uint16]
+from quire.arrays import BitsArray, Float32Array, Float64Array, Int32Array
+
 MaskArray = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from quire.arrays import Float32Array
 from quire.config import Quantize
 from quire.executors.native import available_isas
 from quire.executors.packing import PackLayout
@@ -21,7 +22,6 @@ from quire.models.weights import round_to_bfloat16
 
 core: Any = pytest.importorskip("quire.native._core", reason="the native core is not compiled here")
 
-Float32Array = npt.NDArray[np.float32]
 SHAPES = [(1, 1, 1), (1, 64, 2), (2, 65, 7), (5, 130, 33), (6, 63, 128), (7, 200, 257), (13, 64, 96), (17, 64, 64), (50, 130, 96)]
 
 
