@@ -40,7 +40,7 @@ def open_unpacked(directory: Path, config: Config) -> UnpackedShards:
 
 def unpack_shards(shards: Shards, quantization: Quantization) -> UnpackedShards:
     """Returns the shards with every quantized weight whole; raises CheckpointError for parts that do not make one."""
-    files = {name: file for file in shards.files for name in file.entries if name in shards.placement}
+    files = {name: file for file in shards.files for name in file.entries if shards.placement.get(name) is file}
     stored = StoredTensors(files)
     weights: dict[str, PackedWeight] = {}
     used: set[str] = set()

@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from quire.errors import CheckpointError
 from quire.models.checkpoint import load_checkpoint, read_spec
+from quire.models.config_file import read_config
 from quire.models.quantized import arithmetic, gptq
 from quire.models.quantized.facts import describe_storage
+from quire.models.quantized.view import open_unpacked
 from quire.models.weights import SourceDType
 from support.configs import CONFIGS
 from support.quantized import Arrays, Method, pack_gptq, pack_mlx
 from support.quantized_checkpoint import packed_tensors, write_model, write_pair
 from support.quantized_methods import METHODS
-from support.safetensors_writer import Typed, write_sharded
+from support.safetensors_writer import Typed, safetensors_bytes, write_sharded
 
 BY_NAME = {method.name: method for method in METHODS}
 UP = "model.layers.1.mlp.up_proj"
@@ -80,6 +83,21 @@ def test_parts_may_lie_in_different_files(tmp_path: Path) -> None:
     expected = load_checkpoint(whole).weights
     for name, tensor in load_checkpoint(split).weights.items():
         np.testing.assert_array_equal(tensor.to_float32(), expected[name].to_float32())
+
+
+def test_index_decides_between_two_files_with_the_same_part(tmp_path: Path) -> None:
+    packed, twin = packed_tensors(method("gptq-4"))
+    write_model(tmp_path, packed, quantization_config=method("gptq-4").config)
+    (tmp_path / "model.safetensors").unlink()
+    write_sharded(tmp_path, packed, 2)
+    index = tmp_path / "model.safetensors.index.json"
+    holder = json.loads(index.read_text())["weight_map"][f"{UP}.scales"]
+    (other,) = (path for path in tmp_path.glob("*.safetensors") if path.name != holder)
+    held = {name: np.array(values) for name, values in load_file(other).items()} | {f"{UP}.scales": packed[f"{UP}.scales"] * 2}
+    other.write_bytes(safetensors_bytes(held))
+    assert f"surplus: {UP}.scales" in refusal(tmp_path)
+    found = open_unpacked(tmp_path, read_config(tmp_path)).shards.placement[f"{UP}.weight"].read(f"{UP}.weight")
+    np.testing.assert_array_equal(found.to_float32(), twin[f"{UP}.weight"].astype(np.float32))
 
 
 def test_fused_matrices_are_cut_after_they_are_widened(tmp_path: Path) -> None:
