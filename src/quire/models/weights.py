@@ -99,7 +99,14 @@ class Weights(Mapping[str, SourceTensor]):
 
 def round_to_bfloat16(values: Float32Array) -> BitsArray:
     """Returns the nearest bfloat16 bits, ties to even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
-    quiet_nan = (bits >> 16) | 0x40
-    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+    contiguous = np.ascontiguousarray(values, dtype=np.float32)
+    bits = contiguous.view(np.uint32)
+    halves = (bits >> 16) & 1
+    halves += 0x7FFF
+    halves += bits
+    halves >>= 16
+    rounded = halves.astype(np.uint16)
+    is_nan = np.isnan(contiguous)
+    if is_nan.any():
+        rounded[is_nan] = (bits[is_nan] >> 16) | 0x40
+    return rounded

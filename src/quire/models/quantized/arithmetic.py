@@ -25,9 +25,11 @@ def unpack_codes(words: npt.NDArray[Any], bits: int, count: int) -> npt.NDArray[
     if bits == 8:
         return stream[:, :count]
     if 8 % bits == 0:
-        shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        codes = (stream[:, :, None] >> shifts) & np.uint8((1 << bits) - 1)
-        return codes.reshape(len(stream), -1)[:, :count]
+        per_byte, mask = 8 // bits, np.uint8((1 << bits) - 1)
+        codes = np.empty((len(stream), stream.shape[1] * per_byte), np.uint8)
+        for place in range(per_byte):
+            codes[:, place::per_byte] = (stream >> np.uint8(place * bits)) & mask
+        return codes[:, :count]
     first_bit = np.arange(count) * bits
     padded = np.pad(stream, ((0, 0), (0, 1))).astype(np.uint16)
     pairs = padded[:, first_bit // 8] | (padded[:, first_bit // 8 + 1] << np.uint16(8))
