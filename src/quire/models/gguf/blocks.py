@@ -29,23 +29,23 @@ def decode_bfloat16(records: Records) -> Float32Array:
 
 
 def decode_q4_0(records: Records) -> Float32Array:
-    return _scale(records) * (_nibbles(records["q"], 16).astype(np.float32) - np.float32(8))
+    return _times(_nibbles(records["q"], 16), _scale(records), offset=8)
 
 
 def decode_q4_1(records: Records) -> Float32Array:
-    return _scale(records) * _nibbles(records["q"], 16).astype(np.float32) + _minimum(records)
+    return _times(_nibbles(records["q"], 16), _scale(records)) + _minimum(records)
 
 
 def decode_q5_0(records: Records) -> Float32Array:
-    return _scale(records) * (_five_bits(records).astype(np.float32) - np.float32(16))
+    return _times(_five_bits(records), _scale(records), offset=16)
 
 
 def decode_q5_1(records: Records) -> Float32Array:
-    return _scale(records) * _five_bits(records).astype(np.float32) + _minimum(records)
+    return _times(_five_bits(records), _scale(records)) + _minimum(records)
 
 
 def decode_q8_0(records: Records) -> Float32Array:
-    return _scale(records) * records["q"].astype(np.float32)
+    return _times(records["q"], _scale(records))
 
 
 def decode_iq4_nl(records: Records) -> Float32Array:
@@ -63,8 +63,7 @@ def decode_q2_k(records: Records) -> Float32Array:
     scales = records["scales"]
     steps = _scale(records) * (scales & 15).astype(np.float32)
     minimums = _minimum(records) * (scales >> 4).astype(np.float32)
-    codes = _shifted(records["q"], 32, _PAIRS, 3).astype(np.float32)
-    return _per_group(steps, codes) - np.repeat(minimums, 16, axis=1)
+    return _per_group(_shifted(records["q"], 32, _PAIRS, 3), steps, minimums=minimums)
 
 
 def decode_q3_k(records: Records) -> Float32Array:
@@ -74,7 +73,7 @@ def decode_q3_k(records: Records) -> Float32Array:
     high = _shifted(packed[:, 8:], 4, _PAIRS, 3)
     scales = (low | (high << 4)).astype(np.float32) - np.float32(32)
     codes = _shifted(records["q"], 32, _PAIRS, 3) | (_shifted(records["high"], 32, _EIGHTHS, 1) << 2)
-    return _per_group(_scale(records) * scales, codes.astype(np.float32) - np.float32(4))
+    return _per_group(codes, _scale(records) * scales, offset=4)
 
 
 def decode_q4_k(records: Records) -> Float32Array:
@@ -87,14 +86,14 @@ def decode_q5_k(records: Records) -> Float32Array:
 
 def decode_q6_k(records: Records) -> Float32Array:
     codes = _nibbles(records["q"], 64) | (_shifted(records["high"], 32, _PAIRS, 3) << 4)
-    return _per_group(_scale(records) * records["scales"].astype(np.float32), codes.astype(np.float32) - np.float32(32))
+    return _per_group(codes, _scale(records) * records["scales"].astype(np.float32), offset=32)
 
 
 def decode_iq4_xs(records: Records) -> Float32Array:
     low = _nibble_pairs(records["scales"])
     high = (records["high"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16)).astype(np.uint8) & 3
     scales = (low | (high << 4)).astype(np.float32) - np.float32(32)
-    return _per_group(_scale(records) * scales, _NONLINEAR[_nibbles(records["q"], 16)])
+    return _per_group(_NONLINEAR[_nibbles(records["q"], 16)], _scale(records) * scales)
 
 
 def _scale(records: Records) -> Float32Array:
@@ -130,10 +129,23 @@ def _five_bits(records: Records) -> Codes:
     return _nibbles(records["q"], 16) | (high << np.uint8(4))
 
 
-def _per_group(scales: Float32Array, codes: Float32Array) -> Float32Array:
-    """Returns codes times the scale of their group; the groups of a block are equally long."""
-    grouped = codes.reshape(*scales.shape, -1)
-    return (scales[:, :, None] * grouped).reshape(len(codes), -1)
+def _times(codes: npt.NDArray[Any], scales: Float32Array, *, offset: int = 0) -> Float32Array:
+    """Returns (codes - offset) * scales, without intermediate arrays."""
+    values: Float32Array = codes.astype(np.float32)
+    if offset:
+        values -= np.float32(offset)
+    values *= scales
+    return values
+
+
+def _per_group(
+    codes: npt.NDArray[Any], scales: Float32Array, *, offset: int = 0, minimums: Float32Array | None = None
+) -> Float32Array:
+    """Returns codes times the scale of their group, less its minimum; the groups of a block are equally long."""
+    values = _times(codes.reshape(*scales.shape, -1), scales[:, :, None], offset=offset)
+    if minimums is not None:
+        values -= minimums[:, :, None]
+    return values.reshape(len(codes), -1)
 
 
 def _k_groups(records: Records, codes: Codes) -> Float32Array:
@@ -143,4 +155,4 @@ def _k_groups(records: Records, codes: Codes) -> Float32Array:
     minimums = np.concatenate([second & 63, (rest >> 4) | ((second >> 2) & 48)], axis=1)
     offsets = _minimum(records) * minimums.astype(np.float32)
     steps = _scale(records) * scales.astype(np.float32)
-    return _per_group(steps, codes.astype(np.float32)) - np.repeat(offsets, 32, axis=1)
+    return _per_group(codes, steps, minimums=offsets)

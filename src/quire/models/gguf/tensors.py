@@ -12,7 +12,7 @@ from quire.arrays import BitsArray, Float32Array
 from quire.models.gguf.kinds import Kind
 from quire.models.weights import SourceDType, SourceTensor, round_to_bfloat16
 
-_BYTES_AT_ONCE = 1 << 18  # decoded in the processor's cache: several intermediate arrays of this many codes fit there
+_BYTES_AT_ONCE = 1 << 15  # decoded in the processor's cache: several intermediate arrays of this many codes fit there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
