@@ -17,15 +17,14 @@ def merges_of(pieces: Sequence[str], ranks: Sequence[float], mergeable: Sequence
     """Returns the merges, best first: a piece with a lower rank is preferred. Pieces that are not mergeable are left out."""
     ids = {piece: index for index, piece in enumerate(pieces) if mergeable[index]}
     merges: list[tuple[str, str]] = []
-    for piece in sorted(ids, key=lambda piece: ranks[ids[piece]]):
-        merges += _cuts(piece, ids)
+    for index in sorted(ids.values(), key=ranks.__getitem__):
+        merges += _cuts(pieces[index], ids)
     return merges
 
 
 def _cuts(piece: str, ids: Mapping[str, int]) -> list[tuple[str, str]]:
     """Returns the ways to cut a piece into two others, those with the earlier left part first."""
-    cuts = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece)) if piece[:cut] in ids]
-    found = [cut for cut in cuts if cut[1] in ids]
+    found = [(left, right) for cut in range(1, len(piece)) if (left := piece[:cut]) in ids and (right := piece[cut:]) in ids]
     return found if len(found) < 2 else sorted(found, key=lambda cut: (ids[cut[0]], ids[cut[1]]))
 
 
