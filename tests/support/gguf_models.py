@@ -96,6 +96,8 @@ def _decoder_fields(arch: str, config: Mapping[str, Any]) -> dict[str, Any]:
         "rope.dimension_count": int(head_dim * config.get("partial_rotary_factor", 1.0)),
         "vocab_size": config["vocab_size"],
     }
+    if arch == "llama":
+        own["tensor_data_layout"] = "Meta AI original pth"
     if config.get("sliding_window"):
         own["attention.sliding_window"] = config["sliding_window"]
     if "original_max_position_embeddings" in config:

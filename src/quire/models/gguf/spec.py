@@ -60,6 +60,7 @@ def spec_of(gguf: Gguf, max_context: int | None = None) -> ModelSpec:
 def _add_llama(fields: Fields, gguf: Gguf, config: dict[str, Any]) -> None:
     """Llama and what converters store as llama: Mistral, SmolLM, Yi, Falcon 3."""
     _add_decoder(fields, gguf, config)
+    fields.require(fields.own("tensor_data_layout"), "Meta AI original pth")  # what all of these files have, said or not
     window = fields.optional_size(fields.own("attention.sliding_window"), MAX_CONTEXT)
     if window is not None:
         config |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": window}
