@@ -43,6 +43,30 @@ def test_spec_and_tensors_are_those_of_the_original(tmp_path: Path, family: str)
     assert found.weights.dtype is SourceDType.FLOAT32
 
 
+def test_biases_of_llama_follow_their_rows(tmp_path: Path) -> None:
+    tensors = stored_tensors("llama")
+    for layer in range(4):
+        for part, size in {"q": 56, "k": 8, "v": 8, "o": 56}.items():
+            tensors[f"layers.{layer}.self_attn.{part}_proj.bias"] = np.arange(size, dtype=np.float32) + layer
+    path = write_both(tmp_path, "llama", CONFIGS["llama"] | {"attention_bias": True}, tensors)
+    _require_same(load_checkpoint(path), load_checkpoint(tmp_path / "hub"))
+
+
+def test_partly_rotated_heads_of_phi3(tmp_path: Path) -> None:
+    scaling = {"type": "longrope", "short_factor": [1.0] * 9, "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0]}
+    config = CONFIGS["phi3"] | {"partial_rotary_factor": 0.75, "rope_scaling": scaling}
+    path = write_both(tmp_path, "phi3", config, stored_tensors("phi3"))
+    _require_same(load_checkpoint(path), load_checkpoint(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize(("num_layers", "width"), [(62, 4), (26, 24)])
+def test_the_largest_gemma_scales_queries_by_another_width(tmp_path: Path, num_layers: int, width: int) -> None:
+    fields = metadata_of("gemma3_text", CONFIGS["gemma3_text"]) | {"gemma3.block_count": num_layers}
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(fields, {"token_embd.weight": stored(np.ones((251, 56)))}))
+    assert spec.spec_of(open_gguf(path)).attention_scale == width**-0.5
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
 def test_narrow_floats_keep_their_format(tmp_path: Path, family: str, kind: str) -> None:
