@@ -124,7 +124,7 @@ def our_facts(spec: ModelSpec) -> dict[str, Any]:
         "heads": spec.num_heads,
         "kv heads": spec.num_kv_heads,
         "context": spec.max_context,
-        "windows": [layer.window for layer in spec.layers],
+        "windows": [layer.sliding_window for layer in spec.layers],
         "eps": spec.norm_eps,
         "activation": spec.layers[0].ffn.activation,
         "tied": spec.is_head_tied,

@@ -170,8 +170,8 @@ def _describe_one(found: Description, as_json: bool) -> None:
 
 def _spec_rows(found: Description) -> dict[str, str]:
     spec = found.spec
-    windows = sorted({layer.window for layer in spec.layers if layer.window is not None})
-    num_windowed = sum(layer.window is not None for layer in spec.layers)
+    windows = sorted({layer.sliding_window for layer in spec.layers if layer.sliding_window is not None})
+    num_windowed = sum(layer.sliding_window is not None for layer in spec.layers)
     rows = {
         "family": spec.family,
         "parameters": f"{found.num_parameters:,}",

@@ -43,7 +43,7 @@ def _rope_of(core: Core, rope: RopeSpec) -> _core.Rope:
 def _layer_of(core: Core, layer: LayerSpec, ropes: list[RopeSpec]) -> _core.LayerShape:
     result = core.LayerShape()
     result.rope = None if layer.rope is None else ropes.index(layer.rope)
-    result.window = layer.window or _UNBOUNDED_WINDOW
+    result.window = layer.sliding_window or _UNBOUNDED_WINDOW
     result.ffn = _ffn_of(core, layer.ffn)
     return result
 

@@ -51,7 +51,7 @@ class Scoring:
 
 def scoring_of(spec: ModelSpec, layer: int) -> Scoring:
     """Returns how the queries of a layer weigh its keys."""
-    return Scoring(scale=spec.attention_scale, window=spec.layers[layer].window, softcap=spec.attention_softcap)
+    return Scoring(scale=spec.attention_scale, window=spec.layers[layer].sliding_window, softcap=spec.attention_softcap)
 
 
 def attention(q: Array, k_cache: Array, v_cache: Array, scoring: Scoring) -> Array:

@@ -110,7 +110,7 @@ class LayerSpec:
     rope: RopeSpec | None
 
     @property
-    def window(self) -> int | None:
+    def sliding_window(self) -> int | None:
         """How many keys up to its own a query sees at most; None where it sees all."""
         return self.attention.size if isinstance(self.attention, WindowAttention) else None
 

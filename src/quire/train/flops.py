@@ -20,7 +20,7 @@ def training_flops(spec: ModelSpec, batch: PackedBatch) -> float:
     query and a key that it sees, and the head on the learned tokens. A multiplication with its addition counts two.
     """
     num_tokens = sum(batch.lengths)
-    num_pairs = sum(_num_pairs(length, layer.window) for length in batch.lengths for layer in spec.layers)
+    num_pairs = sum(_num_pairs(length, layer.sliding_window) for length in batch.lengths for layer in spec.layers)
     query, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
     ffn_units = sum((3 if layer.ffn.kind is FfnKind.GATED else 2) * layer.ffn.size for layer in spec.layers)
     matrices = spec.hidden_size * (spec.num_layers * (2 * query + 2 * kv) + ffn_units)

@@ -110,22 +110,22 @@ def test_old_rotary_tables_are_ignored() -> None:
 
 
 def test_mistral_windows_cover_all_layers_or_none() -> None:
-    assert [layer.window for layer in spec_of("mistral").layers] == [64] * 4
-    assert [layer.window for layer in spec_of("mistral", sliding_window=None).layers] == [None] * 4
+    assert [layer.sliding_window for layer in spec_of("mistral").layers] == [64] * 4
+    assert [layer.sliding_window for layer in spec_of("mistral", sliding_window=None).layers] == [None] * 4
 
 
 def test_qwen2_windows_start_at_max_window_layers() -> None:
     windowed = {"use_sliding_window": True, "sliding_window": 64}
-    assert [x.window for x in spec_of("qwen2", **windowed, max_window_layers=1).layers] == [None, 64, 64, 64]
-    assert [x.window for x in spec_of("qwen2", **windowed, max_window_layers=0).layers] == [64] * 4
+    assert [x.sliding_window for x in spec_of("qwen2", **windowed, max_window_layers=1).layers] == [None, 64, 64, 64]
+    assert [x.sliding_window for x in spec_of("qwen2", **windowed, max_window_layers=0).layers] == [64] * 4
     inert = {"use_sliding_window": False, "sliding_window": 64, "max_window_layers": 1}
-    assert [x.window for x in spec_of("qwen2", **inert).layers] == [None] * 4
+    assert [x.sliding_window for x in spec_of("qwen2", **inert).layers] == [None] * 4
 
 
 def test_qwen2_layer_types_win_over_max_window_layers() -> None:
     types = ["sliding_attention", "full_attention", "full_attention", "sliding_attention"]
     spec = spec_of("qwen2", use_sliding_window=True, sliding_window=64, max_window_layers=0, layer_types=types)
-    assert [layer.window for layer in spec.layers] == [64, None, None, 64]
+    assert [layer.sliding_window for layer in spec.layers] == [64, None, None, 64]
 
 
 def test_qwen_biases() -> None:
@@ -163,7 +163,7 @@ def test_phi3_rotates_a_part_of_each_head() -> None:
 
 def test_gemma3_layers_alternate_between_two_windows_and_two_rotations() -> None:
     spec = spec_of("gemma3_text")
-    assert [layer.window for layer in spec.layers] == [32, 32, None, 32]
+    assert [layer.sliding_window for layer in spec.layers] == [32, 32, None, 32]
     local, everywhere = spec.layers[0].rope, spec.layers[2].rope
     assert local is not None
     assert everywhere is not None
