@@ -4,7 +4,8 @@
     drawn   = _run_bisecting(plan.scheduled)     may fail, as may a draw: the culprit is found and fails alone
     ended   = scheduler.complete_step(plan, ..)  only now does anything count
 
-Until the last line nothing has happened that `scheduler.abandon(plan)` cannot put back.
+Until the last line nothing has happened that `scheduler.abandon(plan)` cannot put back, but for evicted content and preempted
+requests: their blocks may have been written to.
 
 When the forward pass fails, halves of the batch are run to find the request at fault:
 

@@ -13,7 +13,7 @@ from quire.engine.core import EngineCore
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
 from quire.engine.loading import load_engine
 from quire.engine.options import EngineOptions
-from quire.engine.progress import AnswerProgress
+from quire.engine.progress_bar import AnswerProgress
 from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_output, read_switch
 from quire.engine.readers import Deltas, FinalOutputs
 from quire.engine.scores import Score, score_of
