@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -63,8 +64,13 @@ class DivergenceMeter:
             kl_p99=float(np.quantile(kls, 0.99)),
             kl_max=float(kls.max()),
             top1=float(np.concatenate(self._is_same)[rows].mean()),
-            perplexity=math.exp(float(np.concatenate(self._losses)[rows].mean())),
+            perplexity=_perplexity(float(np.concatenate(self._losses)[rows].mean())),
         )
+
+
+def _perplexity(loss: float) -> float:
+    """Returns exp(loss), infinity beyond the range of floats."""
+    return math.exp(loss) if loss <= math.log(sys.float_info.max) else math.inf
 
 
 def log_softmax(logits: Float32Array) -> Float64Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,9 +52,17 @@ def one_line(text: str) -> str:
 
 
 def print_json(value: object) -> None:
-    """Prints one JSON value on one line of standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    """Prints one JSON value on one line of standard output; infinities and NaN, which JSON lacks, are null."""
+    sys.stdout.write(json.dumps(_without_infinities(value), ensure_ascii=False, allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _without_infinities(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_infinities(each) for key, each in value.items()}
+    return [_without_infinities(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def facts(title: str, rows: Mapping[str, str]) -> Table:

@@ -40,6 +40,12 @@ def test_divergence_is_the_textbooks() -> None:
     assert found.num_tokens == 1
 
 
+def test_a_loss_beyond_the_range_of_floats_is_an_infinite_perplexity() -> None:
+    meter = DivergenceMeter()
+    meter.add(rows(EVEN), rows([0.0, 800.0, 0.0]), np.array([0]))
+    assert meter.result().perplexity == math.inf
+
+
 def test_a_constant_added_to_logits_is_no_divergence() -> None:
     meter = DivergenceMeter()
     meter.add(rows(EVEN, ODD), rows(EVEN, ODD) + np.float32(1000), np.array([0, 0]))
