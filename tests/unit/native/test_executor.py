@@ -88,7 +88,7 @@ def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monk
 
 
 @pytest.mark.parametrize("isa", available_isas())
-def test_the_reference_quantises_in_the_form_of_the_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_quantizes_in_the_layout_of_the_instruction_set(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUIRE_ISA", isa)
     _, reference, _ = load_executor(None, engine_config({"executor": "reference", "quantize": "int8"}))
     assert f"weights=int8 for {int_layout().value} " in reference.numerics
