@@ -99,12 +99,11 @@ class KVCacheManager:
 
     # -- a request's life ----------------------------------------------------------
 
-    def open(self, request: Request) -> None:
+    def open(self, request_id: str, *, tenant: str = "", salt: str = "") -> None:
         """Starts an empty table."""
-        if request.request_id in self._tables:
-            raise defect(f"request {request.request_id} has a table already")
-        domain = CacheDomain(fingerprint=self._fingerprint, tenant=request.tenant, salt=request.cache_salt)
-        self._tables[request.request_id] = BlockTable(domain.root())
+        if request_id in self._tables:
+            raise defect(f"request {request_id} has a table already")
+        self._tables[request_id] = BlockTable(CacheDomain(fingerprint=self._fingerprint, tenant=tenant, salt=salt).root())
 
     def close(self, request_id: str) -> None:
         """Releases what the request holds and forgets its table. Committed content stays findable."""

@@ -93,7 +93,7 @@ class Scheduler:
                 limit=self._config.max_queued_requests,
                 next_step="Try again when some have been answered.",
             )
-        self.manager.open(request)
+        self.manager.open(request.request_id, tenant=request.tenant, salt=request.cache_salt)
         request.arrival = self._num_arrived
         request.max_num_tokens = self.limits.max_num_tokens(request)
         self._num_arrived += 1

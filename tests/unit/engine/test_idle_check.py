@@ -37,7 +37,7 @@ def _link_in_a_circle(core: EngineCore) -> None:
 
 
 def _forget_the_owner(core: EngineCore) -> None:
-    core.scheduler.manager.open(Request(request_id="nobody's", prompt_token_ids=PROMPT, sampling=SamplingParams()))
+    core.scheduler.manager.open("nobody's")
 
 
 BROKEN_BOOKS: dict[str, Callable[[EngineCore], object]] = {

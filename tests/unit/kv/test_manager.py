@@ -23,7 +23,7 @@ def opened(manager: KVCacheManager, name: str, tokens: range | tuple[int, ...], 
     request = Request(
         request_id=name, prompt_token_ids=tuple(tokens), sampling=fields.pop("sampling", SamplingParams()), **fields
     )
-    manager.open(request)
+    manager.open(request.request_id, tenant=request.tenant, salt=request.cache_salt)
     return request
 
 
