@@ -15,7 +15,7 @@ from quire.engine.batch import build_batch
 from quire.engine.capacity import require_logit_room
 from quire.engine.loading import load_executor, open_tokenizer, origin_of
 from quire.engine.options import EngineOptions, ModelOptions, model_config
-from quire.engine.past_kvs import BlockTable, PastKVs, PastStore
+from quire.engine.past_kvs import PastKVs, PastRow, PastStore
 from quire.engine.prompts import read_switch
 from quire.engine.resolve import context_bound, pool_bound, settled
 from quire.engine.uncopyable import Uncopyable
@@ -113,30 +113,29 @@ class CausalModel(Uncopyable):
         self, tokens: npt.NDArray[np.int64], past_kvs: PastKVs | None, is_kept: bool
     ) -> tuple[Float32Array, PastKVs | None]:
         num_past = past_kvs.num_tokens if past_kvs is not None else 0
-        tables = self._store.extend(past_kvs, len(tokens), tokens.shape[1])
+        rows = self._store.extend(past_kvs, len(tokens), tokens.shape[1])
         try:
-            logits = self._run(tokens, tables, num_past)
+            logits = self._run(tokens, rows, num_past)
         except BaseException:
-            self._store.release(tables)
+            self._store.release(rows)
             raise
         if not is_kept:
-            self._store.release(tables)
+            self._store.release(rows)
             return logits, None
-        return logits, self._store.handle(tables, num_past + tokens.shape[1])
+        return logits, self._store.handle(rows, num_past + tokens.shape[1])
 
-    def _run(self, tokens: npt.NDArray[np.int64], tables: tuple[BlockTable, ...], num_past: int) -> Float32Array:
+    def _run(self, tokens: npt.NDArray[np.int64], rows: tuple[PastRow, ...], num_past: int) -> Float32Array:
         batch_size, num_new = tokens.shape
         logits = np.empty((batch_size, num_new, self.spec.vocab_size), dtype=np.float32)
-        rows = [_NewTokens(num_past, row) for row in tokens]
-        block_ids = [tuple(block.id for block in table) for table in tables]
+        sources = {str(member): _NewTokens(num_past, row) for member, row in enumerate(tokens)}
         seqs_per_step = min(batch_size, MAX_STEP_TOKENS)
         chunk_size = MAX_STEP_TOKENS // seqs_per_step
         for first in range(0, batch_size, seqs_per_step):
             members = range(first, min(first + seqs_per_step, batch_size))
             for start in range(0, num_new, chunk_size):
                 stop = min(start + chunk_size, num_new)
-                chunks = [_chunk(member, num_past + start, stop - start, block_ids[member]) for member in members]
-                batch = build_batch(chunks, {str(member): rows[member] for member in members}, self._executor.layout.block_size)
+                chunks = [_chunk(member, num_past + start, stop - start, rows[member].block_ids) for member in members]
+                batch = build_batch(chunks, sources, self._executor.layout.block_size)
                 logits[members.start : members.stop, start:stop] = self._executor.run(batch).reshape(
                     len(members), stop - start, self.spec.vocab_size
                 )

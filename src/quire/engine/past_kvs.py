@@ -1,4 +1,4 @@
-"""`PastKVs`: the cache of a hand-driven loop, as an immutable handle on block tables.
+"""`PastKVs`: the cache of a hand-driven loop, as an immutable handle on tables of the KV cache manager.
 
 past   = [ block 4: full | block 7: 3 of 32 ]
 a = model(x, past)   ->  [ 4 | 7 ]      the first to continue writes on in block 7, behind what `past` sees
@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
 
+from quire.config import PrefixCache
 from quire.engine.turns import ProcessLock
 from quire.engine.uncopyable import Uncopyable
 from quire.errors import CapacityError
 from quire.executors.protocol import Executor, Float32Array
-from quire.kv.block import Block
+from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.sched.limits import PoolBound
 
-_HOLDER = "load_model"
 
-BlockTable = tuple[Block, ...]
+@dataclass(frozen=True, slots=True)
+class PastRow:
+    """A row's table in the manager. It never grows: what continues the row has a table of its own."""
+
+    table_id: str
+    block_ids: tuple[int, ...]
 
 
 class PastKVs(Uncopyable):
@@ -35,17 +41,17 @@ class PastKVs(Uncopyable):
     `lock` is held while the executor reads.
     """
 
-    __slots__ = ("__weakref__", "_executor", "_lock", "num_tokens", "tables")
+    __slots__ = ("__weakref__", "_executor", "_lock", "num_tokens", "rows")
 
-    def __init__(self, executor: Executor, lock: ProcessLock, tables: tuple[BlockTable, ...], num_tokens: int) -> None:
+    def __init__(self, executor: Executor, lock: ProcessLock, rows: tuple[PastRow, ...], num_tokens: int) -> None:
         self._executor = executor
         self._lock = lock
-        self.tables = tables
+        self.rows = rows
         self.num_tokens = num_tokens
 
     @property
     def batch_size(self) -> int:
-        return len(self.tables)
+        return len(self.rows)
 
     def belongs_to(self, executor: Executor) -> bool:
         """Returns whether these blocks lie in the memory of `executor`."""
@@ -57,30 +63,22 @@ class PastKVs(Uncopyable):
     def __getitem__(self, layer: int) -> tuple[Float32Array, Float32Array]:
         index = range(len(self))[layer]
         with self._lock.here:
-            rows = [self._executor.read_kv(index, self._slots(table)) for table in self.tables]
-        keys, values = (np.stack([row[part].transpose(1, 0, 2) for row in rows]) for part in (0, 1))
+            pairs = [self._executor.read_kv(index, self._slots(row)) for row in self.rows]
+        keys, values = (np.stack([pair[part].transpose(1, 0, 2) for pair in pairs]) for part in (0, 1))
         return keys, values
 
     def __iter__(self) -> Iterator[tuple[Float32Array, Float32Array]]:
         return (self[layer] for layer in range(len(self)))
 
-    def _slots(self, table: BlockTable) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    def _slots(self, row: PastRow) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
         block_size = self._executor.layout.block_size
         positions = np.arange(self.num_tokens, dtype=np.int32)
-        block_ids = np.array([block.id for block in table], dtype=np.int32)
+        block_ids = np.array(row.block_ids, dtype=np.int32)
         return block_ids[positions // block_size] * block_size + positions % block_size
 
 
-@dataclass(slots=True)
-class _Growth:
-    """Blocks being gathered for one extension; given back together if it fails."""
-
-    tables: list[BlockTable]
-    copies: list[tuple[Block, Block]]
-
-
 class PastStore:
-    """Owns the blocks behind all handles of one model. Dropped handles are released before the next extension.
+    """The handles of one model, each row a table of the manager. Dropped handles are released before the next extension.
 
     Callers hold `lock` around everything they do with the store and its executor.
     """
@@ -89,9 +87,11 @@ class PastStore:
         self._lock = ProcessLock("the model")
         self._executor = executor
         self._bound = bound
-        self._pool = BlockPool(executor.num_blocks, executor.layout.block_size)
-        self._num_written: dict[int, int] = {}  # block id -> the most tokens that a handle has written
-        self._dropped: deque[BlockTable] = deque()  # appended to by finalizers, which may run at any moment
+        pool = BlockPool(executor.num_blocks, executor.layout.block_size)
+        self._manager = KVCacheManager(pool, fingerprint=b"", prefix_cache=PrefixCache.OFF)
+        self._table_numbers = count()
+        self._num_written = [0] * executor.num_blocks  # of the last block of a living row: the most tokens written to it
+        self._dropped: deque[tuple[PastRow, ...]] = deque()  # appended to by finalizers, which may run at any moment
 
     @property
     def lock(self) -> AbstractContextManager[bool]:
@@ -106,72 +106,77 @@ class PastStore:
     def num_free_blocks(self) -> int:
         """Blocks that no living handle holds."""
         self._release_dropped()
-        return self._pool.num_free
+        return self._manager.pool.num_free
 
-    def extend(self, past: PastKVs | None, batch_size: int, num_new: int) -> tuple[BlockTable, ...]:
-        """Returns tables for `num_new` more tokens in each row; raises CapacityError, and holds nothing, when memory is out."""
+    def extend(self, past: PastKVs | None, batch_size: int, num_new: int) -> tuple[PastRow, ...]:
+        """Returns rows with room for `num_new` more tokens; raises CapacityError, and holds nothing, when memory is out."""
         self._release_dropped()
         num_past = past.num_tokens if past is not None else 0
-        rows = past.tables if past is not None else ((),) * batch_size
-        growth = _Growth(tables=[], copies=[])
-        for table in rows:
-            if not self._grow(growth, table, num_past, num_past + num_new):
-                self.release(growth.tables)
-                raise self._out_of_memory(batch_size, num_past + num_new)
-        for source, target in growth.copies:
-            self._executor.copy_block(source.id, target.id)
-        return tuple(growth.tables)
+        num_tokens = num_past + num_new
+        table_ids = self._open_tables(past, batch_size)
+        if any(self._manager.reserve(table_id, num_tokens) is None for table_id in table_ids):
+            self._close_tables(table_ids)
+            raise self._out_of_memory(batch_size, num_tokens)
+        rows = tuple(PastRow(table_id, self._manager.block_ids(table_id)) for table_id in table_ids)
+        if past is not None and num_past % self._manager.pool.block_size:
+            for parent, row in zip(past.rows, rows, strict=True):
+                self._continue_tail(parent, row, num_past, num_tokens)
+        return rows
 
-    def handle(self, tables: tuple[BlockTable, ...], num_tokens: int) -> PastKVs:
-        """Returns the handle that owns `tables`, all of whose `num_tokens` tokens are written."""
-        block_size = self._pool.block_size
-        for block in (table[-1] for table in tables):
-            self._num_written[block.id] = num_tokens - (num_tokens - 1) // block_size * block_size
-        past = PastKVs(self._executor, self._lock, tables, num_tokens)
-        for table in tables:
-            weakref.finalize(past, self._dropped.append, table).atexit = False
+    def handle(self, rows: tuple[PastRow, ...], num_tokens: int) -> PastKVs:
+        """Returns the handle that owns `rows`, all of whose `num_tokens` tokens are written."""
+        block_size = self._manager.pool.block_size
+        for row in rows:
+            self._num_written[row.block_ids[-1]] = num_tokens - (num_tokens - 1) // block_size * block_size
+        past = PastKVs(self._executor, self._lock, rows, num_tokens)
+        weakref.finalize(past, self._dropped.append, rows).atexit = False
         return past
 
-    def release(self, tables: Sequence[BlockTable]) -> None:
-        """Gives up one hold on every block of `tables`."""
-        for table in tables:
-            for block in reversed(table):
-                self._pool.release(block, _HOLDER)
-                if block.ref_count == 0:
-                    self._num_written.pop(block.id, None)
+    def release(self, rows: Iterable[PastRow]) -> None:
+        """Gives up the blocks of `rows`."""
+        self._close_tables(row.table_id for row in rows)
 
     def check(self) -> None:
-        """Raises IntegrityError unless the pool's bookkeeping agrees with itself."""
+        """Raises IntegrityError unless tables and reference counts agree."""
         self._release_dropped()
-        self._pool.check()
+        self._manager.check()
 
-    def _grow(self, growth: _Growth, table: BlockTable, num_past: int, num_tokens: int) -> bool:
-        block_size = self._pool.block_size
-        kept, tail_tokens = table, num_past % block_size
-        is_tail_taken = bool(tail_tokens) and self._num_written[table[-1].id] != tail_tokens
-        if is_tail_taken:
-            kept = table[:-1]
-        fresh = self._pool.allocate(self._executor.layout.blocks_for_tokens(num_tokens) - len(kept), _HOLDER)
-        if fresh is None:
-            return False
-        for block in kept:
-            self._pool.share(block, _HOLDER)
-        growth.tables.append((*kept, *fresh))
-        if is_tail_taken:
-            growth.copies.append((table[-1], fresh[0]))
-        elif tail_tokens:
-            self._num_written[table[-1].id] = min(num_tokens, num_past - tail_tokens + block_size) - (num_past - tail_tokens)
-        return True
+    def _open_tables(self, past: PastKVs | None, batch_size: int) -> list[str]:
+        """Opens a table per row that shares the blocks of the past, except a tail that another continuation took."""
+        table_ids = [f"row {number}" for number in islice(self._table_numbers, batch_size)]
+        if past is None:
+            for table_id in table_ids:
+                self._manager.open(table_id)
+            return table_ids
+        num_in_tail = past.num_tokens % self._manager.pool.block_size
+        for parent, table_id in zip(past.rows, table_ids, strict=True):
+            is_tail_taken = num_in_tail > 0 and self._num_written[parent.block_ids[-1]] != num_in_tail
+            self._manager.fork(parent.table_id, table_id, len(parent.block_ids) - is_tail_taken)
+        return table_ids
+
+    def _close_tables(self, table_ids: Iterable[str]) -> None:
+        for table_id in table_ids:
+            self._manager.close(table_id)
+
+    def _continue_tail(self, parent: PastRow, row: PastRow, num_past: int, num_tokens: int) -> None:
+        """Takes the tail that `row` shares with its parent, or copies it into the block that `row` has in its place."""
+        block_size = self._manager.pool.block_size
+        tail_idx = num_past // block_size
+        source, target = parent.block_ids[tail_idx], row.block_ids[tail_idx]
+        if source == target:
+            self._num_written[target] = min(num_tokens - tail_idx * block_size, block_size)
+        else:
+            self._executor.copy_block(source, target)
 
     def _release_dropped(self) -> None:
         while self._dropped:
-            self.release([self._dropped.popleft()])
+            self.release(self._dropped.popleft())
 
     def _out_of_memory(self, batch_size: int, num_tokens: int) -> CapacityError:
-        block_size = self._pool.block_size
+        pool = self._manager.pool
         return CapacityError(
             "the KV memory has no room for these tokens, because caches are still held",
             given=f"{batch_size} rows of {num_tokens} tokens",
-            limit=f"{self._pool.num_blocks} blocks of {block_size} tokens, {self._pool.num_free} of them free",
+            limit=f"{pool.num_blocks} blocks of {pool.block_size} tokens, {pool.num_free} of them free",
             next_step=f"Drop past_kvs that are no longer needed, or load the model with more {self._bound.value}.",
         )

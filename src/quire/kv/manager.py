@@ -1,7 +1,9 @@
-"""The KV cache manager: the one owner of "which request holds which blocks".
+"""The KV cache manager: the one owner of "which request, or row of `past_kvs`, holds which blocks".
 
     open -> match -> admit -> (reserve -> commit)* -> release -> close
                        ^________________________________|   preempted requests come back
+
+    open | fork -> reserve -> close                         a row, without a request
 
 Every verb that may run out checks first and acts afterwards: it succeeds whole, or returns None and has done nothing.
 """
@@ -77,7 +79,7 @@ class PrefixMatch:
 
 
 class KVCacheManager:
-    """Block tables of all open requests over one pool. `fingerprint` names weights, formats and numerics (see CacheDomain)."""
+    """All open block tables over one pool. `fingerprint` names weights, formats and numerics (see CacheDomain)."""
 
     def __init__(self, pool: BlockPool, *, fingerprint: bytes, prefix_cache: PrefixCache = PrefixCache.ON) -> None:
         self.pool = pool
@@ -97,13 +99,25 @@ class KVCacheManager:
         if self.pool.events is not None:
             self.pool.events.record_abandoned_step()
 
-    # -- a request's life ----------------------------------------------------------
+    # -- a table's life ------------------------------------------------------------
 
     def open(self, request_id: str, *, tenant: str = "", salt: str = "") -> None:
         """Starts an empty table."""
-        if request_id in self._tables:
-            raise defect(f"request {request_id} has a table already")
-        self._tables[request_id] = BlockTable(CacheDomain(fingerprint=self._fingerprint, tenant=tenant, salt=salt).root())
+        self._start(request_id, CacheDomain(fingerprint=self._fingerprint, tenant=tenant, salt=salt).root())
+
+    def fork(self, parent_id: str, child_id: str, num_blocks: int) -> None:
+        """Starts a table that shares the first `num_blocks` blocks of another; the caller decides which of the two writes there.
+
+        Not with a prefix cache: there `match` shares blocks by their content, once nothing more is written to them.
+        """
+        parent = self._tables[parent_id]
+        if self.prefix_cache is PrefixCache.ON or num_blocks > len(parent.blocks):
+            facts = f"it holds {len(parent.blocks)}, prefix cache {self.prefix_cache.value}"
+            raise defect(f"request {child_id} cannot share {num_blocks} blocks of {parent_id}: {facts}")
+        child = self._start(child_id, parent.root)
+        for block in parent.blocks[:num_blocks]:
+            self.pool.share(block, child_id)
+        child.set_blocks(parent.blocks[:num_blocks], self.pool.block_size)
 
     def close(self, request_id: str) -> None:
         """Releases what the request holds and forgets its table. Committed content stays findable."""
@@ -241,6 +255,12 @@ class KVCacheManager:
         self.pool.check_idle(blocks)
 
     # -- inside --------------------------------------------------------------------
+
+    def _start(self, request_id: str, root: bytes) -> BlockTable:
+        if request_id in self._tables:
+            raise defect(f"request {request_id} has a table already")
+        table = self._tables[request_id] = BlockTable(root)
+        return table
 
     def _record(self, request: Request, num_reused: int, reason: MissReason, diverged_at: int | None) -> None:
         self.ledger.record(

@@ -97,10 +97,10 @@ def test_branches_share_full_blocks_and_copy_only_a_tail_that_grew() -> None:
     model = _model()
     past = _past(model([[1] * (BLOCK_SIZE + 3)]))
     in_place = _past(model([[2]], past_kvs=past))
-    assert (in_place.tables, model.num_free_blocks) == (past.tables, 62)
+    assert (in_place.rows[0].block_ids, model.num_free_blocks) == (past.rows[0].block_ids, 62)
     copied = _past(model([[3]], past_kvs=past))
-    assert copied.tables[0][0] is past.tables[0][0]
-    assert copied.tables[0][1] is not past.tables[0][1]
+    assert copied.rows[0].block_ids[0] == past.rows[0].block_ids[0]
+    assert copied.rows[0].block_ids[1] != past.rows[0].block_ids[1]
     assert model.num_free_blocks == 61
 
 
@@ -133,6 +133,16 @@ def test_running_out_of_memory_is_an_error_that_leaves_everything_as_it_was() ->
     model.check()
     np.testing.assert_array_equal(past[0][0][:, 0, :, 0], [[1] * 40, [2] * 40])
     assert model([[3], [3]], past_kvs=past)[0].shape == (2, 1, VOCAB_SIZE)
+
+
+def test_tails_of_an_extension_that_did_not_fit_are_written_on_and_not_copied() -> None:
+    model = _model(3)
+    past = _past(model([[1], [2]]))
+    with pytest.raises(CapacityError):
+        model([[1] * BLOCK_SIZE, [2] * BLOCK_SIZE], past_kvs=past)
+    longer = _past(model([[3], [4]], past_kvs=past))
+    assert [row.block_ids for row in longer.rows] == [row.block_ids for row in past.rows]
+    assert model.num_free_blocks == 1
 
 
 @pytest.mark.parametrize("bound", PoolBound)
