@@ -6,6 +6,7 @@ fingerprint of files seen for the first time, or else the executor's packing, is
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -29,9 +30,9 @@ from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
 from quire.models.strict_json import shorten
 from quire.models.tied_head import find_name, read_head
-from quire.models.weights import Progress, SourceDType, SourceTensor, Weights
+from quire.models.weights import DECODERS_VERSION, Progress, SourceDType, SourceTensor, Weights
 
-FINGERPRINT_VERSION = 2
+FINGERPRINT_VERSION = 3
 _MIN_SHOWN_PIECES = 16
 _MAX_NAMES_SHOWN = 8
 _HEAD = "lm_head."
@@ -72,13 +73,13 @@ def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Check
     if head.spec.is_head_tied is not described.is_head_tied:
         _log.warning("The weight files hold a head that differs from the embedding: it is used, against tie_word_embeddings.")
     tensors = {canonical: _read(source, names[source.name], shards) for canonical, source in head.sources.items()}
-    weights = Weights(tensors, lambda on_progress: fingerprint(head.spec, shards.files, on_progress))
+    weights = Weights(tensors, lambda on_progress: fingerprint(head.spec, shards.files, shards.reading, on_progress))
     return Checkpoint(directory=directory, spec=head.spec, weights=weights, model_context=model_context)
 
 
 def _load_gguf(path: Path, max_context: int | None) -> Checkpoint:
     model = read_gguf(path, max_context)
-    weights = Weights(model.tensors, lambda on_progress: fingerprint(model.spec, model.gguf.files, on_progress))
+    weights = Weights(model.tensors, lambda on_progress: fingerprint(model.spec, model.gguf.files, (), on_progress))
     return Checkpoint(directory=path, spec=model.spec, weights=weights, model_context=model.model_context)
 
 
@@ -187,13 +188,18 @@ def _oriented(source: TensorSource, stored: SourceTensor) -> SourceTensor:
     return SourceTensor(dtype=SourceDType.FLOAT32, bits=tensor.to_float32() + np.float32(source.offset))
 
 
-def fingerprint(spec: ModelSpec, files: Sequence[MappedFile], on_progress: Progress | None = None) -> bytes:
-    """Returns 32 bytes that two checkpoints share only if they compute the same: of the whole spec and every file's content.
+def fingerprint(
+    spec: ModelSpec, files: Sequence[MappedFile], reading: Sequence[str], on_progress: Progress | None = None
+) -> bytes:
+    """Returns 32 bytes that two checkpoints share only if they compute the same.
 
-    A copy of a checkpoint has the fingerprint of the original. `on_progress` is called only if the files are large.
+    They follow from the whole spec, every file's content, and how that content is read (see `Shards`). A copy of a checkpoint
+    has the fingerprint of the original. `on_progress` is called only if the files are large.
     """
     progress = _PieceProgress(files, on_progress)
-    digest = sha256(FINGERPRINT_VERSION.to_bytes(8, "little") + sha256(repr(spec).encode()).digest())
+    digest = sha256(FINGERPRINT_VERSION.to_bytes(8, "little") + DECODERS_VERSION.to_bytes(8, "little"))
+    for text in (repr(spec), json.dumps(reading)):
+        digest.update(sha256(text.encode()).digest())
     for file in files:
         digest.update(content_digest(file, progress.note_piece))
         progress.note_end(file)

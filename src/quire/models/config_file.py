@@ -55,6 +55,10 @@ class Config:
         """The names of the fields that the file holds."""
         return tuple(self._fields)
 
+    def as_json(self) -> str:
+        """Returns the object as one line of JSON, its fields in the order of the file."""
+        return json.dumps(self._fields)
+
     def is_bool(self, name: str) -> bool:
         """Whether the field is true or false."""
         return isinstance(self._fields.get(name), bool)

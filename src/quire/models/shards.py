@@ -58,6 +58,8 @@ class Shards:
     """The opened files. `absent`: the index promises them, their file does not hold them. `strays`: the other way round.
 
     `inert` names biases of quantized layers that add nothing, so that it does not matter whether the model has them.
+    `reading` is what decides values besides the content of the files: which of several files a name is read from, and how
+    weights are quantized.
     """
 
     files: tuple[SafetensorsFile, ...]
@@ -65,6 +67,7 @@ class Shards:
     absent: tuple[str, ...] = ()
     strays: tuple[str, ...] = ()
     inert: frozenset[str] = frozenset()
+    reading: tuple[str, ...] = ()
 
 
 def has_weights(directory: Path) -> bool:
@@ -93,11 +96,13 @@ def _open_indexed(directory: Path, weight_map: Mapping[str, str]) -> Shards:
         )
     files = {name: open_safetensors(directory / name) for name in names}
     held = {(tensor, file.name) for file in files.values() for tensor in file.entries}
+    strays = sorted(tensor for tensor, name in held - weight_map.items())
     return Shards(
         files=tuple(files.values()),
         placement=MappingProxyType({tensor: files[name] for tensor, name in weight_map.items() if (tensor, name) in held}),
         absent=tuple(sorted(tensor for tensor, name in weight_map.items() - held)),
-        strays=tuple(sorted(tensor for tensor, name in held - weight_map.items())),
+        strays=tuple(strays),
+        reading=tuple(f"{tensor} in file {names.index(weight_map[tensor])}" for tensor in strays if tensor in weight_map),
     )
 
 

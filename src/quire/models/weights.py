@@ -15,6 +15,9 @@ from quire.arrays import BitsArray, Float32Array
 
 Progress = Callable[[int, int], None]
 
+DECODERS_VERSION = 1
+"""Raised whenever a quantized tensor, of safetensors or of GGUF, decodes to other values than before."""
+
 
 class SourceDType(Enum):
     """Number formats a checkpoint may use."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from quire.errors import CheckpointError, ConfigError, ModelError, ModelNotFoundError
 from quire.models.checkpoint import load_checkpoint
@@ -274,4 +275,21 @@ def test_fingerprint_sees_how_the_config_reads_the_same_weights(tmp_path: Path, 
     _write(tmp_path, llama)
     before = load_checkpoint(tmp_path).weights.fingerprint
     (tmp_path / "config.json").write_text(json.dumps({**CONFIGS["llama"], "rope_theta": 123.0}))
+    assert load_checkpoint(tmp_path).weights.fingerprint != before
+
+
+def test_fingerprint_sees_which_of_two_files_the_index_reads_a_tensor_from(sharded: Path, llama: Tensors) -> None:
+    for path in sharded.glob("model-*"):
+        held = {name: np.array(values) for name, values in load_file(path).items()} | {"norm.weight": llama["norm.weight"] * 2}
+        path.write_bytes(safetensors_bytes(held))
+    fingerprints = set()
+    for path in sharded.glob("model-*"):
+        _edit_index(sharded, lambda weight_map, name=path.name: weight_map.update({"norm.weight": name}))
+        fingerprints.add(load_checkpoint(sharded).weights.fingerprint)
+    assert len(fingerprints) == 3
+
+
+def test_fingerprint_names_the_version_of_the_decoders(tmp_path: Path, llama: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_checkpoint(_write(tmp_path, llama)).weights.fingerprint
+    monkeypatch.setattr("quire.models.checkpoint.DECODERS_VERSION", 0)
     assert load_checkpoint(tmp_path).weights.fingerprint != before

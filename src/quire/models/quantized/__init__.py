@@ -61,10 +61,8 @@ _METHODS: Mapping[str, Callable[[Config, SourceDType], Quantization]] = {
 
 def read_quantization(config: Config) -> Quantization | None:
     """Returns how the weights are quantized, or None; raises UnsupportedConfigError for what Quire does not read."""
-    names = [name for name in QUANTIZATION_FIELDS if config.has(name)]
-    if not names:
-        return None
-    section = config.section(names[0])
+    names = _fields_of(config)
+    section = config.section(names[0]) if names else None
     if section is None:
         return None
     for name in names[1:]:
@@ -82,6 +80,16 @@ def read_quantization(config: Config) -> Quantization | None:
     quantization = _METHODS[method](section, _model_dtype(config))
     section.refuse_unread()
     return quantization
+
+
+def describe_reading(config: Config) -> str:
+    """Returns all of `config.json` that decides the values of quantized weights, in words that are equal only if it is."""
+    sections = [config.section(name) for name in _fields_of(config)[:1]]
+    return " ".join((_model_dtype(config).value, *(section.as_json() for section in sections if section is not None)))
+
+
+def _fields_of(config: Config) -> list[str]:
+    return [name for name in QUANTIZATION_FIELDS if config.has(name)]
 
 
 def _is_mlx(names: list[str], section: Config) -> bool:

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 from quire.models.config_file import Config
-from quire.models.quantized import Quantization, read_quantization
+from quire.models.quantized import Quantization, describe_reading, read_quantization
 from quire.models.quantized.stored import PackedView, PackedWeight, StoredTensors, refuse
 from quire.models.safetensors_file import SafetensorsFile
 from quire.models.shards import Shards, TensorFile, open_shards
@@ -35,7 +35,9 @@ class UnpackedShards:
 def open_unpacked(directory: Path, config: Config) -> UnpackedShards:
     """Returns the weight files of a directory, with whole weights where they are quantized."""
     quantization, shards = read_quantization(config), open_shards(directory)
-    return UnpackedShards(shards=shards, bits_per_weight=None) if quantization is None else unpack_shards(shards, quantization)
+    if quantization is None:
+        return UnpackedShards(shards=shards, bits_per_weight=None)
+    return unpack_shards(replace(shards, reading=(*shards.reading, describe_reading(config))), quantization)
 
 
 def unpack_shards(shards: Shards, quantization: Quantization) -> UnpackedShards:

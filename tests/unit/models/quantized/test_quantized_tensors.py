@@ -100,6 +100,28 @@ def test_index_decides_between_two_files_with_the_same_part(tmp_path: Path) -> N
     np.testing.assert_array_equal(found.to_float32(), twin[f"{UP}.weight"].astype(np.float32))
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("gptq-4", {"checkpoint_format": "gptq"}, {"checkpoint_format": "gptq_v2"}),
+        ("auto-round-gptq", {"packing_format": "auto_round:auto_gptq"}, {"packing_format": "auto_round:gptqmodel"}),
+        ("fp8-blocks", {}, {"torch_dtype": "float16"}),
+        ("gptq-4", {"dynamic": {"+:.*": {}, "+:.*up.*": {}}}, {"dynamic": {"+:.*up.*": {}, "+:.*": {}}}),
+    ],
+)
+def test_files_that_are_read_in_another_way_have_another_fingerprint(
+    tmp_path: Path, name: str, first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    packed, _ = packed_tensors(method(name))
+    fingerprints = set()
+    for changes in (first, second, second):
+        model = {key: value for key, value in changes.items() if key == "torch_dtype"}
+        config = {**method(name).config, **{key: value for key, value in changes.items() if key not in model}}
+        directory = write_model(tmp_path, packed, quantization_config=config, **model)
+        fingerprints.add(load_checkpoint(directory).weights.fingerprint)
+    assert len(fingerprints) == 2
+
+
 def test_fused_matrices_are_cut_after_they_are_widened(tmp_path: Path) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
     fields = {**CONFIGS["phi3"], **sizes, "num_hidden_layers": 1, "vocab_size": 32, "rope_scaling": None}
