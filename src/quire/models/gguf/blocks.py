@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.arrays import Float32Array
+from quire.models.small_floats import DOUBLED_E2M1, decode_half_exponents
 
 Records = npt.NDArray[Any]
 Codes = npt.NDArray[np.uint8]
 
 _NONLINEAR = np.array((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), np.float32)
-_DOUBLED_E2M1 = np.array((0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), np.float32)
+_DOUBLED_E2M1 = DOUBLED_E2M1 + np.float32(0)  # integers in ggml: zero has no sign
 _PAIRS, _EIGHTHS = np.arange(0, 8, 2, dtype=np.uint8), np.arange(8, dtype=np.uint8)
 
 
@@ -54,9 +55,7 @@ def decode_iq4_nl(records: Records) -> Float32Array:
 
 def decode_mxfp4(records: Records) -> Float32Array:
     """The scale is 2 ** (e - 128), half of what the exponent says, for the codes stand for doubled values."""
-    exponents = records["e"].astype(np.uint32)
-    bits = np.where(exponents < 2, np.uint32(0x0020_0000) << exponents, (np.maximum(exponents, 1) - 1) << 23).astype(np.uint32)
-    return bits.view(np.float32)[:, None] * _DOUBLED_E2M1[_nibbles(records["q"], 16)]
+    return decode_half_exponents(records["e"], "U8")[:, None] * _DOUBLED_E2M1[_nibbles(records["q"], 16)]
 
 
 def decode_q2_k(records: Records) -> Float32Array:

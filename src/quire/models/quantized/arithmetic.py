@@ -1,4 +1,4 @@
-"""What all formats compute with: codes out of packed words, small floating point, and (code - zero) * scale, rounded once."""
+"""What all formats compute with: codes out of packed words, and (code - zero) * scale, rounded once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ import numpy.typing as npt
 from quire.arrays import Float32Array
 from quire.models.weights import SourceDType, SourceTensor, round_to_bfloat16
 from quire.units import cdiv
-
-E2M1 = np.array((0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0), np.float32)
-"""The values of FP4, by code."""
 
 
 def unpack_codes(words: npt.NDArray[Any], bits: int, count: int) -> npt.NDArray[np.uint8]:
@@ -34,16 +31,6 @@ def unpack_codes(words: npt.NDArray[Any], bits: int, count: int) -> npt.NDArray[
     padded = np.pad(stream, ((0, 0), (0, 1))).astype(np.uint16)
     pairs = padded[:, first_bit // 8] | (padded[:, first_bit // 8 + 1] << np.uint16(8))
     return ((pairs >> (first_bit % 8).astype(np.uint16)) & np.uint16((1 << bits) - 1)).astype(np.uint8)
-
-
-def decode_fp8(bits: npt.NDArray[np.uint8], dtype: str) -> Float32Array:
-    """Returns the values of F8_E4M3 (without infinities) or F8_E5M2."""
-    return _FP8[dtype][bits]
-
-
-def decode_exponents(bits: npt.NDArray[np.uint8], dtype: str) -> Float32Array:
-    """Returns 2 ** (byte - 127); 255 is NaN in F8_E8M0, and infinity where the bytes are plain U8, as in transformers."""
-    return _EXPONENTS[dtype][bits]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,20 +84,3 @@ def rounded(values: Float32Array, dtype: SourceDType) -> SourceTensor:
         return SourceTensor(dtype=dtype, bits=round_to_bfloat16(values))
     with np.errstate(over="ignore", invalid="ignore"):
         return SourceTensor(dtype=dtype, bits=values.astype(np.float16))
-
-
-def _e4m3_values() -> Float32Array:
-    codes = np.arange(256)
-    exponent, mantissa = (codes >> 3) & 15, codes & 7
-    normal = np.ldexp((8 + mantissa) / 8, exponent - 7)
-    values = np.where(exponent == 0, np.ldexp(mantissa / 8, -6), normal).astype(np.float32)
-    values[codes & 127 == 127] = np.nan
-    return np.where(codes >= 128, -values, values)
-
-
-_POWERS = np.ldexp(np.float32(1), np.arange(-127, 128))
-_EXPONENTS = {"U8": np.append(_POWERS, np.float32(np.inf)), "F8_E8M0": np.append(_POWERS, np.float32(np.nan))}
-_FP8 = {
-    "F8_E4M3": _e4m3_values(),
-    "F8_E5M2": (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32),
-}

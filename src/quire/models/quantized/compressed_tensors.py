@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from quire.arrays import Float32Array
-from quire.models.quantized.arithmetic import Grid, Scaling, decode_fp8, unpack_codes
+from quire.models.quantized.arithmetic import Grid, Scaling, unpack_codes
 from quire.models.quantized.compressed_scheme import Scheme, WeightScheme
 from quire.models.quantized.fp8 import FP8, grid_of
 from quire.models.quantized.mxfp4 import packed_matrix
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
 from quire.models.safetensors_file import TensorEntry
+from quire.models.small_floats import decode_fp8
 from quire.models.weights import SourceDType
 from quire.units import cdiv
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
-from quire.models.quantized.arithmetic import Grid, Scaling, decode_exponents, decode_fp8
+from quire.models.quantized.arithmetic import Grid, Scaling
 from quire.models.quantized.fields import read_names, warn_of_activations, warn_of_cache
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse
 from quire.models.safetensors_file import TensorEntry
+from quire.models.small_floats import decode_exponents, decode_fp8
 from quire.models.weights import SourceDType
 
 FP8 = ("F8_E4M3", "F8_E5M2")

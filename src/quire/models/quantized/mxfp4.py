@@ -6,6 +6,8 @@
 
     weight[n, k] = value[n, k] * 2 ** (scale[n, g] - 127), rounded to bfloat16, which is exact unless it overflows
 
+Scales may be F8_E8M0 instead of U8: then 255 is NaN, and so are the 32 weights. In U8 it is 2 ** 128, as transformers has it.
+
 transformers turns the experts of gpt-oss, [E, N, G, 16], into [E, K, N]; so does this.
 """
 
@@ -19,10 +21,11 @@ import numpy as np
 
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
-from quire.models.quantized.arithmetic import E2M1, unpack_codes
+from quire.models.quantized.arithmetic import unpack_codes
 from quire.models.quantized.fields import read_names
 from quire.models.quantized.stored import PackedWeight, RowReader, StoredTensors, refuse, size_of
 from quire.models.safetensors_file import TensorEntry
+from quire.models.small_floats import DOUBLED_E2M1, decode_half_exponents
 from quire.models.weights import SourceDType
 
 GROUP = 32
@@ -77,10 +80,10 @@ def _rows_of(stored: StoredTensors, codes: TensorEntry, scales: TensorEntry, num
     data, exponents = stored.array(codes).reshape(-1, num_in // 2), stored.array(scales).reshape(-1, num_in // GROUP)
 
     def read(start: int, stop: int) -> Float32Array:
-        values = E2M1[unpack_codes(data[start:stop], 4, num_in)].reshape(stop - start, -1, GROUP)
+        values = DOUBLED_E2M1[unpack_codes(data[start:stop], 4, num_in)].reshape(stop - start, -1, GROUP)
         with np.errstate(over="ignore"):
-            scaled = np.ldexp(values, exponents[start:stop, :, None].astype(np.int32) - 127)
-        return np.asarray(scaled, np.float32).reshape(stop - start, num_in)
+            values *= decode_half_exponents(exponents[start:stop, :, None], scales.dtype)
+        return values.reshape(stop - start, num_in)
 
     return read
 

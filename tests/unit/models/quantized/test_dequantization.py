@@ -16,7 +16,7 @@ from quire.models.safetensors_file import open_safetensors
 from quire.models.weights import SourceDType
 from support.quantized import Method, as_stored
 from support.quantized_methods import METHODS
-from support.safetensors_writer import safetensors_bytes
+from support.safetensors_writer import Typed, safetensors_bytes
 
 _NUM_OUT, _NUM_IN = 64, 96
 _FORMATS = {torch.float32: SourceDType.FLOAT32, torch.float16: SourceDType.FLOAT16, torch.bfloat16: SourceDType.BFLOAT16}
@@ -74,3 +74,21 @@ def test_methods_describe_themselves(method: Method) -> None:
     quantization = read_quantization(parse_config(json.dumps({method.section: method.config}).encode()))
     assert quantization is not None
     assert quantization.words == method.words
+
+
+@pytest.mark.parametrize("name", ["quark", "mxfp4-pack-quantized"])
+@pytest.mark.parametrize("word", ["F8_E8M0", "U8"])
+def test_every_power_of_two_of_mxfp4_scales_every_value(tmp_path: Path, name: str, word: str) -> None:
+    method = next(each for each in METHODS if each.name == name)
+    parts = method.pack(np.random.default_rng(0), 256, 32).parts
+    codes = next(part for leaf, part in parts.items() if leaf != "weight_scale")
+    codes[:, :8] = np.arange(0, 256, 34)
+    parts["weight_scale"] = Typed.of(np.arange(256, dtype=np.uint8)[:, None], word)
+    found = packed_weight(tmp_path, method, parts).to_float32()
+    halves = np.stack([codes & 15, codes >> 4], axis=2).reshape(256, 32)
+    values = torch.tensor((0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6))[torch.from_numpy(halves).long()]
+    expected = torch.ldexp(values.to(torch.bfloat16), torch.arange(-127, 129, dtype=torch.int32)[:, None]).to(torch.float32)
+    if word == "F8_E8M0":
+        expected[255] = torch.nan
+    assert_same_bits(found[:255], expected[:255].numpy())
+    np.testing.assert_array_equal(found[255], expected[255].numpy())
