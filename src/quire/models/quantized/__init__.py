@@ -16,6 +16,7 @@ from quire.models.quantized.auto_round import read_auto_round
 from quire.models.quantized.awq import read_awq
 from quire.models.quantized.compressed_scheme import read_scheme
 from quire.models.quantized.compressed_tensors import CompressedTensors
+from quire.models.quantized.fields import ModuleNames
 from quire.models.quantized.fp8 import read_fp8, read_modelopt
 from quire.models.quantized.gptq import read_gptq
 from quire.models.quantized.mlx import read_mlx
@@ -36,6 +37,11 @@ class Quantization(Protocol):
     @property
     def words(self) -> str:
         """The method, its bits and groups, for people."""
+        ...
+
+    @property
+    def excluded(self) -> ModuleNames:
+        """Modules that stay unquantized; those that `find` itself refuses may be left out."""
         ...
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:

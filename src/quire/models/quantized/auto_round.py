@@ -12,8 +12,16 @@ from operator import eq
 
 from quire.models.config_file import Config
 from quire.models.quantized.awq import Awq
-from quire.models.quantized.fields import Groups, read_bits, read_group_size, read_names, read_pattern, warn_of_activations
-from quire.models.quantized.gptq import BITS, Gptq, Overrides, read_override
+from quire.models.quantized.fields import (
+    Groups,
+    Overrides,
+    read_bits,
+    read_group_size,
+    read_names,
+    read_pattern,
+    warn_of_activations,
+)
+from quire.models.quantized.gptq import BITS, Gptq, read_override
 
 _PLAIN_NAME = re.compile(r"[\w.\-]+")
 _LABEL = "AutoRound"
@@ -30,7 +38,7 @@ def read_auto_round(section: Config) -> Gptq | Awq:
     """Returns the layout that `quantization_config` describes."""
     section.ignore(_HARMLESS)
     section.require("data_type", "int")
-    read_names(section, "modules_to_not_convert")
+    excluded = read_names(section, "modules_to_not_convert")
     if section.has("act_bits") and section.size("act_bits", limit=64) not in _FLOAT_BITS:
         warn_of_activations(section, "act_bits")
     section.ignore(_ACTIVATIONS)
@@ -39,11 +47,13 @@ def read_auto_round(section: Config) -> Gptq | Awq:
     is_minus_one = section.choice("packing_format", _IS_MINUS_ONE)
     overrides = _read_extra(section, groups)
     if is_minus_one is not None:
-        return Gptq(groups=groups, is_minus_one=is_minus_one, is_sorted=False, overrides=overrides, label=_LABEL)
+        return Gptq(
+            groups=groups, is_minus_one=is_minus_one, is_sorted=False, overrides=overrides, excluded=excluded, label=_LABEL
+        )
     read_bits(section, "bits", (4,))
     if any(override not in (None, groups) for _, override in overrides):
         section.refuse("extra_config", "changes bits or groups of single modules, which the AWQ layout does not allow")
-    return Awq(groups=groups, label=_LABEL)
+    return Awq(groups=groups, overrides=overrides, excluded=excluded, label=_LABEL)
 
 
 def _read_extra(section: Config, groups: Groups) -> Overrides:

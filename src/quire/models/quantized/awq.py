@@ -20,7 +20,7 @@ import numpy.typing as npt
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling, unpack_codes
-from quire.models.quantized.fields import Groups, read_bits, read_group_size, read_names
+from quire.models.quantized.fields import Groups, ModuleNames, Overrides, groups_of, read_bits, read_group_size, read_names
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, size_of
 from quire.models.weights import SourceDType
 from quire.units import cdiv
@@ -36,6 +36,8 @@ class Awq:
     """Lin et al. 2023."""
 
     groups: Groups
+    overrides: Overrides = ()
+    excluded: ModuleNames
     label: str = "AWQ"
 
     @property
@@ -50,7 +52,7 @@ class Awq:
         codes = stored.matrix(f"{module}.qweight", ("I32",))
         num_in, num_words = codes.shape
         num_out = num_words * 32 // _BITS
-        grid = Grid(rows=1, columns=self.groups.columns(num_in))
+        grid = Grid(rows=1, columns=groups_of(module, self.overrides, self.groups).columns(num_in))
         num_groups = size_of(num_in, grid.columns, codes)
         zeros = stored.part(f"{module}.qzeros", ("I32",), (num_groups, num_words))
         scales = stored.part(f"{module}.scales", FLOATS, (num_groups, num_out))
@@ -88,7 +90,6 @@ def read_awq(section: Config) -> Awq:
     for name in ("version", "format", "checkpoint_format"):
         section.require(name, "gemm", "GEMM")
     section.require("zero_point", True)
-    read_names(section, "modules_to_not_convert")
     read_bits(section, "bits" if section.has("bits") else "w_bit", (_BITS,), default=_BITS)
     size = read_group_size(section, "group_size" if section.has("group_size") else "q_group_size", default=128)
-    return Awq(groups=Groups(_BITS, size))
+    return Awq(groups=Groups(_BITS, size), excluded=read_names(section, "modules_to_not_convert"))

@@ -20,6 +20,7 @@ import numpy as np
 from quire.arrays import Float32Array
 from quire.models.quantized.arithmetic import Grid, Scaling, unpack_codes
 from quire.models.quantized.compressed_scheme import Scheme, WeightScheme
+from quire.models.quantized.fields import ModuleNames
 from quire.models.quantized.fp8 import FP8, grid_of
 from quire.models.quantized.mxfp4 import packed_matrix
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
@@ -34,6 +35,11 @@ class CompressedTensors:
     """The weights of every module are read as the scheme that targets the module says."""
 
     scheme: Scheme
+
+    @property
+    def excluded(self) -> ModuleNames:
+        """None by name: the scheme's targets and patterns are enforced where a weight is found."""
+        return ModuleNames()
 
     @property
     def words(self) -> str:

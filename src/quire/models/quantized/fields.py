@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from quire.models.config_file import Config
 from quire.models.quantized.patterns import ModulePattern, parse_pattern
+from quire.models.quantized.stored import refuse
+
+Overrides = tuple[tuple[Callable[[str], bool], "Groups | None"], ...]
+"""Whether a rule holds for a module of this name, and how it is then quantized; None: not. The first that holds counts."""
 
 MAX_GROUP = 1 << 20
 ONE_GROUP = -1
+DENIED = "is quantized, which quantization_config denies for this module"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,14 @@ class Groups:
     def columns(self, num_in: int) -> int:
         """Returns the inputs that share a scale."""
         return num_in if self.size is None else self.size
+
+
+def groups_of(module: str, overrides: Overrides, general: Groups) -> Groups:
+    """Returns how a module is quantized; raises CheckpointError if a rule says that it is not."""
+    groups = next((groups for holds, groups in overrides if holds(module)), general)
+    if groups is None:
+        refuse(f"{module}.weight", DENIED)
+    return groups
 
 
 def read_bits(section: Config, name: str, known: tuple[int, ...], default: int | None = None) -> int:
@@ -57,10 +71,22 @@ def read_pattern(section: Config, name: str, text: str) -> ModulePattern:
         section.refuse(name, f"holds a pattern that {error}")
 
 
-def read_names(section: Config, *names: str) -> None:
-    """Checks lists of module names that stay unquantized: what the files hold for a module decides how it is read."""
-    for name in names:
-        section.texts(name)
+@dataclass(frozen=True, slots=True)
+class ModuleNames:
+    """Modules by whole parts of their paths: "mlp.gate" names "layers.0.mlp.gate" and all within, but no "mlp.gate_proj".
+
+    Libraries compare more loosely, each in its own way: as a substring, a prefix, a pattern. What this names, they all name.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def __contains__(self, module: str) -> bool:
+        return any(f".{name}." in f".{module}." for name in self.names)
+
+
+def read_names(section: Config, *fields: str) -> ModuleNames:
+    """Returns the modules that stay unquantized, as lists in one or several fields say."""
+    return ModuleNames(tuple(name for field in fields for name in section.texts(field) or ()))
 
 
 def warn_of_activations(section: Config, name: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling
-from quire.models.quantized.fields import read_names, warn_of_activations, warn_of_cache
+from quire.models.quantized.fields import ModuleNames, read_names, warn_of_activations, warn_of_cache
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse
 from quire.models.safetensors_file import TensorEntry
 from quire.models.small_floats import decode_exponents, decode_fp8
@@ -26,7 +26,7 @@ FP8 = ("F8_E4M3", "F8_E5M2")
 _SCALES = ("weight_scale_inv", "weight_scale")
 _SCALE_DTYPES = (*FLOATS, "F8_E8M0", "U8")
 _HARMLESS = """quant_method fmt scale_fmt expert_dtype modules_to_convert dequantize activation_scale_ub quant_algo producer
-exclude_modules quantization"""
+quantization"""
 MAX_BLOCK = 1 << 16
 
 
@@ -36,6 +36,7 @@ class Fp8:
 
     block: tuple[int, int] | None
     dtype: SourceDType
+    excluded: ModuleNames
     label: str = "FP8"
 
     @property
@@ -110,12 +111,12 @@ def _alike(rows: int, columns: int) -> tuple[tuple[int, ...], ...]:
 def read_fp8(section: Config, dtype: SourceDType) -> Fp8:
     """Returns the method as `quantization_config` describes it; `dtype` is that of the model."""
     section.ignore(_HARMLESS)
-    read_names(section, "modules_to_not_convert", "ignored_layers", "ignore")
+    excluded = read_names(section, "modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules")
     warn_of_cache(section, "kv_cache_scheme")
     section.require("activation_scheme", "static", "dynamic")
     if section.has("activation_scheme"):
         warn_of_activations(section, "activation_scheme")
-    return Fp8(block=read_block(section, "weight_block_size"), dtype=dtype)
+    return Fp8(block=read_block(section, "weight_block_size"), dtype=dtype, excluded=excluded)
 
 
 def read_block(section: Config, name: str) -> tuple[int, int] | None:

@@ -21,7 +21,17 @@ import numpy.typing as npt
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling, unpack_codes
-from quire.models.quantized.fields import ONE_GROUP, Groups, read_bits, read_group_size, read_names, read_pattern
+from quire.models.quantized.fields import (
+    ONE_GROUP,
+    Groups,
+    ModuleNames,
+    Overrides,
+    groups_of,
+    read_bits,
+    read_group_size,
+    read_names,
+    read_pattern,
+)
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
 from quire.models.weights import SourceDType
 
@@ -34,8 +44,6 @@ model_file_base_name model_name dataset tokenizer batch_size pad_token_id block_
 max_input_length model_seqlen module_name_preceding_first_block use_cuda_fp16 use_exllama disable_exllama exllama_config
 exllama_version backend meta sym desc_act act_group_aware hyb_act lm_head mse gptaq pack_impl is_marlin_format offload_to_disk
 offload_to_disk_path quantized_by v2 fail_safe failsafe fallback hessian vram_strategy gc_mode"""
-Overrides = tuple[tuple[Callable[[str], bool], Groups | None], ...]
-"""Whether a rule holds for a module of this name, and how it is then quantized; None: not. The first that holds counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,7 @@ class Gptq:
     is_minus_one: bool
     is_sorted: bool
     overrides: Overrides = ()
+    excluded: ModuleNames
     label: str = "GPTQ"
 
     @property
@@ -56,16 +65,8 @@ class Gptq:
         """Returns the quantized weights among the stored tensors."""
         return (self._weight(stored, module) for module in stored.modules("qweight"))
 
-    def _groups_of(self, module: str) -> Groups:
-        for holds, groups in self.overrides:
-            if holds(module):
-                if groups is None:
-                    refuse(f"{module}.qweight", "is quantized, which quantization_config denies for this module")
-                return groups
-        return self.groups
-
     def _weight(self, stored: StoredTensors, module: str) -> PackedWeight:
-        groups = self._groups_of(module)
+        groups = groups_of(module, self.overrides, self.groups)
         codes = stored.matrix(f"{module}.qweight", ("I32",))
         num_in, num_out = size_of(codes.shape[0] * 32, groups.bits, codes), codes.shape[1]
         grid = Grid(rows=1, columns=groups.columns(num_in))
@@ -115,7 +116,6 @@ def read_gptq(section: Config) -> Gptq:
     section.ignore(_HARMLESS)
     section.require("pack_dtype", "int32")
     section.require("is_marlin_format", False)
-    read_names(section, "modules_to_not_convert")
     section.ignore("modules_in_block_to_quantize")
     groups = Groups(read_bits(section, "bits", BITS), read_group_size(section, default=128))
     formats = [section.choice(name, _IS_MINUS_ONE) for name in ("checkpoint_format", "format") if section.has(name)]
@@ -128,6 +128,7 @@ def read_gptq(section: Config) -> Gptq:
         is_minus_one=formats[0] if formats else True,
         is_sorted=is_sorted,
         overrides=_read_dynamic(section, groups),
+        excluded=read_names(section, "modules_to_not_convert"),
     )
 
 

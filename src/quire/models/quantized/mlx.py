@@ -18,7 +18,7 @@ import numpy as np
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import unpack_codes
-from quire.models.quantized.fields import Groups, read_bits, read_group_size, read_names
+from quire.models.quantized.fields import DENIED, Groups, ModuleNames, read_bits, read_group_size, read_names
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse, size_of
 from quire.models.weights import SourceDType
 
@@ -32,6 +32,7 @@ class Mlx:
 
     groups: Groups
     overrides: Mapping[str, Groups | None] = field(default_factory=dict)
+    excluded: ModuleNames
 
     @property
     def words(self) -> str:
@@ -45,7 +46,7 @@ class Mlx:
     def _weight(self, stored: StoredTensors, module: str) -> PackedWeight:
         groups = self.overrides.get(module, self.groups)
         if groups is None:
-            refuse(f"{module}.scales", "belongs to a module that is not quantized, says the configuration")
+            refuse(f"{module}.weight", DENIED)
         codes = stored.matrix(f"{module}.weight", ("U32",))
         num_out, num_in = codes.shape[0], size_of(codes.shape[1] * 32, groups.bits, codes)
         num_groups = size_of(num_in, groups.columns(num_in), codes)
@@ -81,10 +82,10 @@ def read_mlx(section: Config) -> Mlx:
     section.ignore("quant_method linear_class")
     section.require("mode", "affine")
     section.require("quantize_input", False)
-    read_names(section, "modules_to_not_convert")
+    excluded = read_names(section, "modules_to_not_convert")
     groups = _read_groups(section)
     overrides = {name: _read_module(section, name, groups) for name in section.names if name not in _FIELDS}
-    return Mlx(groups=groups, overrides=overrides)
+    return Mlx(groups=groups, overrides=overrides, excluded=excluded)
 
 
 def _read_module(section: Config, name: str, groups: Groups) -> Groups | None:

@@ -22,7 +22,7 @@ import numpy as np
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import unpack_codes
-from quire.models.quantized.fields import read_names
+from quire.models.quantized.fields import ModuleNames, read_names
 from quire.models.quantized.stored import PackedWeight, RowReader, StoredTensors, refuse, size_of
 from quire.models.safetensors_file import TensorEntry
 from quire.models.small_floats import DOUBLED_E2M1, decode_half_exponents
@@ -37,6 +37,7 @@ _EXPONENTS = ("U8", "F8_E8M0")
 class Mxfp4:
     """Weights under `name_blocks` and `name_scales`, as gpt-oss has them."""
 
+    excluded: ModuleNames
     words: str = "MXFP4, groups of 32"
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
@@ -91,5 +92,4 @@ def _rows_of(stored: StoredTensors, codes: TensorEntry, scales: TensorEntry, num
 def read_mxfp4(section: Config) -> Mxfp4:
     """Returns the method as `quantization_config` describes it."""
     section.ignore("quant_method dequantize")
-    read_names(section, "modules_to_not_convert")
-    return Mxfp4()
+    return Mxfp4(excluded=read_names(section, "modules_to_not_convert"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quire.models.config_file import Config
-from quire.models.quantized.fields import read_names, warn_of_activations
+from quire.models.quantized.fields import ModuleNames, read_names, warn_of_activations
 from quire.models.quantized.mxfp4 import GROUP, packed_matrix
 from quire.models.quantized.stored import PackedWeight, StoredTensors
 
@@ -20,6 +20,7 @@ mx_element_dtype qat_spec"""
 class Quark:
     """Weights in the one format that is read."""
 
+    excluded: ModuleNames
     words: str = "Quark, MXFP4, groups of 32"
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
@@ -35,7 +36,7 @@ class Quark:
 def read_quark(section: Config) -> Quark:
     """Returns the method as `quantization_config` describes it."""
     section.ignore(_HARMLESS)
-    read_names(section, "exclude")
+    excluded = read_names(section, "exclude")
     section.require("layer_quant_config", {})
     section.require("layer_type_quant_config", {})
     section.require("kv_cache_post_rope", False)
@@ -50,7 +51,7 @@ def read_quark(section: Config) -> Quark:
     general.ignore("target_device")
     general.require("bias", {})
     _check_weight(weight)
-    return Quark()
+    return Quark(excluded=excluded)
 
 
 def _check_weight(weight: Config) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quire.models.config_file import Config
 from quire.models.quantized import Quantization, describe_reading, read_quantization
+from quire.models.quantized.fields import DENIED
 from quire.models.quantized.stored import PackedView, PackedWeight, StoredTensors, refuse
 from quire.models.safetensors_file import SafetensorsFile
 from quire.models.shards import Shards, TensorFile, open_shards
@@ -49,6 +50,8 @@ def unpack_shards(shards: Shards, quantization: Quantization) -> UnpackedShards:
     for weight in quantization.find(stored):
         if weight.name in weights:
             refuse(weight.name, "is stored twice, in two quantized forms")
+        if weight.name.removesuffix(".weight") in quantization.excluded:
+            refuse(weight.name, DENIED)
         weights[weight.name] = weight
         used.update(part.name for part in weight.parts)
     for name in weights.keys() & files.keys() - used:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from support.quantized_methods import METHODS
 from support.safetensors_writer import Typed, safetensors_bytes, write_sharded
 
 BY_NAME = {method.name: method for method in METHODS}
+_WITH_LIST = ("gptq-4", "awq", "auto-round-gptq", "auto-round-awq", "fp8-blocks", "mlx-4")
 UP = "model.layers.1.mlp.up_proj"
 
 
@@ -206,12 +208,24 @@ def test_module_may_stay_as_it_is(tmp_path: Path) -> None:
         ("w4a16", {"ignore": [UP]}),
         ("gptq-4", {"dynamic": {"-:.*up_proj.*": {}}}),
         ("auto-round-gptq", {"extra_config": {".*up_proj": {"bits": 16, "data_type": "float"}}}),
+        ("auto-round-awq", {"extra_config": {".*up_proj": {"bits": 16, "data_type": "float"}}}),
         ("mlx-4", {UP: False}),
+        *((name, {"modules_to_not_convert": ["lm_head", UP]}) for name in _WITH_LIST),
+        *((name, {"modules_to_not_convert": ["up_proj"]}) for name in _WITH_LIST),
+        *(("fp8-blocks", {field: ["mlp.up_proj"]}) for field in ("ignored_layers", "ignore", "exclude_modules")),
+        ("quark", {"exclude": ["lm_head", "up_proj"]}),
     ],
 )
 def test_quantized_module_that_the_config_denies_is_refused(tmp_path: Path, name: str, config: dict[str, Any]) -> None:
-    message = refusal(changed(tmp_path, name, {}, **config))
-    assert "up_proj" in message
+    assert re.search(
+        r"up_proj\.\w+ is quantized, which quantization_config denies", refusal(changed(tmp_path, name, {}, **config))
+    )
+
+
+@pytest.mark.parametrize("entry", ["visual", "lm_head", "mlp.up", "p_proj", "model.layers.10", "ayers.1", "*", ".*up_proj", ""])
+def test_excluded_modules_are_named_by_whole_parts_of_their_paths(tmp_path: Path, entry: str) -> None:
+    config = {"modules_to_not_convert": [entry]}
+    assert load_checkpoint(changed(tmp_path, "fp8-blocks", {}, **config)).weights.dtype is SourceDType.QUANTIZED
 
 
 @pytest.mark.parametrize(
