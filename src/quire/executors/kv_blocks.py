@@ -3,8 +3,8 @@
     header   magic, version of this format, the order of elements, and the shape; as JSON, ended by a newline
     pages    K and V of all layers, in the format of the cache, in the executor's own order
 
-A block is read only by an executor of the same order and shape. It means the same there if the `numerics` of both are equal,
-which the bytes do not say.
+A block is read only by an executor of the same order and shape. It means the same there if both compute the same model with
+equal `numerics`, which the bytes do not say.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from enum import Enum
 
 from quire.errors import KVBlockError
 from quire.kv.layout import KVLayout
+from quire.models.strict_json import shorten
 
 VERSION = 1
 """Raised whenever the header, or the order of a page's elements, changes."""
@@ -49,7 +50,7 @@ class BlockFormat:
         if start + newline != self._header:
             raise KVBlockError(
                 "a block of another version, order or shape",
-                given=start.removeprefix(_MAGIC).decode(errors="replace"),
+                given=_shown(start.removeprefix(_MAGIC)),
                 limit=self._header.removeprefix(_MAGIC).decode().rstrip(),
                 next_step=_COMPUTE,
             )
@@ -72,4 +73,9 @@ class BlockFormat:
         return _MAGIC + json.dumps(fields).encode() + b"\n"
 
 
+def _shown(header: bytes) -> str:
+    return shorten(ascii(header[: _MAX_SHOWN + 1].decode(errors="replace"))[1:-1], _MAX_SHOWN)
+
+
+_MAX_SHOWN = 240
 _COMPUTE = "Compute the block's tokens again, or export the block with this version and model."

@@ -90,6 +90,15 @@ def test_executors_that_order_elements_otherwise_are_told_apart() -> None:
             reference.import_block(0, build(NativeExecutor).export_block(0))
 
 
+def test_a_long_header_is_shown_in_part() -> None:
+    executor = build(ReferenceExecutor)
+    header, newline, pages = executor.export_block(0).partition(b"\n")
+    with pytest.raises(KVBlockError) as caught:
+        executor.import_block(0, header + b"\0\xff" * 100_000 + newline + pages)
+    assert len(str(caught.value)) < 1000
+    assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [-1, NUM_BLOCKS])
 def test_blocks_outside_the_memory_are_refused(kind: Kind, block: int) -> None:
