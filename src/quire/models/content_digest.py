@@ -33,6 +33,7 @@ MAX_ENTRIES = 1024
 _MAX_THREADS = 8
 _SETTLED_NS = 2_000_000_000  # file systems keep times this coarsely: what changed later may change again without a trace
 _DIGEST_BYTES = 32
+_PART = ".part"
 
 Progress = Callable[[], None]
 
@@ -107,7 +108,7 @@ def _new_entry(directory: Path) -> Iterator[Path | None]:
     """Yields a new file, made before the content is read so that its time can be compared; None where none can be made."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=directory, suffix=".part")
+        descriptor, name = tempfile.mkstemp(dir=directory, suffix=_PART)
         os.close(descriptor)
     except OSError:
         yield None
@@ -135,6 +136,7 @@ def _checksum(digest: bytes, entry: Path) -> bytes:
 
 
 def _forget_oldest(directory: Path) -> None:
-    entries = sorted((path.stat().st_mtime_ns, path) for path in directory.iterdir())
+    """Removes the oldest digests beyond the limit, and leaves what another process is about to give its place."""
+    entries = sorted((path.stat().st_mtime_ns, path) for path in directory.iterdir() if path.suffix != _PART)
     for _, path in entries[:-MAX_ENTRIES]:
         path.unlink(missing_ok=True)

@@ -108,13 +108,11 @@ def test_entry_of_another_file_is_not_believed(weights: Path, cache: Path, tmp_p
     assert read(weights) == (mine, 3)
 
 
-@pytest.mark.parametrize("obstacle", ["file", "unwritable"])
+@pytest.mark.parametrize("obstacle", ["digests", "quire"])
 def test_cache_that_refuses_costs_only_time(weights: Path, cache: Path, obstacle: str) -> None:
-    cache.parent.mkdir(parents=True)
-    if obstacle == "file":
-        cache.write_bytes(b"")
-    else:
-        cache.mkdir(mode=0o500)
+    place = cache if obstacle == "digests" else cache.parent
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"a file where the directory belongs")
     digest, _ = read(weights)
     assert read(weights)[0] == digest
 
@@ -126,6 +124,19 @@ def test_cache_keeps_a_bounded_number_of_digests(weights: Path, cache: Path, mon
         read(weights)
     assert len(list(cache.iterdir())) == 2
     assert read(weights)[1] == 0
+
+
+def test_what_another_process_is_about_to_keep_is_not_removed(
+    weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "MAX_ENTRIES", 1)
+    cache.mkdir(parents=True)
+    part = cache / "tmp1234.part"
+    part.write_bytes(b"")
+    os.utime(part, ns=(0, 0))
+    read(weights)
+    assert part.exists()
+    assert len(list(cache.iterdir())) == 2
 
 
 def test_small_file_leaves_no_entry(cache: Path, tmp_path: Path) -> None:
