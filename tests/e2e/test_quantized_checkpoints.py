@@ -17,7 +17,7 @@ from support.quantized_methods import METHODS
 _ONE_EACH = (
     "gptq-4 gptq-sorted gptq-v2-3 auto-round-awq awq w4a16-zeros w8a16 int-quantized float-quantized fp8-blocks fp8-tensor"
 )
-_NAMES = (*_ONE_EACH.split(), "mxfp4", "quark", "mlx-3", "mlx-4")
+_NAMES = (*_ONE_EACH.split(), "mxfp4-pack-quantized", "quark", "mlx-3", "mlx-4")
 CHOSEN = [method for method in METHODS if method.name in _NAMES]
 GREEDY = SamplingParams(temperature=0, max_tokens=12, logprobs=3, ignore_eos=True)
 

@@ -16,6 +16,7 @@ from quire.models.quantized import read_quantization
 from quire.models.quantized.stored import PackedView, StoredTensors
 from quire.models.safetensors_file import open_safetensors
 from support.quantized import Arrays, as_stored, random_scales, stream
+from support.quantized_methods import METHODS
 from support.safetensors_writer import Typed, safetensors_bytes
 
 
@@ -60,14 +61,15 @@ def test_fp8_for_every_code(tmp_path: Path, word: str, dtype: torch.dtype, shape
     assert np.isnan((found[is_nan].astype(np.uint32) << 16).view(np.float32)).all()
 
 
-def test_mxfp4_experts_for_every_code_and_exponent(tmp_path: Path) -> None:
-    codes = np.tile(np.arange(16, dtype=np.uint8), (2, 256, 2))
-    blocks = (codes[:, :, 0::2] | (codes[:, :, 1::2] << 4)).reshape(2, 256, 1, 16)
-    scales = np.arange(256, dtype=np.uint8)[None, :, None].repeat(2, 0)
-    theirs = convert_moe_packed_tensors(torch.from_numpy(blocks), torch.from_numpy(scales))
-    found = bits_of(tmp_path, {"up_blocks": blocks, "up_scales": scales}, quantization_config={"quant_method": "mxfp4"})
+def test_mxfp4_for_every_code_and_exponent(tmp_path: Path) -> None:
+    codes = np.tile(np.arange(16, dtype=np.uint8), (256, 2))
+    packed = codes[:, 0::2] | (codes[:, 1::2] << 4)
+    scales = np.arange(256, dtype=np.uint8)[:, None]
+    theirs = convert_moe_packed_tensors(torch.from_numpy(packed.reshape(1, 256, 1, 16)), torch.from_numpy(scales[None]))[0].T
+    config = next(method.config for method in METHODS if method.name == "quark")
+    found = bits_of(tmp_path, {"weight": packed, "weight_scale": scales}, quantization_config=config)
     expected = as_stored(theirs)
-    assert found.shape == expected.shape == (2, 32, 256)
+    assert found.shape == expected.shape == (256, 32)
     is_nan = np.isnan(theirs.float().numpy())
     np.testing.assert_array_equal(found[~is_nan], expected[~is_nan])
     assert np.isnan((found[is_nan].astype(np.uint32) << 16).view(np.float32)).all()

@@ -104,10 +104,6 @@ PUBLISHED_QUANTIZATIONS: dict[str, tuple[dict[str, Any], str]] = {
         "ignore": ["lm_head"], "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
         "producer": {"name": "modelopt", "version": "0.29.0"}, "quant_algo": "FP8", "quant_method": "modelopt",
     }, "FP8, a scale per tensor or output"),
-    "openai/gpt-oss-20b": ({
-        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"],
-        "quant_method": "mxfp4",
-    }, "MXFP4, groups of 32"),
     "amd, Quark MXFP4": ({
         "algo_config": None, "exclude": ["lm_head"], "export": {
             "kv_cache_group": [], "min_kv_scale": 0.0, "pack_method": "reorder", "weight_format": "real_quantized",

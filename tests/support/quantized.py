@@ -236,7 +236,7 @@ def _fp4_value(code: int, exponent: int) -> float:
 
 
 def pack_mxfp4(layout: str) -> Callable[..., Packed]:
-    """`layout` is blocks (gpt-oss), weight (Quark) or packed (compressed-tensors)."""
+    """`layout` is weight (Quark) or packed (compressed-tensors)."""
 
     def pack(rng: np.random.Generator, num_out: int, num_in: int) -> Packed:
         codes = codes_of(rng, (num_out, num_in), 4)
@@ -245,7 +245,6 @@ def pack_mxfp4(layout: str) -> Callable[..., Packed]:
         data = (codes[:, 0::2] | (codes[:, 1::2] << 4)).astype(np.uint8)
         scales = exponents.astype(np.uint8)
         parts = {
-            "blocks": {"weight_blocks": data.reshape(num_out, -1, 16), "weight_scales": scales},
             "weight": {"weight": data, "weight_scale": scales},
             "packed": {"weight_packed": data, "weight_scale": scales},
         }[layout]

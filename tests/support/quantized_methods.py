@@ -157,7 +157,6 @@ METHODS = (
         others={"torch_dtype": "float16"},
     ),
     Method(name="modelopt", config={"quant_method": "modelopt", "quant_algo": "FP8"}, pack=pack_fp8("F8_E4M3", "tensor")),
-    Method(name="mxfp4", config={"quant_method": "mxfp4"}, pack=pack_mxfp4("blocks"), words="MXFP4, groups of 32"),
     Method(name="quark", config=_QUARK, pack=pack_mxfp4("weight"), words="Quark, MXFP4, groups of 32"),
     *(
         Method(

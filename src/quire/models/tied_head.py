@@ -11,20 +11,22 @@ untied        embedding               refused: the head is missing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from quire.models.families import Family
+from quire.models.quantized.stored import PackedTensor
 from quire.models.shards import Shards
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
-from quire.models.weights import SourceDType, SourceTensor
+from quire.models.weights import SourceTensor
 
 EMBEDDING, HEAD = "embed.weight", "head.weight"
-_COMPARED_BYTES = 1 << 24
+_COMPARED_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,13 +64,18 @@ def _is_same(first: str, second: str, shards: Shards) -> bool:
     entries = [shards.placement[name].entries[name] for name in (first, second)]
     if entries[0].shape != entries[1].shape or entries[0].dtype != entries[1].dtype or not entries[0].is_usable:
         return False
-    bits = [_flat_bits(shards.placement[name].read(name)) for name in (first, second)]
-    step = _COMPARED_BYTES // bits[0].itemsize
-    return all(
-        np.array_equal(bits[0][start : start + step], bits[1][start : start + step]) for start in range(0, bits[0].size, step)
-    )
+    tensors = [shards.placement[name].read(name) for name in (first, second)]
+    columns = entries[0].shape[-1] if entries[0].shape else 1
+    step = next((each.rows_at_once * columns for each in tensors if isinstance(each, PackedTensor)), _COMPARED_AT_ONCE)
+    return all(np.array_equal(*bits) for bits in zip(*(_pieces_of(tensor, step) for tensor in tensors), strict=True))
 
 
-def _flat_bits(tensor: SourceTensor) -> npt.NDArray[np.unsignedinteger]:
-    flat = (tensor.to_packable() if tensor.dtype is SourceDType.QUANTIZED else tensor.bits).reshape(-1)
-    return flat.view(np.dtype(f"u{flat.itemsize}"))
+def _pieces_of(tensor: SourceTensor, step: int) -> Iterator[npt.NDArray[Any]]:
+    """Returns the bits of the values, `step` at a time, which is the length of the pieces that quantized tensors make."""
+    if isinstance(tensor, PackedTensor):
+        pieces: Iterable[npt.NDArray[Any]] = (piece.bits for piece in tensor.pieces())
+    else:
+        flat = tensor.bits.reshape(-1)
+        pieces = (flat[start : start + step] for start in range(0, flat.size, step))
+    for piece in pieces:
+        yield piece.reshape(-1).view(np.dtype(f"u{piece.itemsize}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -58,6 +59,40 @@ class SourceTensor:
     def to_packable(self) -> Float32Array | BitsArray:
         """Returns exact float32 values or bfloat16 bits: a view, with its strides, of a tensor that is stored as one of them."""
         return self.to_float32() if self.dtype is SourceDType.FLOAT16 else cast("Float32Array | BitsArray", self.bits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedTensor(SourceTensor, ABC):
+    """A matrix whose values are computed from `bits` each time they are asked for, some rows after the others."""
+
+    @property
+    @abstractmethod
+    def value_dtype(self) -> SourceDType:
+        """A format that holds every value."""
+
+    @abstractmethod
+    def pieces(self) -> Iterator[SourceTensor]:
+        """Returns consecutive rows with their values, all rows in the end; `shape` is that of the whole."""
+
+    def to_float32(self) -> Float32Array:
+        """Returns the values as contiguous float32."""
+        values, start = np.empty(self.shape, np.float32), 0
+        for piece in self.pieces():
+            values[start : start + len(piece.bits)] = piece.to_float32()
+            start += len(piece.bits)
+        return values
+
+    def to_bfloat16(self) -> BitsArray:
+        """Returns bfloat16 bits, rounded to nearest even; no float32 copy of the whole matrix exists meanwhile."""
+        bits, start = np.empty(self.shape, np.uint16), 0
+        for piece in self.pieces():
+            bits[start : start + len(piece.bits)] = piece.to_bfloat16()
+            start += len(piece.bits)
+        return bits
+
+    def to_packable(self) -> Float32Array | BitsArray:
+        """Returns bfloat16 bits where they hold every value, and exact float32 values elsewhere."""
+        return self.to_bfloat16() if self.value_dtype is SourceDType.BFLOAT16 else self.to_float32()
 
 
 class Weights(Mapping[str, SourceTensor]):

@@ -20,7 +20,6 @@ from quire.models.quantized.fields import ModuleNames
 from quire.models.quantized.fp8 import read_fp8, read_modelopt
 from quire.models.quantized.gptq import read_gptq
 from quire.models.quantized.mlx import read_mlx
-from quire.models.quantized.mxfp4 import read_mxfp4
 from quire.models.quantized.quark import read_quark
 from quire.models.quantized.stored import PackedWeight, StoredTensors
 from quire.models.strict_json import shorten
@@ -58,7 +57,6 @@ _METHODS: Mapping[str, Callable[[Config, SourceDType], Quantization]] = {
     "fp8": read_fp8,
     "fbgemm_fp8": read_fp8,
     "modelopt": read_modelopt,
-    "mxfp4": lambda section, _: read_mxfp4(section),
     "quark": lambda section, _: read_quark(section),
     "mlx": lambda section, _: read_mlx(section),
     "metal": lambda section, _: read_mlx(section),

@@ -1,65 +1,26 @@
 """MXFP4: FP4 values, two a byte, the first in the low half, with a power of two per 32 of them.
 
-    blocks  U8 [..., G, 16], scales U8 [..., G]                    gpt-oss: `name_blocks`, `name_scales`
     weight  U8 [N, K / 2],   weight_scale U8 [N, K / 32]           Quark
     weight_packed, weight_scale                                    compressed-tensors, the same
 
     weight[n, k] = value[n, k] * 2 ** (scale[n, g] - 127), rounded to bfloat16, which is exact unless it overflows
 
 Scales may be F8_E8M0 instead of U8: then 255 is NaN, and so are the 32 weights. In U8 it is 2 ** 128, as transformers has it.
-
-transformers turns the experts of gpt-oss, [E, N, G, 16], into [E, K, N]; so does this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from math import prod
-
 import numpy as np
 
 from quire.arrays import Float32Array
-from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import unpack_codes
-from quire.models.quantized.fields import ModuleNames, read_names
-from quire.models.quantized.stored import PackedWeight, RowReader, StoredTensors, refuse, size_of
+from quire.models.quantized.stored import PackedWeight, RowReader, StoredTensors, size_of
 from quire.models.safetensors_file import TensorEntry
 from quire.models.small_floats import DOUBLED_E2M1, decode_half_exponents
 from quire.models.weights import SourceDType
 
 GROUP = 32
-_BLOCK_BYTES = GROUP // 2
 _EXPONENTS = ("U8", "F8_E8M0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mxfp4:
-    """Weights under `name_blocks` and `name_scales`, as gpt-oss has them."""
-
-    excluded: ModuleNames
-    words: str = "MXFP4, groups of 32"
-
-    def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
-        """Returns the quantized weights among the stored tensors."""
-        return (_of_blocks(stored, name.removesuffix("_blocks")) for name in stored if name.endswith("_blocks"))
-
-
-def _of_blocks(stored: StoredTensors, name: str) -> PackedWeight:
-    blocks = stored.part(f"{name}_blocks", ("U8",))
-    *outer, num_groups, num_bytes = blocks.shape if len(blocks.shape) >= 2 else (0, 0)
-    if len(outer) not in (1, 2) or num_bytes != _BLOCK_BYTES or 0 in blocks.shape:
-        refuse(blocks.name, "has an impossible shape", list(blocks.shape), f"[rows, groups, {_BLOCK_BYTES}], perhaps per expert")
-    scales = stored.part(f"{name}_scales", _EXPONENTS, (*outer, num_groups))
-    return PackedWeight(
-        name=name,
-        num_rows=prod(outer),
-        num_columns=num_groups * GROUP,
-        dtype=SourceDType.BFLOAT16,
-        parts=(blocks, scales),
-        open=lambda: _rows_of(stored, blocks, scales, num_groups * GROUP),
-        num_matrices=None if len(outer) == 1 else outer[0],
-    )
 
 
 def packed_matrix(stored: StoredTensors, module: str, leaf: str) -> PackedWeight:
@@ -87,9 +48,3 @@ def _rows_of(stored: StoredTensors, codes: TensorEntry, scales: TensorEntry, num
         return values.reshape(stop - start, num_in)
 
     return read
-
-
-def read_mxfp4(section: Config) -> Mxfp4:
-    """Returns the method as `quantization_config` describes it."""
-    section.ignore("quant_method dequantize")
-    return Mxfp4(excluded=read_names(section, "modules_to_not_convert"))

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
-from quire.arrays import BitsArray, Float32Array
+from quire.arrays import Float32Array
 from quire.errors import CheckpointError
 from quire.models.quantized.arithmetic import rounded
 from quire.models.safetensors_file import USABLE_DTYPES, SafetensorsFile, TensorEntry
 from quire.models.strict_json import shorten
-from quire.models.weights import SourceDType, SourceTensor
+from quire.models.weights import DecodedTensor, SourceDType, SourceTensor
 
 FLOATS = USABLE_DTYPES
 MAX_DIMENSION = 2**31 - 1
-
-_Element = TypeVar("_Element", bound=np.generic)
-
 
 RowReader = Callable[[int, int], Float32Array]
 """Returns rows [start, stop) of a weight in float32, before they are rounded to the weight's format."""
@@ -33,7 +29,6 @@ _ROWS_AT_ONCE = 32  # or a multiple: a whole number of words, however many bits 
 class PackedWeight:
     """A weight [N, K] that the stored tensors `parts`, the codes first, make; `open` decodes scales and returns the reader.
 
-    With `num_matrices`, the rows are those of as many matrices, which transformers keeps transposed: [matrix, K, N / matrices].
     `dtype` is the format to which the method itself rounds.
     """
 
@@ -43,14 +38,11 @@ class PackedWeight:
     dtype: SourceDType
     parts: tuple[TensorEntry, ...]
     open: Callable[[], RowReader]
-    num_matrices: int | None = None
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape that the model knows."""
-        if self.num_matrices is None:
-            return self.num_rows, self.num_columns
-        return self.num_matrices, self.num_columns, self.num_rows // self.num_matrices
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.num_rows, self.num_columns
 
     @property
     def num_bytes(self) -> int:
@@ -59,7 +51,7 @@ class PackedWeight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PackedTensor(SourceTensor):
+class PackedTensor(DecodedTensor):
     """Rows [start, stop) of a quantized weight: widened each time their values are asked for, and kept nowhere.
 
     `bits` are the codes of the whole weight as the file holds them.
@@ -71,42 +63,25 @@ class PackedTensor(SourceTensor):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        if self.weight.num_matrices is not None:
-            return self.weight.shape
         return self.stop - self.start, self.weight.num_columns
 
-    def to_float32(self) -> Float32Array:
-        """Returns the values as contiguous float32."""
-        values = np.empty((self.stop - self.start, self.weight.num_columns), np.float32)
-        for first, piece in self._pieces():
-            values[first : first + len(piece.bits)] = piece.to_float32()
-        return self._arranged(values)
-
-    def to_bfloat16(self) -> BitsArray:
-        """Returns bfloat16 bits, contiguous, rounded to nearest even where the values are of another format."""
-        bits = np.empty((self.stop - self.start, self.weight.num_columns), np.uint16)
-        for first, piece in self._pieces():
-            bits[first : first + len(piece.bits)] = piece.to_bfloat16()
-        return self._arranged(bits)
-
-    def to_packable(self) -> Float32Array | BitsArray:
-        """Returns bfloat16 bits of a weight that is of that format, and exact float32 values of any other."""
-        return self.to_bfloat16() if self.weight.dtype is SourceDType.BFLOAT16 else self.to_float32()
+    @property
+    def value_dtype(self) -> SourceDType:
+        return self.weight.dtype
 
     def rows(self, start: int, stop: int) -> PackedTensor:
         """Returns some of the rows, of which alone the codes will be read."""
         return replace(self, start=self.start + start, stop=self.start + stop)
 
-    def _pieces(self) -> Iterator[tuple[int, SourceTensor]]:
-        read = self.weight.open()
-        step = max(1, _CODES_AT_ONCE // self.weight.num_columns // _ROWS_AT_ONCE) * _ROWS_AT_ONCE
-        for start in range(self.start, self.stop, step):
-            yield start - self.start, rounded(read(start, min(start + step, self.stop)), self.weight.dtype)
+    @property
+    def rows_at_once(self) -> int:
+        """The rows of a piece; the last one may have fewer."""
+        return max(1, _CODES_AT_ONCE // self.weight.num_columns // _ROWS_AT_ONCE) * _ROWS_AT_ONCE
 
-    def _arranged(self, rows: npt.NDArray[_Element]) -> npt.NDArray[_Element]:
-        if self.weight.num_matrices is None:
-            return rows
-        return np.ascontiguousarray(rows.reshape(self.weight.num_matrices, -1, rows.shape[1]).transpose(0, 2, 1))
+    def pieces(self) -> Iterator[SourceTensor]:
+        read, step = self.weight.open(), self.rows_at_once
+        for start in range(self.start, self.stop, step):
+            yield rounded(read(start, min(start + step, self.stop)), self.weight.dtype)
 
 
 class StoredTensors:

@@ -21,7 +21,7 @@ from support.safetensors_writer import assemble, header_of
 
 _NUM_MUTATIONS = 25
 _NAMES = """gptq-4 gptq-3 gptq-sorted auto-round-awq awq w4a16-zeros w8a16 int-quantized float-quantized fp8-blocks fp8-tensor
-mxfp4 quark mlx-3"""
+mxfp4-pack-quantized quark mlx-3"""
 CHOSEN = [method for method in METHODS if method.name in _NAMES.split()]
 _ODD = (0, -1, 1, 2, 3, 5, 7, 128, 2**31, 2**63, 1.5, True, None, "", "x" * 300, [], {}, [0], [-1, 5], {"bits": 5}, float(2**53))
 _WORDS = ("F32", "F16", "BF16", "I64", "I32", "U32", "I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "C64", "nonsense")

@@ -47,7 +47,7 @@ def test_mlx_may_write_its_description_twice() -> None:
         read_quantization(parse_config(json.dumps({**both, "quantization": {**same, "bits": 8}}).encode()))
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "hqq", "aqlm", "exl3", "torchao", "nvfp4", "", "GPTQ"])
+@pytest.mark.parametrize("method", ["bitsandbytes", "hqq", "aqlm", "exl3", "torchao", "mxfp4", "nvfp4", "", "GPTQ"])
 def test_other_methods_are_refused_with_those_that_are_read(method: str) -> None:
     with pytest.raises(UnsupportedConfigError) as caught:
         words_of({"quant_method": method, "bits": 4})
@@ -65,7 +65,7 @@ def _group(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "changes", "problem"),
     [
-        *((name, {"never_heard_of": 1}, "never_heard_of") for name in ("gptq-4", "awq", "w4a16", "fp8-blocks", "mxfp4", "quark")),
+        *((name, {"never_heard_of": 1}, "never_heard_of") for name in ("gptq-4", "awq", "w4a16", "fp8-blocks", "quark")),
         *(
             (name, {"bits": bits}, "bits")
             for name in ("gptq-4", "awq", "auto-round-gptq", "mlx-4")

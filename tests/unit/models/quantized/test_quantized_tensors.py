@@ -15,12 +15,12 @@ from safetensors.numpy import load_file
 from quire.errors import CheckpointError
 from quire.models.checkpoint import load_checkpoint, read_spec
 from quire.models.config_file import read_config
-from quire.models.quantized import arithmetic, gptq
+from quire.models.quantized import arithmetic, gptq, mlx, stored
 from quire.models.quantized.facts import describe_storage
 from quire.models.quantized.view import open_unpacked
 from quire.models.weights import SourceDType
 from support.configs import CONFIGS
-from support.quantized import Arrays, Method, pack_gptq, pack_mlx
+from support.quantized import Arrays, Method, as_stored, pack_gptq, pack_mlx
 from support.quantized_checkpoint import packed_tensors, write_model, write_pair
 from support.quantized_methods import METHODS
 from support.safetensors_writer import Typed, safetensors_bytes, write_sharded
@@ -175,6 +175,37 @@ def test_quantized_head_and_embedding_are_compared_by_value(tmp_path: Path, is_s
     assert read_spec(directory).is_head_tied is is_same
 
 
+def test_quantized_head_is_compared_with_an_embedding_that_is_not(tmp_path: Path) -> None:
+    packed, _ = packed_tensors(method("mlx-4"))
+    made = pack_mlx(4, 32, "BF16")(np.random.default_rng(5), 32, 64)
+    for values in (made.values, made.values + 1):
+        tensors = {**packed, "model.embed_tokens.weight": as_stored(values)}
+        tensors |= {f"lm_head.{leaf}": part for leaf, part in made.parts.items()}
+        directory = write_model(tmp_path, tensors, quantization=method("mlx-4").config, tie_word_embeddings=True)
+        assert read_spec(directory).is_head_tied is (values is made.values)
+
+
+def test_comparing_head_and_embedding_widens_no_more_than_the_first_difference_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, _ = packed_tensors(method("mlx-4"))
+    tensors = {key: value for key, value in packed.items() if key not in ("lm_head.weight", "model.embed_tokens.weight")}
+    for seed, module in enumerate(("model.embed_tokens", "lm_head")):
+        made = pack_mlx(4, 32)(np.random.default_rng(seed), 256, 64)
+        tensors |= {f"{module}.{leaf}": part for leaf, part in made.parts.items()}
+    sizes: list[int] = []
+
+    def counted(words: np.ndarray, bits: int, count: int) -> np.ndarray:
+        sizes.append(len(words))
+        return arithmetic.unpack_codes(words, bits, count)
+
+    monkeypatch.setattr(mlx, "unpack_codes", counted)
+    monkeypatch.setattr(stored, "_CODES_AT_ONCE", 1)
+    directory = write_model(tmp_path, tensors, quantization=method("mlx-4").config, tie_word_embeddings=True, vocab_size=256)
+    assert not read_spec(directory).is_head_tied
+    assert sizes == [32, 32]
+
+
 def test_zero_biases_that_the_model_does_not_have_are_dropped(tmp_path: Path) -> None:
     directory = changed(tmp_path, "gptq-4", {f"{UP}.bias": np.zeros(96, np.float16)})
     assert "layers.1.ffn.up.bias" not in load_checkpoint(directory).weights
@@ -275,7 +306,7 @@ def _short(array: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "name", ["gptq-4", "gptq-3", "awq", "w4a16-zeros", "w8a16", "int-quantized", "fp8-blocks", "mxfp4", "quark", "mlx-3"]
+    "name", ["gptq-4", "gptq-3", "awq", "w4a16-zeros", "w8a16", "int-quantized", "fp8-blocks", "quark", "mlx-3"]
 )
 def test_every_part_must_be_there_and_fit(tmp_path: Path, name: str) -> None:
     packed, _ = packed_tensors(method(name))
