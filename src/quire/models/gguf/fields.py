@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from quire.models.gguf.reader import GgufArray, Value, ValueType
 from quire.models.strict_json import shorten
 
 MAX_LISTED = 4096
+_log = logging.getLogger("quire")
 
 
 class Fields:
@@ -96,6 +98,10 @@ class Fields:
     def is_equal(self, name: str, *values: object) -> bool:
         """Whether the field holds one of these values."""
         return self._take(name) in values
+
+    def warn(self, name: str, problem: str) -> None:
+        """Logs a warning about how a field is used."""
+        _log.warning("%s: %s %s.", self._file_name, name, problem)
 
     def refuse_unread(self) -> None:
         """Raises UnsupportedConfigError for fields of the architecture that were not read: one could change the model."""

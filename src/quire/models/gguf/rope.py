@@ -1,6 +1,6 @@
 """The rotation of a GGUF model as fields of config.json: base, partial rotation, and length scaling.
 
-rope.scaling.type linear, yarn     a factor, as in config.json
+rope.scaling.type linear, yarn     a factor, as in config.json; linear where the file names no type, as in llama.cpp
 rope_freqs.weight                  one divisor per pair: what Llama 3.1's scaling comes to
 rope_factors_long, _short          the divisors of longrope
 """
@@ -57,20 +57,23 @@ def _divisors(fields: Fields, gguf: Gguf) -> dict[str, Any] | None:
     found = {name: _factors(fields, gguf, name) for name in FACTOR_TENSORS if name in gguf.placement}
     if not found:
         return None
-    fields.require(fields.own("rope.scaling.type"), "none", "longrope")
-    fields.optional_number(fields.own("rope.scaling.factor"))
+    scaling_type, factor = _type_and_factor(fields)
+    if scaling_type not in ("none", "linear", "longrope"):
+        fields.refuse(fields.own("rope.scaling.type"), "has a value that Quire does not honor", "none, linear, longrope")
+    if factor not in (None, 1.0):
+        fields.refuse(fields.own("rope.scaling.factor"), "scales frequencies that divisors scale already", 1.0)
     if _FREQS in found:
         if len(found) > 1:
             fields.refuse(_FREQS, "is stored together with factors of longrope")
         return {"rope_type": "longrope", "short_factor": found[_FREQS], "long_factor": found[_FREQS], "attention_factor": 1.0}
     if len(found) < 2:
         fields.refuse(_LONG, f"and {_SHORT} come only together")
-    warmth = fields.optional_number(fields.own("rope.scaling.attn_factor"))
+    attention_factor = fields.optional_number(fields.own("rope.scaling.attn_factor"))
     return {
         "rope_type": "longrope",
         "short_factor": found[_SHORT],
         "long_factor": found[_LONG],
-        **({} if warmth is None else {"attention_factor": warmth}),
+        **({} if attention_factor is None else {"attention_factor": attention_factor}),
     }
 
 
@@ -88,14 +91,27 @@ def _factors(fields: Fields, gguf: Gguf, name: str) -> list[float]:
 def _scaling(fields: Fields, config: dict[str, Any]) -> dict[str, Any] | None:
     """Returns the scaling that the metadata describes, or None."""
     own = fields.own
-    kind, factor = fields.text(own("rope.scaling.type")), optional_factor(fields, "rope.scaling.factor")
+    scaling_type, factor = _type_and_factor(fields)
     fields.require(own("rope.scaling.attn_factor"), 1.0)
     original = fields.optional_size(own("rope.scaling.original_context_length"), MAX_CONTEXT)
-    if kind == "yarn":
+    if scaling_type == "yarn":
         return _yarn(fields, config, factor, original)
-    if kind not in (None, "none", "linear"):
+    if scaling_type not in ("none", "linear"):
         fields.refuse(own("rope.scaling.type"), "has a value that Quire does not honor", "none, linear, yarn")
-    return {"rope_type": "linear", "factor": factor} if kind == "linear" and factor not in (None, 1.0) else None
+    return None if factor in (None, 1.0) else {"rope_type": "linear", "factor": factor}
+
+
+def _type_and_factor(fields: Fields) -> tuple[str, float | None]:
+    """Returns the type of scaling, linear where the file names none, and its factor; none has no factor, as in llama.cpp."""
+    name = fields.own("rope.scaling.factor")
+    scaling_type, factor = (
+        fields.text(fields.own("rope.scaling.type")) or "linear",
+        optional_factor(fields, "rope.scaling.factor"),
+    )
+    if scaling_type != "none" or factor is None:
+        return scaling_type, factor
+    fields.warn(name, "is ignored, for the type of scaling is none")
+    return scaling_type, None
 
 
 def _yarn(fields: Fields, config: dict[str, Any], factor: float | None, original: int | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from quire.errors import CheckpointError, ConfigError, UnknownArchitectureError,
 from quire.models.checkpoint import Checkpoint, load_checkpoint, read_spec
 from quire.models.gguf import spec
 from quire.models.gguf.splits import open_gguf
+from quire.models.spec import RopeSpec
 from quire.models.weights import SourceDType
 from support.configs import CONFIGS
 from support.gguf_models import ARCHITECTURES, converted, metadata_of, write_both
@@ -205,6 +206,7 @@ def write(tmp_path: Path, family: str = "llama", change: dict[str, Any] | None =
         ({"llama.rope.scaling.type": "dynamic"}, "rope.scaling.type"),
         ({"llama.rope.scaling.type": "yarn"}, "rope.scaling.factor"),
         ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1e-30}, "rope.scaling.factor"),
+        ({"llama.rope.scaling.factor": 1e-30}, "rope.scaling.factor"),
         ({"llama.rope.freq_base": 1e30}, "rope.freq_base"),
         ({"llama.rope.freq_base": 0.5}, "rope_theta must be above 1"),
         ({"llama.vocab_size": 252}, "vocab_size"),
@@ -253,6 +255,34 @@ def test_length_scaling_is_that_of_the_original(tmp_path: Path, scaling: dict[st
     fields |= {"qwen2.rope.scaling.original_context_length": 128} if scaling["rope_type"] == "yarn" else {}
     path.write_bytes(gguf_bytes(fields, converted("qwen2", config, stored_tensors("qwen2"))))
     _require_same(load_checkpoint(path), load_checkpoint(tmp_path / "hub"))
+
+
+def _rope(tmp_path: Path, change: dict[str, Any], **tensors: Stored) -> RopeSpec:
+    """Returns the rotation of a small llama with some metadata and tensors added."""
+    found = read_spec(write(tmp_path, change=change, **tensors)).layers[0].rope
+    assert found is not None
+    return found
+
+
+def test_a_factor_without_a_type_scales_linearly(tmp_path: Path) -> None:
+    bare = _rope(tmp_path, {"llama.rope.scaling.factor": 4.0})
+    assert bare == _rope(tmp_path, {"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.type": "linear"})
+    assert bare != _rope(tmp_path, {})
+
+
+def test_a_factor_of_no_scaling_is_ignored_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = _rope(tmp_path, {"llama.rope.scaling.type": "none"})
+    assert not caplog.records
+    assert _rope(tmp_path, {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}) == plain
+    assert "llama.rope.scaling.factor is ignored" in caplog.text
+
+
+def test_divisors_and_a_factor_are_not_applied_together(tmp_path: Path) -> None:
+    divisors = {"rope_freqs.weight": stored(np.full(2, 2.0))}
+    assert _rope(tmp_path, {"llama.rope.scaling.factor": 1.0}, **divisors) == _rope(tmp_path, {}, **divisors)
+    for scaling_type in (None, "longrope"):
+        with pytest.raises(UnsupportedConfigError, match=r"rope\.scaling\.factor"):
+            _rope(tmp_path, {"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.type": scaling_type}, **divisors)
 
 
 def test_llama3_scaling_is_a_tensor_of_divisors(tmp_path: Path) -> None:
