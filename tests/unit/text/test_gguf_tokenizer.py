@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 
 from quire.errors import ModelError, TokenizerError, UnsupportedConfigError
+from quire.text.gguf.pieces import merges_of
 from quire.text.gguf.pretokenizers import PIPELINES
 from quire.text.tokenizer import AddSpecial, Tokenizer
 from support import tiny_tokenizers as tiny
@@ -196,6 +197,10 @@ def test_templates_come_by_name(tmp_path: Path) -> None:
         ({"tokenizer.ggml.tokens": "abc"}, "tokenizer.ggml.tokens"),
         ({"tokenizer.ggml.tokens": ["a", "a"]}, "same token twice"),
         ({"tokenizer.ggml.tokens": [b"\xff", "a"]}, "not UTF-8"),
+        ({"tokenizer.ggml.tokens": ["a", "b" * 4097]}, "tokenizer.ggml.tokens .* 4097 bytes at index 1"),
+        ({"tokenizer.ggml.merges": ["a b", f"a {'b' * 8192}"]}, "tokenizer.ggml.merges .* 8194 bytes at index 1"),
+        ({"tokenizer.ggml.merges": ["a b"] * 10_000}, "merges is too long .*list of 10000"),
+        ({"tokenizer.ggml.tokens": ["a"], "tokenizer.ggml.token_type": [1, 1]}, "token_type is too long .*list of 2"),
         ({"tokenizer.ggml.token_type": [1]}, "tokenizer.ggml.token_type"),
         ({"tokenizer.ggml.merges": ["ab"]}, "tokenizer.ggml.merges"),
         ({"tokenizer.ggml.merges": ["a b c"]}, "tokenizer.ggml.merges"),
@@ -212,7 +217,24 @@ def test_a_field_that_makes_no_tokenizer_is_named(tmp_path: Path, change: dict[s
         from_fields(tmp_path, fields_of(tiny.byte_level_backend(), "gpt2", "gpt-2") | change)
 
 
-@pytest.mark.parametrize("scores", [None, [1.0], [float("nan")] * 379])
+class _Watched(str):
+    """A piece that counts the parts taken of it."""
+
+    __slots__ = ("num_parts",)
+
+    def __getitem__(self, key: Any) -> str:
+        self.num_parts = getattr(self, "num_parts", 0) + 1
+        return super().__getitem__(key)
+
+
+def test_a_long_piece_is_cut_only_where_both_parts_can_be_pieces() -> None:
+    piece = _Watched("a" * 4000)
+    pieces = ["a", "aa", "b" * 3998, "a" * 3999, piece]
+    assert merges_of(pieces, range(len(pieces)), [True] * len(pieces))[-2:] == [("a", "a" * 3999), ("a" * 3999, "a")]
+    assert piece.num_parts < 10
+
+
+@pytest.mark.parametrize("scores", [None, [1.0], [float("nan")] * 379, [1.0] * 10_000])
 def test_scores_must_be_a_number_per_token(tmp_path: Path, scores: list[float] | None) -> None:
     with pytest.raises(ModelError, match="scores"):
         from_fields(tmp_path, fields_of(tiny.sentencepiece_backend(), "llama") | {"tokenizer.ggml.scores": scores})

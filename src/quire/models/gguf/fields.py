@@ -75,16 +75,22 @@ class Fields:
             self.refuse(name, "must be true or false")
         return default if value is None else value
 
-    def texts(self, name: str) -> list[bytes]:
-        """Returns a list of texts as bytes; empty where it is absent."""
-        value = self._array(name)
-        if value is not None and value.count and value.item is not ValueType.STRING:
+    def texts(self, name: str, limit: int, max_bytes: int) -> list[bytes]:
+        """Returns a list of at most `limit` texts of at most `max_bytes` bytes each; empty where it is absent."""
+        value = self._array(name, limit)
+        if value is None or not value.count:
+            return []
+        if value.item is not ValueType.STRING:
             self.refuse(name, "must be a list of texts")
-        return [] if value is None or not value.count else value.strings()
+        found = value.strings()
+        for index, text in enumerate(found):
+            if len(text) > max_bytes:
+                self.refuse(name, f"holds a text of {len(text)} bytes at index {index}", f"{max_bytes} bytes")
+        return found
 
-    def numbers(self, name: str) -> list[Any]:
-        """Returns a list of numbers; empty where it is absent."""
-        value = self._array(name)
+    def numbers(self, name: str, limit: int) -> list[Any]:
+        """Returns a list of at most `limit` numbers; empty where it is absent."""
+        value = self._array(name, limit)
         if value is not None and value.item in (ValueType.STRING, ValueType.ARRAY, ValueType.BOOL):
             self.refuse(name, "must be a list of numbers")
         return [] if value is None else value.numbers().tolist()
@@ -129,10 +135,12 @@ class Fields:
         self._read.add(name)
         return self._metadata.get(name)
 
-    def _array(self, name: str) -> GgufArray | None:
+    def _array(self, name: str, limit: int) -> GgufArray | None:
         value = self._take(name)
         if value is not None and not isinstance(value, GgufArray):
             self.refuse(name, "must be a list")
+        if value is not None and value.count > limit:
+            self.refuse(name, "is too long", f"{limit} items")
         return value
 
     def _uniform(self, name: str) -> Any:
@@ -142,7 +150,7 @@ class Fields:
             return value
         if not 1 <= value.count <= MAX_LISTED:
             self.refuse(name, "must be one number, or one per layer")
-        items = set(self.numbers(name))
+        items = set(self.numbers(name, MAX_LISTED))
         if len(items) > 1:
             self.refuse(name, "differs from layer to layer, which Quire does not run")
         return items.pop()

@@ -6,7 +6,7 @@ all ways to cut a piece into two pieces, the best-scored piece first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 from tokenizers import decoders, normalizers
 
@@ -16,15 +16,22 @@ SPACE = "\u2581"
 def merges_of(pieces: Sequence[str], ranks: Sequence[float], mergeable: Sequence[bool]) -> list[tuple[str, str]]:
     """Returns the merges, best first: a piece with a lower rank is preferred. Pieces that are not mergeable are left out."""
     ids = {piece: index for index, piece in enumerate(pieces) if mergeable[index]}
+    places = _places(set(map(len, ids)))
     merges: list[tuple[str, str]] = []
     for index in sorted(ids.values(), key=ranks.__getitem__):
-        merges += _cuts(pieces[index], ids)
+        merges += _cuts(pieces[index], places[len(pieces[index])], ids)
     return merges
 
 
-def _cuts(piece: str, ids: Mapping[str, int]) -> list[tuple[str, str]]:
+def _places(lengths: Set[int]) -> dict[int, list[int]]:
+    """Returns, by the length of a piece, the places where both parts are as long as some piece."""
+    ordered = sorted(lengths)
+    return {length: [place for place in ordered if length - place in lengths] for length in ordered}
+
+
+def _cuts(piece: str, places: Sequence[int], ids: Mapping[str, int]) -> list[tuple[str, str]]:
     """Returns the ways to cut a piece into two others, those with the earlier left part first."""
-    found = [(left, right) for cut in range(1, len(piece)) if (left := piece[:cut]) in ids and (right := piece[cut:]) in ids]
+    found = [(left, right) for place in places if (left := piece[:place]) in ids and (right := piece[place:]) in ids]
     return found if len(found) < 2 else sorted(found, key=lambda cut: (ids[cut[0]], ids[cut[1]]))
 
 

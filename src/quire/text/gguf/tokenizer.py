@@ -74,7 +74,7 @@ def _byte_level(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tokeni
     if pipeline is None:
         fields.refuse(_PRE, "names no way of cutting texts that Quire knows", ", ".join(PIPELINES))
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    model = models.BPE(vocab=ids, merges=read_merges(fields), ignore_merges=pipeline.ignores_merges)
+    model = models.BPE(vocab=ids, merges=read_merges(fields, len(ids)), ignore_merges=pipeline.ignores_merges)
     backend = tokenizers.Tokenizer(model)
     if pipeline.normalizer is not None:
         backend.normalizer = pipeline.normalizer

@@ -12,6 +12,10 @@ from quire.models.families.sizes import MAX_VOCAB
 from quire.models.gguf.fields import Fields
 
 TOKENS, TYPES, SCORES, MERGES = (f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
+MAX_TOKEN_BYTES = 4096
+"""Published vocabularies have tokens of at most a few hundred."""
+MAX_MERGES_PER_TOKEN = 16
+"""Converters may write every way in which a token can come about: two or three per token in published files."""
 _NAMED: Mapping[str, str] = MappingProxyType(
     {
         "bos_token": "tokenizer.ggml.bos_token_id",
@@ -61,12 +65,12 @@ class GgufVocabulary:
 
 def read_vocabulary(fields: Fields) -> GgufVocabulary:
     """Returns the vocabulary; raises UnsupportedConfigError with the field that is missing or damaged."""
-    tokens = _texts(fields, TOKENS)
-    if not 0 < len(tokens) <= MAX_VOCAB:
+    tokens = _texts(fields, TOKENS, MAX_VOCAB, MAX_TOKEN_BYTES)
+    if not tokens:
         fields.refuse(TOKENS, "must hold tokens", f"1 to {MAX_VOCAB}")
     if len(set(tokens)) < len(tokens):
         fields.refuse(TOKENS, "holds the same token twice")
-    types = fields.numbers(TYPES) or [TokenType.NORMAL] * len(tokens)
+    types = fields.numbers(TYPES, len(tokens)) or [TokenType.NORMAL] * len(tokens)
     if len(types) != len(tokens) or not set(types) <= set(TokenType):
         fields.refuse(TYPES, f"must hold a type from 1 to {max(TokenType)} per token", f"{len(tokens)} of them")
     named = {name: _token_id(fields, field, len(tokens)) for name, field in _NAMED.items()}
@@ -86,10 +90,10 @@ def read_vocabulary(fields: Fields) -> GgufVocabulary:
     )
 
 
-def read_merges(fields: Fields) -> list[tuple[str, str]]:
+def read_merges(fields: Fields, num_tokens: int) -> list[tuple[str, str]]:
     """Returns the pairs that byte-level BPE joins, the first ones before the others."""
     merges = []
-    for text in _texts(fields, MERGES):
+    for text in _texts(fields, MERGES, MAX_MERGES_PER_TOKEN * num_tokens, 2 * MAX_TOKEN_BYTES + 1):
         left, _, right = text.partition(" ")
         if not left or not right or " " in right:
             fields.refuse(MERGES, f"must hold two tokens with a space between them, not {ascii(text)[:40]}")
@@ -99,15 +103,16 @@ def read_merges(fields: Fields) -> list[tuple[str, str]]:
 
 def read_scores(fields: Fields, num_tokens: int) -> list[float]:
     """Returns a score per token."""
-    scores: list[float] = fields.numbers(SCORES)
+    scores: list[float] = fields.numbers(SCORES, num_tokens)
     if len(scores) != num_tokens or any(map(math.isnan, scores)):
         fields.refuse(SCORES, "must hold a number per token", f"{num_tokens} of them")
     return scores
 
 
-def _texts(fields: Fields, name: str) -> list[str]:
+def _texts(fields: Fields, name: str, limit: int, max_bytes: int) -> list[str]:
+    texts = fields.texts(name, limit, max_bytes)
     try:
-        return [text.decode() for text in fields.texts(name)]
+        return [text.decode() for text in texts]
     except UnicodeDecodeError:
         fields.refuse(name, "holds a text that is not UTF-8")
 
