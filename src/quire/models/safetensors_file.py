@@ -174,7 +174,7 @@ def _check_entries(file_name: str, rows: dict[str, Any], data_start: int, file_b
         if position > file_bytes:
             _refuse(
                 file_name,
-                f"is truncated: tensor {shorten(ascii(entry.name))} ends behind the end of the file",
+                f"is truncated: tensor {shorten(ascii(entry.name))} ends past the end of the file",
                 given=f"byte {position}",
                 limit=f"{file_bytes} bytes",
             )

@@ -31,6 +31,8 @@ from quire.models.weights import SourceDType, SourceTensor
 SUFFIX = ".gguf"
 ALIGNMENT = "general.alignment"
 MAX_DIMENSIONS = 4
+MAX_TENSORS = 65_536
+MAX_FIELDS = 65_536
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _MAX_ALIGNMENT = 1 << 20
@@ -60,7 +62,6 @@ class GgufFile:
     tensors: Mapping[str, TensorInfo]
     status: os.stat_result
     content: mmap.mmap
-    data_start: int
 
     @property
     def name(self) -> str:
@@ -85,9 +86,11 @@ class GgufFile:
 def open_gguf_file(path: Path) -> GgufFile:
     """Returns the mapped file; raises CheckpointError (with its name, never its path) if it is damaged or cannot be read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            refuse(path.name, "the file", "is not a regular file")
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_size < len(_MAGIC):
+            if status.st_size < len(_MAGIC):
                 refuse(path.name, "the file", "is not a GGUF file", f"{status.st_size} bytes")
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
@@ -97,15 +100,13 @@ def open_gguf_file(path: Path) -> GgufFile:
     reader = Reader(path.name, content)
     num_tensors, num_fields = _read_header(reader, path.name, content)
     metadata = _read_metadata(reader, num_fields)
-    rows = [_read_tensor(reader) for _ in range(num_tensors)]
-    data_start = -(-reader.position // _alignment(reader, metadata)) * _alignment(reader, metadata)
+    rows = _read_tensors(reader, num_tensors)
     return GgufFile(
         path=path,
         metadata=MappingProxyType(metadata),
-        tensors=MappingProxyType(_place(reader, rows, data_start, _alignment(reader, metadata))),
+        tensors=MappingProxyType(_place(reader, rows, _alignment(reader, metadata))),
         status=status,
         content=content,
-        data_start=data_start,
     )
 
 
@@ -121,8 +122,8 @@ def _read_header(reader: Reader, file_name: str, content: mmap.mmap) -> tuple[in
         refuse(file_name, "version", "says that the file is big-endian, which Quire does not read", hex(version))
     if version not in _VERSIONS:
         refuse(file_name, "version", "is not one that Quire reads", version, " or ".join(map(str, _VERSIONS)))
-    num_tensors = reader.count("tensor_count", _LEAST_TENSOR_BYTES)
-    return num_tensors, reader.count("metadata_kv_count", _LEAST_FIELD_BYTES)
+    num_tensors = reader.count("tensor_count", _LEAST_TENSOR_BYTES, limit=MAX_TENSORS)
+    return num_tensors, reader.count("metadata_kv_count", _LEAST_FIELD_BYTES, limit=MAX_FIELDS)
 
 
 def _read_metadata(reader: Reader, num_fields: int) -> dict[str, Value]:
@@ -140,6 +141,17 @@ def _alignment(reader: Reader, metadata: Mapping[str, Value]) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or not 0 < found <= _MAX_ALIGNMENT or found & (found - 1):
         reader.refuse(ALIGNMENT, "must be a power of two", shorten(repr(found)), f"1 to {_MAX_ALIGNMENT}")
     return found
+
+
+def _read_tensors(reader: Reader, num_tensors: int) -> list[TensorInfo]:
+    """Returns the table of tensors, whose names must differ."""
+    rows: dict[str, TensorInfo] = {}
+    for _ in range(num_tensors):
+        info = _read_tensor(reader)
+        if info.name in rows:
+            reader.refuse(f"tensor {info.name}", "occurs twice")
+        rows[info.name] = info
+    return list(rows.values())
 
 
 def _read_tensor(reader: Reader) -> TensorInfo:
@@ -165,16 +177,17 @@ def _kind(reader: Reader, field: str) -> Kind:
     if number in KINDS:
         return KINDS[number]
     raise CheckpointError(
-        f"{shorten(ascii(field)[1:-1])} is in a kind that Quire does not read",
+        f"{reader.file_name}: {shorten(ascii(field)[1:-1])} is in a kind that Quire does not read",
         given=OTHER_KINDS.get(number, f"kind {number}"),
         limit=", ".join(kind.name for kind in KINDS.values()),
         next_step="Use a file of this model in one of these kinds, for example Q4_K_M or Q8_0.",
     )
 
 
-def _place(reader: Reader, rows: list[TensorInfo], data_start: int, alignment: int) -> dict[str, TensorInfo]:
+def _place(reader: Reader, rows: list[TensorInfo], alignment: int) -> dict[str, TensorInfo]:
     """Returns the tensors by name with their places in the file, which must be aligned, inside it and apart from each other."""
     file_bytes = reader.position + reader.num_left
+    data_start = -(-reader.position // alignment) * alignment
     placed: dict[str, TensorInfo] = {}
     position = 0
     for info in sorted(rows, key=lambda info: info.start):
@@ -184,9 +197,7 @@ def _place(reader: Reader, rows: list[TensorInfo], data_start: int, alignment: i
         if info.start < position:
             reader.refuse(field, "overlaps the tensor before it", f"offset {info.start}", f"from {position} on")
         if data_start + info.stop > file_bytes:
-            reader.refuse(field, "ends behind the end of the file", f"byte {data_start + info.stop}", f"{file_bytes} bytes")
-        if info.name in placed:
-            reader.refuse(field, "occurs twice")
+            reader.refuse(field, "ends past the end of the file", f"byte {data_start + info.stop}", f"{file_bytes} bytes")
         position = info.stop
         placed[info.name] = TensorInfo(
             name=info.name, kind=info.kind, shape=info.shape, start=data_start + info.start, stop=data_start + info.stop

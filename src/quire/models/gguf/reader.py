@@ -88,7 +88,7 @@ class Reader:
     """A position in a mapped file. Every refusal names the field that was being read."""
 
     def __init__(self, file_name: str, content: mmap.mmap) -> None:
-        self._file_name = file_name
+        self.file_name = file_name
         self._content = content
         self.position = 0
 
@@ -105,9 +105,11 @@ class Reader:
         found: int | float = float(str(value)) if kind is ValueType.FLOAT32 else value.item()
         return found
 
-    def count(self, field: str, least_bytes: int, kind: ValueType = ValueType.UINT64) -> int:
-        """Returns a number of items of at least `least_bytes` each, as many as the rest of the file can hold."""
-        found = int(self.number(kind, field))
+    def count(self, field: str, least_bytes: int, *, limit: int | None = None) -> int:
+        """Returns a number of items of at least `least_bytes` each: `limit` at most, and no more than the file still holds."""
+        found = int(self.number(ValueType.UINT64, field))
+        if limit is not None and found > limit:
+            self.refuse(field, "announces more than Quire reads", found, limit)
         if found * least_bytes > self.num_left:
             self.refuse(field, "announces more than the file holds", found, f"{self.num_left} bytes left")
         return found
@@ -165,20 +167,20 @@ class Reader:
         unpack, width = _LENGTH.unpack_from, _LENGTH.size
         for _ in range(count):
             if position > end:
-                self.refuse(field, "ends behind the end of the file", f"byte {position}", f"{len(content)} bytes")
+                self.refuse(field, "ends past the end of the file", f"byte {position}", f"{len(content)} bytes")
             position += width + unpack(content, position)[0]
         if position > len(content):
-            self.refuse(field, "ends behind the end of the file", f"byte {position}", f"{len(content)} bytes")
+            self.refuse(field, "ends past the end of the file", f"byte {position}", f"{len(content)} bytes")
         self.position = position
 
     def require(self, num_bytes: int, field: str) -> None:
         """Raises unless so many bytes are left."""
         if num_bytes > self.num_left:
-            self.refuse(field, "ends behind the end of the file", f"{num_bytes} bytes", f"{self.num_left} bytes left")
+            self.refuse(field, "ends past the end of the file", f"{num_bytes} bytes", f"{self.num_left} bytes left")
 
     def refuse(self, field: str, problem: str, given: object = None, limit: object = None) -> NoReturn:
         """Raises CheckpointError about one field of the file."""
-        refuse(self._file_name, field, problem, given, limit)
+        refuse(self.file_name, field, problem, given, limit)
 
 
 def refuse(file_name: str, field: str, problem: str, given: object = None, limit: object = None) -> NoReturn:

@@ -35,7 +35,7 @@ def spec_of(gguf: Gguf, max_context: int | None = None) -> ModelSpec:
     add = ARCHITECTURES.get(fields.architecture)
     if add is None:
         raise UnknownArchitectureError(
-            "No family maps this architecture of a GGUF file",
+            f"{gguf.name}: no family maps the architecture of this file",
             given=fields.architecture[:120],
             limit=", ".join(ARCHITECTURES),
             next_step="Use a model of one of the architectures above.",
