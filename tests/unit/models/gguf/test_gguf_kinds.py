@@ -11,7 +11,7 @@ import pytest
 from quire.models.gguf import tensors
 from quire.models.gguf.kinds import KINDS, OTHER_KINDS, Kind
 from quire.models.gguf.tensors import BlockTensor
-from quire.models.weights import SourceDType
+from quire.models.weights import SourceDType, round_to_bfloat16
 
 _EDGES = np.array([0.0, -0.0, 6e-8, -6e-8, 6.1e-5, 0.3, -0.7, 1.0, 65504.0, -65504.0, np.inf, -np.inf, np.nan], np.float16)
 _BYTES = np.arange(256)
@@ -63,4 +63,4 @@ def test_the_pieces_in_which_rows_are_decoded_do_not_matter(monkeypatch: pytest.
     halves = BlockTensor(dtype=SourceDType.QUANTIZED, bits=bits.reshape(3, 4, 2, -1).swapaxes(1, 2), kind=kind, num_rows=24)
     ordered = expected.reshape(3, 4, 2, -1).swapaxes(1, 2).reshape(24, -1)
     np.testing.assert_array_equal(halves.to_float32(), ordered)
-    np.testing.assert_array_equal(halves.to_bfloat16(), BlockTensor.to_bfloat16(halves))
+    np.testing.assert_array_equal(halves.to_bfloat16(), round_to_bfloat16(ordered))
