@@ -173,6 +173,28 @@ def test_special_tokens_of_phi3_take_the_space_behind_them(tmp_path: Path) -> No
     assert len(tokens[0]) < len(tokens[1])
 
 
+def test_fields_that_change_no_token_are_accepted(tmp_path: Path) -> None:
+    fields = fields_of(tiny.byte_level_backend(), "gpt2", "gpt-2")
+    more = {
+        "add_space_prefix": False,
+        "remove_extra_whitespaces": False,
+        "fim_pre_token_id": 1,
+        "add_sep_token": True,
+        "scores": [0.0],
+    }
+    found = from_fields(tmp_path, fields | {f"tokenizer.ggml.{name}": value for name, value in more.items()})
+    require_same(found, tiny.byte_level())
+    fields = fields_of(tiny.sentencepiece_backend(), "llama")
+    more = {"tokenizer.ggml.pre": "default", "tokenizer.ggml.merges": ["a b"]}
+    assert from_fields(tmp_path, fields | more).encode("the") == from_fields(tmp_path, fields).encode("the")
+
+
+def test_several_ends_of_an_answer_are_read(tmp_path: Path) -> None:
+    fields = fields_of(tiny.byte_level_backend(), "gpt2", "gpt-2")
+    before = from_fields(tmp_path, fields).eos_token_ids
+    assert from_fields(tmp_path, fields | {"tokenizer.ggml.eos_token_ids": [5, 7]}).eos_token_ids == {*before, 5, 7}
+
+
 def test_templates_come_by_name(tmp_path: Path) -> None:
     fields = fields_of(tiny.byte_level_backend(), "gpt2", "gpt-2")
     assert from_fields(tmp_path, fields).chat_template is None
@@ -209,6 +231,11 @@ def test_templates_come_by_name(tmp_path: Path) -> None:
         ({"tokenizer.ggml.bos_token_id": "a"}, "tokenizer.ggml.bos_token_id"),
         ({"tokenizer.ggml.add_bos_token": 1}, "tokenizer.ggml.add_bos_token"),
         ({"tokenizer.chat_template": 1}, "tokenizer.chat_template"),
+        ({"tokenizer.ggml.remove_extra_whitespaces": True}, "tokenizer.ggml.remove_extra_whitespaces"),
+        ({"tokenizer.ggml.add_space_prefix": True}, "tokenizer.ggml.add_space_prefix"),
+        ({"tokenizer.ggml.precompiled_charsmap": [Typed(0, 1)]}, "tokenizer.ggml.precompiled_charsmap"),
+        ({"tokenizer.ggml.added_tokens": ["c"]}, "tokenizer.ggml.added_tokens"),
+        ({"tokenizer.ggml.eos_token_ids": [1, 10**6]}, "tokenizer.ggml.eos_token_ids"),
         ({"general.architecture": None}, "general.architecture"),
     ],
 )

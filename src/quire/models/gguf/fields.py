@@ -1,10 +1,10 @@
-"""Typed access to metadata, with a record of what was read: a field of the architecture that nothing reads is refused."""
+"""Typed access to metadata, with a record of what was read: a field that nothing reads can be refused."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NoReturn
 
 from quire.errors import UnsupportedConfigError
@@ -109,13 +109,12 @@ class Fields:
         """Logs a warning about how a field is used."""
         _log.warning("%s: %s %s.", self._file_name, name, problem)
 
-    def refuse_unread(self) -> None:
-        """Raises UnsupportedConfigError for fields of the architecture that were not read: one could change the model."""
-        prefix = f"{self.architecture}."
-        unread = sorted(name for name in self._metadata.keys() - self._read if name.startswith(prefix))
+    def refuse_unread(self, prefix: str, harmless: Container[str] = ()) -> None:
+        """Raises UnsupportedConfigError for fields below `prefix` that were not read and are not harmless."""
+        unread = sorted(name for name in self._metadata.keys() - self._read if name.startswith(prefix) and name not in harmless)
         if unread:
             raise UnsupportedConfigError(
-                f"{self._file_name} holds fields that Quire does not know for this architecture",
+                f"{self._file_name} holds fields that Quire does not know",
                 given=", ".join(shorten(f"{ascii(name)[1:-1]}={self._metadata[name]!r}") for name in unread[:8]),
                 next_step="Ignoring a field could change the model: report the field, or use another file of this model.",
             )

@@ -20,12 +20,13 @@ from quire.models.gguf.fields import Fields
 from quire.text.added_tokens import DeclaredTokens
 from quire.text.gguf import pieces
 from quire.text.gguf.pretokenizers import PIPELINES
-from quire.text.gguf.vocabulary import GgufVocabulary, TokenType, read_merges, read_scores, read_vocabulary
+from quire.text.gguf.vocabulary import HARMLESS, PREFIX, GgufVocabulary, TokenType, read_merges, read_scores, read_vocabulary
 from quire.text.tokenizer_files import TokenizerFiles
 
 _MODEL, _PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
 _BYTE_LEVEL, _SENTENCEPIECE = "gpt2", "llama"
 _ADD_BOS, _ADD_EOS = "tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"
+_IF_FALSE = ("tokenizer.ggml.remove_extra_whitespaces", "tokenizer.ggml.normalizer.lowercase")
 _SPACE_PREFIX = "tokenizer.ggml.add_space_prefix"
 _TEMPLATE = "tokenizer.chat_template"
 _IN_FILE_ORDER = frozenset({"gemma3"})
@@ -58,6 +59,7 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
             given=f"{type(error).__name__}: {error}"[:200],
             next_step="Use a file that a current converter of llama.cpp wrote.",
         ) from error
+    _refuse_unread(fields)
     files = TokenizerFiles(
         declared=DeclaredTokens(
             named={name: _special(vocabulary.tokens[token_id]) for name, token_id in vocabulary.named.items()}
@@ -68,11 +70,19 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
     return backend, files
 
 
+def _refuse_unread(fields: Fields) -> None:
+    """Raises UnsupportedConfigError for fields of the tokenizer that nothing has read: one could change the tokens."""
+    for name in _IF_FALSE:
+        fields.require(name, False)
+    fields.refuse_unread(PREFIX, HARMLESS)
+
+
 def _byte_level(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
     name = fields.text(_PRE)
     pipeline = PIPELINES.get(name or "")
     if pipeline is None:
         fields.refuse(_PRE, "names no way of cutting texts that Quire knows", ", ".join(PIPELINES))
+    fields.require(_SPACE_PREFIX, False)
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     model = models.BPE(vocab=ids, merges=read_merges(fields, len(ids)), ignore_merges=pipeline.ignores_merges)
     backend = tokenizers.Tokenizer(model)

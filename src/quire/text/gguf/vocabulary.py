@@ -9,9 +9,10 @@ from enum import IntEnum
 from types import MappingProxyType
 
 from quire.models.families.sizes import MAX_VOCAB
-from quire.models.gguf.fields import Fields
+from quire.models.gguf.fields import MAX_LISTED, Fields
 
-TOKENS, TYPES, SCORES, MERGES = (f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "scores", "merges"))
+PREFIX = "tokenizer.ggml."
+TOKENS, TYPES, SCORES, MERGES = (f"{PREFIX}{name}" for name in ("tokens", "token_type", "scores", "merges"))
 MAX_TOKEN_BYTES = 4096
 """Published vocabularies have tokens of at most a few hundred."""
 MAX_MERGES_PER_TOKEN = 16
@@ -27,7 +28,20 @@ _NAMED: Mapping[str, str] = MappingProxyType(
         "mask_token": "tokenizer.ggml.mask_token_id",
     }
 )
+_HARMLESS_BY_REASON: Mapping[str, str] = MappingProxyType(
+    {
+        "of the other tokenizer: llama.cpp reads merges and pre for byte-level BPE only, scores for SentencePiece only": """
+        merges pre scores""",
+        "tokens that only encoders add, and how many kinds of segments they have": """
+        add_sep_token add_cls_token add_mask_token add_padding_token add_unknown_token token_type_count""",
+        "names of tokens for programs that fill in code: a text is encoded without them": """
+        prefix_token_id suffix_token_id middle_token_id fim_pre_token_id fim_suf_token_id fim_mid_token_id fim_pad_token_id
+        fim_rep_token_id fim_sep_token_id""",
+    }
+)
+HARMLESS = frozenset(f"{PREFIX}{name}" for names in _HARMLESS_BY_REASON.values() for name in names.split())
 _ENDS = ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id")
+_MORE_ENDS = "tokenizer.ggml.eos_token_ids"  # as Ollama writes several
 _TURN_ENDS = frozenset(
     {"<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"}
     | {"<|eot|>", "<EOT>", "_<EOT>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "<|endofturn|>", "<end_of_utterance>"}
@@ -77,6 +91,7 @@ def read_vocabulary(fields: Fields) -> GgufVocabulary:
     if named["unk_token"] is None and TokenType.UNKNOWN in types:
         named["unk_token"] = types.index(TokenType.UNKNOWN)
     ends = {_token_id(fields, field, len(tokens)) for field in _ENDS}
+    ends |= set(_token_ids(fields, _MORE_ENDS, len(tokens)))
     ends |= {
         index
         for index, kind in enumerate(types)
@@ -122,3 +137,10 @@ def _token_id(fields: Fields, name: str, num_tokens: int) -> int | None:
     if not fields.has(name) or fields.is_equal(name, 2**32 - 1, -1):
         return None
     return fields.index(name, num_tokens)
+
+
+def _token_ids(fields: Fields, name: str, num_tokens: int) -> list[int]:
+    found = fields.numbers(name, MAX_LISTED)
+    if not all(isinstance(token_id, int) and 0 <= token_id < num_tokens for token_id in found):
+        fields.refuse(name, "must hold ids of tokens", f"0 to {num_tokens - 1}")
+    return found
