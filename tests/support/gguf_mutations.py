@@ -41,7 +41,7 @@ def small_model() -> tuple[dict[str, Any], dict[str, Stored]]:
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.scores": [float(-index) for index in range(len(tokens))],
-        "tokenizer.ggml.token_type": [Typed(5, kind) for kind in (2, 3, 3, *[1] * 26, *[6] * 11)],
+        "tokenizer.ggml.token_type": [Typed(5, token_type) for token_type in (2, 3, 3, *[1] * 26, *[6] * 11)],
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.chat_template": "{{ messages[0]['content'] }}",
@@ -109,14 +109,16 @@ def rewritten(metadata: dict[str, Any], tensors: dict[str, Stored], seed: int) -
 
 def _odd_value(rng: random.Random) -> Typed:
     numbers = {0: 8, 1: 7, 2: 16, 3: 15, 4: 32, 5: 31, 10: 64, 11: 63}
-    kind = rng.choice((*numbers, 6, 7, 8, 9, 12))
-    if kind in numbers:
-        return Typed(kind, rng.choice(_EXTREMES) % 2 ** numbers[kind])
-    if kind in (6, 12):
-        return Typed(kind, rng.choice((0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan"))))
-    if kind == 9:
+    value_type = rng.choice((*numbers, 6, 7, 8, 9, 12))
+    if value_type in numbers:
+        return Typed(value_type, rng.choice(_EXTREMES) % 2 ** numbers[value_type])
+    if value_type in (6, 12):
+        return Typed(value_type, rng.choice((0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan"))))
+    if value_type == 9:
         return Typed(9, [rng.choice((1, 5)) for _ in range(rng.randrange(60))])
-    return Typed(kind, rng.choice((0, 1)) if kind == 7 else rng.choice(("", "gpt2", "yarn", "llama", "qwen2", "x" * 500)))
+    return Typed(
+        value_type, rng.choice((0, 1)) if value_type == 7 else rng.choice(("", "gpt2", "yarn", "llama", "qwen2", "x" * 500))
+    )
 
 
 def outcome(path: Path) -> str:

@@ -28,7 +28,7 @@ class Stored:
 class Typed:
     """A metadata value of a chosen type, by its number in the file."""
 
-    kind: int
+    value_type: int
     value: Any
 
 
@@ -48,23 +48,23 @@ def typed(value: Any) -> Typed:
     """Returns a value in the type that converters use for it."""
     if isinstance(value, Typed):
         return value
-    kinds = {bool: 7, int: 4, float: 6, str: _STRING, bytes: _STRING, list: _ARRAY}
-    return Typed(kinds[type(value)], value)
+    value_types = {bool: 7, int: 4, float: 6, str: _STRING, bytes: _STRING, list: _ARRAY}
+    return Typed(value_types[type(value)], value)
 
 
 def encoded(value: Typed) -> bytes:
-    if value.kind == _STRING:
+    if value.value_type == _STRING:
         return text(value.value)
-    if value.kind != _ARRAY:
-        return struct.pack(_NUMBERS[value.kind], value.value)
+    if value.value_type != _ARRAY:
+        return struct.pack(_NUMBERS[value.value_type], value.value)
     items = [typed(item) for item in value.value]
-    kind = items[0].kind if items else 4
-    return struct.pack("<IQ", kind, len(items)) + b"".join(map(encoded, items))
+    value_type = items[0].value_type if items else 4
+    return struct.pack("<IQ", value_type, len(items)) + b"".join(map(encoded, items))
 
 
 def metadata_bytes(metadata: Mapping[str, Any]) -> bytes:
     fields = ((name, typed(value)) for name, value in metadata.items())
-    return b"".join(text(name) + struct.pack("<I", value.kind) + encoded(value) for name, value in fields)
+    return b"".join(text(name) + struct.pack("<I", value.value_type) + encoded(value) for name, value in fields)
 
 
 def gguf_bytes(metadata: Mapping[str, Any], tensors: Mapping[str, Stored], *, alignment: int = 32, version: int = 3) -> bytes:

@@ -18,11 +18,12 @@ _MODEL_TYPES = frozenset({None, "mistral", "mistral3", "voxtral", "ministral", "
 _REPAIRED = (5, 0, 0)
 _VERSION = re.compile(r"v?(\d{1,9})(?:\.(\d{1,9}))?(?:\.(\d{1,9}))?(.*)", re.DOTALL)
 _CANDIDATE = re.compile(r"[._-]?(a|b|c|rc|alpha|beta|pre|dev)")
-_SPLIT = (
+SPLIT = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+"""How Mistral's tokenizer of 2024, Tekken, splits a text."""
 
 
 def needs_repair(config: Mapping[str, Any]) -> bool:
@@ -36,7 +37,7 @@ def repair(backend: tokenizers.Tokenizer) -> None:
     splitter = backend.pre_tokenizer
     if backend.get_vocab_size() <= _MIN_TOKENS or splitter is None:
         return
-    split = pre_tokenizers.Split(pattern=Regex(_SPLIT), behavior="isolated")
+    split = pre_tokenizers.Split(pattern=Regex(SPLIT), behavior="isolated")
     if isinstance(splitter, pre_tokenizers.Sequence):
         splitter[0] = split
         return
@@ -51,6 +52,4 @@ def _is_older(version: str) -> bool:
     if match is None:
         return True
     release = tuple(int(part or 0) for part in match.groups()[:3])
-    return release < _REPAIRED or (
-        release == _REPAIRED and re.match(r"[._-]?(a|b|c|rc|alpha|beta|pre|dev)", match[4]) is not None
-    )
+    return release < _REPAIRED or (release == _REPAIRED and _CANDIDATE.match(match[4]) is not None)

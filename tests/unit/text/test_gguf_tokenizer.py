@@ -40,7 +40,7 @@ STRINGS = (
 )
 
 
-def fields_of(backend: tokenizers.Tokenizer, kind: str, pre: str | None = None) -> dict[str, Any]:
+def fields_of(backend: tokenizers.Tokenizer, tokenizer_model: str, pre: str | None = None) -> dict[str, Any]:
     """Returns the metadata that a converter writes for a tokenizer of `tiny`."""
     description = json.loads(backend.to_str())
     ids = backend.get_vocab(with_added_tokens=True)
@@ -50,14 +50,14 @@ def fields_of(backend: tokenizers.Tokenizer, kind: str, pre: str | None = None) 
     merges = description["model"]["merges"]
     fields: dict[str, Any] = {
         "general.architecture": "llama",
-        "tokenizer.ggml.model": kind,
+        "tokenizer.ggml.model": tokenizer_model,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [Typed(5, each) for each in types],
         "tokenizer.ggml.bos_token_id": ids[tiny.BOS],
         "tokenizer.ggml.eos_token_id": ids[tiny.EOS],
         "tokenizer.ggml.add_bos_token": True,
     }
-    if kind == "llama":
+    if tokenizer_model == "llama":
         order = {"".join(merge): index for index, merge in enumerate(merges)}
         return fields | {"tokenizer.ggml.scores": [float(-order.get(token, 10_000)) for token in tokens]}
     fields["tokenizer.ggml.pre"] = pre
@@ -135,9 +135,9 @@ def test_answers_end_at_the_named_tokens_and_at_known_ends_of_turns(tmp_path: Pa
 
 @pytest.mark.parametrize(("adds_bos", "adds_eos"), [(True, True), (False, True), (False, False), (None, None)])
 def test_first_and_last_tokens_are_added_as_the_file_says(tmp_path: Path, adds_bos: bool | None, adds_eos: bool | None) -> None:
-    for kind, default in (("gpt2", False), ("llama", True)):
-        backend = tiny.byte_level_backend() if kind == "gpt2" else tiny.sentencepiece_backend()
-        fields = fields_of(backend, kind, "gpt-2") | {
+    for tokenizer_model, default in (("gpt2", False), ("llama", True)):
+        backend = tiny.byte_level_backend() if tokenizer_model == "gpt2" else tiny.sentencepiece_backend()
+        fields = fields_of(backend, tokenizer_model, "gpt-2") | {
             "tokenizer.ggml.add_bos_token": adds_bos,
             "tokenizer.ggml.add_eos_token": adds_eos,
         }

@@ -96,13 +96,13 @@ class Reader:
     def num_left(self) -> int:
         return len(self._content) - self.position
 
-    def number(self, kind: ValueType, field: str) -> int | float:
+    def number(self, value_type: ValueType, field: str) -> int | float:
         """Returns one number; a float32 as the shortest decimal that means it, so that 1e-6 is what was written as 1e-6."""
-        dtype = _NUMBERS[kind]
+        dtype = _NUMBERS[value_type]
         self.require(dtype.itemsize, field)
         value = np.frombuffer(self._content, dtype, 1, self.position)[0]
         self.position += dtype.itemsize
-        found: int | float = float(str(value)) if kind is ValueType.FLOAT32 else value.item()
+        found: int | float = float(str(value)) if value_type is ValueType.FLOAT32 else value.item()
         return found
 
     def count(self, field: str, least_bytes: int, *, limit: int | None = None) -> int:
@@ -132,14 +132,14 @@ class Reader:
             self.refuse(field, "has an unknown value type", found, f"0 to {max(ValueType)}")
         return ValueType(found)
 
-    def value(self, kind: ValueType, field: str) -> Value:
+    def value(self, value_type: ValueType, field: str) -> Value:
         """Returns a value of metadata."""
-        if kind is ValueType.STRING:
+        if value_type is ValueType.STRING:
             return self.text(field)
-        if kind is ValueType.ARRAY:
+        if value_type is ValueType.ARRAY:
             return self._array(field, 1)
-        found = self.number(kind, field)
-        if kind is not ValueType.BOOL:
+        found = self.number(value_type, field)
+        if value_type is not ValueType.BOOL:
             return found
         if found not in (0, 1):
             self.refuse(field, "is neither true nor false", found, "0 or 1")

@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 from tokenizers import Regex, normalizers, pre_tokenizers
 
+from quire.text import mistral_regex
+
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _REST_WITH_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -21,7 +23,6 @@ _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _GPT4 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_REST}"
 _QWEN = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_REST}"
 _GPT4O = rf"{_CASED[0]}{_CONTRACTIONS}?|{_CASED[1]}{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_REST_WITH_SLASH}"
-_TEKKEN = rf"{_CASED[0]}|{_CASED[1]}|\p{{N}}|{_REST_WITH_SLASH}"
 _DEEPSEEK_V3 = (
     r"\p{N}{1,3}",
     "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
@@ -71,7 +72,7 @@ PIPELINES: Mapping[str, Pipeline] = MappingProxyType(
     | {
         "qwen2": Pipeline(patterns=(_QWEN,), is_composed=True),
         "deepseek-r1-qwen": Pipeline(patterns=(_QWEN,)),
-        "tekken": Pipeline(patterns=(_TEKKEN,), ignores_merges=True, adds_bos=True),
+        "tekken": Pipeline(patterns=(mistral_regex.SPLIT,), ignores_merges=True, adds_bos=True),
         "deepseek-v3": Pipeline(patterns=_DEEPSEEK_V3),
         "deepseek-coder": Pipeline(patterns=_DEEPSEEK_CODER),
     }

@@ -42,15 +42,15 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
     file = open_gguf_file(path)
     fields = Fields(file.name, file.metadata)
     vocabulary = read_vocabulary(fields)
-    kind = fields.text(_MODEL)
+    tokenizer_model = fields.text(_MODEL)
     builders = {_BYTE_LEVEL: _byte_level, _SENTENCEPIECE: _sentencepiece}
-    if kind not in builders:
-        fields.refuse(_MODEL, "is not a kind of tokenizer that Quire reads", ", ".join(builders))
-    if kind == _SENTENCEPIECE:
+    if tokenizer_model not in builders:
+        fields.refuse(_MODEL, "is not a tokenizer that Quire reads", ", ".join(builders))
+    if tokenizer_model == _SENTENCEPIECE:
         vocabulary = replace(vocabulary, tokens=[pieces.respelled(token) for token in vocabulary.tokens])
     try:
-        backend = builders[kind](fields, vocabulary)
-        _add_tokens(backend, vocabulary, takes_spaces=kind == _SENTENCEPIECE and fields.architecture in _TAKING_SPACES)
+        backend = builders[tokenizer_model](fields, vocabulary)
+        _add_tokens(backend, vocabulary, takes_spaces=tokenizer_model == _SENTENCEPIECE and fields.architecture in _TAKING_SPACES)
     except BaseException as error:  # the Rust library raises plain Exception, and panics
         if not is_failure(error) or isinstance(error, UnsupportedConfigError):
             raise
@@ -99,7 +99,7 @@ def _sentencepiece(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tok
     ranks = [-score for score in read_scores(fields, len(tokens))]
     if fields.architecture in _IN_FILE_ORDER:
         ranks = list(map(float, range(len(tokens))))
-    mergeable = [kind in (TokenType.NORMAL, TokenType.USER_DEFINED) for kind in vocabulary.types]
+    mergeable = [token_type in (TokenType.NORMAL, TokenType.USER_DEFINED) for token_type in vocabulary.types]
     unknown = vocabulary.named.get("unk_token")
     model = models.BPE(
         vocab={token: index for index, token in enumerate(tokens)},
@@ -117,7 +117,7 @@ def _sentencepiece(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tok
 
 
 def _add_post_processor(backend: tokenizers.Tokenizer, fields: Fields, vocabulary: GgufVocabulary, *, adds_bos: bool) -> None:
-    """Makes `encode` add the first and the last token, as the file says or as its kind of tokenizer does."""
+    """Makes `encode` add the first and the last token, as the file says, or else as its tokenizer model does."""
     wanted = (("bos_token", fields.flag(_ADD_BOS, adds_bos)), ("eos_token", fields.flag(_ADD_EOS, False)))
     found = {name: vocabulary.named[name] for name, is_added in wanted if is_added and name in vocabulary.named}
     if not found:

@@ -61,6 +61,7 @@ class TokenType(IntEnum):
 
 
 _WHOLE = frozenset({TokenType.CONTROL, TokenType.USER_DEFINED})
+"""Types of tokens that are found whole in a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +73,9 @@ class GgufVocabulary:
     named: Mapping[str, int]
     ends: frozenset[int]
 
-    def of_type(self, kind: TokenType) -> list[str]:
+    def of_type(self, token_type: TokenType) -> list[str]:
         """Returns the tokens of one type, in the order of their ids."""
-        return [token for token, found in zip(self.tokens, self.types, strict=True) if found == kind]
+        return [token for token, found in zip(self.tokens, self.types, strict=True) if found == token_type]
 
 
 def read_vocabulary(fields: Fields) -> GgufVocabulary:
@@ -92,11 +93,7 @@ def read_vocabulary(fields: Fields) -> GgufVocabulary:
         named["unk_token"] = types.index(TokenType.UNKNOWN)
     ends = {_token_id(fields, field, len(tokens)) for field in _ENDS}
     ends |= set(_token_ids(fields, _MORE_ENDS, len(tokens)))
-    ends |= {
-        index
-        for index, kind in enumerate(types)
-        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED) and tokens[index] in _TURN_ENDS
-    }
+    ends |= {index for index, token_type in enumerate(types) if token_type in _WHOLE and tokens[index] in _TURN_ENDS}
     return GgufVocabulary(
         tokens=tokens,
         types=types,

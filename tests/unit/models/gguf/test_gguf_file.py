@@ -45,7 +45,7 @@ def test_versions_and_alignments(tmp_path: Path, version: int, alignment: int) -
 
 
 def test_metadata_of_every_type(tmp_path: Path) -> None:
-    values = {kind.name: Typed(kind, 1) for kind in ValueType if kind.name[:3] in ("UIN", "INT")}
+    values = {value_type.name: Typed(value_type, 1) for value_type in ValueType if value_type.name[:3] in ("UIN", "INT")}
     values |= {"FLOAT32": Typed(6, 0.1), "FLOAT64": Typed(12, 0.1), "BOOL": Typed(7, 1), "STRING": Typed(8, "é")}
     values |= {
         "texts": Typed(9, ["a", "", "ü"]),
