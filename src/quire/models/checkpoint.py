@@ -28,13 +28,12 @@ from quire.models.safetensors_file import USABLE_DTYPES
 from quire.models.shards import Shards, has_weights
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
-from quire.models.strict_json import shorten
+from quire.models.tensor_check import expected_shapes, require_none
 from quire.models.tied_head import find_name, read_head
 from quire.models.weights import DECODERS_VERSION, Progress, SourceDType, SourceTensor, Weights
 
 FINGERPRINT_VERSION = 3
 _MIN_SHOWN_PIECES = 16
-_MAX_NAMES_SHOWN = 8
 _HEAD = "lm_head."
 _HEAD_NAME = "lm_head.weight"
 _log = logging.getLogger("quire")
@@ -69,7 +68,7 @@ def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Check
     head = read_head(family, described, shards)
     names = _find_names(family, head.sources.values(), shards)
     known = {*names.values()} if head.unread_copy is None else {*names.values(), head.unread_copy}
-    _check_tensors(_expected_shapes(head.spec, head.sources), names, shards, _surplus(family, known, shards))
+    _check_tensors(expected_shapes(head.spec, head.sources), names, shards, _surplus(family, known, shards))
     if head.spec.is_head_tied is not described.is_head_tied:
         _log.warning("The weight files hold a head that differs from the embedding: it is used, against tie_word_embeddings.")
     tensors = {canonical: _read(source, names[source.name], shards) for canonical, source in head.sources.items()}
@@ -105,19 +104,6 @@ def _surplus(family: Family, known: Set[str], shards: Shards) -> list[str]:
     return sorted(name for name in {*shards.strays, *shards.placement} - known - shards.inert if not family.is_ignored(name))
 
 
-def _expected_shapes(spec: ModelSpec, sources: Mapping[str, TensorSource]) -> dict[str, tuple[int, ...]]:
-    """Returns source name -> shape in the file. A fused matrix ends where the last part taken from it ends."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    num_rows: dict[str, int] = {}
-    for canonical, shape in spec.tensor_shapes().items():
-        source = sources[canonical]
-        stop = shape[0] if source.rows is None else source.rows[1]
-        num_rows[source.name] = max(stop, num_rows.get(source.name, 0))
-        whole = (num_rows[source.name], *shape[1:])
-        shapes[source.name] = whole[::-1] if source.is_transposed else whole
-    return shapes
-
-
 def _check_tensors(expected: Mapping[str, tuple[int, ...]], names: Mapping[str, str], shards: Shards, surplus: list[str]) -> None:
     """Raises one CheckpointError that names everything missing, surplus, wrongly shaped or in an unusable dtype."""
     entries = {source: shards.placement[name].entries[name] for source, name in names.items()}
@@ -134,13 +120,12 @@ def _check_tensors(expected: Mapping[str, tuple[int, ...]], names: Mapping[str, 
         ],
         "in an unusable dtype": [f"{entry.name} is {entry.dtype}" for entry in entries.values() if not entry.is_usable],
     }
-    if any(findings.values()):
-        raise CheckpointError(
-            "The weight files and config.json do not belong together: "
-            + "; ".join(f"{kind}: {_enumerate(found)}" for kind, found in findings.items() if found),
-            limit=f"dtypes {', '.join(USABLE_DTYPES)}" if findings["in an unusable dtype"] else None,
-            next_step=_advice([name for found in findings.values() for name in found]),
-        )
+    require_none(
+        "The weight files and config.json do not belong together",
+        findings,
+        limit=f"dtypes {', '.join(USABLE_DTYPES)}" if findings["in an unusable dtype"] else None,
+        next_step=_advice([name for found in findings.values() for name in found]),
+    )
 
 
 def _advice(findings: list[str]) -> str:
@@ -157,11 +142,6 @@ def _name_in_file(missing: str, names: Mapping[str, str]) -> str:
     if not prefixes or missing.startswith(_HEAD):
         return missing
     return prefixes.most_common(1)[0][0] + missing
-
-
-def _enumerate(findings: list[str]) -> str:
-    shown = ", ".join(shorten(ascii(finding)[1:-1], 160) for finding in findings[:_MAX_NAMES_SHOWN])
-    return shown if len(findings) <= _MAX_NAMES_SHOWN else f"{shown} and {len(findings) - _MAX_NAMES_SHOWN} more"
 
 
 def _read(source: TensorSource, name: str, shards: Shards) -> SourceTensor:

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from quire.errors import CheckpointError
 from quire.models.gguf.names import Placed, arrange, place
 from quire.models.gguf.reader import DOWNLOAD_AGAIN
 from quire.models.gguf.spec import is_derived, spec_of
 from quire.models.gguf.splits import Gguf, open_gguf
 from quire.models.spec import ModelSpec
-from quire.models.strict_json import shorten
+from quire.models.tensor_check import expected_shapes, require_none
 from quire.models.weights import SourceTensor
-
-_MAX_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +40,7 @@ def read_gguf(path: Path, max_context: int | None = None) -> GgufModel:
 
 def _check_tensors(gguf: Gguf, spec: ModelSpec, placed: Mapping[str, Placed]) -> None:
     """Raises one CheckpointError that names everything missing, surplus or wrongly shaped."""
-    expected = _expected_shapes(spec, placed)
+    expected = expected_shapes(spec, {canonical: each.source for canonical, each in placed.items()})
     findings = {
         "missing": sorted(expected.keys() - gguf.placement.keys()),
         "surplus": sorted(name for name in gguf.placement.keys() - expected.keys() if not is_derived(name)),
@@ -53,25 +50,4 @@ def _check_tensors(gguf: Gguf, spec: ModelSpec, placed: Mapping[str, Placed]) ->
             if name in gguf.placement and gguf.info(name).shape != shape
         ],
     }
-    if any(findings.values()):
-        raise CheckpointError(
-            f"{gguf.name}: metadata and tensors do not belong together: "
-            + "; ".join(f"{kind}: {_enumerate(found)}" for kind, found in findings.items() if found),
-            next_step=DOWNLOAD_AGAIN,
-        )
-
-
-def _expected_shapes(spec: ModelSpec, placed: Mapping[str, Placed]) -> dict[str, tuple[int, ...]]:
-    """Returns name in the file -> shape. A joined matrix ends where the last part taken from it ends."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for canonical, shape in spec.tensor_shapes().items():
-        source = placed[canonical].source
-        stop = shape[0] if source.rows is None else source.rows[1]
-        known = shapes.get(source.name, (0,))[0]
-        shapes[source.name] = (max(stop, known), *shape[1:])
-    return shapes
-
-
-def _enumerate(findings: list[str]) -> str:
-    shown = ", ".join(shorten(ascii(finding)[1:-1], 160) for finding in findings[:_MAX_SHOWN])
-    return shown if len(findings) <= _MAX_SHOWN else f"{shown} and {len(findings) - _MAX_SHOWN} more"
+    require_none(f"{gguf.name}: metadata and tensors do not belong together", findings, next_step=DOWNLOAD_AGAIN)
