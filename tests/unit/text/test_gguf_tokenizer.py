@@ -261,6 +261,14 @@ def test_a_long_piece_is_cut_only_where_both_parts_can_be_pieces() -> None:
     assert piece.num_parts < 10
 
 
+def test_merges_are_all_ways_to_join_two_pieces() -> None:
+    pieces = ["", "a", "b", "ab", "ba", "aba", "x"]
+    joins = {(left, right) for left in pieces[1:] for right in pieces[1:] if left + right in pieces}
+    merges = merges_of(pieces, range(len(pieces)), [True] * len(pieces))
+    assert len(merges) == len(joins)
+    assert set(merges) == joins
+
+
 @pytest.mark.parametrize("scores", [None, [1.0], [float("nan")] * 379, [1.0] * 10_000])
 def test_scores_must_be_a_number_per_token(tmp_path: Path, scores: list[float] | None) -> None:
     with pytest.raises(ModelError, match="scores"):

@@ -103,14 +103,12 @@ def _scaling(fields: Fields, config: dict[str, Any]) -> dict[str, Any] | None:
 
 def _type_and_factor(fields: Fields) -> tuple[str, float | None]:
     """Returns the type of scaling, linear where the file names none, and its factor; none has no factor, as in llama.cpp."""
-    name = fields.own("rope.scaling.factor")
-    scaling_type, factor = (
-        fields.text(fields.own("rope.scaling.type")) or "linear",
-        optional_factor(fields, "rope.scaling.factor"),
-    )
-    if scaling_type != "none" or factor is None:
+    scaling_type = fields.text(fields.own("rope.scaling.type")) or "linear"
+    factor = optional_factor(fields, "rope.scaling.factor")
+    if scaling_type != "none":
         return scaling_type, factor
-    fields.warn(name, "is ignored, for the type of scaling is none")
+    if factor not in (None, 1.0):
+        fields.warn(fields.own("rope.scaling.factor"), "is ignored, for the type of scaling is none")
     return scaling_type, None
 
 

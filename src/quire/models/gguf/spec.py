@@ -42,7 +42,7 @@ def spec_of(gguf: Gguf, max_context: int | None = None) -> ModelSpec:
         )
     config: dict[str, Any] = {}
     add(fields, gguf, config)
-    fields.refuse_unread(fields.own(""))
+    fields.refuse_unread(f"{fields.architecture}.")
     try:
         return build_spec(Config(config), max_context)
     except UnsupportedConfigError as error:

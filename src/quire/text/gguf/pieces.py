@@ -26,7 +26,7 @@ def merges_of(pieces: Sequence[str], ranks: Sequence[float], mergeable: Sequence
 def _places(lengths: Set[int]) -> dict[int, list[int]]:
     """Returns, by the length of a piece, the places where both parts are as long as some piece."""
     ordered = sorted(lengths)
-    return {length: [place for place in ordered if length - place in lengths] for length in ordered}
+    return {length: [place for place in ordered if 0 < place < length and length - place in lengths] for length in ordered}
 
 
 def _cuts(piece: str, places: Sequence[int], ids: Mapping[str, int]) -> list[tuple[str, str]]:

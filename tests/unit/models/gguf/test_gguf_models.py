@@ -271,7 +271,7 @@ def test_a_factor_without_a_type_scales_linearly(tmp_path: Path) -> None:
 
 
 def test_a_factor_of_no_scaling_is_ignored_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    plain = _rope(tmp_path, {"llama.rope.scaling.type": "none"})
+    plain = _rope(tmp_path, {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 1.0})
     assert not caplog.records
     assert _rope(tmp_path, {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}) == plain
     assert "llama.rope.scaling.factor is ignored" in caplog.text
