@@ -35,7 +35,7 @@ class Quantization(Protocol):
 
     @property
     def words(self) -> str:
-        """The method, its bits and groups, for people."""
+        """The method, its bits and groups as text."""
         ...
 
     @property

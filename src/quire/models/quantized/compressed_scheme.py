@@ -42,7 +42,7 @@ class WeightScheme:
 
     @property
     def words(self) -> str:
-        """The same for people."""
+        """The same as text."""
         if self.is_float and self.bits == 4:
             return "MXFP4, groups of 32"
         kind = "FP8" if self.is_float else f"{self.bits} bits"
@@ -75,7 +75,7 @@ class Scheme:
 
     @property
     def words(self) -> str:
-        """The kinds of weights for people."""
+        """The kinds of weights as text."""
         return "; ".join(dict.fromkeys(weights.words for _, weights in self.groups if weights is not None))
 
     def weights_of(self, module: str) -> WeightScheme | None:

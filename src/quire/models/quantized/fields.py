@@ -26,12 +26,12 @@ class Groups:
 
     @property
     def words(self) -> str:
-        """The same for people."""
+        """The same as text."""
         return f"{self.bits} bits, {self.sharing}"
 
     @property
     def sharing(self) -> str:
-        """Which inputs share a scale, for people."""
+        """Which inputs share a scale, as text."""
         return "a scale per output" if self.size is None else f"groups of {self.size}"
 
     def columns(self, num_in: int) -> int:
