@@ -34,7 +34,7 @@ class Method:
     config: dict[str, Any]
     pack: Callable[[np.random.Generator, int, int], Packed]
     section: str = "quantization_config"
-    words: str = ""
+    description: str = ""
     divisor: int = 32
     others: dict[str, Any] = field(default_factory=dict)
 

@@ -49,9 +49,9 @@ METHODS = (
         name="gptq-sorted",
         config=_gptq(4, 32, desc_act=True, sym=False),
         pack=pack_gptq(4, 32, is_sorted=True),
-        words="GPTQ, 4 bits, groups of 32, sorted inputs",
+        description="GPTQ, 4 bits, groups of 32, sorted inputs",
     ),
-    Method(name="gptq-one-group", config=_gptq(4, -1), pack=pack_gptq(4, -1), words="GPTQ, 4 bits, a scale per output"),
+    Method(name="gptq-one-group", config=_gptq(4, -1), pack=pack_gptq(4, -1), description="GPTQ, 4 bits, a scale per output"),
     Method(name="gptq-uneven-group", config=_gptq(8, 48), pack=pack_gptq(8, 48)),
     Method(name="gptq-bfloat16", config=_gptq(4, 32), pack=pack_gptq(4, 32, dtype="BF16")),
     Method(name="gptq-v2", config=_gptq(4, 32, checkpoint_format="gptq_v2"), pack=pack_gptq(4, 32, minus_one=False)),
@@ -60,7 +60,7 @@ METHODS = (
         name="auto-round-gptq",
         config=_gptq(4, 32, quant_method="auto-round", packing_format="auto_round:auto_gptq"),
         pack=pack_gptq(4, 32),
-        words="AutoRound, 4 bits, groups of 32",
+        description="AutoRound, 4 bits, groups of 32",
     ),
     Method(
         name="auto-round-plain-zeros",
@@ -71,23 +71,25 @@ METHODS = (
         name="auto-round-awq",
         config=_gptq(4, 32, quant_method="auto-round", packing_format="auto_round:auto_awq", sym=False),
         pack=pack_awq(32),
-        words="AutoRound, 4 bits, groups of 32, zero points",
+        description="AutoRound, 4 bits, groups of 32, zero points",
     ),
     Method(
         name="awq",
         config={"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", "zero_point": True},
         pack=pack_awq(32),
-        words="AWQ, 4 bits, groups of 32, zero points",
+        description="AWQ, 4 bits, groups of 32, zero points",
     ),
     Method(name="awq-one-group", config={"quant_method": "awq", "group_size": -1}, pack=pack_awq(-1)),
-    Method(name="w4a16", config=_packed(4, 32), pack=pack_compressed(4, 32), words="compressed-tensors, 4 bits, groups of 32"),
+    Method(
+        name="w4a16", config=_packed(4, 32), pack=pack_compressed(4, 32), description="compressed-tensors, 4 bits, groups of 32"
+    ),
     Method(name="w4a16-float16", config=_packed(4, 32), pack=pack_compressed(4, 32, dtype="F16")),
     Method(name="w4a16-float32", config=_packed(4, 32), pack=pack_compressed(4, 32, dtype="F32")),
     Method(
         name="w4a16-zeros",
         config=_packed(4, 16, symmetric=False),
         pack=pack_compressed(4, 16, symmetric=False),
-        words="compressed-tensors, 4 bits, groups of 16, zero points",
+        description="compressed-tensors, 4 bits, groups of 16, zero points",
     ),
     Method(name="w4a16-sorted", config=_packed(4, 16, actorder="group"), pack=pack_compressed(4, 16, is_sorted=True)),
     Method(name="w2a16", config=_packed(2, 32), pack=pack_compressed(2, 32)),
@@ -97,7 +99,7 @@ METHODS = (
         name="int-quantized",
         config=_compressed("int-quantized", num_bits=8, type="int", strategy="channel"),
         pack=pack_bytes("channel"),
-        words="compressed-tensors, 8 bits, a scale per output or tensor",
+        description="compressed-tensors, 8 bits, a scale per output or tensor",
     ),
     Method(
         name="int-quantized-zeros",
@@ -113,7 +115,7 @@ METHODS = (
         name="float-quantized",
         config=_compressed("float-quantized", num_bits=8, type="float", strategy="channel"),
         pack=pack_float_quantized("channel"),
-        words="compressed-tensors, FP8, a scale per output or tensor",
+        description="compressed-tensors, FP8, a scale per output or tensor",
     ),
     Method(
         name="float-quantized-tensor",
@@ -124,13 +126,13 @@ METHODS = (
         name="mxfp4-pack-quantized",
         config=_compressed("mxfp4-pack-quantized", **_MXFP4_GROUP),
         pack=pack_mxfp4("packed"),
-        words="compressed-tensors, MXFP4, groups of 32",
+        description="compressed-tensors, MXFP4, groups of 32",
     ),
     Method(
         name="fp8-blocks",
         config=_FP8_BLOCKS,
         pack=pack_fp8("F8_E4M3", "16", leaf="weight_scale_inv"),
-        words="FP8, blocks of 16 x 16",
+        description="FP8, blocks of 16 x 16",
     ),
     Method(
         name="fp8-narrow-last-blocks",
@@ -147,7 +149,7 @@ METHODS = (
         name="fp8-tensor",
         config={"quant_method": "fp8"},
         pack=pack_fp8("F8_E4M3", "tensor"),
-        words="FP8, a scale per tensor or output",
+        description="FP8, a scale per tensor or output",
     ),
     Method(name="fp8-channel", config={"quant_method": "fbgemm_fp8"}, pack=pack_fp8("F8_E4M3", "channel")),
     Method(
@@ -157,14 +159,14 @@ METHODS = (
         others={"torch_dtype": "float16"},
     ),
     Method(name="modelopt", config={"quant_method": "modelopt", "quant_algo": "FP8"}, pack=pack_fp8("F8_E4M3", "tensor")),
-    Method(name="quark", config=_QUARK, pack=pack_mxfp4("weight"), words="Quark, MXFP4, groups of 32"),
+    Method(name="quark", config=_QUARK, pack=pack_mxfp4("weight"), description="Quark, MXFP4, groups of 32"),
     *(
         Method(
             name=f"mlx-{bits}",
             section="quantization",
             config={"group_size": 32, "bits": bits},
             pack=pack_mlx(bits, 32, "BF16" if bits == 4 else "F16"),
-            words=f"MLX, {bits} bits, groups of 32",
+            description=f"MLX, {bits} bits, groups of 32",
         )
         for bits in (2, 3, 4, 5, 6, 8)
     ),

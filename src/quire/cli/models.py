@@ -188,7 +188,7 @@ def _spec_rows(found: Description) -> dict[str, str]:
         rows |= _gguf_rows(found.gguf)
     if found.storage is not None:
         bits = found.storage.bits_per_weight
-        rows["stored as"] = found.storage.words + ("" if bits is None else f"; {bits:.2f} bits per quantized weight")
+        rows["stored as"] = found.storage.description + ("" if bits is None else f"; {bits:.2f} bits per quantized weight")
     if windows:
         rows["sliding window"] = f"{', '.join(map(str, windows))} tokens in {num_windowed} of {spec.num_layers} layers"
     return rows
@@ -216,6 +216,6 @@ def _description_json(found: Description) -> dict[str, Any]:
         "file_bytes": found.file_bytes,
         "kv_bytes_per_token": found.kv_bytes_per_token,
         "gguf": None if found.gguf is None else asdict(found.gguf),
-        "quantization": None if found.storage is None else found.storage.words,
+        "quantization": None if found.storage is None else found.storage.description,
         "bits_per_quantized_weight": None if found.storage is None else found.storage.bits_per_weight,
     }

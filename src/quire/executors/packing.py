@@ -28,9 +28,17 @@ _ELEMENT_BITS: Mapping[WeightFormat, int] = MappingProxyType(
 
 
 def bits_per_weight(weight_format: WeightFormat, layout: PackLayout) -> float:
-    """Returns the bits of a weight in memory, with its share of its group's bfloat16 scale, and for AMX int4 of a byte per 32."""
-    integers = {"int8": 8.5, "int4": 4.5} if layout is PackLayout.VNNI else {"int8": 8.0625, "int4": 4.3125}
-    return {"float32": 32, "bfloat16": 16, **integers}[weight_format.value]
+    """Returns the bits of a weight in memory, with its share of what its group takes besides."""
+    _, group = _WORD_AND_GROUP[layout]
+    return _ELEMENT_BITS[weight_format] + 8 * _scale_bytes(weight_format, layout) / group
+
+
+def _scale_bytes(weight_format: WeightFormat, layout: PackLayout) -> int:
+    """Returns the bytes that a group of a row takes besides its elements: a bfloat16 scale, and for AMX int4 a byte per 32."""
+    if weight_format not in (WeightFormat.INT8, WeightFormat.INT4):
+        return 0
+    is_in_parts = (weight_format, layout) == (WeightFormat.INT4, PackLayout.AMX)
+    return 2 + (_WORD_AND_GROUP[layout][1] // 32 if is_in_parts else 0)
 
 
 def packed_bytes(shape: tuple[int, int], weight_format: WeightFormat, layout: PackLayout) -> int:
@@ -38,6 +46,6 @@ def packed_bytes(shape: tuple[int, int], weight_format: WeightFormat, layout: Pa
     rows, columns = shape
     word, group = _WORD_AND_GROUP[layout]
     bits = _ELEMENT_BITS[weight_format]
-    scale_bytes = int((bits_per_weight(weight_format, layout) - bits) * group) * _PANEL_ROWS // 8
+    scale_bytes = _scale_bytes(weight_format, layout) * _PANEL_ROWS
     panel_bytes = cdiv(columns, word) * word * bits * _PANEL_ROWS // 8 + cdiv(columns, group) * scale_bytes
     return cdiv(rows, _PANEL_ROWS) * panel_bytes

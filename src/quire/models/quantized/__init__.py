@@ -34,7 +34,7 @@ class Quantization(Protocol):
     """How a checkpoint's weights are quantized."""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The method, its bits and groups as text."""
         ...
 
@@ -87,7 +87,7 @@ def read_quantization(config: Config) -> Quantization | None:
 
 
 def describe_reading(config: Config) -> str:
-    """Returns all of `config.json` that decides the values of quantized weights, in words that are equal only if it is."""
+    """Returns all of `config.json` that decides the values of quantized weights, as text."""
     sections = [config.section(name) for name in _fields_of(config)[:1]]
     return " ".join((_model_dtype(config).value, *(section.as_json() for section in sections if section is not None)))
 

@@ -41,8 +41,8 @@ class Awq:
     label: str = "AWQ"
 
     @property
-    def words(self) -> str:
-        return f"{self.label}, {self.groups.words}, zero points"
+    def description(self) -> str:
+        return f"{self.label}, {self.groups.description}, zero points"
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
         """Returns the quantized weights among the stored tensors."""

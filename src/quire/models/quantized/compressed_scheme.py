@@ -41,7 +41,7 @@ class WeightScheme:
     is_sorted: bool
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The same as text."""
         if self.is_float and self.bits == 4:
             return "MXFP4, groups of 32"
@@ -74,9 +74,9 @@ class Scheme:
     ignored: tuple[Target, ...]
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The kinds of weights as text."""
-        return "; ".join(dict.fromkeys(weights.words for _, weights in self.groups if weights is not None))
+        return "; ".join(dict.fromkeys(weights.description for _, weights in self.groups if weights is not None))
 
     def weights_of(self, module: str) -> WeightScheme | None:
         """Returns how a module's weights are quantized: exact names come before patterns, and those before classes."""

@@ -42,8 +42,8 @@ class CompressedTensors:
         return ModuleNames()
 
     @property
-    def words(self) -> str:
-        return f"compressed-tensors, {self.scheme.words}"
+    def description(self) -> str:
+        return f"compressed-tensors, {self.scheme.description}"
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
         """Returns the quantized weights among the stored tensors."""

@@ -15,7 +15,7 @@ from quire.models.shards import has_weights
 class Storage:
     """How weights are quantized in the files, in words, and the mean bits of one that is, None without weight files."""
 
-    words: str
+    description: str
     bits_per_weight: float | None
 
 
@@ -26,4 +26,4 @@ def describe_storage(directory: Path) -> Storage | None:
     if quantization is None:
         return None
     bits = open_unpacked(directory, config).bits_per_weight if has_weights(directory) else None
-    return Storage(words=quantization.words, bits_per_weight=bits)
+    return Storage(description=quantization.description, bits_per_weight=bits)

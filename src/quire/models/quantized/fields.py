@@ -25,7 +25,7 @@ class Groups:
     size: int | None
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The same as text."""
         return f"{self.bits} bits, {self.sharing}"
 

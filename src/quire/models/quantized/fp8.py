@@ -40,7 +40,7 @@ class Fp8:
     label: str = "FP8"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         scales = "a scale per tensor or output" if self.block is None else f"blocks of {self.block[0]} x {self.block[1]}"
         return f"{self.label}, {scales}"
 

@@ -58,8 +58,8 @@ class Gptq:
     label: str = "GPTQ"
 
     @property
-    def words(self) -> str:
-        return f"{self.label}, {self.groups.words}" + (", sorted inputs" if self.is_sorted else "")
+    def description(self) -> str:
+        return f"{self.label}, {self.groups.description}" + (", sorted inputs" if self.is_sorted else "")
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
         """Returns the quantized weights among the stored tensors."""

@@ -35,8 +35,8 @@ class Mlx:
     excluded: ModuleNames
 
     @property
-    def words(self) -> str:
-        return f"MLX, {self.groups.words}" + (", other bits in some layers" if self.overrides else "")
+    def description(self) -> str:
+        return f"MLX, {self.groups.description}" + (", other bits in some layers" if self.overrides else "")
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
         """Returns the quantized weights among the stored tensors."""

@@ -21,7 +21,7 @@ class Quark:
     """Weights in the one format that is read."""
 
     excluded: ModuleNames
-    words: str = "Quark, MXFP4, groups of 32"
+    description: str = "Quark, MXFP4, groups of 32"
 
     def find(self, stored: StoredTensors) -> Iterator[PackedWeight]:
         """Returns the quantized weights among the stored tensors."""

@@ -1,4 +1,4 @@
-"""`quantization_config` by allow-list: published files are read, and what is not understood is refused by name."""
+"""`quantization_config` by allow-list: typical ones are read, and what is not understood is refused by name."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from quire.models.config_file import parse_config
 from quire.models.families import build_spec
 from quire.models.quantized import read_quantization
 from support.configs import CONFIGS
-from support.published_quantization import PUBLISHED_QUANTIZATIONS
 from support.quantized_methods import METHODS
+from support.typical_quantization import TYPICAL_QUANTIZATIONS
 
 _CONFIG_OF = {method.name: method.config for method in METHODS}
 
 
-def words_of(config: dict[str, Any], section: str = "quantization_config") -> str | None:
+def description_of(config: dict[str, Any], section: str = "quantization_config") -> str | None:
     quantization = read_quantization(parse_config(json.dumps({section: config}).encode()))
-    return None if quantization is None else quantization.words
+    return None if quantization is None else quantization.description
 
 
-@pytest.mark.parametrize("name", PUBLISHED_QUANTIZATIONS)
-def test_a_published_configuration_is_read(name: str) -> None:
-    config, words = PUBLISHED_QUANTIZATIONS[name]
-    assert words_of(config) == words
+@pytest.mark.parametrize("name", TYPICAL_QUANTIZATIONS)
+def test_a_typical_configuration_is_read(name: str) -> None:
+    config, description = TYPICAL_QUANTIZATIONS[name]
+    assert description_of(config) == description
     model = parse_config(json.dumps({**CONFIGS["llama"], "quantization_config": config}).encode())
     assert build_spec(model).family == "llama"
 
 
 def test_no_quantization_is_none() -> None:
-    assert words_of({}, "never_heard_of") is None
+    assert description_of({}, "never_heard_of") is None
     assert read_quantization(parse_config(b'{"quantization_config": null}')) is None
 
 
@@ -42,7 +42,7 @@ def test_mlx_may_write_its_description_twice() -> None:
     both = {"quantization": same, "quantization_config": same}
     quantization = read_quantization(parse_config(json.dumps(both).encode()))
     assert quantization is not None
-    assert quantization.words == "MLX, 4 bits, groups of 64"
+    assert quantization.description == "MLX, 4 bits, groups of 64"
     with pytest.raises(UnsupportedConfigError, match="differs"):
         read_quantization(parse_config(json.dumps({**both, "quantization": {**same, "bits": 8}}).encode()))
 
@@ -50,7 +50,7 @@ def test_mlx_may_write_its_description_twice() -> None:
 @pytest.mark.parametrize("method", ["bitsandbytes", "hqq", "aqlm", "exl3", "torchao", "mxfp4", "nvfp4", "", "GPTQ"])
 def test_other_methods_are_refused_with_those_that_are_read(method: str) -> None:
     with pytest.raises(UnsupportedConfigError) as caught:
-        words_of({"quant_method": method, "bits": 4})
+        description_of({"quant_method": method, "bits": 4})
     assert "compressed-tensors, awq, gptq, auto-round" in str(caught.value)
     assert json.dumps(method) in str(caught.value)
 
@@ -128,7 +128,7 @@ def _group(**changes: Any) -> dict[str, Any]:
 def test_what_is_not_understood_is_refused(name: str, changes: dict[str, Any], problem: str) -> None:
     section = "quantization" if name.startswith("mlx") else "quantization_config"
     with pytest.raises(UnsupportedConfigError, match=problem) as caught:
-        words_of({**_CONFIG_OF[name], **changes}, section)
+        description_of({**_CONFIG_OF[name], **changes}, section)
     assert caught.value.next_step
 
 
@@ -142,7 +142,7 @@ def test_what_is_not_understood_is_refused(name: str, changes: dict[str, Any], p
     ],
 )
 def test_what_would_change_results_is_ignored_aloud_and_once(caplog: pytest.LogCaptureFixture, name: str, field: str) -> None:
-    config = parse_config(json.dumps({**CONFIGS["llama"], "quantization_config": PUBLISHED_QUANTIZATIONS[name][0]}).encode())
+    config = parse_config(json.dumps({**CONFIGS["llama"], "quantization_config": TYPICAL_QUANTIZATIONS[name][0]}).encode())
     with caplog.at_level(logging.WARNING, "quire"):
         build_spec(config)
         read_quantization(config)

@@ -392,7 +392,7 @@ def test_storage_is_described_with_and_without_weight_files(tmp_path: Path) -> N
     directory, plain = write_pair(tmp_path, method("awq"))
     storage = describe_storage(directory)
     assert storage is not None
-    assert storage.words == "AWQ, 4 bits, groups of 32, zero points"
+    assert storage.description == "AWQ, 4 bits, groups of 32, zero points"
     assert storage.bits_per_weight == pytest.approx(4 + (16 + 4) / 32)
     (directory / "model.safetensors").unlink()
     without_files = describe_storage(directory)

@@ -1,6 +1,6 @@
-"""What published checkpoints say in `quantization_config`, from memory of the files on the Hub.
+"""What `quantization_config` typically says: written after checkpoints on the Hub, but from memory, not copied.
 
-Fields and their spellings are what the test is about; hashes, versions and long lists are shortened.
+Fields and their spellings are what the test is about.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _compressed(storage: str, weights: dict[str, Any], inputs: dict[str, Any] | 
 
 
 # fmt: off
-PUBLISHED_QUANTIZATIONS: dict[str, tuple[dict[str, Any], str]] = {
+TYPICAL_QUANTIZATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "Qwen2.5-7B-Instruct-GPTQ-Int4": ({
         "batch_size": 1, "bits": 4, "block_name_to_quantize": None, "cache_block_outputs": True, "damp_percent": 0.01,
         "dataset": None, "desc_act": False, "exllama_config": {"version": 1}, "group_size": 128, "max_input_length": None,
