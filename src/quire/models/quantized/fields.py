@@ -75,7 +75,8 @@ def read_pattern(section: Config, name: str, text: str) -> ModulePattern:
 class ModuleNames:
     """Modules by whole parts of their paths: "mlp.gate" names "layers.0.mlp.gate" and all within, but no "mlp.gate_proj".
 
-    Libraries compare more loosely, each in its own way: as a substring, a prefix, a pattern. What this names, they all name.
+    Libraries compare more loosely, each in its own way: as a substring, a prefix, a pattern. A module that only some of them
+    would leave out is not named.
     """
 
     names: tuple[str, ...] = ()
