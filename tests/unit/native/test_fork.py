@@ -150,6 +150,38 @@ def test_a_fork_while_another_thread_computes_is_an_error_that_names_spawn() -> 
     assert lines[1] == "True"
 
 
+def test_a_fork_while_another_thread_samples_is_an_error_that_names_spawn() -> None:
+    story = """
+    import numpy as np
+    from quire.executors.native import load_core
+    from quire.executors.native_sampler import NativeSampler
+    core = load_core()
+    sampler = NativeSampler(core, core.BatchSampler("", 2))
+    logits = np.random.default_rng(0).standard_normal((64, 20_000), dtype=np.float32)
+    stops = threading.Event()
+
+    def score():
+        while not stops.is_set():
+            sampler.score(logits, [0] * len(logits), 5)
+
+    def work():
+        try:
+            sampler.score(logits, [0] * len(logits), 5)
+            os._exit(10)
+        except ExecutorError as error:
+            os._exit(20 if "spawn" in str(error) else 21)
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    ends = {os.waitstatus_to_exitcode(forked(work)) for _ in range(20)}
+    stops.set()
+    thread.join()
+    print(20 in ends and ends <= {10, 20}, ends)
+    """
+    (line,) = lines_of(story)
+    assert line.startswith("True"), line
+
+
 def test_measurements_run_in_a_child() -> None:
     story = """
     from quire.executors.native import load_core

@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <atomic>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -22,7 +23,10 @@ struct BusyError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Refuses with BusyError, or ForkedError, while another call runs on the decoder: it serves one at a time.
+// Refuses with BusyError, or ForkedError, while another call holds the mutex; `owner` names what serves one
+// at a time. `forks_before_call` is how often the process had been forked when the last call began.
+std::unique_lock<std::mutex> alone(std::mutex& one_caller, std::atomic<uint64_t>& forks_before_call,
+                                   const std::string& owner);
 std::unique_lock<std::mutex> alone_with(Decoder& d);
 
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;

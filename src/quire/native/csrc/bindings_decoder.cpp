@@ -20,13 +20,18 @@ struct ForkedError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-std::unique_lock<std::mutex> alone_with(Decoder& d) {
-  std::unique_lock<std::mutex> lock(d.one_caller(), std::try_to_lock);
-  if (!lock && d.forks_before_call() != num_forks())
-    throw ForkedError("this process was forked while another call ran on the executor");
-  if (!lock) throw BusyError("another call is running on this executor");
-  d.forks_before_call() = num_forks();
+std::unique_lock<std::mutex> alone(std::mutex& one_caller, std::atomic<uint64_t>& forks_before_call,
+                                   const std::string& owner) {
+  std::unique_lock<std::mutex> lock(one_caller, std::try_to_lock);
+  if (!lock && forks_before_call != num_forks())
+    throw ForkedError("this process was forked while another call ran on the " + owner);
+  if (!lock) throw BusyError("another call is running on this " + owner);
+  forks_before_call = num_forks();
   return lock;
+}
+
+std::unique_lock<std::mutex> alone_with(Decoder& d) {
+  return alone(d.one_caller(), d.forks_before_call(), "executor");
 }
 
 // Index arrays are copied, so that other threads cannot change what has been checked.

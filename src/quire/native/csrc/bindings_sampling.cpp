@@ -82,7 +82,7 @@ class BoundSampler {
 
   std::vector<RowResult> sample(FloatRows logits, const std::vector<RowChoice>& choices) {
     LogitRows rows = rows_of(logits);
-    auto lock = alone();
+    auto lock = alone_here();
     nb::gil_scoped_release release;
     return sampler_.sample(rows, choices);
   }
@@ -90,21 +90,19 @@ class BoundSampler {
   std::vector<RowResult> score(FloatRows logits, const std::vector<int64_t>& token_ids, int64_t num_top) {
     LogitRows rows = rows_of(logits);
     checked_num_top(num_top);
-    auto lock = alone();
+    auto lock = alone_here();
     nb::gil_scoped_release release;
     return sampler_.score(rows, token_ids, num_top);
   }
 
  private:
-  std::unique_lock<std::mutex> alone() {
-    if (decoder_) return alone_with(*decoder_);
-    std::unique_lock<std::mutex> lock(one_caller_, std::try_to_lock);
-    if (!lock) throw BusyError("another call is running on this sampler");
-    return lock;
+  std::unique_lock<std::mutex> alone_here() {
+    return decoder_ ? alone_with(*decoder_) : alone(one_caller_, forks_before_call_, "sampler");
   }
 
   Decoder* decoder_ = nullptr;
   std::mutex one_caller_;
+  std::atomic<uint64_t> forks_before_call_{0};
   std::unique_ptr<ThreadPool> own_threads_;
   BatchSampler sampler_;
 };
