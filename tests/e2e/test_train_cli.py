@@ -265,7 +265,7 @@ def test_without_a_terminal_progress_is_lines(world: Path) -> None:
         (("--tokenizer", "b", "--vocab-size", "300"), "--tokenizer and --vocab-size"),
         (("--steps", "1", "--epochs", "1"), "--steps and --epochs"),
         (("--validation", "v.txt", "--validation-share", "0.1"), "--validation and --validation-share"),
-        (("--learning-rate", "-1"), "learning_rate is out of range"),
+        (("--learning-rate", "-1"), "--learning-rate is out of range"),
         (("--device", "abacus"), "the device is unknown to training"),
         (("--vocab-size", "100"), "the vocabulary is too small"),
         (("--batch-tokens", "8", "--vocab-size", "300", "--threads", "1"), "longer than a batch"),

@@ -123,7 +123,7 @@ class CacheMachine(RuleBasedStateMachine):
 def test_every_invariant_survives_any_order_of_verbs() -> None:
     tally: Counter[str] = Counter()
     while_running = settings(
-        max_examples=820,
+        max_examples=900,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,
