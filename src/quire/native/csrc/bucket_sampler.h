@@ -106,12 +106,12 @@ class BucketSampler {
   double nats(T x) const { return (static_cast<double>(x) - params_.best) * params_.sharpness; }
   double held() const { return cumulative_.empty() ? 0.0 : cumulative_.back(); }
 
-  // How far to fill next: a few octaves, then what is in few spans, then as far as `goal` is expected, then
-  // everything.
+  // How far to fill next: as far as `goal` is expected but at least a few octaves, so that one selection
+  // often does; then what is in few spans, then as far as expected again, then everything.
   int64_t next_end(double goal) {
-    if (cumulative_.empty()) return kFirstBuckets;
-    if (row_.num_spans() < kFewSpans) return kNumBuckets;
+    if (row_.num_spans() < kFewSpans) return cumulative_.empty() ? kFirstBuckets : kNumBuckets;
     if (num_maxima_.empty()) count_maxima();
+    if (cumulative_.empty()) return std::max(kFirstBuckets, expected_end(goal));
     int64_t few = end_of_spans(), expected = expected_end(goal);
     return few > num_filled() ? std::min(few, expected) : expected;
   }
