@@ -119,7 +119,7 @@ class Tokenizer:
     def encode(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> list[int]:
         """Returns token ids; special tokens written out in `text` become their ids.
 
-        Raises RequestError for what is no text, and on lone surrogates.
+        Raises RequestError unless the value is a text without lone surrogates.
         """
         return list(self.encoding(text, special=special).ids)
 
@@ -167,7 +167,7 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Returns the text of a whole token sequence, as `tokenizers` decodes it, but added tokens as they are written.
 
-        Raises RequestError for what is no sequence of token ids.
+        Raises RequestError unless the value is a sequence of token ids.
         """
         ids = token_ids if isinstance(token_ids, (list, tuple)) else listed(token_ids)
         try:

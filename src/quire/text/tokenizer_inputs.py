@@ -57,7 +57,7 @@ def require_member(name: str, value: object, choices: type[Enum]) -> None:
 
 
 def token_id_error(token_id: object) -> RequestError:
-    """Returns the error for what is no token id."""
+    """Returns the error for a value that is not a token id."""
     return RequestError(
         "this is not a token id",
         given=shown(token_id),

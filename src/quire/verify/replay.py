@@ -226,7 +226,7 @@ class _Stage:
         return min(self.executor.num_blocks, blocks_needed(len(self.prompt) + self.num_new, self.block_size))
 
     def _start_company(self) -> None:
-        """Brings neighbors and the rival to the point where each needs one token a step, for longer than the subject lives."""
+        """Brings neighbors and the rival to the point where each needs one token per step, for longer than the subject lives."""
         num_new = len(self.prompt) + self.num_new
         vocab_size = self.executor.spec.vocab_size
         prompts: dict[str, list[int]] = {}

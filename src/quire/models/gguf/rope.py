@@ -19,7 +19,7 @@ from quire.models.gguf.splits import Gguf
 _FREQS, _LONG, _SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 FACTOR_TENSORS = frozenset({_FREQS, _LONG, _SHORT})
 _LEAST, _MOST = 1e-3, 1e12
-"""Bounds of bases, factors and divisors: beyond them float32 frequencies are no numbers."""
+"""Bounds of bases, factors and divisors: beyond them frequencies in float32 are NaN or infinite."""
 _PARTLY_ROTATED = frozenset({"phi3"})
 
 
