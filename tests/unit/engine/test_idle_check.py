@@ -19,7 +19,7 @@ PROMPT = tuple(range(20)) * 3
 def test_leaked_block_is_reported_and_repaired_when_idle(tokenizer: Tokenizer) -> None:
     core = make_core(FakeExecutor(), tokenizer)
     expected = run_all(core, submission("a", PROMPT))["a"].outputs[0].token_ids
-    core.scheduler.manager.pool.allocate(2, "nobody")
+    core.scheduler.manager.pool.allocate(2, "left over")
     assert run_all(core, submission("b", PROMPT))["b"].outputs[0].token_ids == expected
     assert len(core.integrity_errors) == 1
     pool = core.scheduler.manager.pool
@@ -37,7 +37,7 @@ def _link_in_a_circle(core: EngineCore) -> None:
 
 
 def _forget_the_owner(core: EngineCore) -> None:
-    core.scheduler.manager.open("nobody's")
+    core.scheduler.manager.open("left over")
 
 
 BROKEN_BOOKS: dict[str, Callable[[EngineCore], object]] = {

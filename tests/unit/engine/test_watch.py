@@ -78,7 +78,7 @@ def test_interrupted_step_is_told_by_the_events_of_the_next_record(tokenizer: To
 def test_log_survives_a_repair(tokenizer: Tokenizer) -> None:
     core, records = make_core(FakeExecutor(), tokenizer), list[StepRecord]()
     core.scheduler.manager.pool.events, core.watcher = EventLog(), records.append
-    core.scheduler.manager.pool.allocate(2, "nobody")
+    core.scheduler.manager.pool.allocate(2, "left over")
     run_all(core, submission("a", PROMPT, max_tokens=1))
     assert len(core.integrity_errors) == 1
     run_all(core, submission("b", PROMPT, max_tokens=1))
