@@ -36,6 +36,12 @@ class PackLayout(Enum):
     VNNI = ...
     AMX = ...
 
+class Prefetch(Enum):
+    NONE = ...
+    NEAR = ...
+    FAR = ...
+    BOTH = ...
+
 class NormKind(Enum):
     RMS = ...
     LAYER = ...
@@ -163,7 +169,14 @@ def measure_bandwidth(isa: str, threads: int, num_bytes: int, rounds: int) -> fl
 def measure_flops(isa: str, threads: int, weight_format: WeightFormat, rounds: int) -> float:
     """Returns multiplications and additions per second in registers, best of `rounds`."""
 
-def multiply(isa: str, weight_format: WeightFormat, weight: Float32Array, a: Float32Array, out: Float32Array) -> None:
+def multiply(
+    isa: str,
+    weight_format: WeightFormat,
+    weight: Float32Array,
+    a: Float32Array,
+    out: Float32Array,
+    prefetch: Prefetch = Prefetch.BOTH,
+) -> None:
     """Fills out [R, N] with a [R, K] times weight [N, K] transposed, both written as the format wants them."""
 
 def packed_values(isa: str, weight_format: WeightFormat, weight: Float32Array, out: Float32Array) -> None:

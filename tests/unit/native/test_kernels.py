@@ -106,6 +106,19 @@ def test_a_row_of_a_product_does_not_depend_on_the_rows_beside_it(isa: str, weig
         assert np.concatenate(pieces).tobytes() == together.tobytes()
 
 
+@pytest.mark.parametrize("weight_format", ["F32", "BF16", "INT8", "INT4"])
+@pytest.mark.parametrize("rows", [1, 5, 9, 40])
+def test_prefetch_changes_no_bit(isa: str, weight_format: str, rows: int) -> None:
+    weight, a = random((130, 600)), random((rows, 600), 1)
+    products = []
+    for prefetch in core.Prefetch:
+        out = np.empty((rows, 130), np.float32)
+        core.multiply(isa, core.WeightFormat[weight_format], weight, a, out, prefetch)
+        products.append(out.tobytes())
+    assert len(products) == 4
+    assert set(products) == {multiply(isa, weight_format, weight, a).tobytes()}
+
+
 def test_weights_pack_the_same_from_any_strides(isa: str) -> None:
     weight, a = random((70, 40)), random((3, 40), 1)
     transposed = np.ascontiguousarray(weight.T).T

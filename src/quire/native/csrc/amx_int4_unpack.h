@@ -42,12 +42,12 @@ constexpr int64_t kPanelVectors = kPanel / kLanes;
 constexpr int64_t kNibbleWords = kGroup / 8;  // per subgroup of 32 elements
 
 // Unpacks one subgroup of kLanes columns.
-template <bool kPrefetch>
-static QUIRE_INLINE void unpack(const uint32_t* words, const uint8_t* sub_scales, uint32_t* to) {
+static QUIRE_INLINE void unpack(const uint32_t* words, const uint8_t* sub_scales, Prefetch prefetch,
+                                uint32_t* to) {
   NibbleUnpacker unpacker(sub_scales);
 #pragma GCC unroll 4
   for (int64_t i = 0; i < kNibbleWords; ++i) {
-    if constexpr (kPrefetch) prefetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
+    prefetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes, prefetch);
     vi nibbles = load_words(words + i * kPanel);
     _mm512_store_si512(to + 2 * i * kPanel, unpacker.low(nibbles));
     _mm512_store_si512(to + (2 * i + 1) * kPanel, unpacker.high(nibbles));
@@ -68,8 +68,8 @@ class GroupUnpacker {
     if (next_ == end_) return;
     int64_t subgroup = next_ / kPanelVectors, column = next_ % kPanelVectors * kLanes;
     uint32_t* to = to_ + subgroup * 2 * kNibbleWords * kPanel + column;
-    unpack<false>(words_ + subgroup * kNibbleWords * kPanel + column,
-                  sub_scales_ + subgroup * kPanel + column, to);
+    unpack(words_ + subgroup * kNibbleWords * kPanel + column, sub_scales_ + subgroup * kPanel + column,
+           Prefetch::kNone, to);
     ++next_;
   }
   void unpack_all() {
@@ -92,8 +92,8 @@ class UnpackRing {
   static_assert(kSlices * kSliceWords * 4 <= 2 * kAmxGroup * kPanel, "gemm_scratch has room for the ring");
 
   UnpackRing() = default;
-  UnpackRing(const Panels& weight, int64_t panel_begin, int64_t panel_end, uint32_t* ring)
-      : weight_(weight), panel_(panel_begin), panel_end_(panel_end), ring_(ring) {
+  UnpackRing(const Gemm& g, int64_t panel_begin, int64_t panel_end, uint32_t* ring)
+      : weight_(g.weight), prefetch_(g.prefetch), panel_(panel_begin), panel_end_(panel_end), ring_(ring) {
     open_group();
     for (int64_t k_slice = 0; k_slice < kAhead; ++k_slice)
       for (int quarter = 0; quarter < 4; ++quarter) unpack_quarter(quarter);
@@ -112,8 +112,8 @@ class UnpackRing {
     uint32_t* to = ring_ + k_slice_ % kSlices * kSliceWords + half * (kSliceWords / 2) + column;
     const uint32_t* words = words_ + half * kNibbleWords * kPanel + column;
     const uint8_t* sub_scales = sub_scales_ + half * kPanel + column;
-    unpack<true>(words, sub_scales, to);
-    unpack<true>(words + kLanes, sub_scales + kLanes, to + kLanes);
+    unpack(words, sub_scales, prefetch_, to);
+    unpack(words + kLanes, sub_scales + kLanes, prefetch_, to + kLanes);
     if (quarter == 3) end_slice();
   }
 
@@ -128,7 +128,8 @@ class UnpackRing {
     sub_scales_ = weight_.sub_scales(panel_, group_, 0);
     words_ = weight_.word(panel_, group_, 0, 0);
     slices_left_ = weight_.group_elements(group_) / kTmmBytes;
-    prefetch_stream(reinterpret_cast<const char*>(weight_.scales(panel_, group_)), weight_.header_bytes());
+    prefetch_stream(reinterpret_cast<const char*>(weight_.scales(panel_, group_)), weight_.header_bytes(),
+                    prefetch_);
   }
   __attribute__((noinline)) void open_next_group() {
     if (++group_ == weight_.num_groups()) group_ = 0, ++panel_;
@@ -136,6 +137,7 @@ class UnpackRing {
   }
 
   Panels weight_{};
+  Prefetch prefetch_ = Prefetch::kBoth;
   int64_t panel_ = 0, panel_end_ = 0, group_ = 0;
   int64_t k_slice_ = 0, slices_left_ = 0;  // the slice to be written next; slices left of its group
   const uint8_t* sub_scales_ = nullptr;

@@ -19,6 +19,11 @@ static void bind_enums(nb::module_& m) {
       .value("INT8", WeightFormat::kInt8)
       .value("INT4", WeightFormat::kInt4);
   nb::enum_<PackLayout>(m, "PackLayout").value("VNNI", PackLayout::kVnni).value("AMX", PackLayout::kAmx);
+  nb::enum_<Prefetch>(m, "Prefetch")
+      .value("NONE", Prefetch::kNone)
+      .value("NEAR", Prefetch::kNear)
+      .value("FAR", Prefetch::kFar)
+      .value("BOTH", Prefetch::kBoth);
   nb::enum_<NormKind>(m, "NormKind").value("RMS", NormKind::kRms).value("LAYER", NormKind::kLayer);
   nb::enum_<NormPlacement>(m, "NormPlacement")
       .value("PRE", NormPlacement::kPre)

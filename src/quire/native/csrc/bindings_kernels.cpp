@@ -17,7 +17,7 @@ namespace quire {
 // One product on one instruction set, for the kernel tests: out = a W^T, both packed in the instruction set's
 // formats.
 static void multiply(const std::string& isa, WeightFormat format, FloatMatrix weight, OutMatrix a,
-                     OutMatrix out) {
+                     OutMatrix out, Prefetch prefetch) {
   const Kernels& kernels = choose_kernels(isa);
   ThreadPool alone(1);
   SourceMatrix source = source_of(weight, Element::kF32);
@@ -48,6 +48,7 @@ static void multiply(const std::string& isa, WeightFormat format, FloatMatrix we
   g.ldo = g.num_columns = source.rows;
   Buffer scratch(static_cast<size_t>(gemm_scratch(source.columns)));
   g.scratch = scratch.get();
+  g.prefetch = prefetch;
   kernels.gemm(g, 0, g.weight.num_panels);
 }
 
@@ -80,7 +81,7 @@ void bind_kernels(nb::module_& m) {
   m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("weight_format"),
         nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("multiply", &multiply, nb::arg("isa"), nb::arg("weight_format"), nb::arg("weight").noconvert(),
-        nb::arg("a").noconvert(), nb::arg("out").noconvert());
+        nb::arg("a").noconvert(), nb::arg("out").noconvert(), nb::arg("prefetch") = Prefetch::kBoth);
   m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("weight_format"),
         nb::arg("weight").noconvert(), nb::arg("out").noconvert());
   m.def(

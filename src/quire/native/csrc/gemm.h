@@ -38,8 +38,9 @@ struct FloatKSlice {
   // Each row panel prefetches its part of what the K-slice prefetches.
   GroupRange groups_for(int64_t row_panel) const {
     int64_t rows = (groups.end - groups.begin) * g.weight.bytes_per_group() / (4 * kPanel);
-    return {groups.begin, groups.end, groups.read + row_panel * rows * groups.prefetch_bytes,
-            groups.prefetch_bytes, groups.has_few_rows};
+    return {
+        groups.begin,          groups.end,          groups.read + row_panel * rows * groups.prefetch_bytes,
+        groups.prefetch_bytes, groups.has_few_rows, groups.prefetch};
   }
 
   template <int R>
@@ -60,8 +61,9 @@ static inline void multiply_float_panel(const Gemm& g, const char* panel, int64_
   int64_t prefetch_bytes = first_row == 0 ? 4 * kPanel / row_panels : 0;
   for (int64_t begin = 0; begin < groups; begin += groups_per_slice) {
     const char* read = panel + begin * g.weight.bytes_per_group();
-    GroupRange range{begin, std::min(begin + groups_per_slice, groups), read, prefetch_bytes,
-                     rows <= kFewRows};
+    GroupRange range{
+        begin,     std::min(begin + groups_per_slice, groups), read, prefetch_bytes, rows <= kFewRows,
+        g.prefetch};
     for_row_panels<kMaxFloatRows>(rows, row_panels, FloatKSlice<Format>{g, panel, first_row, range, y});
   }
 }

@@ -72,7 +72,7 @@ class AmxBf16Gemm {
     const bool from_memory = g_.rows <= kTmmRows;
     auto b_at = [=, bytes = g_.weight.bytes_per_group()](int64_t k_slice) { return panel + k_slice * bytes; };
     tmul_1xn<kPanel>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
-      if (from_memory) prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes);
+      if (from_memory) prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes, g_.prefetch);
       if (i == 3) epilogues_.run_some(1);
     });
   }

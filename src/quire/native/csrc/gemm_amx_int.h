@@ -101,7 +101,7 @@ class AmxIntGemm {
         scratch_(reinterpret_cast<uint32_t*>(g.scratch)) {
     configure_tmm(static_cast<int>(panel_rows()));
     if (kIsInt4 && from_memory_)
-      ring_ = UnpackRing(g.weight, unit_begin * panels_per_unit(g), unit_end * panels_per_unit(g), scratch_);
+      ring_ = UnpackRing(g, unit_begin * panels_per_unit(g), unit_end * panels_per_unit(g), scratch_);
   }
   ~AmxIntGemm() { _tile_release(); }
 
@@ -165,7 +165,8 @@ class AmxIntGemm {
   }
 
   void prefetch_scales(int64_t group) const {
-    prefetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes());
+    prefetch_stream(reinterpret_cast<const char*>(g_.weight.scales(panel_, group)), g_.weight.header_bytes(),
+                    g_.prefetch);
   }
 
   void multiply_group_1xn(int64_t group) {
@@ -187,11 +188,11 @@ class AmxIntGemm {
       const char* words = reinterpret_cast<const char*>(g_.weight.word(panel_, group, 0, 0));
       auto b_at = [=](int64_t k_slice) { return words + k_slice * kSliceBytes; };
       prefetch_scales(group);
-      tmul_1xn<kPanel, TmmElement::kInt8>(task, b_at,
-                                          [&](int64_t k_slice, int i) __attribute__((always_inline)) {
-                                            prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes);
-                                            accumulator.add_after(k_slice, i);
-                                          });
+      tmul_1xn<kPanel, TmmElement::kInt8>(
+          task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
+            prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes, g_.prefetch);
+            accumulator.add_after(k_slice, i);
+          });
     }
     accumulator.add_rest(task.end);
     queue_sums(group, 0, 0, 0, rows_);

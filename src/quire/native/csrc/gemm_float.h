@@ -43,14 +43,15 @@ struct Accumulators {
 };
 
 // Groups [begin, end) of K. While a row panel reads them it prefetches its part of what follows:
-// `prefetch_bytes` per row of words (0: none), counted from `read`, at the distance that is best for few rows
-// or for many.
+// `prefetch_bytes` per row of words (0: none), counted from `read`: few rows as `prefetch` says, many rows at
+// the distance of a K-slice.
 struct GroupRange {
   int64_t begin;
   int64_t end;
   const char* read;
   int64_t prefetch_bytes;
   bool has_few_rows;
+  Prefetch prefetch;
 };
 
 // Prefetches in address order and at the rate words are read, whatever order row panels and passes read them
@@ -58,14 +59,17 @@ struct GroupRange {
 class Prefetcher {
  public:
   explicit Prefetcher(const GroupRange& groups)
-      : next_(groups.read), bytes_per_word_row_(groups.prefetch_bytes), has_few_rows_(groups.has_few_rows) {}
+      : next_(groups.read),
+        bytes_per_word_row_(groups.prefetch_bytes),
+        has_few_rows_(groups.has_few_rows),
+        prefetch_(groups.prefetch) {}
 
   // Call once per V vectors of words.
   template <int V>
   void advance() {
     if (bytes_per_word_row_ == 0) return;
     int64_t bytes = bytes_per_word_row_ * V * kLanes / kPanel;
-    if (has_few_rows_) prefetch_stream(next_, bytes);
+    if (has_few_rows_) prefetch_stream(next_, bytes, prefetch_);
     else
       for (int64_t line = 0; line < bytes; line += kLineBytes) prefetch_l1(next_ + kL2Ahead + line);
     next_ += bytes;
@@ -75,6 +79,7 @@ class Prefetcher {
   const char* next_;
   int64_t bytes_per_word_row_;
   bool has_few_rows_;
+  Prefetch prefetch_;
 };
 
 struct Float32 {

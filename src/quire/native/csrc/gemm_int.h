@@ -136,7 +136,8 @@ struct IntActivations {
 // sums [R, V] += one group of R rows times V vectors of columns; `w` is the group's first row of words at
 // those columns.
 template <class Format, bool kPrefetch, int R, int V>
-static QUIRE_INLINE void add_group(const uint32_t* w, const IntActivations& a, vi (&sums)[R][V]) {
+static QUIRE_INLINE void add_group(const uint32_t* w, const IntActivations& a, Prefetch prefetch,
+                                   vi (&sums)[R][V]) {
   const uint32_t* rows[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) rows[r] = a.words(r);
@@ -144,7 +145,7 @@ static QUIRE_INLINE void add_group(const uint32_t* w, const IntActivations& a, v
   for (int i = 0; i < Format::kWords; ++i) {
     vi factors[V][Format::kFactors];
     if constexpr (kPrefetch)
-      prefetch_stream(reinterpret_cast<const char*>(w + i * kPanel), V * kLanes * sizeof(uint32_t));
+      prefetch_stream(reinterpret_cast<const char*>(w + i * kPanel), V * kLanes * sizeof(uint32_t), prefetch);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) Format::split(load_words(w + i * kPanel + v * kLanes), factors[v]);
 #pragma GCC unroll 8
@@ -161,20 +162,21 @@ static QUIRE_INLINE void add_group(const uint32_t* w, const IntActivations& a, v
 // y [R, 64] += one group of R rows times one group of a panel. Unrolled, so that sums stay in registers.
 template <class Format, bool kPrefetch, int R>
 static inline void multiply_group(const ActivationRows& rows, int64_t row, int64_t group, const char* panel,
-                                  float* y) {
+                                  Prefetch prefetch, float* y) {
   constexpr int V = kIntVectors<R>;
   const IntActivations a(rows, row, group);
   const uint16_t* scales =
       reinterpret_cast<const uint16_t*>(panel + group * kPanel * (2 + 4 * Format::kWords));
   const uint32_t* words = reinterpret_cast<const uint32_t*>(scales + kPanel);
-  if constexpr (kPrefetch) prefetch_stream(reinterpret_cast<const char*>(scales), kPanel * sizeof(uint16_t));
+  if constexpr (kPrefetch)
+    prefetch_stream(reinterpret_cast<const char*>(scales), kPanel * sizeof(uint16_t), prefetch);
   for (int column = 0; column < kPanel; column += V * kLanes) {
     vi sums[R][V];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sums[r][v] = Format::init(a.compensation(r));
-    add_group<Format, kPrefetch>(words + column, a, sums);
+    add_group<Format, kPrefetch>(words + column, a, prefetch, sums);
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       vf scale = load_bf16(scales + column + v * kLanes);
@@ -201,8 +203,8 @@ struct IntRowPanels {
   template <int R>
   void run(int64_t row, int64_t row_panel) const {
     if (row_panel == prefetching_panel)
-      multiply_group<Format, true, R>(g.a, first_row + row, group, panel, y + row * kLdy);
-    else multiply_group<Format, false, R>(g.a, first_row + row, group, panel, y + row * kLdy);
+      multiply_group<Format, true, R>(g.a, first_row + row, group, panel, g.prefetch, y + row * kLdy);
+    else multiply_group<Format, false, R>(g.a, first_row + row, group, panel, g.prefetch, y + row * kLdy);
   }
 };
 

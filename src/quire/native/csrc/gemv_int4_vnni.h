@@ -47,7 +47,7 @@ struct GemvRows {
 // sums [R] += sub_scale * (one subgroup of R rows times kLanes columns). `subgroup` counts along the row.
 template <int R>
 static QUIRE_INLINE void add_subgroup(const uint32_t* words, const uint8_t* sub_scales, const GemvRows& a,
-                                      int64_t subgroup, vi (&sums)[R]) {
+                                      int64_t subgroup, Prefetch prefetch, vi (&sums)[R]) {
   constexpr int kWords = kGroup / 8;
   vi bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(sub_scales)));
   __mmask16 has_zero_point_7 = _mm512_test_epi32_mask(bytes, set1_word(16));
@@ -58,7 +58,7 @@ static QUIRE_INLINE void add_subgroup(const uint32_t* words, const uint8_t* sub_
                                          set1_word(a.compensation(1, r, subgroup)));
 #pragma GCC unroll 4
   for (int i = 0; i < kWords; ++i) {
-    prefetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes);
+    prefetch_stream(reinterpret_cast<const char*>(words + i * kPanel), kLineBytes, prefetch);
     vi nibbles = load_words(words + i * kPanel);
     vi low = and_bits(nibbles, 0x0f0f0f0fu), high = and_bits(_mm512_srli_epi16(nibbles, 4), 0x0f0f0f0fu);
 #pragma GCC unroll 8
@@ -74,18 +74,19 @@ static QUIRE_INLINE void add_subgroup(const uint32_t* words, const uint8_t* sub_
 
 // y [R, 64] += R rows times one panel.
 template <int R>
-static inline void gemv_int4_panel(const Panels& weight, int64_t panel, const GemvRows& a, float* y) {
+static inline void gemv_int4_panel(const Panels& weight, int64_t panel, const GemvRows& a, Prefetch prefetch,
+                                   float* y) {
   for (int64_t group = 0; group < weight.num_groups(); ++group) {
     alignas(64) vi sums[kPanel / kLanes][R] = {};
     const uint16_t* scales = weight.scales(panel, group);
     const uint32_t* words = weight.word(panel, group, 0, 0);
     const uint8_t* sub_scales = weight.sub_scales(panel, group, 0);
     int64_t subgroup = group * (kAmxGroup / kGroup), end = subgroup + weight.group_elements(group) / kGroup;
-    prefetch_stream(reinterpret_cast<const char*>(scales), weight.header_bytes());
+    prefetch_stream(reinterpret_cast<const char*>(scales), weight.header_bytes(), prefetch);
     for (; subgroup < end; ++subgroup, words += kGroup / 8 * kPanel, sub_scales += kPanel) {
 #pragma GCC unroll 4
       for (int v = 0; v < kPanel / kLanes; ++v)
-        add_subgroup<R>(words + v * kLanes, sub_scales + v * kLanes, a, subgroup, sums[v]);
+        add_subgroup<R>(words + v * kLanes, sub_scales + v * kLanes, a, subgroup, prefetch, sums[v]);
     }
     for (int v = 0; v < kPanel / kLanes; ++v) {
       vf scale = load_bf16(scales + v * kLanes);
@@ -104,7 +105,7 @@ struct GemvInt4 {
 
   template <int R>
   void run(int64_t, int64_t) const {
-    gemv_int4_panel<R>(g.weight, panel, GemvRows(g.a), y);
+    gemv_int4_panel<R>(g.weight, panel, GemvRows(g.a), g.prefetch, y);
   }
 };
 

@@ -29,7 +29,7 @@ static uint64_t read(const char* data, int64_t num_bytes) {
   for (vi& x : acc) x = set1_word(0);
   for (int64_t i = 0; i + kStreams * static_cast<int64_t>(sizeof(vi)) <= num_bytes;
        i += kStreams * sizeof(vi)) {
-    prefetch_stream(data + i, kStreams * sizeof(vi));
+    prefetch_stream(data + i, kStreams * sizeof(vi), Prefetch::kBoth);
 #pragma GCC unroll 8
     for (int s = 0; s < kStreams; ++s)
       acc[s] = xor_bits(acc[s], load_words(reinterpret_cast<const uint32_t*>(data + i) + s * kLanes));

@@ -24,6 +24,11 @@ enum class Epilogue {
   kGate,      // panels 2u and 2u+1 are gate and up: hidden[.., u] = act(gate) * up
 };
 
+// How a product of few rows prefetches weights that stream from memory, besides what the hardware does: a
+// short distance ahead into L1, far ahead into L2, or both. It changes no bit; the fastest differs between
+// machines.
+enum class Prefetch { kNone = 0, kNear = 1, kFar = 2, kBoth = kNear | kFar };
+
 // Bytes of scratch per thread for int4 AMX products with this K: the panels of one unit unpacked to bytes.
 // Products of few rows use the same scratch as a ring of four k-slices.
 inline int64_t gemm_scratch(int64_t k) { return 2 * round_up(k, kAmxGroup) * kPanel; }
@@ -42,6 +47,7 @@ struct Gemm {
   int64_t num_columns;  // columns that `out` has
   ActivationRows hidden;
   char* scratch;  // [gemm_scratch(k)] of this thread, aligned to a cache line; int4 AMX only
+  Prefetch prefetch = Prefetch::kBoth;
 };
 
 // out = norm(x) * weight (+ bias), or x itself without a weight. A unit is a row.

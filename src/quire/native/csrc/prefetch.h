@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "kernels.h"
 #include "row_dispatch.h"
 
 namespace quire::QUIRE_ISA {
@@ -26,13 +27,17 @@ static QUIRE_INLINE void prefetch_lines(const char* first, int64_t stride, int c
   for (int i = 0; i < count; ++i) prefetch_l1(first + i * stride);
 }
 
+static QUIRE_INLINE bool has(Prefetch prefetch, Prefetch part) {
+  return (static_cast<int>(prefetch) & static_cast<int>(part)) != 0;
+}
+
 // For a memory-bound reader at `at` that is about to read `bytes`: far ahead into L2, which has more line
-// buffers than L1, and from there a shorter distance ahead into L1.
-static QUIRE_INLINE void prefetch_stream(const char* at, int64_t bytes) {
-  for (int64_t line = 0; line < bytes; line += kLineBytes) {
-    prefetch_l2(at + kL2Ahead + line);
-    prefetch_l1(at + kL1Ahead + line);
-  }
+// buffers than L1, and from there a shorter distance ahead into L1; or what `prefetch` has of these.
+static QUIRE_INLINE void prefetch_stream(const char* at, int64_t bytes, Prefetch prefetch) {
+  if (has(prefetch, Prefetch::kFar))
+    for (int64_t line = 0; line < bytes; line += kLineBytes) prefetch_l2(at + kL2Ahead + line);
+  if (has(prefetch, Prefetch::kNear))
+    for (int64_t line = 0; line < bytes; line += kLineBytes) prefetch_l1(at + kL1Ahead + line);
 }
 
 }  // namespace quire::QUIRE_ISA
