@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from quire.engine.batch import build_batch
 from quire.engine.capacity import require_logit_room
-from quire.engine.loading import load_executor, open_tokenizer, origin_of
+from quire.engine.loading import load_executor, origin_of
 from quire.engine.options import EngineOptions, ModelOptions, model_config
 from quire.engine.past_kvs import PastKVs, PastRow, PastStore
 from quire.engine.prompts import read_switch
@@ -25,6 +25,7 @@ from quire.models.spec import ModelSpec
 from quire.sched.limits import ContextBound
 from quire.sched.plan import ScheduledChunk
 from quire.text.tokenizer import Tokenizer
+from quire.text.tokenizer_fit import require_fit
 from quire.values import shown
 
 MAX_STEP_TOKENS = 512
@@ -83,7 +84,9 @@ class CausalModel(Uncopyable):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer next to the weights, read when first asked for; raises TokenizerError if there is none that fits."""
-        return open_tokenizer(self._directory, self.spec)
+        tokenizer = Tokenizer.from_model(self._directory)
+        require_fit(tokenizer, self.spec.vocab_size)
+        return tokenizer
 
     @property
     def num_free_blocks(self) -> int:

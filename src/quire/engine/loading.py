@@ -21,7 +21,6 @@ from quire.kv.pool import BlockPool
 from quire.models.bundled import directory as bundled_directory
 from quire.models.checkpoint import Checkpoint, load_checkpoint
 from quire.models.hub import find_model
-from quire.models.spec import ModelSpec
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
 from quire.text.tokenizer_fit import require_fit
@@ -64,10 +63,11 @@ def find_directory(model: object) -> Path:
     return find_model(str(model))
 
 
-def open_tokenizer(directory: Path, spec: ModelSpec) -> Tokenizer:
-    """Returns the tokenizer of a model directory or GGUF file; raises TokenizerError if the model lacks any of its tokens."""
-    tokenizer = Tokenizer.from_model(directory)
-    require_fit(tokenizer, spec.vocab_size)
+def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """Returns the tokenizer of an opened checkpoint; raises TokenizerError if the model lacks any of its tokens."""
+    gguf = checkpoint.gguf
+    tokenizer = Tokenizer.from_directory(checkpoint.directory) if gguf is None else Tokenizer.from_gguf(gguf)
+    require_fit(tokenizer, checkpoint.spec.vocab_size)
     return tokenizer
 
 
@@ -160,7 +160,7 @@ class LoadedEngine:
 def load_engine(model: str | Path | None, options: EngineOptions) -> LoadedEngine:
     """Loads a model for serving; raises what opening it, its tokenizer and its executor raises."""
     checkpoint, config = open_checkpoint(model, engine_config(options))
-    tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
+    tokenizer = open_tokenizer(checkpoint)
     executor = build_executor(checkpoint, config, options.get("on_progress"))
     return LoadedEngine(core=build_core(executor, tokenizer, config, origin_of(checkpoint)), tokenizer=tokenizer, config=config)
 

@@ -20,6 +20,7 @@ from quire.errors import CheckpointError
 from quire.models.config_file import read_config
 from quire.models.content_digest import MappedFile, content_digest, num_pieces
 from quire.models.families import Family, build_spec, family_for
+from quire.models.gguf.container import GgufFile
 from quire.models.gguf.model import read_gguf
 from quire.models.gguf.splits import is_gguf
 from quire.models.quantized.stored import PackedTensor
@@ -43,13 +44,15 @@ _log = logging.getLogger("quire")
 class Checkpoint:
     """The contents of a model directory, or of the GGUF file at that path: the model's spec, and its tensors by canonical name.
 
-    `model_context` is the longest context that can be asked for; `spec` is built for the one that was.
+    `model_context` is the longest context that can be asked for; `spec` is built for the one that was. `gguf` is the opened
+    GGUF file, whose metadata hold the tokenizer; None for a directory.
     """
 
     directory: Path
     spec: ModelSpec
     weights: Weights
     model_context: int
+    gguf: GgufFile | None = None
 
 
 def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Checkpoint:
@@ -79,7 +82,9 @@ def load_checkpoint(directory: Path, *, max_context: int | None = None) -> Check
 def _load_gguf(path: Path, max_context: int | None) -> Checkpoint:
     model = read_gguf(path, max_context)
     weights = Weights(model.tensors, lambda on_progress: fingerprint(model.spec, model.gguf.files, (), on_progress))
-    return Checkpoint(directory=path, spec=model.spec, weights=weights, model_context=model.model_context)
+    return Checkpoint(
+        directory=path, spec=model.spec, weights=weights, model_context=model.model_context, gguf=model.gguf.files[0]
+    )
 
 
 def read_spec(directory: Path) -> ModelSpec:

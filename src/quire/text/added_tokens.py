@@ -97,8 +97,7 @@ def literal_bytes(backend: tokenizers.Tokenizer, rule: TokenBytes) -> dict[int, 
     """Returns the bytes of added tokens if the rule for other tokens would misread them: their bytes are their own text."""
     added = {token_id: token for token_id, token in backend.get_added_tokens_decoder().items() if token.content}
     if not rule.is_byte_level:
-        pieces = backend.get_vocab(with_added_tokens=False)
-        added = {token_id: token for token_id, token in added.items() if not _is_piece(token, pieces, backend)}
+        added = {token_id: token for token_id, token in added.items() if not _is_piece(token, backend)}
     literals = {token_id: token.content.encode() for token_id, token in added.items()}
     return {token_id: content for token_id, content in literals.items() if rule.piece(added[token_id].content) != content}
 
@@ -119,9 +118,10 @@ def unknown_id(backend: tokenizers.Tokenizer) -> int | None:
     return found if token is None else backend.token_to_id(token)
 
 
-def _is_piece(token: AddedToken, pieces: Mapping[str, int], backend: tokenizers.Tokenizer) -> bool:
+def _is_piece(token: AddedToken, backend: tokenizers.Tokenizer) -> bool:
     """Whether an added token is written as SentencePiece's pieces are: one of those (Gemma's runs of U+2581), or found so."""
-    return token.content in pieces or (token.normalized and backend.normalizer is not None)
+    is_in_model = backend.model.token_to_id(token.content) is not None
+    return is_in_model or (token.normalized and backend.normalizer is not None)
 
 
 def _with_flag(token: AddedToken, special: bool) -> AddedToken:

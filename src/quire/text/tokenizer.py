@@ -12,6 +12,7 @@ from typing import NamedTuple
 import tokenizers
 
 from quire.errors import is_failure
+from quire.models.gguf.container import GgufFile, open_gguf_file
 from quire.models.gguf.splits import is_gguf
 from quire.text.added_tokens import literal_bytes, literal_twin, unknown_id
 from quire.text.gguf.tokenizer import load_gguf_backend
@@ -72,7 +73,7 @@ class Tokenizer:
         self.added_tokens: Mapping[int, tokenizers.AddedToken] = MappingProxyType(backend.get_added_tokens_decoder())
         self._special_ids = frozenset(token_id for token_id, token in self.added_tokens.items() if token.special)
         eos_id = backend.token_to_id(files.declared.names.get("eos_token", ""))
-        self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self.vocab_size: int = _vocab_size(backend) if files.vocab_size is None else files.vocab_size
         self.eos_token_ids: frozenset[int] = files.eos_ids | (frozenset() if eos_id is None else {eos_id})
         self.named_tokens: Mapping[str, str] = files.declared.names
         self.chat_template: str | Mapping[str, str] | None = files.chat_template
@@ -89,7 +90,12 @@ class Tokenizer:
     @classmethod
     def from_model(cls, path: Path) -> Tokenizer:
         """Loads the tokenizer of a model directory or of a GGUF file; raises ModelError or one of its kinds."""
-        return cls(*load_gguf_backend(path)) if is_gguf(path) else cls.from_directory(path)
+        return cls.from_gguf(open_gguf_file(path)) if is_gguf(path) else cls.from_directory(path)
+
+    @classmethod
+    def from_gguf(cls, file: GgufFile) -> Tokenizer:
+        """Loads the tokenizer in the metadata of an opened GGUF file; raises ModelError or one of its kinds."""
+        return cls(*load_gguf_backend(file))
 
     @property
     def bos_token(self) -> str | None:
@@ -258,3 +264,7 @@ class Tokenizer:
         pieces = [self.bytes_of(token_id) for token_id in plain_ids]
         known = [piece for piece in pieces if piece is not None]
         return len(known) < len(pieces) or text.encode().startswith(b"".join(known))
+
+
+def _vocab_size(backend: tokenizers.Tokenizer) -> int:
+    return max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1

@@ -27,6 +27,7 @@ class TokenizerFiles:
 
     `declared` holds the tokens that a tokenizer should know.
     `has_prefix_space` is None where tokenizer.json decides. `control_tokens` are texts that no message spells as tokens.
+    `vocab_size` is the largest id + 1, None where only the tokenizer itself says it.
     """
 
     eos_ids: frozenset[int]
@@ -37,6 +38,7 @@ class TokenizerFiles:
     cleans_up_spaces: bool = False
     needs_mistral_regex: bool = False
     control_tokens: frozenset[str] = frozenset()
+    vocab_size: int | None = None
 
 
 def read_tokenizer_files(directory: Path, *, is_byte_level: bool) -> TokenizerFiles:

@@ -84,7 +84,7 @@ def verify_training(model: str | Path | None, config: EngineConfig) -> Iterator[
     cache = replace(config.cache, mode=KVCacheMode.PAGED, prefix_cache=PrefixCache.ON)
     scorer_class = _scorer_class()
     checkpoint, resolved = open_checkpoint(model, replace(config, cache=cache, scheduler=SchedulerConfig()))
-    tokenizer = open_tokenizer(checkpoint.directory, checkpoint.spec)
+    tokenizer = open_tokenizer(checkpoint)
     texts = _texts(checkpoint, resolved, tokenizer)
     scorer = scorer_class(checkpoint, settled(resolved.threads, "threads"))
     expected = [scorer.logprobs(text) for text in texts]

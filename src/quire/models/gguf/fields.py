@@ -19,7 +19,7 @@ class Fields:
     """The metadata of a file. Names are whole, such as `llama.block_count`; `own` makes one of the architecture's."""
 
     def __init__(self, file_name: str, metadata: Mapping[str, Value]) -> None:
-        self._file_name = file_name
+        self.file_name = file_name
         self._metadata = metadata
         self._read: set[str] = set()
         self.architecture = self.text("general.architecture") or self.refuse("general.architecture", "is missing")
@@ -75,18 +75,21 @@ class Fields:
             self.refuse(name, "must be true or false")
         return default if value is None else value
 
-    def texts(self, name: str, limit: int, max_bytes: int) -> list[bytes]:
+    def texts(self, name: str, limit: int, max_bytes: int) -> list[str]:
         """Returns a list of at most `limit` texts of at most `max_bytes` bytes each; empty where it is absent."""
         value = self._array(name, limit)
         if value is None or not value.count:
             return []
         if value.item is not ValueType.STRING:
             self.refuse(name, "must be a list of texts")
-        found = value.strings()
-        for index, text in enumerate(found):
-            if len(text) > max_bytes:
-                self.refuse(name, f"holds a text of {len(text)} bytes at index {index}", f"{max_bytes} bytes")
-        return found
+        lengths = value.text_lengths()
+        if lengths.max() > max_bytes:
+            index = int((lengths > max_bytes).argmax())
+            self.refuse(name, f"holds a text of {lengths[index]} bytes at index {index}", f"{max_bytes} bytes")
+        try:
+            return value.texts()
+        except UnicodeDecodeError:
+            self.refuse(name, "holds a text that is not UTF-8")
 
     def numbers(self, name: str, limit: int) -> list[Any]:
         """Returns a list of at most `limit` numbers; empty where it is absent."""
@@ -107,14 +110,14 @@ class Fields:
 
     def warn(self, name: str, problem: str) -> None:
         """Logs a warning about how a field is used."""
-        _log.warning("%s: %s %s.", self._file_name, name, problem)
+        _log.warning("%s: %s %s.", self.file_name, name, problem)
 
     def refuse_unread(self, prefix: str, harmless: Container[str] = ()) -> None:
         """Raises UnsupportedConfigError for fields below `prefix` that were not read and are not harmless."""
         unread = sorted(name for name in self._metadata.keys() - self._read if name.startswith(prefix) and name not in harmless)
         if unread:
             raise UnsupportedConfigError(
-                f"{self._file_name} holds fields that Quire does not know",
+                f"{self.file_name} holds fields that Quire does not know",
                 given=", ".join(shorten(f"{ascii(name)[1:-1]}={self._metadata[name]!r}") for name in unread[:8]),
                 next_step="Ignoring a field could change the model: report the field, or use another file of this model.",
             )
@@ -124,7 +127,7 @@ class Fields:
         value = self._metadata.get(name)
         given = f"a list of {value.count}" if isinstance(value, GgufArray) else shorten(repr(value))
         raise UnsupportedConfigError(
-            f"{self._file_name}: {name} {problem}",
+            f"{self.file_name}: {name} {problem}",
             given="nothing" if value is None else given,
             limit=limit,
             next_step="Use a file that a current converter of llama.cpp wrote for a supported model.",

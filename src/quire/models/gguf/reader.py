@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -19,6 +20,7 @@ from quire.models.strict_json import shorten
 MAX_NESTING = 4
 DOWNLOAD_AGAIN = "Download the file again; this copy is damaged or was made by a faulty program."
 _LENGTH = struct.Struct("<Q")
+_SEPARATOR = b"\0"  # rare in a vocabulary, which writes this byte in another way
 
 
 class ValueType(IntEnum):
@@ -59,26 +61,46 @@ _LEAST_BYTES = MappingProxyType({ValueType.STRING: 8, ValueType.ARRAY: 12})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufArray:
-    """An array in the metadata, whose lengths have been checked; its items are read when they are asked for."""
+    """An array in the metadata, whose lengths have been checked; its items are read when they are asked for.
+
+    `heads` are the places [count + 1] of the texts' lengths, and where the last text ends; empty where the items are no texts.
+    """
 
     item: ValueType
     count: int
     start: int
     content: mmap.mmap
+    heads: array[int]
 
     def numbers(self) -> npt.NDArray[np.generic]:
         """Returns a view of the items, which must be numbers."""
         dtype = _NUMBERS[self.item]
         return np.frombuffer(self.content, dtype, self.count, self.start) if self.count else np.empty(0, dtype)
 
-    def strings(self) -> list[bytes]:
-        """Returns the items, which must be texts, as bytes."""
-        found, position = [], self.start
-        for _ in range(self.count):
-            start = position + _LENGTH.size
-            position = start + _LENGTH.unpack_from(self.content, position)[0]
-            found.append(self.content[start:position])
-        return found
+    def text_lengths(self) -> npt.NDArray[np.int64]:
+        """Returns the bytes of each item [count], which must be texts."""
+        heads = np.frombuffer(self.heads, np.int64)
+        return heads[1:] - heads[:-1] - _LENGTH.size
+
+    def texts(self) -> list[str]:
+        """Returns the items, which must be texts; raises UnicodeDecodeError. A vocabulary is one decoding and one split."""
+        if not self.count:
+            return []
+        joined = self._joined()
+        if joined.count(_SEPARATOR) != self.count:
+            pairs = zip(self.heads, self.heads[1:], strict=False)
+            return [self.content[head + _LENGTH.size : end].decode() for head, end in pairs]
+        return joined.decode().split(_SEPARATOR.decode())[1:]
+
+    def _joined(self) -> bytes:
+        """Returns the texts, each behind a separator in place of its length."""
+        heads = np.frombuffer(self.heads, np.int64) - self.start
+        content = np.frombuffer(self.content, np.uint8, heads[-1], self.start).copy()
+        content[heads[:-1]] = _SEPARATOR[0]
+        is_text = np.ones(len(content), np.bool_)
+        for byte in range(1, _LENGTH.size):
+            is_text[heads[:-1] + byte] = False
+        return content[is_text].tobytes()
 
 
 Value = int | float | bool | str | GgufArray
@@ -151,27 +173,32 @@ class Reader:
         item = self.value_type(field)
         dtype = _NUMBERS.get(item)
         count = self.count(field, _LEAST_BYTES[item] if dtype is None else dtype.itemsize)
-        start = self.position
+        start, heads = self.position, array("q")
         if dtype is not None:
             self.position += count * dtype.itemsize
         elif item is ValueType.STRING:
-            self._skip_texts(field, count)
+            heads = self._skip_texts(field, count)
         else:
             for _ in range(count):
                 self._array(field, depth + 1)
-        return GgufArray(item=item, count=count, start=start, content=self._content)
+        return GgufArray(item=item, count=count, start=start, content=self._content, heads=heads)
 
-    def _skip_texts(self, field: str, count: int) -> None:
-        """Walks over texts without reading them: vocabularies have hundreds of thousands."""
+    def _skip_texts(self, field: str, count: int) -> array[int]:
+        """Walks over texts without reading them, and returns `GgufArray.heads`: vocabularies have hundreds of thousands."""
         content, position, end = self._content, self.position, len(self._content) - _LENGTH.size
         unpack, width = _LENGTH.unpack_from, _LENGTH.size
+        heads = array("q")
+        note = heads.append
         for _ in range(count):
             if position > end:
                 self.refuse(field, "ends past the end of the file", f"byte {position}", f"{len(content)} bytes")
+            note(position)
             position += width + unpack(content, position)[0]
         if position > len(content):
             self.refuse(field, "ends past the end of the file", f"byte {position}", f"{len(content)} bytes")
+        note(position)
         self.position = position
+        return heads
 
     def require(self, num_bytes: int, field: str) -> None:
         """Raises unless so many bytes are left."""

@@ -6,16 +6,17 @@ tokenizer.ggml.model "llama"    SentencePiece: scores, bytes for what no piece c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 
+import numpy as np
 import tokenizers
 from tokenizers import AddedToken, decoders, models, processors
 
 from quire.errors import TokenizerError, UnsupportedConfigError, is_failure
-from quire.models.gguf.container import open_gguf_file
+from quire.models.gguf.container import GgufFile
 from quire.models.gguf.fields import Fields
 from quire.text.added_tokens import DeclaredTokens
 from quire.text.gguf import pieces
@@ -37,28 +38,14 @@ _TAKING_SPACES = frozenset({"phi3"})
 _KEEPING_SPACES = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 
-def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]:
+def load_gguf_backend(file: GgufFile) -> tuple[tokenizers.Tokenizer, TokenizerFiles]:
     """Returns the tokenizer of a GGUF file; raises CheckpointError, TokenizerError or UnsupportedConfigError with the field."""
-    file = open_gguf_file(path)
     fields = Fields(file.name, file.metadata)
-    vocabulary = read_vocabulary(fields)
-    tokenizer_model = fields.text(_MODEL)
-    builders = {_BYTE_LEVEL: _byte_level, _SENTENCEPIECE: _sentencepiece}
-    if tokenizer_model not in builders:
-        fields.refuse(_MODEL, "is not a tokenizer that Quire reads", ", ".join(builders))
-    if tokenizer_model == _SENTENCEPIECE:
-        vocabulary = replace(vocabulary, tokens=[pieces.respelled(token) for token in vocabulary.tokens])
-    try:
-        backend = builders[tokenizer_model](fields, vocabulary)
-        _add_tokens(backend, vocabulary, takes_spaces=tokenizer_model == _SENTENCEPIECE and fields.architecture in _TAKING_SPACES)
-    except BaseException as error:  # the Rust library raises plain Exception, and panics
-        if not is_failure(error) or isinstance(error, UnsupportedConfigError):
-            raise
-        raise TokenizerError(
-            f"{file.name}: the tokenizer's fields do not make a tokenizer",
-            given=f"{type(error).__name__}: {error}"[:200],
-            next_step="Use a file that a current converter of llama.cpp wrote.",
-        ) from error
+    with _collection_paused():
+        vocabulary = read_vocabulary(fields)
+        if fields.text(_MODEL) == _SENTENCEPIECE:
+            vocabulary = vocabulary.respelled(pieces.respelled)
+        backend = _backend(fields, vocabulary)
     _refuse_unread(fields)
     files = TokenizerFiles(
         declared=DeclaredTokens(
@@ -66,8 +53,38 @@ def load_gguf_backend(path: Path) -> tuple[tokenizers.Tokenizer, TokenizerFiles]
         ),
         eos_ids=vocabulary.ends,
         chat_template=_templates(fields, [name for name in file.metadata if name.startswith(f"{_TEMPLATE}.")]),
+        vocab_size=len(vocabulary.tokens),
     )
     return backend, files
+
+
+@contextmanager
+def _collection_paused() -> Iterator[None]:
+    """Keeps Python from searching hundreds of thousands of new tuples for cycles, again and again, while the body makes them."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _backend(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tokenizer:
+    tokenizer_model = fields.text(_MODEL)
+    builders = {_BYTE_LEVEL: _byte_level, _SENTENCEPIECE: _sentencepiece}
+    if tokenizer_model not in builders:
+        fields.refuse(_MODEL, "is not a tokenizer that Quire reads", ", ".join(builders))
+    try:
+        return builders[tokenizer_model](fields, vocabulary)
+    except BaseException as error:  # the Rust library raises plain Exception, and panics
+        if not is_failure(error) or isinstance(error, UnsupportedConfigError):
+            raise
+        raise TokenizerError(
+            f"{fields.file_name}: the tokenizer's fields do not make a tokenizer",
+            given=f"{type(error).__name__}: {error}"[:200],
+            next_step="Use a file that a current converter of llama.cpp wrote.",
+        ) from error
 
 
 def _refuse_unread(fields: Fields) -> None:
@@ -83,14 +100,15 @@ def _byte_level(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tokeni
     if pipeline is None:
         fields.refuse(_PRE, "names no way of cutting texts that Quire knows", ", ".join(PIPELINES))
     fields.require(_SPACE_PREFIX, False)
-    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-    model = models.BPE(vocab=ids, merges=read_merges(fields, len(ids)), ignore_merges=pipeline.ignores_merges)
+    merges = read_merges(fields, len(vocabulary.tokens))
+    model = models.BPE(vocab=vocabulary.ids, merges=merges, ignore_merges=pipeline.ignores_merges)
     backend = tokenizers.Tokenizer(model)
     if pipeline.normalizer is not None:
         backend.normalizer = pipeline.normalizer
     backend.pre_tokenizer = pipeline.pre_tokenizer
     backend.decoder = decoders.ByteLevel()
     _add_post_processor(backend, fields, vocabulary, adds_bos=pipeline.adds_bos)
+    _add_tokens(backend, vocabulary)
     return backend
 
 
@@ -99,10 +117,10 @@ def _sentencepiece(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tok
     ranks = [-score for score in read_scores(fields, len(tokens))]
     if fields.architecture in _IN_FILE_ORDER:
         ranks = list(map(float, range(len(tokens))))
-    mergeable = [token_type in (TokenType.NORMAL, TokenType.USER_DEFINED) for token_type in vocabulary.types]
+    mergeable = np.isin(vocabulary.types, (TokenType.NORMAL, TokenType.USER_DEFINED)).tolist()
     unknown = vocabulary.named.get("unk_token")
     model = models.BPE(
-        vocab={token: index for index, token in enumerate(tokens)},
+        vocab=vocabulary.ids,
         merges=pieces.merges_of(tokens, ranks, mergeable),
         unk_token=None if unknown is None else tokens[unknown],
         fuse_unk=True,
@@ -113,6 +131,7 @@ def _sentencepiece(fields: Fields, vocabulary: GgufVocabulary) -> tokenizers.Tok
     backend.normalizer = pieces.normalizer(has_prefix=has_prefix)
     backend.decoder = pieces.decoder(has_prefix=has_prefix)
     _add_post_processor(backend, fields, vocabulary, adds_bos=True)
+    _add_tokens(backend, vocabulary, takes_spaces=fields.architecture in _TAKING_SPACES)
     return backend
 
 
@@ -131,7 +150,7 @@ def _add_post_processor(backend: tokenizers.Tokenizer, fields: Fields, vocabular
     )
 
 
-def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary, *, takes_spaces: bool) -> None:
+def _add_tokens(backend: tokenizers.Tokenizer, vocabulary: GgufVocabulary, *, takes_spaces: bool = False) -> None:
     """Declares control tokens, which are no text, and user-defined ones, which are found whole before anything is cut."""
     named = {vocabulary.tokens[token_id] for token_id in vocabulary.named.values()}
     control = [*vocabulary.of_type(TokenType.CONTROL), *vocabulary.of_type(TokenType.UNKNOWN)]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
 
 from quire.models.families.sizes import MAX_VOCAB
 from quire.models.gguf.fields import MAX_LISTED, Fields
@@ -66,37 +69,45 @@ _WHOLE = frozenset({TokenType.CONTROL, TokenType.USER_DEFINED})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufVocabulary:
-    """Tokens and their types by id; `named` maps bos_token and its like to their ids, `ends` holds ids that end an answer."""
+    """Tokens and their types by id; `ids` are the places of the tokens. `named` maps bos_token and its like to their ids,
+    `ends` holds ids that end an answer.
+    """
 
-    tokens: list[str]
-    types: list[int]
+    tokens: Sequence[str]
+    types: npt.NDArray[np.int64]
+    ids: dict[str, int]
     named: Mapping[str, int]
     ends: frozenset[int]
 
     def of_type(self, token_type: TokenType) -> list[str]:
         """Returns the tokens of one type, in the order of their ids."""
-        return [token for token, found in zip(self.tokens, self.types, strict=True) if found == token_type]
+        return [self.tokens[index] for index in np.flatnonzero(self.types == token_type).tolist()]
+
+    def respelled(self, spell: Callable[[str], str]) -> GgufVocabulary:
+        """Returns the vocabulary with every token as `spell` writes it; of two tokens that become one, `ids` has the later."""
+        tokens = [spell(token) for token in self.tokens]
+        return replace(self, tokens=tokens, ids=_places(tokens))
 
 
 def read_vocabulary(fields: Fields) -> GgufVocabulary:
     """Returns the vocabulary; raises UnsupportedConfigError with the field that is missing or damaged."""
-    tokens = _texts(fields, TOKENS, MAX_VOCAB, MAX_TOKEN_BYTES)
+    tokens = fields.texts(TOKENS, MAX_VOCAB, MAX_TOKEN_BYTES)
     if not tokens:
         fields.refuse(TOKENS, "must hold tokens", f"1 to {MAX_VOCAB}")
-    if len(set(tokens)) < len(tokens):
+    ids = _places(tokens)
+    if len(ids) < len(tokens):
         fields.refuse(TOKENS, "holds the same token twice")
-    types = fields.numbers(TYPES, len(tokens)) or [TokenType.NORMAL] * len(tokens)
-    if len(types) != len(tokens) or not set(types) <= set(TokenType):
-        fields.refuse(TYPES, f"must hold a type from 1 to {max(TokenType)} per token", f"{len(tokens)} of them")
+    types = _types(fields, len(tokens))
     named = {name: _token_id(fields, field, len(tokens)) for name, field in _NAMED.items()}
-    if named["unk_token"] is None and TokenType.UNKNOWN in types:
-        named["unk_token"] = types.index(TokenType.UNKNOWN)
+    if named["unk_token"] is None and (types == TokenType.UNKNOWN).any():
+        named["unk_token"] = int((types == TokenType.UNKNOWN).argmax())
     ends = {_token_id(fields, field, len(tokens)) for field in _ENDS}
     ends |= set(_token_ids(fields, _MORE_ENDS, len(tokens)))
-    ends |= {index for index, token_type in enumerate(types) if token_type in _WHOLE and tokens[index] in _TURN_ENDS}
+    ends |= {ids[token] for token in _TURN_ENDS & ids.keys() if types[ids[token]] in _WHOLE}
     return GgufVocabulary(
         tokens=tokens,
         types=types,
+        ids=ids,
         named={name: token_id for name, token_id in named.items() if token_id is not None},
         ends=frozenset(token_id for token_id in ends if token_id is not None),
     )
@@ -105,7 +116,7 @@ def read_vocabulary(fields: Fields) -> GgufVocabulary:
 def read_merges(fields: Fields, num_tokens: int) -> list[tuple[str, str]]:
     """Returns the pairs that byte-level BPE joins, the first ones before the others."""
     merges = []
-    for text in _texts(fields, MERGES, MAX_MERGES_PER_TOKEN * num_tokens, 2 * MAX_TOKEN_BYTES + 1):
+    for text in fields.texts(MERGES, MAX_MERGES_PER_TOKEN * num_tokens, 2 * MAX_TOKEN_BYTES + 1):
         left, _, right = text.partition(" ")
         if not left or not right or " " in right:
             fields.refuse(MERGES, f"must hold two tokens with a space between them, not {ascii(text)[:40]}")
@@ -121,12 +132,16 @@ def read_scores(fields: Fields, num_tokens: int) -> list[float]:
     return scores
 
 
-def _texts(fields: Fields, name: str, limit: int, max_bytes: int) -> list[str]:
-    texts = fields.texts(name, limit, max_bytes)
-    try:
-        return [text.decode() for text in texts]
-    except UnicodeDecodeError:
-        fields.refuse(name, "holds a text that is not UTF-8")
+def _places(tokens: Sequence[str]) -> dict[str, int]:
+    return dict(zip(tokens, range(len(tokens)), strict=True))
+
+
+def _types(fields: Fields, num_tokens: int) -> npt.NDArray[np.int64]:
+    """Returns the type of each token; without the field all are normal."""
+    found = fields.numbers(TYPES, num_tokens) or [TokenType.NORMAL] * num_tokens
+    if len(found) != num_tokens or not set(found) <= set(TokenType):
+        fields.refuse(TYPES, f"must hold a type from 1 to {max(TokenType)} per token", f"{num_tokens} of them")
+    return np.array(found, np.int64)
 
 
 def _token_id(fields: Fields, name: str, num_tokens: int) -> int | None:

@@ -57,8 +57,17 @@ def test_metadata_of_every_type(tmp_path: Path) -> None:
     texts, numbers = found["texts"], found["numbers"]
     assert isinstance(texts, GgufArray)
     assert isinstance(numbers, GgufArray)
-    assert texts.strings() == [b"a", b"", "ü".encode()]
+    assert texts.texts() == ["a", "", "ü"]
     assert numbers.numbers().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a\0b", "", "c"], ["\0", "\0"], ["\u00fc" * 200, "x" * 70_000]])
+def test_texts_are_read_whatever_they_hold(tmp_path: Path, texts: list[str]) -> None:
+    found = open_gguf_file(write(tmp_path / "m.gguf", {"before": 1, "texts": Typed(9, texts), "after": "z"})).metadata
+    assert isinstance(found["texts"], GgufArray)
+    assert found["texts"].texts() == texts
+    assert found["texts"].text_lengths().tolist() == [len(text.encode()) for text in texts]
+    assert found["after"] == "z"
 
 
 def test_a_file_of_the_gguf_package_is_read(tmp_path: Path) -> None:
