@@ -7,23 +7,17 @@ decided by what the files hold: a module may keep a plain weight, whatever the c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from quire.errors import UnsupportedConfigError
 from quire.models.config_file import Config
-from quire.models.quantized.auto_round import read_auto_round
-from quire.models.quantized.awq import read_awq
-from quire.models.quantized.compressed_scheme import read_scheme
-from quire.models.quantized.compressed_tensors import CompressedTensors
-from quire.models.quantized.fields import ModuleNames
-from quire.models.quantized.fp8 import read_fp8, read_modelopt
-from quire.models.quantized.gptq import read_gptq
-from quire.models.quantized.mlx import read_mlx
-from quire.models.quantized.quark import read_quark
-from quire.models.quantized.stored import PackedWeight, StoredTensors
 from quire.models.strict_json import shorten
 from quire.models.weights import SourceDType
+
+if TYPE_CHECKING:
+    from quire.models.quantized.fields import ModuleNames
+    from quire.models.quantized.stored import PackedWeight, StoredTensors
 
 _MLX_FIELD = "quantization"
 QUANTIZATION_FIELDS = ("quantization_config", "compression_config", _MLX_FIELD)
@@ -48,40 +42,27 @@ class Quantization(Protocol):
         ...
 
 
-_METHODS: Mapping[str, Callable[[Config, SourceDType], Quantization]] = {
-    "compressed-tensors": lambda section, _: CompressedTensors(scheme=read_scheme(section)),
-    "awq": lambda section, _: read_awq(section),
-    "gptq": lambda section, _: read_gptq(section),
-    "auto-round": lambda section, _: read_auto_round(section),
-    "intel/auto-round": lambda section, _: read_auto_round(section),
-    "fp8": read_fp8,
-    "fbgemm_fp8": read_fp8,
-    "modelopt": read_modelopt,
-    "quark": lambda section, _: read_quark(section),
-    "mlx": lambda section, _: read_mlx(section),
-    "metal": lambda section, _: read_mlx(section),
-}
-
-
 def read_quantization(config: Config) -> Quantization | None:
     """Returns how the weights are quantized, or None; raises UnsupportedConfigError for what Quire does not read."""
     names = _fields_of(config)
     section = config.section(names[0]) if names else None
     if section is None:
         return None
+    from quire.models.quantized.methods import METHODS  # ten modules, which most starts do not need
+
     for name in names[1:]:
         config.require_same(name, names[0])
     method = section.text("quant_method")
     if method is None and _is_mlx(names, section):
         method = "mlx"
-    if method is None or method not in _METHODS:
+    if method is None or method not in METHODS:
         raise UnsupportedConfigError(
             f"config.json: {names[0]}.quant_method names no quantization that Quire reads",
             given="nothing" if method is None else shorten(json.dumps(method)),
-            limit=", ".join(_METHODS),
+            limit=", ".join(METHODS),
             next_step="Use a checkpoint in one of these formats, or the unquantized one and `--quantize`.",
         )
-    quantization = _METHODS[method](section, _model_dtype(config))
+    quantization = METHODS[method](section, _model_dtype(config))
     section.refuse_unread()
     return quantization
 
