@@ -16,7 +16,7 @@ from quire.bench.prefix_sharing import SharedWork, measure_sharing
 from quire.bench.random_model import random_checkpoint
 from quire.bench.report import Report
 from quire.bench.saved_model import save_random_model
-from quire.bench.startup import StartupWork, measure_startup
+from quire.bench.startup import StartupWork, load_and_answer, measure_startup
 from quire.bench.throughput import Workload, measure, measure_batches
 from quire.config import PrefixCache
 from quire.engine import driving
@@ -26,6 +26,8 @@ from quire.errors import ConfigError
 from quire.executors.native import available_isas
 from quire.models.checkpoint import Checkpoint, load_checkpoint
 from support.configs import CONFIGS
+from support.gguf_mutations import small_model
+from support.gguf_writer import gguf_bytes
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
 OPTIONS: EngineOptions = {"dtype": "bfloat16", "threads": 1}
@@ -111,10 +113,22 @@ def test_parts_are_layers_head_and_attention(checkpoint: Checkpoint) -> None:
 def test_start_times_fresh_processes(config_file: Path, tmp_path: Path) -> None:
     save_random_model(config_file, tmp_path)
     report = measure_startup(StartupWork(directory=tmp_path, repeat=1), OPTIONS)
-    parts = ["import", "engine", "load", "first token", "ready", "process"]
+    parts = ["import", "engine", "files", "fingerprint", "weights", "load", "first token", "ready", "process"]
     assert names(report) == [*parts, *(f"{part}, packed cache" for part in parts)]
-    for kind in (report.speeds[:6], report.speeds[6:]):
-        assert kind[5].seconds > kind[4].seconds > sum(speed.seconds for speed in kind[:4]) * 0.999
+    for kind in (report.speeds[:9], report.speeds[9:]):
+        seconds = {speed.name.removesuffix(", packed cache"): speed.seconds for speed in kind}
+        assert seconds["load"] == pytest.approx(sum(seconds[part] for part in ("files", "fingerprint", "weights")))
+        assert seconds["ready"] == pytest.approx(sum(seconds[part] for part in ("import", "engine", "load", "first token")))
+        assert seconds["process"] > seconds["ready"]
+
+
+def test_a_start_from_gguf_counts_the_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(*small_model()))
+    seconds = load_and_answer(str(path), OPTIONS)
+    assert list(seconds) == ["files", "tokenizer", "fingerprint", "weights", "load", "first token"]
+    assert seconds["load"] == pytest.approx(sum(list(seconds.values())[:4]))
+    assert all(duration > 0 for duration in seconds.values())
 
 
 def test_a_workload_beyond_the_context_is_refused(checkpoint: Checkpoint) -> None:
