@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from quire.engine.batch import build_batch
 from quire.engine.capacity import require_logit_room
-from quire.engine.loading import load_executor, origin_of
+from quire.engine.loading import load_executor
 from quire.engine.options import EngineOptions, ModelOptions, model_config
 from quire.engine.past_kvs import PastKVs, PastRow, PastStore
 from quire.engine.prompts import read_switch
@@ -42,7 +42,7 @@ def load_model(
     checkpoint, loaded, config = load_executor(path, model_config(asked), options.get("on_progress"))
     store = PastStore(loaded, pool_bound(config, checkpoint.spec))
     max_context = settled(config.max_context, "max_context")
-    bound = context_bound(config, checkpoint.spec, origin_of(checkpoint).model_context)
+    bound = context_bound(config, checkpoint.spec, checkpoint.model_context)
     return CausalModel(store, max_context, checkpoint.directory, bound)
 
 

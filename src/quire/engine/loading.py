@@ -29,15 +29,23 @@ from quire.values import shown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a checkpoint says beyond its spec: which weights these are, and the longest context the model itself allows."""
+    """What a checkpoint says beyond its spec: which weights these are, and the longest context the model itself allows.
+
+    `weights_fingerprint` is empty where nothing is kept under it.
+    """
 
     weights_fingerprint: bytes
     model_context: int
 
 
-def origin_of(checkpoint: Checkpoint) -> Origin:
-    """Returns the origin of an opened checkpoint."""
-    return Origin(weights_fingerprint=checkpoint.weights.fingerprint, model_context=checkpoint.model_context)
+def origin_of(checkpoint: Checkpoint, config: EngineConfig) -> Origin:
+    """Returns the origin of an opened checkpoint; the fingerprint, for which files are read, only for a prefix cache."""
+    fingerprint = checkpoint.weights.fingerprint if _has_prefix_cache(config) else b""
+    return Origin(weights_fingerprint=fingerprint, model_context=checkpoint.model_context)
+
+
+def _has_prefix_cache(config: EngineConfig) -> bool:
+    return config.cache.mode is KVCacheMode.PAGED and config.cache.prefix_cache is PrefixCache.ON
 
 
 def open_checkpoint(model: str | Path | None, config: EngineConfig) -> tuple[Checkpoint, EngineConfig]:
@@ -101,7 +109,8 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
     """
     watched = None if on_progress is None else _Watched(on_progress)
     try:
-        checkpoint.weights.identify(watched)
+        if config.packed_cache is not None or _has_prefix_cache(config):
+            checkpoint.weights.identify(watched)
         return _executor_of(checkpoint, config, watched)
     except Exception:
         if watched is None or watched.error is None:
@@ -132,7 +141,7 @@ def build_core(
     clock: Callable[[], float] = time.perf_counter,
 ) -> EngineCore:
     """Builds the core of a resolved configuration: pool and admission know exactly the executor's blocks."""
-    has_prefix_cache = config.cache.mode is KVCacheMode.PAGED and config.cache.prefix_cache is PrefixCache.ON
+    has_prefix_cache = _has_prefix_cache(config)
     fingerprint = cache_fingerprint(executor, origin.weights_fingerprint)
     max_context = settled(config.max_context, "max_context")
     bound = context_bound(config, executor.spec, origin.model_context)
@@ -162,7 +171,9 @@ def load_engine(model: str | Path | None, options: EngineOptions) -> LoadedEngin
     checkpoint, config = open_checkpoint(model, engine_config(options))
     tokenizer = open_tokenizer(checkpoint)
     executor = build_executor(checkpoint, config, options.get("on_progress"))
-    return LoadedEngine(core=build_core(executor, tokenizer, config, origin_of(checkpoint)), tokenizer=tokenizer, config=config)
+    return LoadedEngine(
+        core=build_core(executor, tokenizer, config, origin_of(checkpoint, config)), tokenizer=tokenizer, config=config
+    )
 
 
 def cache_fingerprint(executor: Executor, weights_fingerprint: bytes) -> bytes:

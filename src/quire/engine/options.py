@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import TypedDict, TypeVar, cast
@@ -83,7 +84,8 @@ def engine_config(options: EngineOptions) -> EngineConfig:
 
 def model_config(options: EngineOptions) -> EngineConfig:
     """Returns the configuration of `load_model`, which has no scheduler and no prefix cache; otherwise as `engine_config`."""
-    return _config(options, _MODEL_NAMES)
+    config = _config(options, _MODEL_NAMES)
+    return replace(config, cache=replace(config.cache, prefix_cache=PrefixCache.OFF))
 
 
 def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:

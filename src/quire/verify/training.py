@@ -124,7 +124,7 @@ class _Comparison:
 
     def _core(self, scheduler: SchedulerConfig) -> EngineCore:
         config = replace(self._config, scheduler=scheduler)
-        return build_core(self._executor, self._tokenizer, config, origin_of(self._checkpoint))
+        return build_core(self._executor, self._tokenizer, config, origin_of(self._checkpoint, config))
 
     def _scores(self, core: EngineCore, num_context: int = 0) -> list[Score]:
         scored = [ParsedPrompt(token_ids=text, num_context_tokens=num_context) for text in self._texts]
