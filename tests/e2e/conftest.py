@@ -1,15 +1,17 @@
-"""One tiny Llama with a 30-token tokenizer, written by `transformers` and read through the real loader."""
+"""One tiny Llama with a 30-token tokenizer, written by `transformers` and read through the real loader, and an `LLM` of it."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from quire import LLM
 from support.fake_engine import VOCAB_SIZE, write_tokenizer
 
 
@@ -45,3 +47,19 @@ def endless_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
         path = directory / name
         path.write_text(json.dumps(json.loads(path.read_text()) | change))
     return directory
+
+
+@pytest.fixture(scope="module")
+def shared_llm(tiny_model: Path) -> Iterator[LLM]:
+    with LLM(tiny_model, executor="reference", kv_memory="64MiB") as opened:
+        yield opened
+
+
+@pytest.fixture
+def llm(shared_llm: LLM) -> Iterator[LLM]:
+    """The model of a module's tests, each of which leaves it without requests and with every block free."""
+    yield shared_llm
+    core = shared_llm.core
+    core.scheduler.manager.check()
+    pool = core.scheduler.manager.pool
+    assert (pool.num_free, core.integrity_errors, core.has_work) == (pool.num_blocks, [], False)

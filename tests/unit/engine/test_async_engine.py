@@ -1,4 +1,4 @@
-"""`AsyncEngine`: the answers of `LLM`, for any number of coroutines, and what ends early disturbs nothing else."""
+"""`AsyncEngine`: the answers of `LLM`, for any number of coroutines, and the end of the engine itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any
@@ -18,82 +17,11 @@ from typing import Any
 import pytest
 
 from quire import LLM, AsyncEngine, SamplingParams
-from quire.errors import ExecutorError, IntegrityError, NotCopyableError, PromptTooLongError, RequestError
-from quire.executors.protocol import Float32Array, StepBatch
-from quire.request import FinishReason, RequestOutput
+from quire.errors import ExecutorError, IntegrityError, NotCopyableError, RequestError
+from quire.request import RequestOutput
+from support.async_calls import GREEDY, LONG, MESSAGES, OPTIONS, PREFIX, WAIT_S, all_of, parts, run
 
-PREFIX = (
-    "A beginning that many prompts share, and that is longer than one block of the cache holds, so that it is found again. " * 2
-)
-GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 DRAWN = SamplingParams(temperature=0.9, seed=11, max_tokens=6, n=2, ignore_eos=True)
-LONG = SamplingParams(temperature=0, max_tokens=600, ignore_eos=True)
-MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-WAIT_S = 60.0
-"""Longer than anything here takes: a test that would hang fails instead."""
-OPTIONS: dict[str, Any] = {"executor": "native", "threads": 1, "kv_memory": "16MiB", "max_num_seqs": 6}
-
-
-@pytest.fixture(scope="module")
-def llm() -> Iterator[LLM]:
-    with LLM(**OPTIONS) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def shared_engine() -> Iterator[AsyncEngine]:
-    engine = AsyncEngine(**OPTIONS)
-    yield engine
-    asyncio.run(engine.close())
-
-
-@pytest.fixture
-def engine(shared_engine: AsyncEngine) -> Iterator[AsyncEngine]:
-    """The engine of all tests, each of which leaves it without requests and with every block free."""
-    yield shared_engine
-    run(settled(shared_engine))
-    core = shared_engine.core
-    assert (core.scheduler.manager.pool.num_free, core.integrity_errors) == (core.executor.num_blocks, [])
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(work, WAIT_S))
-
-
-async def settled(engine: AsyncEngine) -> None:
-    while engine.core.has_work:
-        await asyncio.sleep(0.001)
-
-
-async def all_of(stream: AsyncIterator[RequestOutput]) -> list[RequestOutput]:
-    return [output async for output in stream]
-
-
-def parts(outputs: Sequence[RequestOutput]) -> list[object]:
-    return [
-        (output.finished, [(each.index, each.text, each.token_ids, each.logprobs, each.finish_reason) for each in output.outputs])
-        for output in outputs
-    ]
-
-
-class HeldStep:
-    """Makes the first step wait, in the engine thread, until the test lets it go on."""
-
-    def __init__(self, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._has_begun, self._may_end = threading.Event(), threading.Event()
-        self._run = engine.core.executor.run
-        monkeypatch.setattr(engine.core.executor, "run", self._held_run)
-
-    async def begun(self) -> None:
-        assert await asyncio.to_thread(self._has_begun.wait, WAIT_S)
-
-    def let_go(self) -> None:
-        self._may_end.set()
-
-    def _held_run(self, batch: StepBatch) -> Float32Array:
-        self._has_begun.set()
-        assert self._may_end.wait(WAIT_S)
-        return self._run(batch)
 
 
 # -- the same answers ----------------------------------------------------------------
@@ -196,132 +124,6 @@ def test_a_slow_reader_stops_no_other_and_misses_nothing(engine: AsyncEngine, ll
             return read + await all_of(slow)
 
     assert parts(run(work())) == parts(list(llm.stream("slow", GREEDY)))
-
-
-# -- ending early --------------------------------------------------------------------
-
-
-async def leave_by_aclose(engine: AsyncEngine) -> None:
-    stream = engine.stream(PREFIX, LONG)
-    await anext(stream)
-    await stream.aclose()
-
-
-async def leave_by_cancel(engine: AsyncEngine) -> None:
-    began = asyncio.Event()
-
-    async def read() -> None:
-        async for _ in engine.stream(PREFIX, LONG):
-            began.set()
-
-    task = asyncio.create_task(read())
-    await began.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-async def leave_by_losing_it(engine: AsyncEngine) -> None:
-    stream = engine.stream(PREFIX, LONG)
-    await anext(stream)
-    del stream
-    gc.collect()
-
-
-@pytest.mark.parametrize("leave", [leave_by_aclose, leave_by_cancel, leave_by_losing_it])
-def test_leaving_frees_the_blocks_and_keeps_the_prefix(engine: AsyncEngine, leave: Callable[[AsyncEngine], Any]) -> None:
-    async def work() -> RequestOutput:
-        await leave(engine)
-        await settled(engine)
-        assert engine.core.scheduler.manager.pool.num_free == engine.core.executor.num_blocks
-        return (await engine.generate(PREFIX, GREEDY))[0]
-
-    assert run(work()).num_cached_tokens > 0
-
-
-def test_a_request_that_is_left_during_a_step_ends_with_it(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work() -> None:
-        held = HeldStep(engine, monkeypatch)
-        task = asyncio.create_task(engine.generate(PREFIX, LONG))
-        await held.begun()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task  # does not wait for the step
-        num_steps = len(steps)
-        held.let_go()
-        await settled(engine)
-        assert len(steps) == num_steps
-
-    steps: list[None] = []
-    step = engine.core.step
-    monkeypatch.setattr(engine.core, "step", lambda: (steps.append(None), step())[1])
-    run(work())
-
-
-def test_an_abort_during_a_step_ends_the_call_with_what_there_is(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work() -> list[RequestOutput]:
-        stream = engine.stream("aborted", LONG)
-        read = [await anext(stream)]
-        held = HeldStep(engine, monkeypatch)
-        await held.begun()
-        engine.abort(read[0].request_id)
-        engine.abort(read[0].request_id[:-1])  # a prefix of an id is another id
-        held.let_go()
-        return read + await all_of(stream)
-
-    outputs = run(work())
-    assert outputs[-1].finished
-    assert outputs[-1].outputs[0].finish_reason == FinishReason.ABORT
-    assert len(outputs) < 600
-
-
-def test_a_refused_request_disturbs_no_other(engine: AsyncEngine, llm: LLM) -> None:
-    async def work() -> Any:
-        return await asyncio.gather(
-            all_of(engine.stream("well", GREEDY)),
-            engine.generate([1] * 100_000, GREEDY),
-            all_of(engine.stream([-1], GREEDY)),
-            engine.generate(["accepted", [10**9]], GREEDY),
-            engine.chat([{"content": "no role"}], GREEDY),
-            return_exceptions=True,
-        )
-
-    well, *refusals = run(work())
-    assert parts(well) == parts(list(llm.stream("well", GREEDY)))
-    assert [type(each) for each in refusals] == [PromptTooLongError, RequestError, RequestError, RequestError]
-
-
-def test_a_failure_in_a_step_reaches_its_own_reader_only(engine: AsyncEngine, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    poison = 77
-    real_run = engine.core.executor.run
-
-    def choking_run(batch: StepBatch) -> Float32Array:
-        if poison in batch.token_ids:
-            raise ExecutorError("it choked", next_step="Send other tokens.")
-        return real_run(batch)
-
-    monkeypatch.setattr(engine.core.executor, "run", choking_run)
-
-    async def work() -> Any:
-        return await asyncio.gather(all_of(engine.stream("well", GREEDY)), all_of(engine.stream([poison], GREEDY)))
-
-    well, poisoned = run(work())
-    assert parts(well) == parts(list(llm.stream("well", GREEDY)))
-    assert [output.outputs[0].finish_reason for output in poisoned] == [FinishReason.ERROR]
-    assert "it choked" in (poisoned[0].outputs[0].error or "")
-
-
-def test_requests_of_a_closed_event_loop_are_ended(engine: AsyncEngine) -> None:
-    async def begin() -> Any:
-        stream = engine.stream("lost", LONG)
-        await anext(stream)
-        return stream
-
-    loop = asyncio.new_event_loop()
-    stream = loop.run_until_complete(begin())
-    loop.close()  # without loop.shutdown_asyncgens()
-    run(settled(engine))
-    assert stream is not None
 
 
 # -- the engine's own end ------------------------------------------------------------
