@@ -12,7 +12,7 @@ from quire.engine.resolve import is_native_built
 from support.fake_engine import write_tokenizer
 from support.quantized import Method
 from support.quantized_checkpoint import write_pair
-from support.quantized_methods import METHODS
+from support.quantized_methods import BY_NAME, METHODS
 
 _ONE_EACH = (
     "gptq-4 gptq-sorted gptq-v2-3 auto-round-awq awq w4a16-zeros w8a16 int-quantized float-quantized fp8-blocks fp8-tensor"
@@ -59,7 +59,7 @@ def test_native_executor_packs_the_same_weights(tmp_path: Path, method: Method, 
 
 
 def test_dtype_auto_is_bfloat16_whatever_the_format_of_the_scales(tmp_path: Path) -> None:
-    method = next(method for method in METHODS if method.name == "gptq-4")
+    method = BY_NAME["gptq-4"]
     directory, _ = write_pair(tmp_path, method)
     write_tokenizer(directory)
     with LLM(directory, executor="reference", kv_memory="16MiB") as llm:

@@ -16,7 +16,7 @@ from quire.models.quantized import read_quantization
 from quire.models.quantized.stored import PackedView, StoredTensors
 from quire.models.safetensors_file import open_safetensors
 from support.quantized import Arrays, as_stored, random_scales, stream
-from support.quantized_methods import METHODS
+from support.quantized_methods import BY_NAME
 from support.safetensors_writer import Typed, safetensors_bytes
 
 
@@ -66,7 +66,7 @@ def test_mxfp4_for_every_code_and_exponent(tmp_path: Path) -> None:
     packed = codes[:, 0::2] | (codes[:, 1::2] << 4)
     scales = np.arange(256, dtype=np.uint8)[:, None]
     theirs = convert_moe_packed_tensors(torch.from_numpy(packed.reshape(1, 256, 1, 16)), torch.from_numpy(scales[None]))[0].T
-    config = next(method.config for method in METHODS if method.name == "quark")
+    config = BY_NAME["quark"].config
     found = bits_of(tmp_path, {"weight": packed, "weight_scale": scales}, quantization_config=config)
     expected = as_stored(theirs)
     assert found.shape == expected.shape == (256, 32)

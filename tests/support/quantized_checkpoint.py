@@ -70,6 +70,13 @@ def write_model(directory: Path, tensors: Arrays, **changes: Any) -> Path:
     return directory
 
 
+def write_changed(directory: Path, method: Method, changes: Arrays, *, without: tuple[str, ...] = (), **config: Any) -> Path:
+    """Writes the quantized checkpoint with other tensors, without some, or with other fields of its quantization."""
+    packed, _ = packed_tensors(method)
+    tensors = {key: value for key, value in {**packed, **changes}.items() if key not in without}
+    return write_model(directory, tensors, **{method.section: {**method.config, **config}})
+
+
 def write_pair(directory: Path, method: Method) -> tuple[Path, Path]:
     """Writes both checkpoints; returns their directories, the quantized one first."""
     packed, twin = packed_tensors(method)

@@ -171,3 +171,5 @@ METHODS = (
         for bits in (2, 3, 4, 5, 6, 8)
     ),
 )
+
+BY_NAME = {method.name: method for method in METHODS}

@@ -14,7 +14,7 @@ from quire.models.families import FAMILIES
 from quire.models.hub import LocalModel
 from support.configs import CONFIGS, spec_of
 from support.quantized_checkpoint import write_pair
-from support.quantized_methods import METHODS
+from support.quantized_methods import BY_NAME
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_a_model_is_named_as_other_commands_take_it(
 
 
 def test_quantized_weights_are_described_in_words_and_bits(tmp_path: Path) -> None:
-    method = next(method for method in METHODS if method.name == "awq")
+    method = BY_NAME["awq"]
     directory, _ = write_pair(tmp_path, method)
     shown = CliRunner().invoke(cli, ["models", str(directory)]).stdout
     assert "AWQ, 4 bits, groups of 32, zero points; 4.62 bits per quantized weight" in shown

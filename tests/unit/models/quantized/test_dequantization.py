@@ -15,7 +15,7 @@ from quire.models.quantized.stored import PackedTensor, PackedView, StoredTensor
 from quire.models.safetensors_file import open_safetensors
 from quire.models.weights import SourceDType
 from support.quantized import Method, as_stored
-from support.quantized_methods import METHODS
+from support.quantized_methods import BY_NAME, METHODS
 from support.safetensors_writer import Typed, safetensors_bytes
 
 _NUM_OUT, _NUM_IN = 64, 96
@@ -79,7 +79,7 @@ def test_methods_describe_themselves(method: Method) -> None:
 @pytest.mark.parametrize("name", ["quark", "mxfp4-pack-quantized"])
 @pytest.mark.parametrize("word", ["F8_E8M0", "U8"])
 def test_every_power_of_two_of_mxfp4_scales_every_value(tmp_path: Path, name: str, word: str) -> None:
-    method = next(each for each in METHODS if each.name == name)
+    method = BY_NAME[name]
     parts = method.pack(np.random.default_rng(0), 256, 32).parts
     codes = next(part for leaf, part in parts.items() if leaf != "weight_scale")
     codes[:, :8] = np.arange(0, 256, 34)
