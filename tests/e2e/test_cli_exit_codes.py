@@ -196,11 +196,31 @@ def test_help_documents_the_exit_codes(place: Path) -> None:
         ("-tb 4", "-tb. Quire calls it --threads"),
         ("-sys Hi", "-sys. Quire calls it --system"),
         ("-cnv", "-cnv. Use `quire chat`"),
+        ("-mm x", "-mm. Use -m MODEL."),
+        ("-model x", "-model. Use -m MODEL."),
+        ("-seed 3", "-seed. Quire calls it --seed."),
+        ("-mh", "-mh. Did you mean -h?"),
+        ("-nm", "-nm. Did you mean -m?"),
+        ("-m--seed 3", "-m--seed. Did you mean --seed?"),
     ],
 )
 def test_an_option_of_several_letters_after_one_dash_is_answered_by_its_name(option: str, answer: str) -> None:
     result = CliRunner().invoke(cli, ["run", "hi", *option.split()])
     assert (result.exit_code, answer in result.stderr) == (MISUSED, True), result.stderr
+
+
+@pytest.mark.parametrize("words", [("run", "-mm", "x"), ("bench", "quality", "-mm", "x"), ("models", "-mm")])
+def test_an_option_that_would_be_read_as_another_with_its_value_is_refused(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, words)
+    assert (result.exit_code, "No such option: -mm" in result.stderr) == (MISUSED, True), result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("-mnowhere",), ("-m", "-mm"), ("--system", "-mm", "-m", "nowhere"), ("-m", "nowhere", "--", "-mm")]
+)
+def test_a_value_may_look_like_an_option(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, ["run", *words])
+    assert (result.exit_code, "neither a model directory" in result.stderr) == (MISUSED, True), result.stderr
 
 
 @pytest.mark.parametrize("arguments", [("-n", "gl"), ("-nx", "4"), ("-x",), ("-n", "0", "--", "-ngl")])

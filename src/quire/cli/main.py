@@ -17,7 +17,7 @@ import click
 
 from quire import __version__
 from quire.cli.stdio import prepare_streams, report_system_error
-from quire.cli.unknown_option import answered
+from quire.cli.unknown_option import answered, refuse_misread
 from quire.errors import ConfigError, ModelNotFoundError, QuireError, RequestError, TemplateError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -118,6 +118,12 @@ class LazyGroup(click.Group):
             raise ReportedUsageError(answered(error, given)) from error
         context.meta[_ARGUMENTS] = given
         return context
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            refuse_misread(click.Context(command, info_name=name, parent=ctx), rest)
+        return name, command, rest
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)

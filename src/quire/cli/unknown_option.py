@@ -1,9 +1,9 @@
-"""Explains an unknown option that other engines have: our name for it, or why there is none."""
+"""Explains an unknown option: one of other engines by our name for it, or why there is none; one that is nearly ours by ours."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
 
 import click
@@ -29,6 +29,37 @@ def answered(error: click.UsageError, arguments: Iterable[str] = ()) -> click.Us
     if isinstance(error, click.NoSuchOption):
         return _answer(error, error.option_name, error.option_name.lstrip("-").replace("-", "_"))
     return error
+
+
+def refuse_misread(context: click.Context, arguments: Iterable[str]) -> None:
+    """Raises UsageError for an argument such as -mm, -model or -mh, which would be read as -m with the value m, odel or h.
+
+    `context` is that of a command, or of a group whose command the arguments begin with.
+    """
+    command, rest = context.command, list(arguments)
+    while isinstance(command, click.Group) and rest and rest[0] in command.commands:
+        command = command.commands[rest.pop(0)]
+        context = click.Context(command, info_name=command.name, parent=context)
+    options = {option for parameter in command.get_params(context) for option in parameter.opts}
+    for word in _words_after_one_dash(command, rest):
+        error = _answer(click.NoSuchOption(f"-{word}", ctx=context), f"-{word}", word)
+        meant = [option for option in (f"--{word}", f"-{word[1:]}", word[1:]) if option in options]
+        if not isinstance(error, click.NoSuchOption):
+            raise error
+        if meant:
+            raise click.UsageError(f"No such option: -{word}. Did you mean {meant[0]}?", ctx=context)
+
+
+def _words_after_one_dash(command: click.Command, arguments: Iterable[str]) -> Iterator[str]:
+    """Returns what stands behind the dash of options of one letter that have their value attached."""
+    parameters = [parameter for parameter in command.params if isinstance(parameter, click.Option) and not parameter.is_flag]
+    with_value = {option for parameter in parameters for option in parameter.opts}
+    pending = iter(arguments)
+    for argument in takewhile(lambda argument: argument != "--", pending):
+        if argument in with_value:
+            next(pending, None)
+        elif argument[:2] in with_value:
+            yield argument[1:].partition("=")[0]
 
 
 def _short_word(error: click.UsageError, arguments: Iterable[str]) -> str | None:
