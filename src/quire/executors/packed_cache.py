@@ -26,6 +26,7 @@ import numpy as np
 
 from quire.executors.core_errors import translated_errors
 from quire.executors.core_types import Core
+from quire.models.content_digest import remove_abandoned
 from quire.models.weights import Progress
 from quire.units import cdiv, format_bytes
 
@@ -180,11 +181,7 @@ class PackedFile:
 
 def forget_oldest(directory: Path, keep: Path) -> None:
     """Removes what was used longest ago until files and bytes are within the caps, and what interrupted starts left behind."""
-    newest = keep.stat().st_mtime
-    for rest in directory.glob(f"*{SUFFIX}.part"):
-        with suppress(OSError):
-            if newest - rest.stat().st_mtime > 24 * 3600:
-                rest.unlink()
+    remove_abandoned(directory, f"*{SUFFIX}.part", keep)
     files = [(path.stat(), path) for path in directory.glob(f"*{SUFFIX}") if path != keep]
     num_bytes, num_files = keep.stat().st_size, 1
     for status, path in sorted(files, key=lambda each: each[0].st_mtime, reverse=True):

@@ -34,6 +34,7 @@ _MAX_THREADS = 8
 _SETTLED_NS = 2_000_000_000  # file systems keep times this coarsely: what changed later may change again without a trace
 _DIGEST_BYTES = 32
 _PART = ".part"
+_ABANDONED_S = 24 * 3600
 
 Progress = Callable[[], None]
 
@@ -129,10 +130,20 @@ def _remember(digest: bytes, file: MappedFile, part: Path, entry: Path) -> None:
         part.write_bytes(digest + _checksum(digest, entry))
         os.replace(part, entry)
         _forget_oldest(entry.parent)
+        remove_abandoned(entry.parent, f"*{_PART}", entry)
 
 
 def _checksum(digest: bytes, entry: Path) -> bytes:
     return sha256(digest + entry.name.encode()).digest()
+
+
+def remove_abandoned(directory: Path, pattern: str, newest: Path) -> None:
+    """Removes what killed processes left half written: files a day older than the `newest`, which was just written."""
+    limit = newest.stat().st_mtime - _ABANDONED_S
+    for part in directory.glob(pattern):
+        with suppress(OSError):
+            if part.stat().st_mtime < limit:
+                part.unlink()
 
 
 def _forget_oldest(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -126,16 +127,17 @@ def test_cache_keeps_a_bounded_number_of_digests(weights: Path, cache: Path, mon
     assert read(weights)[1] == 0
 
 
-def test_what_another_process_is_about_to_keep_is_not_removed(
+def test_what_another_process_is_about_to_keep_stays_and_what_a_killed_one_left_goes(
     weights: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(digests, "MAX_ENTRIES", 1)
     cache.mkdir(parents=True)
-    part = cache / "tmp1234.part"
-    part.write_bytes(b"")
-    os.utime(part, ns=(0, 0))
+    young, old = cache / "tmp1234.part", cache / "tmp5678.part"
+    for part, hours in ((young, 23), (old, 25)):
+        part.write_bytes(b"")
+        os.utime(part, (0, time.time() - hours * 3600))
     read(weights)
-    assert part.exists()
+    assert (young.exists(), old.exists()) == (True, False)
     assert len(list(cache.iterdir())) == 2
 
 
