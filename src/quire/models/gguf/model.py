@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quire.models.gguf.names import Placed, arrange, place
 from quire.models.gguf.reader import DOWNLOAD_AGAIN
-from quire.models.gguf.spec import is_derived, spec_of
+from quire.models.gguf.spec import config_of, is_derived, spec_of
 from quire.models.gguf.splits import Gguf, open_gguf
 from quire.models.spec import ModelSpec
 from quire.models.tensor_check import expected_shapes, require_none
@@ -26,12 +26,13 @@ class GgufModel:
 
 
 def read_gguf(path: Path, max_context: int | None = None) -> GgufModel:
-    """Returns the model in a file, for serving `max_context` tokens; reads no weights. Raises what `spec_of` raises, and
-    CheckpointError where tensors are missing, surplus or wrongly shaped.
+    """Returns the model in a file, for serving `max_context` tokens; reads no weights. Raises what `config_of` and `spec_of`
+    raise, and CheckpointError where tensors are missing, surplus or wrongly shaped.
     """
     gguf = open_gguf(path)
-    spec = spec_of(gguf, max_context)
-    model_context = spec.max_context if max_context is None else spec_of(gguf).max_context
+    config = config_of(gguf)
+    spec = spec_of(gguf.name, config, max_context)
+    model_context = spec.max_context if max_context is None else spec_of(gguf.name, config).max_context
     placed = place(spec, str(gguf.metadata["general.architecture"]), gguf.placement)
     _check_tensors(gguf, spec, placed)
     tensors = {canonical: arrange(gguf.read(each.source.name), each) for canonical, each in placed.items()}

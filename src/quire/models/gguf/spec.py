@@ -25,11 +25,8 @@ _EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
 _LAYERS_OF_GEMMA3_27B = 62
 
 
-def spec_of(gguf: Gguf, max_context: int | None = None) -> ModelSpec:
-    """Returns the spec that the metadata describes, for serving `max_context` tokens (None: the model's own context).
-
-    Raises UnknownArchitectureError, UnsupportedConfigError with the field, and ConfigError for a longer context than the model's.
-    """
+def config_of(gguf: Gguf) -> Config:
+    """Returns the metadata as a config.json; raises UnknownArchitectureError, and UnsupportedConfigError with the field."""
     fields = Fields(gguf.name, gguf.metadata)
     fields.require("general.type", "model")
     add = ARCHITECTURES.get(fields.architecture)
@@ -43,11 +40,19 @@ def spec_of(gguf: Gguf, max_context: int | None = None) -> ModelSpec:
     config: dict[str, Any] = {}
     add(fields, gguf, config)
     fields.refuse_unread(f"{fields.architecture}.")
+    return Config(config)
+
+
+def spec_of(file_name: str, config: Config, max_context: int | None = None) -> ModelSpec:
+    """Returns the spec of a file's config, for serving `max_context` tokens (None: the model's own context).
+
+    Raises UnsupportedConfigError with the field, and ConfigError for a longer context than the model's.
+    """
     try:
-        return build_spec(Config(config), max_context)
+        return build_spec(config, max_context)
     except UnsupportedConfigError as error:
         raise UnsupportedConfigError(
-            f"{gguf.name}: the metadata, as fields of config.json: {error.problem.removeprefix('config.json: ')}",
+            f"{file_name}: the metadata, as fields of config.json: {error.problem.removeprefix('config.json: ')}",
             given=error.given,
             limit=error.limit,
             next_step="Use a file that a current converter of llama.cpp wrote for a supported model.",

@@ -277,6 +277,14 @@ def test_a_factor_of_no_scaling_is_ignored_aloud(tmp_path: Path, caplog: pytest.
     assert "llama.rope.scaling.factor is ignored" in caplog.text
 
 
+def test_a_remark_about_the_metadata_is_made_once_whatever_context_is_asked_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, change={"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0})
+    assert load_checkpoint(path, max_context=8).spec.max_context == 8
+    assert caplog.text.count("is ignored") == 1
+
+
 def test_divisors_and_a_factor_are_not_applied_together(tmp_path: Path) -> None:
     divisors = {"rope_freqs.weight": stored(np.full(2, 2.0))}
     assert _rope(tmp_path, {"llama.rope.scaling.factor": 1.0}, **divisors) == _rope(tmp_path, {}, **divisors)
