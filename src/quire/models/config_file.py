@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedConfigError
 from quire.models.config_fields import HARMLESS_FIELDS, INERT_VALUES
+from quire.models.mapped_file import read_file
 from quire.models.strict_json import parse_json, shorten
 from quire.units import MIB
 
@@ -230,11 +231,10 @@ def read_config(directory: Path) -> Config:
     if not path.is_file():
         raise ModelError("The model directory holds no config.json", given=directory, next_step="Pass a Hugging Face checkpoint.")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_BYTES + 1)
+        content = read_file(path, MAX_CONFIG_BYTES)
     except OSError as error:
         raise ModelError("config.json cannot be read", given=error.strerror, next_step="Check its permissions.") from error
-    if len(content) > MAX_CONFIG_BYTES:
+    if content is None:
         raise ModelError("config.json is too large", limit=f"{MAX_CONFIG_BYTES} bytes", next_step="Restore the original file.")
     return parse_config(content)
 

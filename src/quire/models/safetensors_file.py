@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -23,13 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError
+from quire.models.mapped_file import DOWNLOAD_AGAIN, map_file
 from quire.models.strict_json import parse_json, shorten
 from quire.models.weights import SourceDType, SourceTensor
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_DIMENSIONS = 8
+MAX_NAME_CHARS = 1024
 _LENGTH_BYTES = 8
-_DOWNLOAD_AGAIN = "Download the file again; this copy is damaged or was made by a faulty program."
 _GIT_LFS_START = b"version https://git-lfs"
 
 _DTYPE_BITS: Mapping[str, int] = MappingProxyType(
@@ -109,27 +109,10 @@ class SafetensorsFile:
 
 def open_safetensors(path: Path) -> SafetensorsFile:
     """Returns the mapped file; raises CheckpointError (with its name, never its path) if it is damaged."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            _refuse(path.name, "is not a regular file")
-        if status.st_size < _LENGTH_BYTES:
-            _refuse(path.name, "is truncated before its header", given=f"{status.st_size} bytes")
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read", given=error.strerror, next_step="Check that the file exists and is readable."
-        ) from error
+    status, content = map_file(path, _LENGTH_BYTES)
     header = _read_header(path.name, content)
     entries = _check_entries(path.name, _parse_header(path.name, header), _LENGTH_BYTES + len(header), len(content))
-    return SafetensorsFile(
-        path=path,
-        entries=MappingProxyType(entries),
-        status=status,
-        content=content,
-    )
+    return SafetensorsFile(path=path, entries=MappingProxyType(entries), status=status, content=content)
 
 
 def _read_header(file_name: str, content: mmap.mmap) -> bytes:
@@ -151,7 +134,7 @@ def _parse_header(file_name: str, header: bytes) -> dict[str, Any]:
         fields = parse_json(header)
     except ValueError as error:
         raise CheckpointError(
-            f"{file_name} has a header that is not valid JSON", given=shorten(str(error)), next_step=_DOWNLOAD_AGAIN
+            f"{file_name} has a header that is not valid JSON", given=shorten(str(error)), next_step=DOWNLOAD_AGAIN
         ) from error
     if not isinstance(fields, dict):
         _refuse(file_name, "has a header that is not a JSON object", given=type(fields).__name__)
@@ -185,6 +168,8 @@ def _check_entries(file_name: str, rows: dict[str, Any], data_start: int, file_b
 
 def _check_entry(file_name: str, name: str, row: object, data_start: int) -> TensorEntry:
     label = f"describes tensor {shorten(ascii(name))}"
+    if len(name) > MAX_NAME_CHARS:
+        _refuse(file_name, f"{label} with a name that is too long", given=f"{len(name)} characters", limit=MAX_NAME_CHARS)
     if not isinstance(row, dict) or row.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(file_name, f"{label} without exactly dtype, shape and data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
@@ -212,6 +197,6 @@ def _are_counts(values: object) -> bool:
 
 
 def _refuse(
-    file_name: str, problem: str, *, given: object = None, limit: object = None, next_step: str = _DOWNLOAD_AGAIN
+    file_name: str, problem: str, *, given: object = None, limit: object = None, next_step: str = DOWNLOAD_AGAIN
 ) -> NoReturn:
     raise CheckpointError(f"{file_name} {problem}", given=given, limit=limit, next_step=next_step)

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from quire.errors import CheckpointError
+from quire.models.mapped_file import read_file
 from quire.models.safetensors_file import SafetensorsFile, open_safetensors
 from quire.models.strict_json import parse_json, shorten
 from quire.models.weights import SourceTensor
@@ -16,6 +17,7 @@ from quire.models.weights import SourceTensor
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 MAX_INDEX_BYTES = 100_000_000
+_MAX_FILE_NAME_BYTES = 255  # of most file systems: a longer name is not found but is an error
 
 _OTHER_FORMATS: Mapping[str, str] = MappingProxyType(
     {
@@ -109,9 +111,8 @@ def _open_indexed(directory: Path, weight_map: Mapping[str, str]) -> Shards:
 def _read_index(path: Path) -> dict[str, str]:
     """Returns tensor name -> file name; every file name is a plain name of a safetensors file."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_INDEX_BYTES + 1)
-        index = parse_json(content) if len(content) <= MAX_INDEX_BYTES else None
+        content = read_file(path, MAX_INDEX_BYTES)
+        index = None if content is None else parse_json(content)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path.name} cannot be read", given=shorten(str(error.args[-1])), next_step="Download the file again."
@@ -126,7 +127,7 @@ def _read_index(path: Path) -> dict[str, str]:
     for name in weight_map.values():
         if not _is_plain_name(name):
             raise CheckpointError(
-                f"{path.name} names a file outside the model directory, or one that is not safetensors",
+                f"{path.name} names a file that cannot lie in the model directory, or that is not safetensors",
                 given=shorten(ascii(name)),
                 next_step="Do not use this checkpoint unless you trust its source; a correct index holds plain file names.",
             )
@@ -137,6 +138,7 @@ def _is_plain_name(name: object) -> bool:
     return (
         isinstance(name, str)
         and name.isprintable()
+        and len(name.encode()) <= _MAX_FILE_NAME_BYTES
         and not set(name) & set("/\\:")
         and PurePosixPath(name).suffix == ".safetensors"
     )

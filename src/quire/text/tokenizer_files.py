@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from quire.errors import TokenizerError
+from quire.models.mapped_file import read_file
 from quire.text.added_tokens import NOTHING_DECLARED, DeclaredTokens, read_declared
 from quire.text.mistral_regex import needs_repair
 from quire.text.tokenizer_settings import class_tokens, flag, prefix_space, refuse_unknown
@@ -68,18 +69,17 @@ def read_tokenizer_files(directory: Path, *, is_byte_level: bool) -> TokenizerFi
 def read_bytes(path: Path, max_bytes: int) -> bytes:
     """Returns a file's content; raises TokenizerError if it is missing or longer than `max_bytes`."""
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= max_bytes else b""
+        content = read_file(path, max_bytes)
     except OSError as error:
         raise TokenizerError(
             f"{path.name} cannot be read",
             given=error.strerror,
             next_step="Use a model directory that holds tokenizer.json, as save_pretrained of a fast tokenizer writes it.",
         ) from error
-    if size > max_bytes:
+    if content is None:
         raise TokenizerError(
             f"{path.name} is too large",
-            given=format_bytes(size),
+            given=format_bytes(path.stat().st_size),
             limit=format_bytes(max_bytes),
             next_step="Check the file; tokenizers are smaller.",
         )

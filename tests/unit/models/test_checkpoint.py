@@ -191,11 +191,18 @@ def sharded(tmp_path: Path, llama: Tensors) -> Path:
 @pytest.mark.parametrize(
     "name",
     ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "a\\b.safetensors", "C:x.safetensors", "..", "", "x.bin",
-     "x\0.safetensors", "\u202ex.safetensors", 7, None, ["x.safetensors"]],
+     "x\0.safetensors", "\u202ex.safetensors", f"{'x' * 300}.safetensors", 7, None, ["x.safetensors"]],
 )  # fmt: skip
 def test_index_that_leaves_the_directory_is_refused(sharded: Path, name: object) -> None:
     _edit_index(sharded, lambda weight_map: weight_map.update({"norm.weight": name}))
-    assert "outside the model directory" in _refusal(sharded)
+    assert "cannot lie in the model directory" in _refusal(sharded)
+
+
+def test_index_that_is_a_pipe_is_refused_without_waiting_for_a_writer(sharded: Path) -> None:
+    index = sharded / "model.safetensors.index.json"
+    index.unlink()
+    os.mkfifo(index)
+    assert "not a regular file" in _refusal(sharded)
 
 
 def test_missing_shards_are_named(sharded: Path) -> None:

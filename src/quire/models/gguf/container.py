@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -25,6 +24,7 @@ from quire.errors import CheckpointError
 from quire.models.gguf.kinds import KINDS, OTHER_KINDS, Kind
 from quire.models.gguf.reader import Reader, Value, ValueType, refuse
 from quire.models.gguf.tensors import BlockTensor
+from quire.models.mapped_file import map_file
 from quire.models.strict_json import shorten
 from quire.models.weights import SourceDType, SourceTensor
 
@@ -85,18 +85,7 @@ class GgufFile:
 
 def open_gguf_file(path: Path) -> GgufFile:
     """Returns the mapped file; raises CheckpointError (with its name, never its path) if it is damaged or cannot be read."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
-            refuse(path.name, "the file", "is not a regular file")
-        with path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size < len(_MAGIC):
-                refuse(path.name, "the file", "is not a GGUF file", f"{status.st_size} bytes")
-            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path.name} cannot be read", given=error.strerror, next_step="Check that the file exists and is readable."
-        ) from error
+    status, content = map_file(path, len(_MAGIC))
     reader = Reader(path.name, content)
     num_tensors, num_fields = _read_header(reader, path.name, content)
     metadata = _read_metadata(reader, num_fields)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.models.gguf.names import Placed, arrange, place
-from quire.models.gguf.reader import DOWNLOAD_AGAIN
 from quire.models.gguf.spec import config_of, is_derived, spec_of
 from quire.models.gguf.splits import Gguf, open_gguf
+from quire.models.mapped_file import DOWNLOAD_AGAIN
 from quire.models.spec import ModelSpec
 from quire.models.tensor_check import expected_shapes, require_none
 from quire.models.weights import SourceTensor

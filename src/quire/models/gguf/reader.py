@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError
+from quire.models.mapped_file import DOWNLOAD_AGAIN
 from quire.models.strict_json import shorten
 
 MAX_NESTING = 4
-DOWNLOAD_AGAIN = "Download the file again; this copy is damaged or was made by a faulty program."
 _LENGTH = struct.Struct("<Q")
 _SEPARATOR = b"\0"  # rare in a vocabulary, which writes this byte in another way
 

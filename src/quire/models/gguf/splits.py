@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from quire.errors import CheckpointError
 from quire.models.gguf.container import SUFFIX, GgufFile, TensorInfo, open_gguf_file
-from quire.models.gguf.reader import DOWNLOAD_AGAIN, Value, refuse
+from quire.models.gguf.reader import Value, refuse
+from quire.models.mapped_file import DOWNLOAD_AGAIN
 from quire.models.strict_json import shorten
 from quire.models.weights import SourceTensor
 

@@ -100,7 +100,7 @@ def _counts(num_tensors: int, num_fields: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "not a GGUF file"),
+        (b"", "is truncated before its header (given: 0 bytes)"),
         (b"GGML" + bytes(40), "does not begin as GGUF"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
         (b"GGUF" + (1).to_bytes(4, "little") + bytes(40), "version is not one that Quire reads"),
