@@ -22,6 +22,7 @@ from quire.models.quantized.fields import (
     warn_of_activations,
 )
 from quire.models.quantized.gptq import BITS, Gptq, read_override
+from quire.models.quantized.patterns import Steps
 
 _PLAIN_NAME = re.compile(r"[\w.\-]+")
 _LABEL = "AutoRound"
@@ -62,7 +63,8 @@ def _read_extra(section: Config, groups: Groups) -> Overrides:
     if extra is None:
         return ()
     names = sorted((name for name in extra.names if extra.has(name)), key=_is_pattern)
-    return tuple((_matcher(extra, name), _read_rule(extra, name, groups)) for name in names)
+    steps = Steps()
+    return tuple((_matcher(extra, name, steps), _read_rule(extra, name, groups)) for name in names)
 
 
 def _read_rule(extra: Config, name: str, groups: Groups) -> Groups | None:
@@ -82,5 +84,5 @@ def _is_pattern(name: str) -> bool:
     return _PLAIN_NAME.fullmatch(name) is None
 
 
-def _matcher(extra: Config, name: str) -> Callable[[str], bool]:
-    return read_pattern(extra, name, name).matches_anywhere if _is_pattern(name) else partial(eq, name)
+def _matcher(extra: Config, name: str, steps: Steps) -> Callable[[str], bool]:
+    return read_pattern(extra, name, name, steps).matches_anywhere if _is_pattern(name) else partial(eq, name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from quire.models.config_file import Config
 from quire.models.quantized.fields import Groups, read_bits, read_group_size, read_pattern, warn_of_activations, warn_of_cache
 from quire.models.quantized.fp8 import read_block
-from quire.models.quantized.patterns import ModulePattern
+from quire.models.quantized.patterns import ModulePattern, Steps
 
 _FORMATS: Mapping[str, tuple[int, ...]] = {
     "pack-quantized": (2, 4, 8),
@@ -105,20 +105,21 @@ def read_scheme(section: Config) -> Scheme:
     groups = section.section("config_groups")
     if groups is None or not groups.names:
         section.refuse("config_groups", "must say which layers are quantized and how")
+    steps = Steps()
     return Scheme(
-        groups=tuple(_read_group(groups, name, general) for name in groups.names),
-        ignored=_read_targets(section, "ignore"),
+        groups=tuple(_read_group(groups, name, general, steps) for name in groups.names),
+        ignored=_read_targets(section, "ignore", steps),
     )
 
 
-def _read_group(groups: Config, name: str, general: str) -> tuple[tuple[Target, ...], WeightScheme | None]:
+def _read_group(groups: Config, name: str, general: str, steps: Steps) -> tuple[tuple[Target, ...], WeightScheme | None]:
     group = groups.section(name)
     if group is None:
         groups.refuse(name, "must be a JSON object")
     for field in ("input_activations", "output_activations"):
         if group.has(field):
             warn_of_activations(group, field)
-    targets = _read_targets(group, "targets")
+    targets = _read_targets(group, "targets", steps)
     storage = _read_format(group, general)
     weights = group.section("weights")
     if weights is None:
@@ -176,9 +177,10 @@ def _read_block(weights: Config, strategy: str | None) -> tuple[int, int] | None
     return block
 
 
-def _read_targets(section: Config, name: str) -> tuple[Target, ...]:
-    return tuple(_read_target(section, name, text) for text in section.texts(name) or ())
+def _read_targets(section: Config, name: str, steps: Steps) -> tuple[Target, ...]:
+    return tuple(_read_target(section, name, text, steps) for text in section.texts(name) or ())
 
 
-def _read_target(section: Config, name: str, text: str) -> Target:
-    return Target(text, read_pattern(section, name, text.removeprefix(_REGEX)) if text.startswith(_REGEX) else None)
+def _read_target(section: Config, name: str, text: str, steps: Steps) -> Target:
+    is_pattern = text.startswith(_REGEX)
+    return Target(text, read_pattern(section, name, text.removeprefix(_REGEX), steps) if is_pattern else None)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quire.models.config_file import Config
-from quire.models.quantized.patterns import ModulePattern, parse_pattern
+from quire.models.quantized.patterns import ModulePattern, Steps, parse_pattern
 from quire.models.quantized.stored import refuse
 
 Overrides = tuple[tuple[Callable[[str], bool], "Groups | None"], ...]
@@ -63,10 +63,10 @@ def read_group_size(section: Config, name: str = "group_size", default: int | No
     return None if size == ONE_GROUP else size
 
 
-def read_pattern(section: Config, name: str, text: str) -> ModulePattern:
-    """Returns a regular expression that a field holds, or that is its name."""
+def read_pattern(section: Config, name: str, text: str, steps: Steps) -> ModulePattern:
+    """Returns a regular expression that a field holds, or that is its name; all of a config share the `steps` of matching."""
     try:
-        return parse_pattern(text)
+        return parse_pattern(text, steps)
     except ValueError as error:
         section.refuse(name, f"holds a pattern that {error}")
 

@@ -32,6 +32,7 @@ from quire.models.quantized.fields import (
     read_names,
     read_pattern,
 )
+from quire.models.quantized.patterns import Steps
 from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
 from quire.models.weights import SourceDType
 
@@ -137,11 +138,12 @@ def _read_dynamic(section: Config, groups: Groups) -> Overrides:
     rules = section.section("dynamic")
     if rules is None:
         return ()
-    return tuple(_read_rule(rules, name, groups) for name in rules.names)
+    steps = Steps()
+    return tuple(_read_rule(rules, name, groups, steps) for name in rules.names)
 
 
-def _read_rule(rules: Config, name: str, groups: Groups) -> tuple[Callable[[str], bool], Groups | None]:
-    matches = read_pattern(rules, name, name[2:] if name[:2] in ("-:", "+:") else name).matches_start
+def _read_rule(rules: Config, name: str, groups: Groups, steps: Steps) -> tuple[Callable[[str], bool], Groups | None]:
+    matches = read_pattern(rules, name, name[2:] if name[:2] in ("-:", "+:") else name, steps).matches_start
     if name.startswith("-:"):
         rules.ignore(name)
         return matches, None

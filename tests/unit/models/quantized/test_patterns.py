@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.models.quantized.patterns import parse_pattern
+from quire.errors import CheckpointError
+from quire.models.quantized.patterns import Steps, parse_pattern
 
 _NAMES = ("model.layers.10.mlp.down_proj", "model.layers.1.self_attn.q_proj", "lm_head", "", "model.embed_tokens", "aaaab")
 _PATTERNS = (
@@ -46,6 +47,19 @@ def test_patterns_are_found_anywhere_as_re_finds_them(pattern: str, name: str) -
 def test_pattern_that_would_backtrack_for_ever_ends() -> None:
     parsed = parse_pattern("(a+)+(a+)+" * 20 + "$")
     assert not parsed.matches_start("a" * 200 + "b")
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+(a+)+$", "(a*b?)*" * 50, "((((((((a*)*b)*)*)*)*)*)*)*", "a?" * 500, "x"])
+def test_matches_of_all_patterns_together_are_paid_for(pattern: str) -> None:
+    steps = Steps(10_000)
+    patterns = [parse_pattern(pattern, steps) for _ in range(2)]
+
+    def match_all() -> None:
+        for number in range(10_001):
+            patterns[number % 2].matches_start(f"{'a' * 300}.{number}")
+
+    with pytest.raises(CheckpointError, match="take too long to match"):
+        match_all()
 
 
 @pytest.mark.parametrize(
