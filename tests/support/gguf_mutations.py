@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import random
 import struct
-import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quire.errors import QuireError
 from quire.models.checkpoint import load_checkpoint
 from quire.text.tokenizer import Tokenizer
 from support.configs import CONFIGS
 from support.gguf_models import converted, metadata_of
 from support.gguf_writer import Stored, Typed, gguf_bytes, stored
+from support.hostile import EXTREMES, damaged, outcome_of
 from support.stored import stored_tensors
 
-_EXTREMES = (0, 1, 2, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 _CONFIG = CONFIGS["llama"] | {"num_hidden_layers": 1, "vocab_size": 40}
-_SPARE_BYTES = 4 << 20
-"""What opening any file may allocate: messages, Python objects per field, and the vocabulary's tables."""
-
-
-OUTCOMES = frozenset({"opened", "CheckpointError", "TokenizerError", "UnsupportedConfigError", "UnknownArchitectureError"})
-"""What may come of a damaged file: it opens, or one of these errors says why it does not."""
 
 
 def small_model() -> tuple[dict[str, Any], dict[str, Stored]]:
@@ -59,34 +51,6 @@ def header_bytes(content: bytes, tensors: dict[str, Stored]) -> int:
     return len(content) - sum(len(tensor.content) + -len(tensor.content) % 32 for tensor in tensors.values())
 
 
-def mutated(content: bytes, num_header: int, seed: int) -> bytes:
-    """Returns the file with one to three changes in its header, or cut off."""
-    rng = random.Random(seed)
-    changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 1, 2))):
-        place = rng.randrange(4, num_header - 8)
-        match rng.choice((0, 0, 1, 1, 2, 3, 3, 4, 5, 6)):
-            case 0:
-                changed[place] = rng.randrange(256)
-            case 1:
-                changed[place] ^= 1 << rng.randrange(8)
-            case 2:
-                changed[place : place + 8] = struct.pack("<Q", rng.choice(_EXTREMES))
-            case 3:
-                changed[place : place + 4] = struct.pack("<I", rng.choice(_EXTREMES) % 2**32)
-            case 4:
-                del changed[place : place + rng.randint(1, 40)]
-            case 5:
-                changed[place:place] = rng.randbytes(rng.randint(1, 40))
-            case _:
-                del changed[rng.randrange(len(changed)) :]
-                changed += bytes(max(0, num_header - len(changed)) if rng.random() < 0.5 else 0)
-        num_header = min(num_header, len(changed))
-        if num_header < 16:
-            break
-    return bytes(changed)
-
-
 def rewritten(metadata: dict[str, Any], tensors: dict[str, Stored], seed: int) -> tuple[dict[str, Any], dict[str, Stored]]:
     """Returns the model with one field of another value or type, or one tensor of another kind, shape or place."""
     rng = random.Random(seed)
@@ -99,9 +63,9 @@ def rewritten(metadata: dict[str, Any], tensors: dict[str, Stored], seed: int) -
         case 0:
             changed = replace(tensor, kind=rng.choice((*range(45), 2**32 - 1)))
         case 1:
-            changed = replace(tensor, shape=tuple(rng.choice((1, 7, 56, 256, *_EXTREMES)) for _ in range(rng.randrange(6))))
+            changed = replace(tensor, shape=tuple(rng.choice((1, 7, 56, 256, *EXTREMES)) for _ in range(rng.randrange(6))))
         case 2:
-            changed = replace(tensor, offset=rng.choice((0, 32, 33, 4096, *_EXTREMES)))
+            changed = replace(tensor, offset=rng.choice((0, 32, 33, 4096, *EXTREMES)))
         case _:
             changed = replace(tensor, content=tensor.content[: rng.randrange(len(tensor.content))])
     return metadata, tensors | {name: changed}
@@ -111,7 +75,7 @@ def _odd_value(rng: random.Random) -> Typed:
     numbers = {0: 8, 1: 7, 2: 16, 3: 15, 4: 32, 5: 31, 10: 64, 11: 63}
     value_type = rng.choice((*numbers, 6, 7, 8, 9, 12))
     if value_type in numbers:
-        return Typed(value_type, rng.choice(_EXTREMES) % 2 ** numbers[value_type])
+        return Typed(value_type, rng.choice(EXTREMES) % 2 ** numbers[value_type])
     if value_type in (6, 12):
         return Typed(value_type, rng.choice((0.0, -1.0, 1e-30, 1e30, float("inf"), float("nan"))))
     if value_type == 9:
@@ -122,27 +86,14 @@ def _odd_value(rng: random.Random) -> Typed:
 
 
 def outcome(path: Path) -> str:
-    """Opens a file as a user would, and returns what came of it.
+    """Opens a file as a user would, and returns what came of it, as `outcome_of` does."""
 
-    Raises AssertionError for an error that is not one of Quire's, or that names nothing, or for memory beyond the file's.
-    """
-    tracemalloc.start()
-    try:
-        checkpoint = load_checkpoint(path)
-        for tensor in checkpoint.weights.values():
+    def read_all() -> None:
+        for tensor in load_checkpoint(path).weights.values():
             tensor.to_float32()
         Tokenizer.from_model(path).encode("abc")
-        found = "opened"
-    except QuireError as error:
-        if path.name not in str(error) or not error.next_step:
-            raise AssertionError(f"an error without the file or without a next step: {error}") from error
-        found = type(error).__name__
-    finally:
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    if peak > _SPARE_BYTES + 8 * path.stat().st_size:
-        raise AssertionError(f"{peak} bytes allocated for a file of {path.stat().st_size}")
-    return found
+
+    return outcome_of(read_all, names=(path.name,), max_bytes=8 * path.stat().st_size)
 
 
 def swollen(metadata: dict[str, Any], tensors: dict[str, Stored], seed: int) -> bytes:
@@ -174,14 +125,15 @@ def _name_bytes(name: str) -> bytes:
     return struct.pack("<Q", len(name)) + name.encode()
 
 
-def write_mutation(path: Path, seed: int) -> None:
-    """Writes the mutation of a seed."""
+def write_mutation(directory: Path, seed: int) -> Path:
+    """Writes the mutation of a seed; returns the file's path."""
     metadata, tensors = small_model()
+    path, content = directory / f"{seed}.gguf", gguf_bytes(metadata, tensors)
     if seed % 10 == 0:
-        path.write_bytes(swollen(metadata, tensors, seed))
-        return
-    if seed % 2:
-        path.write_bytes(gguf_bytes(*rewritten(metadata, tensors, seed)))
-        return
-    content = gguf_bytes(metadata, tensors)
-    path.write_bytes(mutated(content, header_bytes(content, tensors), seed))
+        content = swollen(metadata, tensors, seed)
+    elif seed % 2:
+        content = gguf_bytes(*rewritten(metadata, tensors, seed))
+    else:
+        content = damaged(content, 4, header_bytes(content, tensors), random.Random(seed))
+    path.write_bytes(content)
+    return path

@@ -82,7 +82,7 @@ def family_for(config: Config) -> Family:
             next_step="Use a checkpoint of one of the architectures above.",
         )
     raise UnknownArchitectureError(
-        "No family maps this architecture",
+        "config.json: architectures names one that no family maps",
         given=architecture[:120],
         limit=", ".join(known),
         next_step="Use a checkpoint of one of the architectures above.",

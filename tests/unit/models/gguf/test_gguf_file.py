@@ -18,8 +18,9 @@ from quire.models.gguf.container import open_gguf_file
 from quire.models.gguf.reader import GgufArray, ValueType
 from quire.models.gguf.splits import open_gguf
 from quire.text.tokenizer import Tokenizer
-from support.gguf_mutations import OUTCOMES, outcome, small_model, write_mutation
+from support.gguf_mutations import outcome, small_model, write_mutation
 from support.gguf_writer import Stored, Typed, gguf_bytes, stored
+from support.hostile import OUTCOMES
 
 ONE: dict[str, Stored] = {"a": stored(np.arange(64, dtype=np.float32))}
 
@@ -175,9 +176,7 @@ def test_the_file_that_is_damaged_opens_when_it_is_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(0, 300, 50))
 def test_damaged_files_are_refused_or_read_and_cost_no_memory(tmp_path: Path, seed: int) -> None:
     for each in range(seed, seed + 50):
-        path = tmp_path / f"{each}.gguf"
-        write_mutation(path, each)
-        assert outcome(path) in OUTCOMES, each
+        assert outcome(write_mutation(tmp_path, each)) in OUTCOMES, each
 
 
 # -- splits --------------------------------------------------------------------------
