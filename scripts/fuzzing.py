@@ -1,8 +1,8 @@
 """Opens damaged models, one seed after the other, and counts what came of them. What is damaged, the scripts that use it say.
 
 Ends with an error at the first model that neither opens nor is refused with one of Quire's errors that names what is wrong,
-that causes a warning, that takes longer than 20 seconds, or that makes Quire allocate much more than its files hold. The seed is
-printed then.
+that causes a warning, that takes 20 seconds of a processor, or that makes Quire allocate much more than its files hold. The seed
+is printed then.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def fuzz(write: Callable[[Path, int], Path], outcome: Callable[[Path], str]) -> 
     count, first = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     warnings.simplefilter("error")
     _limit_memory()
-    signal.signal(signal.SIGALRM, _give_up)
+    signal.signal(signal.SIGVTALRM, _give_up)
     found: Counter[str] = Counter()
     for seed in range(first, first + count):
         with tempfile.TemporaryDirectory(prefix="quire-fuzz-") as directory:
             path = write(Path(directory), seed)
-            signal.alarm(_MAX_SECONDS)
+            signal.setitimer(signal.ITIMER_VIRTUAL, _MAX_SECONDS)
             try:
                 found[outcome(path)] += 1
             except BaseException:
                 print(f"seed {seed}", file=sys.stderr)
                 raise
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     print(f"{count} damaged models from seed {first}: " + ", ".join(f"{number} {name}" for name, number in found.most_common()))
 
 
@@ -50,4 +50,4 @@ def _limit_memory() -> None:
 
 
 def _give_up(_signal: int, _frame: object) -> None:
-    raise TimeoutError(f"not done after {_MAX_SECONDS} seconds")
+    raise TimeoutError(f"not done after {_MAX_SECONDS} seconds of a processor")

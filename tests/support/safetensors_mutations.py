@@ -219,7 +219,9 @@ def _swell(directory: Path, files: Files, rng: random.Random) -> None:
         case 2:
             header["__metadata__"] = {f"k{number}": "v" * 100 for number in range(rng.choice((100, 10_000)))}
         case _:
-            config["quantization_config"] = copy.deepcopy(BY_NAME["w4a16"].config) | {"ignore": [*_SLOW] * rng.choice((1, 500))}
+            config["quantization_config"] = copy.deepcopy(BY_NAME["w4a16"].config) | {
+                "ignore": [*_SLOW] * rng.choice((1, 20, 500))
+            }
             files = _files(config, _many_modules(300))
     write_files(directory, files)
 

@@ -20,8 +20,10 @@ from quire.errors import CheckpointError
 
 MAX_PATTERN_CHARS = 1024
 MAX_STEPS = 10_000_000
-"""Of all matches together: about ten seconds. The longest real models have 20,000 modules, and a few patterns."""
+"""Of all matches together: a few seconds. The largest real models have 20,000 modules, and a few patterns."""
 
+_STEPS_PER_CHAR = 100  # what parsing costs, and what each pattern costs besides
+_CHARS_PER_PATTERN = 10
 _MAX_SIMPLE_LOOPS = 1
 _MAX_SIMPLE_BRANCHES = 6
 _MAX_DEPTH = 16
@@ -112,14 +114,14 @@ def parse_pattern(text: str, steps: Steps | None = None) -> ModulePattern:
     """
     if len(text) > MAX_PATTERN_CHARS:
         raise ValueError(f"is longer than {MAX_PATTERN_CHARS} characters")
+    steps = Steps() if steps is None else steps
+    steps.pay(_STEPS_PER_CHAR * (len(text) + _CHARS_PER_PATTERN))
     parser = _Parser(text)
     advance = parser.pattern(0)
     if parser.rest:
         raise ValueError(f"cannot be read from {parser.rest[:20]!r} on")
     is_simple = parser.num_loops <= _MAX_SIMPLE_LOOPS and parser.num_branches <= _MAX_SIMPLE_BRANCHES
-    return ModulePattern(
-        _compiled(text) if is_simple and not parser.repeats_group else None, advance, Steps() if steps is None else steps
-    )
+    return ModulePattern(_compiled(text) if is_simple and not parser.repeats_group else None, advance, steps)
 
 
 def _compiled(text: str) -> re.Pattern[str]:

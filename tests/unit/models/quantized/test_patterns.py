@@ -51,15 +51,21 @@ def test_pattern_that_would_backtrack_for_ever_ends() -> None:
 
 @pytest.mark.parametrize("pattern", ["(a+)+(a+)+$", "(a*b?)*" * 50, "((((((((a*)*b)*)*)*)*)*)*)*", "a?" * 500, "x"])
 def test_matches_of_all_patterns_together_are_paid_for(pattern: str) -> None:
-    steps = Steps(10_000)
+    steps = Steps(300_000)
     patterns = [parse_pattern(pattern, steps) for _ in range(2)]
 
     def match_all() -> None:
-        for number in range(10_001):
+        for number in range(300_000):
             patterns[number % 2].matches_start(f"{'a' * 300}.{number}")
 
     with pytest.raises(CheckpointError, match="take too long to match"):
         match_all()
+
+
+def test_parsing_is_paid_for_too() -> None:
+    steps = Steps(1_000_000)
+    with pytest.raises(CheckpointError, match="take too long to match"):
+        [parse_pattern(f"{'a' * number}.*", steps) for number in range(1000)]
 
 
 @pytest.mark.parametrize(
