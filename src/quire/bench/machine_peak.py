@@ -24,7 +24,7 @@ def measure_peak(isa: str, threads: int, weight_format: WeightFormat) -> Machine
     core = load_core()
     return MachinePeak(
         bandwidth=core.measure_bandwidth(isa, threads, _BANDWIDTH_BYTES, _ROUNDS),
-        flops=core.measure_flops(isa, threads, packed_as(core, weight_format), _ROUNDS),
+        flops=core.measure_flops(isa, threads, packed_as(core, weight_format, isa), _ROUNDS),
     )
 
 

@@ -30,7 +30,7 @@ from quire.sample.filters import SampleRow
 if TYPE_CHECKING:
     from quire.native import _core
 
-NUMERICS_VERSION = 7
+NUMERICS_VERSION = 8
 """Raised whenever a kernel change could change a bit; part of every cache key."""
 
 
@@ -52,8 +52,9 @@ class NativeExecutor:
         self._options = options
         self._core = core
         with translated_errors(core):
-            isa, weight_format = _chosen_isa(core), packed_as(core, options.weight_format)
-            self._decoder = core.Decoder(shape_of(core, spec), weight_format, isa, options.threads)
+            isa = _chosen_isa(core)
+            panel_format = packed_as(core, options.weight_format, isa)
+            self._decoder = core.Decoder(shape_of(core, spec), panel_format, isa, options.threads)
             self._sampler = NativeSampler(core, core.BatchSampler(self._decoder))
         check_weights(spec, weights)
         self._load(weights, on_progress)
@@ -191,11 +192,11 @@ def available_isas() -> tuple[str, ...]:
 
 
 def int_layout() -> PackLayout:
-    """Returns the layout in which the chosen instruction set packs integers; VNNI's where nothing is compiled."""
+    """Returns the layout in which the chosen instruction set packs int8; VNNI's where nothing is compiled."""
     if not available_isas():
         return PackLayout.VNNI
     core = load_core()
-    return PackLayout[core.int_layout(_chosen_isa(core)).name]
+    return PackLayout.AMX if core.has_amx(_chosen_isa(core)) else PackLayout.VNNI
 
 
 def native_sampler(threads: int) -> NativeSampler:
@@ -205,10 +206,15 @@ def native_sampler(threads: int) -> NativeSampler:
         return NativeSampler(core, core.BatchSampler(_chosen_isa(core), threads))
 
 
-def packed_as(core: Core, weight_format: WeightFormat) -> _core.WeightFormat:
-    """Returns the core's name of a weight format."""
-    names = {WeightFormat.FLOAT32: "F32", WeightFormat.BFLOAT16: "BF16", WeightFormat.INT8: "INT8", WeightFormat.INT4: "INT4"}
-    return core.WeightFormat[names[weight_format]]
+def packed_as(core: Core, weight_format: WeightFormat, isa: str) -> _core.PanelFormat:
+    """Returns how an instruction set packs a weight format."""
+    if weight_format is WeightFormat.FLOAT32:
+        return core.PanelFormat(core.Encoding.F32)
+    if weight_format is WeightFormat.BFLOAT16:
+        return core.PanelFormat(core.Encoding.BF16)
+    if weight_format is WeightFormat.INT8 and core.has_amx(isa):
+        return core.PanelFormat(core.Encoding.INT8_AMX)
+    return core.PanelFormat(core.Encoding.GROUPS, core.GroupFormat(bits=8 if weight_format is WeightFormat.INT8 else 4))
 
 
 def _chosen_isa(core: Core) -> str:

@@ -56,7 +56,7 @@ def packed_key(
         (b"W", weights_fingerprint),
         (b"F", weight_format.encode()),
         (b"P", b"".join(size.to_bytes(8, "little") for size in (core.PANEL, core.GROUP, core.PIECE_BYTES))),
-        (b"T", bytes([core.int_layout(decoder.isa) is core.PackLayout.AMX])),
+        (b"T", bytes([core.has_amx(decoder.isa)])),
         (b"S", b"".join(size.to_bytes(8, "little") for size in decoder.packed_sizes())),
         (b"B", sys.byteorder.encode()),
     )

@@ -1,15 +1,14 @@
 """Integer formats as the native core computes them, in NumPy: what a matrix or a row of activations becomes.
 
-The VNNI layout, where 32 elements of K share a scale:
+32 elements of K share a scale:
 
     weight        w ~ scale * q    q in [-128, 127] (int8) or [-8, 7] (int4), a bfloat16 scale
     activations   a ~ scale * q    q in [-127, 127], a float32 scale, chosen for each row
 
-The AMX layout, where 256 elements of K share a scale:
+int8 in the AMX layout, where 256 elements of K share a scale:
 
-    weight        w ~ scale * q        q in [-128, 127] (int8), a bfloat16 scale
-                  w ~ scale * t * q    q in [-8, 7] or [-7, 8] (int4), and an integer t in [0, 15] for 32 elements
-    activations   a ~ scale * q        q in [-32512, 32512] with int8 weights, in [-127, 127] with int4, a float32 scale
+    weight        w ~ scale * q    q in [-128, 127], a bfloat16 scale
+    activations   a ~ scale * q    q in [-32512, 32512], a float32 scale
 
 Every step is a single rounded float32 operation in the order of `pack_quantize.h`, `pack_amx.h` and
 `quantize_activations.h`, so weights equal the core's bit by bit, and rows do up to ties.
@@ -18,8 +17,10 @@ Every step is a single rounded float32 operation in the order of `pack_quantize.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from quire.arrays import Float32Array
 from quire.config import Quantize
@@ -35,9 +36,7 @@ _TRIES = 7
 
 def quantized_weights(weight: Float32Array, quantize: Quantize, layout: PackLayout = PackLayout.VNNI) -> Float32Array:
     """Returns a matrix [N, K] as it is after packing: integers times their scales."""
-    if layout is PackLayout.AMX and quantize is Quantize.INT4:
-        return _multiplied_nibbles(weight)
-    groups = _grouped(weight, _group_size(layout))
+    groups = _grouped(weight, _group_size(quantize, layout))
     steps = np.float32(8 if quantize is Quantize.INT4 else 128)
     extreme = _extremes(groups)
     is_zero = np.abs(extreme) < _SMALLEST
@@ -49,36 +48,45 @@ def quantized_weights(weight: Float32Array, quantize: Quantize, layout: PackLayo
     return _ungrouped(integers * scale[..., None], weight.shape[1])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntegerRows:
+    """Activations as products with group formats read them: 32 columns share a scale, and a ~ scale * q.
+
+    `integers` int8 [T, K]; `scales` and `scaled_sums`, the scale times the sum of its integers, float32 [T, K / 32].
+    """
+
+    integers: npt.NDArray[np.int8]
+    scales: Float32Array
+    scaled_sums: Float32Array
+
+    @classmethod
+    def of(cls, rows: Float32Array) -> IntegerRows:
+        groups = _grouped(rows, GROUP)
+        integers, scales = _integers_of_rows(groups, np.float32(127))
+        return cls(
+            integers=_ungrouped(integers, rows.shape[1]).astype(np.int8),
+            scales=scales,
+            scaled_sums=scales * integers.sum(axis=-1),
+        )
+
+
 def quantized_rows(rows: Float32Array, quantize: Quantize, layout: PackLayout = PackLayout.VNNI) -> Float32Array:
     """Returns activations [T, K] as a product with integer weights sees them."""
-    groups = _grouped(rows, _group_size(layout))
-    most = np.float32(32512 if layout is PackLayout.AMX and quantize is Quantize.INT8 else 127)
+    size = _group_size(quantize, layout)
+    integers, scales = _integers_of_rows(_grouped(rows, size), np.float32(32512 if size == WIDE_GROUP else 127))
+    return _ungrouped(integers * scales[..., None], rows.shape[1])
+
+
+def _integers_of_rows(groups: Float32Array, most: np.float32) -> tuple[Float32Array, Float32Array]:
+    """Returns integers of at most `most` and, for each group, the scale that the largest magnitude asks for."""
     highest = np.abs(groups).max(axis=-1)
     is_zero = highest <= _SMALLEST
     inverse = np.where(is_zero, np.float32(0), most / np.where(is_zero, np.float32(1), highest))
-    integers = np.rint(groups * inverse[..., None])
-    return _ungrouped(integers * (highest * (np.float32(1) / most))[..., None], rows.shape[1])
+    return np.rint(groups * inverse[..., None]), highest * (np.float32(1) / most)
 
 
-def _group_size(layout: PackLayout) -> int:
-    return WIDE_GROUP if layout is PackLayout.AMX else GROUP
-
-
-def _multiplied_nibbles(weight: Float32Array) -> Float32Array:
-    """Returns a matrix as int4 for tiles holds it: the widest of eight scales is 15 steps, the others whole ones."""
-    parts = _grouped(weight, WIDE_GROUP).reshape(len(weight), -1, WIDE_GROUP // GROUP, GROUP)
-    extreme = _extremes(parts)
-    is_zero = np.abs(extreme) < _SMALLEST
-    wanted = np.where(is_zero, np.float32(0), _best_int4_scales(parts, np.where(is_zero, np.float32(1), extreme)))
-    width = np.abs(wanted)
-    scale = _rounded(width.max(axis=-1) / np.float32(15))[..., None]
-    divisor = np.where(scale == 0, np.float32(1), scale)
-    size = np.where(width == 0, np.float32(0), np.clip(np.rint(width / divisor), np.float32(1), np.float32(15)))
-    offset = np.where(wanted < 0, np.float32(7), np.float32(8))[..., None]
-    inverse = np.where(size == 0, np.float32(0), np.float32(1) / np.where(size == 0, np.float32(1), size * divisor))[..., None]
-    clipped = np.clip(parts * inverse, -offset, 15 - offset).astype(np.float64)
-    nibbles = (np.rint(clipped + offset) - offset).astype(np.float32)
-    return _ungrouped(nibbles * size[..., None] * scale[..., None], weight.shape[1])
+def _group_size(quantize: Quantize, layout: PackLayout) -> int:
+    return WIDE_GROUP if layout is PackLayout.AMX and quantize is Quantize.INT8 else GROUP
 
 
 def _best_int4_scales(groups: Float32Array, extreme: Float32Array) -> Float32Array:

@@ -15,6 +15,7 @@ from quire.arrays import BitsArray, Float32Array, Float64Array, Int32Array
 
 MaskArray = npt.NDArray[np.uint32]
 Int64Array = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
 
 class BusyError(RuntimeError):
     """Another call is running on the decoder."""
@@ -26,15 +27,52 @@ class KVFormat(Enum):
     F32 = ...
     BF16 = ...
 
-class WeightFormat(Enum):
+class Encoding(Enum):
     F32 = ...
     BF16 = ...
-    INT8 = ...
-    INT4 = ...
+    GROUPS = ...
+    INT8_AMX = ...
 
-class PackLayout(Enum):
-    VNNI = ...
-    AMX = ...
+class ScaleType(Enum):
+    F16 = ...
+    BF16 = ...
+    TWO_LEVEL = ...
+
+class Offset(Enum):
+    CENTER = ...
+    ZERO_POINT = ...
+    MINIMUM = ...
+
+class GroupFormat:
+    """Codes of a few bits in groups along K; see csrc/weight_format.h. ValueError where no kernel has it."""
+
+    def __init__(self, bits: int, group: int = 32, scales: ScaleType = ..., offset: Offset = ...) -> None: ...
+
+class PanelFormat:
+    """How a panel of 64 rows of a matrix is stored; `groups` belongs to Encoding.GROUPS."""
+
+    def __init__(self, encoding: Encoding, groups: GroupFormat = ...) -> None: ...
+
+class GroupMatrix:
+    """A matrix of group formats alone, one per panel, for the tests of kernels."""
+
+    def __init__(self, isa: str, formats: list[GroupFormat], k: int) -> None: ...
+    def set_section(
+        self,
+        panel: int,
+        section: int,
+        codes: ByteArray,
+        scales: BitsArray,
+        minimums: BitsArray,
+        zero_points: ByteArray,
+        multipliers: npt.NDArray[np.int8],
+        minimum_multipliers: ByteArray,
+    ) -> None:
+        """Writes codes [64, elements] and the parts of the header that the format has; the others are empty."""
+    def multiply(self, a: Float32Array, out: Float32Array, prefetch: Prefetch = ...) -> None:
+        """Fills out [R, N] with a [R, K] times the matrix transposed."""
+    def values(self, out: Float32Array) -> None:
+        """Fills out [N, K] with the values that products multiply with."""
 
 class Prefetch(Enum):
     NONE = ...
@@ -102,12 +140,14 @@ class ModelShape:
 class Decoder:
     """Serves one call at a time: a second one raises BusyError, or ForkedError where the first one cannot return."""
 
-    def __init__(self, shape: ModelShape, weights: WeightFormat, isa: str, threads: int) -> None: ...
+    def __init__(self, shape: ModelShape, weights: PanelFormat, isa: str, threads: int) -> None: ...
     @property
     def tensor_shapes(self) -> dict[str, list[int]]:
         """The shape of every tensor that the model needs, by canonical name."""
     def set_matrix(self, name: str, weight: Float32Array | BitsArray) -> None:
         """Packs a weight [N, K] of any strides."""
+    def dequantized(self, name: str, first_row: int, count: int) -> Float32Array:
+        """Returns the values that products multiply with, [count, K]; ValueError for a weight that was never set."""
     def set_vector(self, name: str, values: Float32Array) -> None:
         """Copies a bias, a norm or, flat, the table of positions."""
     def packed_sizes(self) -> list[int]:
@@ -160,26 +200,26 @@ GROUP: int
 PIECE_BYTES: int
 
 def available_isas() -> list[str]: ...
-def int_layout(isa: str) -> PackLayout:
-    """Returns the layout in which an instruction set packs int8 and int4 weights."""
+def has_amx(isa: str) -> bool:
+    """Returns whether an instruction set multiplies Encoding.INT8_AMX."""
 
 def measure_bandwidth(isa: str, threads: int, num_bytes: int, rounds: int) -> float:
     """Returns bytes read per second, best of `rounds`."""
 
-def measure_flops(isa: str, threads: int, weight_format: WeightFormat, rounds: int) -> float:
+def measure_flops(isa: str, threads: int, panel_format: PanelFormat, rounds: int) -> float:
     """Returns multiplications and additions per second in registers, best of `rounds`."""
 
 def multiply(
     isa: str,
-    weight_format: WeightFormat,
+    panel_format: PanelFormat,
     weight: Float32Array,
     a: Float32Array,
     out: Float32Array,
-    prefetch: Prefetch = Prefetch.BOTH,
+    prefetch: Prefetch = ...,
 ) -> None:
     """Fills out [R, N] with a [R, K] times weight [N, K] transposed, both written as the format wants them."""
 
-def packed_values(isa: str, weight_format: WeightFormat, weight: Float32Array, out: Float32Array) -> None:
+def packed_values(isa: str, panel_format: PanelFormat, weight: Float32Array, out: Float32Array) -> None:
     """Fills out [N, K] with the weight as it is after packing."""
 
 def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...

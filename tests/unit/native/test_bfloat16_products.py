@@ -80,7 +80,7 @@ def test_a_product_has_the_bits_of_the_manual(isa: str | None, num_rows: int, sc
     weight = (noise.standard_normal((16, DEPTH)) * scales[0]).astype(np.float32)
     a = round_to_bfloat16((noise.standard_normal((num_rows, DEPTH)) * scales[1]).astype(np.float32))
     out = np.empty((num_rows, 16), np.float32)
-    core.multiply(isa, core.WeightFormat.BF16, weight, widened(a), out)
+    core.multiply(isa, core.PanelFormat(core.Encoding.BF16), weight, widened(a), out)
     rows, columns = [exact(row) for row in a], [exact(round_to_bfloat16(row)) for row in weight]
     expected = [[float(ORDERS[isa]([x * w for x, w in zip(row, column, strict=True)])) for column in columns] for row in rows]
     assert out.tolist() == expected

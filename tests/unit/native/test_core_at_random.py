@@ -71,21 +71,23 @@ def junk(generator: random.Random) -> Any:
         {},
         object(),
         core.KVFormat.BF16,
-        core.WeightFormat.INT4,
+        core.PanelFormat(core.Encoding.GROUPS, core.GroupFormat(4)),
         core,
     ]
     return generator.choice([generator.choice(numbers), array, array, generator.choice(names), generator.choice(others)])
 
 
 def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]]]:
-    f32, row = core.WeightFormat.F32, floats(100)
+    f32, row = core.PanelFormat(core.Encoding.F32), floats(100)
     drawing, sampler = core.DrawMethod(1.0, None, 0.9, LEAST), core.BatchSampler("", 2)
     choice = core.RowChoice(drawing, 0.5, 3)
+    groups, codes, scales = core.GroupMatrix("", [core.GroupFormat(4)], 40), np.zeros((64, 32), np.uint8), np.zeros(64, np.uint16)
     heads = (1, SPEC.num_kv_heads, SPEC.head_dim)
     hidden = floats(SPEC.num_heads * SPEC.head_dim, SPEC.hidden_size)
     return {
         "Decoder": (core.Decoder, [shape_of(core, SPEC), f32, "", 1]),
         "set_matrix": (decoder.set_matrix, ["layers.0.attn.q.weight", hidden]),
+        "dequantized": (decoder.dequantized, ["layers.0.attn.q.weight", 1, 2]),
         "set_vector": (decoder.set_vector, ["final_norm.weight", floats(SPEC.hidden_size)]),
         "packed_checksums": (decoder.packed_checksums, [0]),
         "packed_bytes": (decoder.packed_bytes, [0]),
@@ -100,9 +102,15 @@ def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]
         "import_block": (decoder.import_block, [0, decoder.export_block(0)]),
         "multiply": (core.multiply, ["", f32, floats(3, 8), floats(2, 8), floats(2, 3)]),
         "packed_values": (core.packed_values, ["", f32, floats(3, 8), floats(3, 8)]),
+        "GroupFormat": (core.GroupFormat, [4, 32, core.ScaleType.F16, core.Offset.MINIMUM]),
+        "PanelFormat": (core.PanelFormat, [core.Encoding.GROUPS, core.GroupFormat(8)]),
+        "GroupMatrix": (core.GroupMatrix, ["", [core.GroupFormat(4)], 40]),
+        "set_section": (groups.set_section, [0, 1, codes, *[scales] * 2, codes[0], codes.view(np.int8), codes[:8].copy()]),
+        "group product": (groups.multiply, [floats(2, 40), floats(2, 64)]),
+        "group values": (groups.values, [floats(64, 40)]),
         "activate": (core.activate, ["", core.Activation.SILU, row.copy()]),
         "softcap": (core.softcap, ["", row.copy(), 1.0]),
-        "int_layout": (core.int_layout, [""]),
+        "has_amx": (core.has_amx, [""]),
         "uniform": (core.uniform, [1, 2]),
         "DrawMethod": (core.DrawMethod, [1.0, None, 0.9, LEAST]),
         "RowChoice": (core.RowChoice, [drawing, 0.5, 3]),

@@ -190,7 +190,7 @@ def test_measurements_run_in_a_child() -> None:
 
     def work():
         assert core.measure_bandwidth("", 2, 1 << 22, 1) > 0
-        assert core.measure_flops("", 2, core.WeightFormat.F32, 1) > 0
+        assert core.measure_flops("", 2, core.PanelFormat(core.Encoding.F32), 1) > 0
 
     print(forked(work))
     """

@@ -39,7 +39,7 @@ def test_impossible_shapes_are_refused(changes: dict[str, Any]) -> None:
     for field, value in changes.items():
         setattr(shape, field, value)
     with pytest.raises(ValueError, match=r"size|head|layer|position|shape|negative"):
-        core.Decoder(shape, core.WeightFormat.F32, "", 1)
+        core.Decoder(shape, core.PanelFormat(core.Encoding.F32), "", 1)
 
 
 def test_layers_and_rotations_out_of_range_are_refused() -> None:
@@ -49,7 +49,7 @@ def test_layers_and_rotations_out_of_range_are_refused() -> None:
         setattr(layers[1], field, value)
         shape.layers = layers
         with pytest.raises(ValueError, match="a layer"):
-            core.Decoder(shape, core.WeightFormat.F32, "", 1)
+            core.Decoder(shape, core.PanelFormat(core.Encoding.F32), "", 1)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**24 + 2, 2**62])
@@ -59,7 +59,7 @@ def test_feed_forwards_of_impossible_size_are_refused(size: int) -> None:
     layers[1].ffn.size = size
     shape.layers = layers
     with pytest.raises(ValueError, match="feed-forward"):
-        core.Decoder(shape, core.WeightFormat.F32, "", 1)
+        core.Decoder(shape, core.PanelFormat(core.Encoding.F32), "", 1)
 
 
 @pytest.mark.parametrize("threads", [0, -1, -(2**31), 4097, 2**31 - 1])
@@ -69,7 +69,7 @@ def test_impossible_numbers_of_threads_are_refused(threads: int) -> None:
     with pytest.raises(ValueError, match="number of threads"):
         core.measure_bandwidth("", threads, 1, 1)
     with pytest.raises(ValueError, match="number of threads"):
-        core.measure_flops("", threads, core.WeightFormat.F32, 1)
+        core.measure_flops("", threads, core.PanelFormat(core.Encoding.F32), 1)
 
 
 def test_measurements_of_nothing_are_refused() -> None:
@@ -77,14 +77,14 @@ def test_measurements_of_nothing_are_refused() -> None:
         with pytest.raises(ValueError, match="must be positive"):
             core.measure_bandwidth("", 1, num_bytes, rounds)
     with pytest.raises(ValueError, match="must be positive"):
-        core.measure_flops("", 1, core.WeightFormat.F32, 0)
+        core.measure_flops("", 1, core.PanelFormat(core.Encoding.F32), 0)
     with pytest.raises((MemoryError, OverflowError)):
         core.measure_bandwidth("", 1, 2**63 - 1, 1)
 
 
 def test_kernels_alone_refuse_arrays_that_do_not_fit() -> None:
     weight, a, out = floats(3, 8), floats(2, 8), floats(2, 3)
-    f32 = core.WeightFormat.F32
+    f32 = core.PanelFormat(core.Encoding.F32)
     calls: list[Callable[[], object]] = [
         lambda: core.multiply("", f32, weight, floats(2, 7), out),
         lambda: core.multiply("", f32, weight, a, floats(3, 2)),

@@ -13,12 +13,6 @@ using namespace quire;
 
 static void bind_enums(nb::module_& m) {
   nb::enum_<KVFormat>(m, "KVFormat").value("F32", KVFormat::kF32).value("BF16", KVFormat::kBF16);
-  nb::enum_<WeightFormat>(m, "WeightFormat")
-      .value("F32", WeightFormat::kF32)
-      .value("BF16", WeightFormat::kBF16)
-      .value("INT8", WeightFormat::kInt8)
-      .value("INT4", WeightFormat::kInt4);
-  nb::enum_<PackLayout>(m, "PackLayout").value("VNNI", PackLayout::kVnni).value("AMX", PackLayout::kAmx);
   nb::enum_<Prefetch>(m, "Prefetch")
       .value("NONE", Prefetch::kNone)
       .value("NEAR", Prefetch::kNear)
@@ -84,6 +78,7 @@ NB_MODULE(_core, m) {
   m.doc() = "Quire's native core: kernels for several instruction sets and the decoder that runs on them.";
   bind_enums(m);
   bind_shapes(m);
+  bind_formats(m);
   bind_decoder(m);
   m.attr("PANEL") = kPanel;
   m.attr("GROUP") = kGroup;

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "kernels.h"
+#include "packed_matrix.h"
 
 namespace nb = nanobind;
 
@@ -57,6 +58,14 @@ SourceMatrix source_of(const Matrix& m, Element element) {
   return {elements_of(m, "weight"), element, rows, columns, m.stride(0), m.stride(1)};
 }
 
+// out [R, N] = a [R, K] * weight [N, K] transposed, on one thread.
+void multiply_rows(const Kernels& kernels, const PackedMatrix& weight, Prefetch prefetch, const OutMatrix& a,
+                   const OutMatrix& out);
+// out [N, K] = the weight after packing.
+void read_values(const Kernels& kernels, const PackedMatrix& weight, const OutMatrix& out);
+
+// The formats of panels, and a matrix of group formats alone.
+void bind_formats(nb::module_& m);
 // The decoder.
 void bind_decoder(nb::module_& m);
 // Instruction sets, canaries and single kernels.

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 
@@ -174,6 +175,17 @@ static void set_matrix(Decoder& d, const std::string& name, Matrix weight) {
   d.tensors().set_matrix(name, source, d.kernels(), d.threads());
 }
 
+static nb::ndarray<nb::numpy, float, nb::ndim<2>> dequantized(Decoder& d, const std::string& name,
+                                                              int64_t first_row, int64_t count) {
+  auto lock = alone_with(d);
+  auto rows =
+      std::make_unique<std::vector<float>>(d.tensors().dequantized(name, first_row, count, d.kernels()));
+  size_t num_rows = static_cast<size_t>(count), k = rows->size() / num_rows;
+  float* values = rows->data();
+  nb::capsule owner(rows.release(), [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
+  return {values, {num_rows, k}, owner};
+}
+
 static void set_vector(Decoder& d, const std::string& name, Floats values) {
   const float* elements = elements_of(values, "values");
   auto lock = alone_with(d);
@@ -224,12 +236,13 @@ void bind_decoder(nb::module_& m) {
   nb::exception<BusyError>(m, "BusyError", PyExc_RuntimeError);
   nb::exception<ForkedError>(m, "ForkedError", PyExc_RuntimeError);
   nb::class_<Decoder>(m, "Decoder")
-      .def(nb::init<ModelShape, WeightFormat, const std::string&, int>(), nb::arg("shape"),
+      .def(nb::init<ModelShape, const PanelFormat&, const std::string&, int>(), nb::arg("shape"),
            nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
       .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"),
            nb::arg("weight").noconvert())
       .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"),
            nb::arg("weight").noconvert())
+      .def("dequantized", &dequantized, nb::arg("name"), nb::arg("first_row"), nb::arg("count"))
       .def("set_vector", &set_vector, nb::arg("name"), nb::arg("values").noconvert())
       .def_prop_ro("tensor_shapes", [](const Decoder& d) { return d.tensors().shapes(); })
       .def("packed_sizes", &packed_sizes)

@@ -37,22 +37,26 @@ void Decoder::reserve(const Step& step) {
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
     hidden_ = Buffer(rows * stride_of(widest_ffn_) * sizeof(float));
-    if (is_amx_format(format_)) gated_ = Buffer(rows * stride_of(widest_ffn_) * sizeof(float));
+    if (format_.encoding == Encoding::kInt8Amx)
+      gated_ = Buffer(rows * stride_of(widest_ffn_) * sizeof(float));
     int64_t gqa = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(gqa, shape_.head_dim)) *
                       sizeof(float));
-    if (format_ == WeightFormat::kInt4Amx)
-      widened_ = Buffer(static_cast<size_t>(threads_.size() * widest_scratch()));
     capacity_ = step.num_rows;  // last: if an allocation above throws, the next step must allocate again
   }
 }
 
-// The rows of a buffer, [.., k], in the activation format for these weights.
-ActivationRows Decoder::rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const {
-  int64_t stride =
-      is_amx_format(meets) ? amx_row_stride(meets, k) : stride_of(k) * static_cast<int64_t>(sizeof(float));
-  return {buffer.get(), stride, kernels_.activation_formats[static_cast<int>(meets)], k,
-          zero_point_of(meets)};
+// The rows of a buffer, [.., k], in float32.
+ActivationRows Decoder::floats_in(const Buffer& buffer, int64_t k) const {
+  return {buffer.get(), stride_of(k) * static_cast<int64_t>(sizeof(float)), ActivationFormat::kF32, k};
+}
+
+// The rows of a buffer, [.., K of `next`], in the activation format that its product reads.
+ActivationRows Decoder::rows_for(const Linear& next, const Buffer& buffer) const {
+  ActivationRows rows = floats_in(buffer, next.weight.k());
+  rows.format = kernels_.activation_formats[static_cast<int>(next.weight.panels().encoding())];
+  if (rows.format == ActivationFormat::kInt16Split) rows.stride = split_row_stride(rows.k);
+  return rows;
 }
 
 void Decoder::embed(const Step& step) {
@@ -87,19 +91,21 @@ void Decoder::attention_block(const Step& step, int64_t index) {
   project_qkv(step, layer);
   rotate_append(step, index);
   attend(step, index);
-  add_product(layer.out, rows_in(mixed_, shape_.num_heads * shape_.head_dim, format_), step.num_rows);
+  add_product(layer.out, rows_for(layer.out, mixed_), step.num_rows);
   add_normalized(layer.attn_post_norm, step.num_rows);
 }
 
 void Decoder::ffn_block(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const FfnShape& ffn = shape_.layers[static_cast<size_t>(index)].ffn;
-  Gemm up = layer.up.product(normalize(layer.ffn_norm, {step.num_rows, nullptr}, normed_), step.num_rows);
+  Gemm up =
+      layer.up.product(normalize(layer.ffn_norm, {step.num_rows, nullptr}, layer.up, normed_), step.num_rows);
   up.epilogue = ffn.is_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = ffn.activation;
-  ActivationRows hidden = rows_in(hidden_, ffn.size, format_);
-  bool is_final = !is_amx_format(format_);  // in the AMX layout a scale spans more columns than a unit
-  up.hidden = is_final ? hidden : rows_in(gated_, ffn.size, WeightFormat::kF32);
+  ActivationRows hidden = rows_for(layer.down, hidden_);
+  bool is_final =
+      hidden.format != ActivationFormat::kInt16Split;  // whose scale spans more columns than a unit
+  up.hidden = is_final ? hidden : floats_in(gated_, ffn.size);
   multiply(up);
   if (!is_final) convert(gated_, step.num_rows, hidden);
   add_product(layer.down, hidden, step.num_rows);
@@ -108,7 +114,8 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
 
 // out = norm of these rows of the residual, or the rows themselves where there is no norm: the next product's
 // activations.
-ActivationRows Decoder::normalize(const NormWeights& norm, const Rows& rows, const Buffer& out) {
+ActivationRows Decoder::normalize(const NormWeights& norm, const Rows& rows, const Linear& next,
+                                  const Buffer& out) {
   Norm n{shape_.norm,
          shape_.norm_eps,
          pointer_or_null(norm.weight),
@@ -117,7 +124,7 @@ ActivationRows Decoder::normalize(const NormWeights& norm, const Rows& rows, con
          stride_of(shape_.hidden_size),
          rows.ids,
          shape_.hidden_size,
-         rows_in(out, shape_.hidden_size, format_),
+         rows_for(next, out),
          false};
   threads_.run(rows.count, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
   return n.out;
@@ -134,7 +141,7 @@ void Decoder::add_normalized(const NormWeights& norm, int64_t num_rows) {
          stride_of(shape_.hidden_size),
          nullptr,
          shape_.hidden_size,
-         rows_in(residual_, shape_.hidden_size, WeightFormat::kF32),
+         floats_in(residual_, shape_.hidden_size),
          true};
   threads_.run(num_rows, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
 }
@@ -151,15 +158,13 @@ void Decoder::add_product(const Linear& linear, const ActivationRows& a, int64_t
 
 void Decoder::multiply(const Gemm& g) {
   int64_t units = g.weight.num_panels / (g.epilogue == Epilogue::kGate ? 2 : 1);
-  threads_.run(units, grain_of(kPanel * g.weight.k * g.rows), [&](int64_t begin, int64_t end, int worker) {
-    Gemm own = g;
-    own.scratch = gemm_scratch_of(worker);
-    kernels_.gemm(own, begin, end);
-  });
+  threads_.run(units, grain_of(kPanel * g.weight.k * g.rows),
+               [&](int64_t begin, int64_t end, int) { kernels_.gemm(g, begin, end); });
 }
 
 void Decoder::project_qkv(const Step& step, const Layer& layer) {
-  Gemm g = layer.qkv.product(normalize(layer.attn_norm, {step.num_rows, nullptr}, normed_), step.num_rows);
+  Gemm g = layer.qkv.product(normalize(layer.attn_norm, {step.num_rows, nullptr}, layer.qkv, normed_),
+                             step.num_rows);
   g.epilogue = Epilogue::kStore;
   g.out = qkv_.as<float>();
   g.ldo = qkv_stride();
@@ -198,7 +203,7 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
 
 void Decoder::attend(const Step& step, int64_t index) {
   int64_t size = shape_.num_heads * shape_.head_dim;
-  ActivationRows mixed = rows_in(mixed_, size, format_);
+  ActivationRows mixed = rows_for(layers_[static_cast<size_t>(index)].out, mixed_);
   Attention a{};
   a.pages = pages(index);
   a.q = queries_.get();

@@ -83,7 +83,7 @@ class Decoder {
  public:
   // Reserves memory for all weights. Throws std::invalid_argument for a shape that contradicts itself or
   // exceeds the kernels' sizes.
-  Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads);
+  Decoder(ModelShape shape, const PanelFormat& weights, const std::string& isa, int num_threads);
 
   // Every tensor of the model by canonical name, to be set before the first step.
   TensorTable& tensors() { return tensors_; }
@@ -147,14 +147,9 @@ class Decoder {
   // Floats between rows of activations: whole panels, which every format fits into, plus one cache line. Rows
   // a multiple of 4 KB apart would range L1 sets.
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
-  int64_t qkv_stride() const { return stride_of(layers_[0].qkv.weight.panels().num_panels * kPanel); }
-  int64_t widest_scratch() const {
-    return gemm_scratch(std::max({shape_.hidden_size, shape_.num_heads * shape_.head_dim, widest_ffn_}));
-  }
-  char* gemm_scratch_of(int worker) const {
-    return widened_.size() ? widened_.get() + worker * widest_scratch() : nullptr;
-  }
-  ActivationRows rows_in(const Buffer& buffer, int64_t k, WeightFormat meets) const;
+  int64_t qkv_stride() const { return stride_of(layers_[0].qkv.weight.num_panels() * kPanel); }
+  ActivationRows floats_in(const Buffer& buffer, int64_t k) const;
+  ActivationRows rows_for(const Linear& next, const Buffer& buffer) const;
 
   void reserve(const Step& step);
   void plan_attention(const Step& step);
@@ -168,7 +163,7 @@ class Decoder {
   void attend(const Step& step, int64_t layer);
   void convert(const Buffer& from, int64_t rows, const ActivationRows& to);
 
-  ActivationRows normalize(const NormWeights& norm, const Rows& rows, const Buffer& out);
+  ActivationRows normalize(const NormWeights& norm, const Rows& rows, const Linear& next, const Buffer& out);
   void add_normalized(const NormWeights& norm, int64_t num_rows);
   void add_product(const Linear& linear, const ActivationRows& a, int64_t num_rows);
   void multiply(const Gemm& gemm);
@@ -179,7 +174,7 @@ class Decoder {
   std::atomic<uint64_t> forks_before_call_{0};
   ModelShape shape_;
   const Kernels& kernels_;
-  WeightFormat format_;
+  PanelFormat format_;
   ThreadPool threads_;
   int64_t widest_ffn_;
 
@@ -196,7 +191,7 @@ class Decoder {
   // Activations of a step; grown when a step is larger than all before it.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
   Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, gated_, product_, sampled_, scratch_,
-      widened_, partials_;
+      partials_;
   std::vector<float> cos_, sin_;
   std::vector<AttentionPlan> plans_;  // one per distinct window of the layers
   int64_t attention_grain_ = 1;

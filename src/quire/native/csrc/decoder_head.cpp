@@ -14,7 +14,7 @@ Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
     sample_capacity_ = count;
   }
   const Linear& head = shape_.is_head_tied ? embed_ : head_;
-  Gemm g = head.product(normalize(final_norm_, {count, rows}, sampled_), count);
+  Gemm g = head.product(normalize(final_norm_, {count, rows}, head, sampled_), count);
   g.epilogue = Epilogue::kStore;
   g.num_columns = shape_.vocab_size;
   return g;
@@ -58,11 +58,9 @@ void Decoder::argmax(const int32_t* rows, int64_t count, Argmax* found) {
   std::unique_ptr<float[]> logits(new float[checked_bytes({threads_.size(), count, kPanelsAtOnce * kPanel})]);
   threads_.run(g.weight.num_panels, grain_of(kPanel * g.weight.k * count),
                [&](int64_t begin, int64_t end, int worker) {
-                 Gemm own = g;
-                 own.scratch = gemm_scratch_of(worker);
                  float* own_logits = logits.get() + worker * count * kPanelsAtOnce * kPanel;
                  for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce)
-                   merge_panels(own, panel, std::min(panel + kPanelsAtOnce, end), own_logits,
+                   merge_panels(g, panel, std::min(panel + kPanelsAtOnce, end), own_logits,
                                 bests.data() + worker * count);
                });
   std::fill(found, found + count, Argmax{});

@@ -16,11 +16,12 @@ constexpr int64_t kL3ActivationBytes = 8 << 20;
 class PanelPrefetcher {
  public:
   PanelPrefetcher() = default;
-  PanelPrefetcher(const Gemm& g, int64_t unit, int64_t num_slices)
-      : next_(g.weight.panel((unit + 1) * panels_per_unit(g))) {
-    int64_t bytes = panels_per_unit(g) * g.weight.bytes_per_panel();
-    end_ = next_ + bytes;
-    slice_bytes_ = round_up((bytes + num_slices - 1) / num_slices, kLineBytes);
+  PanelPrefetcher(const Gemm& g, int64_t unit, int64_t num_slices) {
+    const int64_t first = (unit + 1) * panels_per_unit(g), end = first + panels_per_unit(g);
+    if (end > g.weight.num_panels) return;
+    next_ = g.weight[first].base;
+    end_ = g.weight.base + g.weight.offsets[end];
+    slice_bytes_ = round_up((end_ - next_ + num_slices - 1) / num_slices, kLineBytes);
   }
 
   void advance() {
@@ -34,7 +35,8 @@ class PanelPrefetcher {
   int64_t slice_bytes_ = 0;
 };
 
-constexpr int64_t kWordStride = 4 * kPanel;  // bytes between rows of words
+constexpr int64_t kWordStride = 4 * kPanel;              // bytes between rows of words
+constexpr int64_t kSliceBytes = kTmmRows * kWordStride;  // of a panel per k-slice, one TMUL's
 
 // Multiplies one unit after another. The epilogue of a row panel runs interleaved with the TMULs of the next
 // one, so y has two buffers.
@@ -45,7 +47,7 @@ class AmxBf16Gemm {
 
   void multiply(int64_t first_row, int64_t rows, int64_t unit) {
     const int64_t panels = panels_per_unit(g_), row_panels = (rows + kRowPanel - 1) / kRowPanel;
-    PanelPrefetcher prefetcher(g_, unit, row_panels * panels * 2 * g_.weight.num_groups());
+    PanelPrefetcher prefetcher(g_, unit, row_panels * panels * 2 * num_slices());
     for (int64_t row = 0; row < rows; row += kRowPanel) {
       int64_t size = std::min<int64_t>(kRowPanel, rows - row);
       if (row == 0 || size < kRowPanel) configure_tmm(static_cast<int>(size));
@@ -60,17 +62,18 @@ class AmxBf16Gemm {
 
  private:
   void multiply_rows(int64_t row, int64_t size, int64_t panel, float* y, PanelPrefetcher& prefetcher) {
-    const TmulTask task{g_.a.row(row),          g_.a.stride, kWordStride, 0,
-                        g_.weight.num_groups(), y,           kLdy * 4,    size / 2};
-    if (size <= kTmmRows) multiply_1xn(task, g_.weight.panel(panel));
-    else multiply_2x2(task, g_.weight.panel(panel), prefetcher);
+    const TmulTask task{g_.a.row(row), g_.a.stride, kWordStride, 0, num_slices(), y, kLdy * 4, size / 2};
+    if (size <= kTmmRows) multiply_1xn(task, g_.weight[panel].base);
+    else multiply_2x2(task, g_.weight[panel].base, prefetcher);
   }
+
+  int64_t num_slices() const { return (g_.a.k + kGroup - 1) / kGroup; }
 
   // Up to 16 rows. If the step has no others the panel streams from memory; else it is in L2.
   void multiply_1xn(const TmulTask& task, const char* panel) {
     constexpr int64_t kQuarterBytes = kGroup / 2 / 4 * kWordStride;
     const bool from_memory = g_.rows <= kTmmRows;
-    auto b_at = [=, bytes = g_.weight.bytes_per_group()](int64_t k_slice) { return panel + k_slice * bytes; };
+    auto b_at = [=](int64_t k_slice) { return panel + k_slice * kSliceBytes; };
     tmul_1xn<kPanel>(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
       if (from_memory) prefetch_stream(b_at(k_slice) + i * kQuarterBytes, kQuarterBytes, g_.prefetch);
       if (i == 3) epilogues_.run_some(1);
@@ -83,9 +86,7 @@ class AmxBf16Gemm {
     constexpr int64_t kQuarterRows = kRowPanel / 4, kQuarterWords = kGroup / 2 / 4;
     for (const char* columns = panel; columns < panel + kWordStride;
          columns += 2 * kLineBytes, task.c += 2 * kTmmColumns) {
-      auto b_at = [=, bytes = g_.weight.bytes_per_group()](int64_t k_slice) {
-        return columns + k_slice * bytes;
-      };
+      auto b_at = [=](int64_t k_slice) { return columns + k_slice * kSliceBytes; };
       tmul_2x2(task, b_at, [&](int64_t k_slice, int i) __attribute__((always_inline)) {
         const char* next = b_at(k_slice + 1) + i * kQuarterWords * kWordStride;
         prefetch_lines(task.a + kLineBytes * (k_slice + 1) + i * kQuarterRows * task.a_stride, task.a_stride,
@@ -105,7 +106,8 @@ class AmxBf16Gemm {
 };
 
 static inline void gemm_amx_bf16(const Gemm& g, int64_t unit_begin, int64_t unit_end) {
-  int64_t most = std::max<int64_t>(1, kL3ActivationBytes / (g.a.values_bytes() * kRowPanel)) * kRowPanel;
+  int64_t most =
+      std::max<int64_t>(1, kL3ActivationBytes / (2 * round_up(g.a.k, kGroup) * kRowPanel)) * kRowPanel;
   AmxBf16Gemm product(g);
   for (int64_t row = 0; row < g.rows; row += most)
     for (int64_t unit = unit_begin; unit < unit_end; ++unit)

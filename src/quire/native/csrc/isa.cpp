@@ -53,17 +53,17 @@ constexpr ActivationFormat kBF16Activations = ActivationFormat::kBF16AsF32;
 #endif
 
 #if defined(QUIRE_AMX)
-constexpr PackLayout kIntLayout = PackLayout::kAmx;
+constexpr bool kHasAmx = true;
 #else
-constexpr PackLayout kIntLayout = PackLayout::kVnni;
+constexpr bool kHasAmx = false;
 #endif
 
 extern const Kernels kernels = {
     QUIRE_NAME(QUIRE_ISA),
-    kIntLayout,
-    {ActivationFormat::kF32, kBF16Activations, kInt8Activations, ActivationFormat::kInt8,
-     ActivationFormat::kInt16Split, ActivationFormat::kInt8Wide},
+    kHasAmx,
+    {ActivationFormat::kF32, kBF16Activations, ActivationFormat::kInt8, ActivationFormat::kInt16Split},
     pack,
+    dequantize,
     gemm,
     norm,
     embed,

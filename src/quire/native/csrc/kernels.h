@@ -29,10 +29,6 @@ enum class Epilogue {
 // machines.
 enum class Prefetch { kNone = 0, kNear = 1, kFar = 2, kBoth = kNear | kFar };
 
-// Bytes of scratch per thread for int4 AMX products with this K: the panels of one unit unpacked to bytes.
-// Products of few rows use the same scratch as a ring of four k-slices.
-inline int64_t gemm_scratch(int64_t k) { return 2 * round_up(k, kAmxGroup) * kPanel; }
-
 // C = A W^T + bias, then the epilogue. A unit is a panel of W (kGate: a pair).
 struct Gemm {
   Panels weight;
@@ -46,7 +42,6 @@ struct Gemm {
   int64_t ldo;
   int64_t num_columns;  // columns that `out` has
   ActivationRows hidden;
-  char* scratch;  // [gemm_scratch(k)] of this thread, aligned to a cache line; int4 AMX only
   Prefetch prefetch = Prefetch::kBoth;
 };
 
@@ -195,9 +190,12 @@ struct LogitKernels {
 
 struct Kernels {
   const char* name;
-  PackLayout int_layout;                                   // of int8 and int4 weights
-  ActivationFormat activation_formats[kNumWeightFormats];  // what `gemm` reads, per weight format
-  void (*pack)(const SourceMatrix&, int64_t first_row, const Panels&, int64_t panel);
+  bool has_amx;                                        // it multiplies Encoding::kInt8Amx
+  ActivationFormat activation_formats[kNumEncodings];  // what `gemm` reads, per encoding of weights
+  // Packs rows [first_row, first_row + 64) of floats; group formats with 4 or 8 bits, groups of 32, bfloat16
+  // scales and kCenter are quantized.
+  void (*pack)(const SourceMatrix&, int64_t first_row, const Panel&);
+  void (*dequantize)(const Panel&, int64_t column, float* x);  // x [K] = the values of one output column
   void (*gemm)(const Gemm&, int64_t unit_begin, int64_t unit_end);
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
@@ -215,16 +213,9 @@ struct Kernels {
   LogitKernels<double> double_logits;
   // The peaks of a roofline: multiply-adds in registers (returns their number of operations), and reading
   // whole cache lines in order.
-  int64_t (*peak_flops)(WeightFormat, int64_t rounds, float& sink);
+  int64_t (*peak_flops)(const PanelFormat&, int64_t rounds, float& sink);
   uint64_t (*read)(const char* data, int64_t num_bytes);
 };
-
-// The format that a weight format has after packing for these kernels.
-inline WeightFormat packed_format(const Kernels& kernels, WeightFormat format) {
-  if (kernels.int_layout != PackLayout::kAmx) return format;
-  if (format == WeightFormat::kInt8) return WeightFormat::kInt8Amx;
-  return format == WeightFormat::kInt4 ? WeightFormat::kInt4Amx : format;
-}
 
 namespace generic {
 extern const Kernels kernels;

@@ -1,124 +1,85 @@
 // Memory layouts: packed weights, activations as a product reads them, K/V pages.
 //
-// Weights are packed for one of two instruction families (PackLayout). `Panels` addresses packed weights,
-// `ActivationRows` the other operand of a product, `KVPages` one layer's K/V cache.
+// `Panels` addresses packed weights, `ActivationRows` the other operand of a product, `KVPages` one layer's
+// K/V cache.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+
+#include "weight_format.h"
 
 namespace quire {
 
-constexpr int kPanel = 64;  // output columns of one weight panel
-constexpr int kGroup = 32;  // elements of K per quantization group; an AMX group has 8 subgroups of as many
-constexpr int kAmxGroup = 256;  // elements of K per quantization group in the AMX layout
-constexpr int kTmmBytes = 64;   // bytes in a row of a tmm register: elements of K per int8 TMUL
-constexpr int kTile = 32;       // tokens per K/V tile
+constexpr int kTile = 32;  // tokens per K/V tile
 
 enum class Element { kF32, kBF16 };
 
 inline int64_t element_bytes(Element e) { return e == Element::kF32 ? 4 : 2; }
-inline int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
-// How integer weights are packed; both layouts take as many bits.
-//   kVnni  w = scale * (u - zero_point), one bfloat16 scale per group and column; also read without VNNI
-//   kAmx   w = scale * q (int8) or scale * sub_scale * q (int4), one bfloat16 scale per AMX group and column,
-//          one sub_scale of 0 to 15 per subgroup of 32 and column
-enum class PackLayout { kVnni, kAmx };
+// 64 output columns of a weight matrix W [N, K]: sections along K, one after the other, each a header and
+// blocks of 32 elements; every part is aligned to a cache line. A block is rows of 64 32-bit words, a word
+// per column:
+//   float32   [32][64]          1 element per word
+//   bfloat16  [16][64]          2 elements
+//   8 bits    [8][64]           4 bytes, unsigned; signed for kInt8Amx
+//   4 bits    [4][64]           8 nibbles: elements 0 to 3 in the low halves of a word's bytes, then 4 to 7
+//   5 bits    [4][64], [1][64]  nibbles, then a plane: bit i of byte j is the fifth of element 4 i + j
+//   6 bits    [4][64], [2][64]  nibbles, then two planes of 16 elements: bits 2 i of byte j belong to 4 i + j
+// Headers: nothing for floats; of groups, see GroupFormat:
+//   one level   scales [64], then minimums [64] or zero points u8 [64]
+//   two levels  d [64], dmin [64] (kMinimum), s int8 [256 / group][64], m u8 [8][64] (kMinimum)
+//   kInt8Amx    scales [64]
+// Columns beyond N and elements beyond K are multiplied by nothing that is kept, or by zero. The last section
+// ends with the block that holds the last element of K.
+struct Panel {
+  char* base;
+  PanelFormat format;
+  int64_t k;
 
-enum class WeightFormat { kF32, kBF16, kInt8, kInt4, kInt8Amx, kInt4Amx };
-constexpr int kNumWeightFormats = 6;
-
-constexpr bool is_amx_format(WeightFormat f) {
-  return f == WeightFormat::kInt8Amx || f == WeightFormat::kInt4Amx;
-}
-
-constexpr int64_t bits_per_weight(WeightFormat f) {
-  switch (f) {
-    case WeightFormat::kF32: return 32;
-    case WeightFormat::kBF16: return 16;
-    case WeightFormat::kInt8:
-    case WeightFormat::kInt8Amx: return 8;
-    default: return 4;
+  int64_t num_sections() const { return format.num_sections(k); }
+  int64_t padded_k() const { return format.padded_k(k); }
+  int64_t elements_of(int64_t section) const {
+    return std::min(format.section_elements(), padded_k() - section * format.section_elements());
   }
-}
+  char* section(int64_t i) const { return base + i * format.section_bytes(); }
+  char* block(int64_t section_index, int64_t i) const {
+    return section(section_index) + format.header_bytes() + i * format.block_bytes();
+  }
+  // Words of a section, from one column on, in rows of 64.
+  uint32_t* words(int64_t section_index, int64_t column) const {
+    return reinterpret_cast<uint32_t*>(block(section_index, 0)) + column;
+  }
+  uint16_t* scales(int64_t section_index) const {
+    return reinterpret_cast<uint16_t*>(section(section_index));
+  }
+};
 
-// VNNI-layout products multiply the unsigned u, and subtract zero_point * sum(a) (zero-point compensation).
-// The AMX layout has no zero point.
-inline int32_t zero_point_of(WeightFormat f) { return f == WeightFormat::kInt4 ? 8 : 128; }
-
-// A weight matrix W [N, K] as panels of 64 output columns; a panel is a contiguous run of groups along K, and
-// a group is rows of 64 32-bit words, one word per column:
-//   float32    [N/64][K/32]                        [32][64]  1 element per word
-//   bfloat16   [N/64][K/32]                        [16][64]  2 elements
-//   int8 VNNI  [N/64][K/32]   scales [64],         [8][64]   4 unsigned bytes
-//   int4 VNNI  [N/64][K/32]   scales [64],         [4][64]   8 nibbles
-//   int8 AMX   [N/64][K/256]  scales [64],         [64][64]  4 signed bytes
-//   int4 AMX   [N/64][K/256]  scales [64],
-//                             sub_scales [8][64],  [32][64]  8 nibbles; one SubScale byte per 32 elements
-// Of 8 nibbles, elements 0 to 3 are in the low halves of a word's bytes, elements 4 to 7 in the high halves.
-// Columns beyond N and elements beyond K are zero. The last AMX group ends with the 64 elements that hold the
-// last one of K.
+// A weight matrix [N, K]: panels, each in a format of its own but all of one encoding.
 struct Panels {
-  const void* base;
-  WeightFormat format;
+  char* base;
+  const PanelFormat* formats;  // [num_panels]
+  const int64_t* offsets;      // [num_panels + 1] bytes from base
   int64_t k;
   int64_t num_panels;
 
-  // No division by a variable: the kernels call these in inner loops.
-  int64_t group_size() const { return is_amx_format(format) ? kAmxGroup : kGroup; }
-  int64_t num_groups() const {
-    return is_amx_format(format) ? (k + kAmxGroup - 1) / kAmxGroup : (k + kGroup - 1) / kGroup;
-  }
-  int64_t padded_k() const { return is_amx_format(format) ? round_up(k, kTmmBytes) : round_up(k, kGroup); }
-  int64_t group_elements(int64_t group) const {
-    return std::min(group_size(), padded_k() - group * group_size());
-  }
-  int64_t words_per_group() const { return group_size() * bits_per_weight(format) / 32; }  // per column
-  int64_t bytes_for(int64_t elements) const { return elements * bits_per_weight(format) * (kPanel / 8); }
-  int64_t header_bytes() const {
-    if (bits_per_weight(format) > 8) return 0;
-    return 2 * kPanel + (format == WeightFormat::kInt4Amx ? kAmxGroup / kGroup * kPanel : 0);
-  }
-  int64_t bytes_per_group() const { return header_bytes() + bytes_for(group_size()); }
-  int64_t bytes_per_panel() const { return num_groups() * header_bytes() + bytes_for(padded_k()); }
-  char* panel(int64_t p) const { return static_cast<char*>(const_cast<void*>(base)) + p * bytes_per_panel(); }
-  // Word `word` of one column within group `g` of panel `p`.
-  uint32_t* word(int64_t p, int64_t g, int64_t column, int64_t word) const {
-    return reinterpret_cast<uint32_t*>(panel(p) + g * bytes_per_group() + header_bytes()) + word * kPanel +
-           column;
-  }
-  uint16_t* scales(int64_t p, int64_t g) const {
-    return reinterpret_cast<uint16_t*>(panel(p) + g * bytes_per_group());
-  }
-  uint8_t* sub_scales(int64_t p, int64_t g, int64_t subgroup) const {
-    return reinterpret_cast<uint8_t*>(scales(p, g) + kPanel) + subgroup * kPanel;
-  }
+  Encoding encoding() const { return formats[0].encoding; }
+  Panel operator[](int64_t i) const { return {base + offsets[i], formats[i], k}; }
 };
 
-// A sub-scale byte: the scale in the low nibble; bit 4 selects zero point 7 instead of 8 for the nibbles.
-struct SubScale {
-  int32_t scale, zero_point;
-  explicit SubScale(uint8_t byte) : scale(byte & 15), zero_point(byte & 16 ? 7 : 8) {}
-};
-
-// How activations are written for a product. Each instruction set reads one format per weight format.
+// How activations are written for a product. Each instruction set reads one format per encoding of weights.
 //   kF32         float
 //   kBF16AsF32   bfloat16 values held as float, for instruction sets without bfloat16 dot products
 //   kBF16        bfloat16
-//   kInt8        int8 [K], then one float scale per group, then one int32 -zero_point * sum(a) per group
-//   kInt16       the same with int16 [K], each four elements in the order 0 2 1 3, for 16-bit dot products
-//   kInt8Wide    int8 [K], then one float scale per AMX group,
-//                then per 32 elements int32 -8 * sum(a), then per 32 elements -7 * sum(a)
-//   kInt16Split  a = 256 * high + low: high bytes [K], then one float scale per AMX group;
+//   kInt8        q int8 [K], then per 32 elements a float scale (a = scale * q), the float scale * sum(q) and
+//   the
+//                int32 -sum(q), each [K / 32]; then per 16 elements the int32 -sum(q)
+//   kInt16Split  a = 256 * high + low: high bytes [K], then one float scale per 256 elements;
 //                half a stride later the low bytes [K]
-enum class ActivationFormat { kF32, kBF16AsF32, kBF16, kInt8, kInt16, kInt8Wide, kInt16Split };
+enum class ActivationFormat { kF32, kBF16AsF32, kBF16, kInt8, kInt16Split };
 
-// Bytes between rows of kInt8Wide and kInt16Split, such that rows, and high and low bytes, share no L1 sets.
-inline int64_t amx_row_stride(WeightFormat weights, int64_t k) {
-  int64_t lines = round_up(k, kTmmBytes) / kTmmBytes, scale_lines = 1 + k / (16 * kAmxGroup);
-  if (weights == WeightFormat::kInt4Amx) return kTmmBytes * ((lines + scale_lines + (lines + 3) / 4) | 1);
-  int64_t half = lines + scale_lines;
+// Bytes between rows of kInt16Split, such that rows, and high and low bytes, share no L1 sets.
+inline int64_t split_row_stride(int64_t k) {
+  int64_t half = round_up(k, kTmmBytes) / kTmmBytes + 1 + k / (16 * kSuperGroup);
   return 2 * kTmmBytes * (half % 16 == 0 ? half + 1 : half);
 }
 
@@ -128,20 +89,18 @@ struct ActivationRows {
   int64_t stride;
   ActivationFormat format;
   int64_t k;
-  int32_t zero_point;  // of the weights they multiply; kInt8 and kInt16 only
 
   char* row(int64_t i) const { return base + i * stride; }
   int64_t num_groups() const { return (k + kGroup - 1) / kGroup; }
-  int64_t values_bytes() const { return num_groups() * kGroup * (format == ActivationFormat::kInt8 ? 1 : 2); }
-  float* scales(int64_t i) const { return reinterpret_cast<float*>(row(i) + values_bytes()); }
-  int32_t* compensations(int64_t i) const { return reinterpret_cast<int32_t*>(scales(i) + num_groups()); }
-  float* amx_scales(int64_t i) const { return reinterpret_cast<float*>(row(i) + round_up(k, kTmmBytes)); }
-  // One per 32 elements, for that zero point (8 or 7).
-  int32_t* amx_compensations(int64_t i, int64_t nibble_zero_point) const {
-    int64_t subgroups = round_up(k, kTmmBytes) / kGroup;
-    return reinterpret_cast<int32_t*>(amx_scales(i) + (k + kAmxGroup - 1) / kAmxGroup) +
-           (8 - nibble_zero_point) * subgroups;
+  // kInt8
+  float* scales(int64_t i) const { return reinterpret_cast<float*>(row(i) + num_groups() * kGroup); }
+  float* scaled_sums(int64_t i) const { return scales(i) + num_groups(); }
+  uint32_t* negative_sums(int64_t i) const {
+    return reinterpret_cast<uint32_t*>(scaled_sums(i) + num_groups());
   }
+  uint32_t* negative_half_sums(int64_t i) const { return negative_sums(i) + num_groups(); }
+  // kInt16Split
+  float* split_scales(int64_t i) const { return reinterpret_cast<float*>(row(i) + round_up(k, kTmmBytes)); }
   int8_t* high_bytes(int64_t i) const { return reinterpret_cast<int8_t*>(row(i)); }
   int8_t* low_bytes(int64_t i) const { return reinterpret_cast<int8_t*>(row(i) + stride / 2); }
 };

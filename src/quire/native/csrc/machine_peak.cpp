@@ -47,7 +47,7 @@ double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_by
   return static_cast<double>(num_slices * kSlice) / seconds;
 }
 
-double measure_flops(const std::string& isa, int num_threads, WeightFormat format, int rounds) {
+double measure_flops(const std::string& isa, int num_threads, const PanelFormat& format, int rounds) {
   constexpr int64_t kRounds = 1 << 20, kUnits = 4;
   const Kernels& kernels = choose_kernels(isa);
   require_positive(rounds, "rounds");

@@ -13,6 +13,6 @@ double measure_bandwidth(const std::string& isa, int num_threads, int64_t num_by
 
 // Multiplications and additions per second of `num_threads` threads in registers, with the instructions that
 // products of such weights use; best of `rounds`.
-double measure_flops(const std::string& isa, int num_threads, WeightFormat format, int rounds);
+double measure_flops(const std::string& isa, int num_threads, const PanelFormat& format, int rounds);
 
 }  // namespace quire

@@ -1,6 +1,7 @@
 // Row-wise kernels: norms, conversion of activations, embedding. Rows are independent.
 #pragma once
 
+#include "dequantize.h"
 #include "kernels.h"
 #include "quantize_activations.h"
 
@@ -47,12 +48,12 @@ static inline void add_values(float* residual, const float* y, int n) {
 }
 
 #if defined(QUIRE_AMX)
-static inline void norm_row_in_amx_groups(const Norm& a, const float* x, int64_t row, vf mean, vf factor) {
-  float y[kAmxGroup];
-  for (int64_t begin = 0, end = round_up(a.size, kTmmBytes); begin < end; begin += kAmxGroup) {
-    int64_t count = std::min<int64_t>(kAmxGroup, end - begin);
+static inline void norm_split_row(const Norm& a, const float* x, int64_t row, vf mean, vf factor) {
+  float y[kSuperGroup];
+  for (int64_t begin = 0, end = round_up(a.size, kTmmBytes); begin < end; begin += kSuperGroup) {
+    int64_t count = std::min<int64_t>(kSuperGroup, end - begin);
     for (int64_t i = 0; i < count; i += kGroup) normalized_values(a, x, begin + i, mean, factor, y + i);
-    quantize_amx_group(a.out, row, begin, y, count);
+    quantize_split_group(a.out, row, begin, y, count);
   }
 }
 #endif
@@ -61,9 +62,8 @@ static inline void norm_row(const Norm& a, const float* x, int64_t row) {
   float mean = a.weight && a.kind == NormKind::kLayer ? mean_of(x, a.size) : 0.0f;
   vf factor = a.weight ? inverse_sqrt(mean_square(x, a.size, mean) + a.eps) : set1(1.0f);
 #if defined(QUIRE_AMX)
-  bool has_amx_groups =
-      a.out.format == ActivationFormat::kInt16Split || a.out.format == ActivationFormat::kInt8Wide;
-  if (!a.adds && has_amx_groups) return norm_row_in_amx_groups(a, x, row, set1(mean), factor);
+  if (!a.adds && a.out.format == ActivationFormat::kInt16Split)
+    return norm_split_row(a, x, row, set1(mean), factor);
 #endif
   for (int64_t i = 0; i < a.size; i += kGroup) {
     float y[kGroup];
@@ -79,63 +79,11 @@ static void norm(const Norm& a, int64_t row_begin, int64_t row_end) {
     norm_row(a, a.x + (a.rows ? a.rows[row] : row) * a.ldx, row);
 }
 
-// One column of a group of packed weights. Its words are a panel's width apart.
-struct GroupColumn {
-  const uint32_t* words;
-  const uint8_t* sub_scales;  // int4 AMX: one per 32 elements
-  float scale;                // integer formats
-
-  GroupColumn(const Panels& w, int64_t column, int64_t group)
-      : words(w.word(column / kPanel, group, column % kPanel, 0)),
-        sub_scales(w.sub_scales(column / kPanel, group, 0) + column % kPanel),
-        scale(w.header_bytes() ? from_bf16(w.scales(column / kPanel, group)[column % kPanel]) : 0.0f) {}
-
-  template <WeightFormat kFormat>
-  float weight(int64_t element) const {
-    constexpr int64_t kPerWord = 32 / bits_per_weight(kFormat);
-    uint32_t word = words[element / kPerWord * kPanel];
-    if constexpr (kFormat == WeightFormat::kF32) return float_from_bits(word);
-    if constexpr (kFormat == WeightFormat::kBF16)
-      return from_bf16(static_cast<uint16_t>(word >> (element % 2 * 16)));
-    uint32_t byte = word >> (element % 4 * 8) & 0xff,
-             nibble = word >> (element % 4 * 8 + element / 4 % 2 * 4) & 0xf;
-    if constexpr (kFormat == WeightFormat::kInt8)
-      return scale * static_cast<float>(static_cast<int32_t>(byte) - zero_point_of(kFormat));
-    if constexpr (kFormat == WeightFormat::kInt4)
-      return scale * static_cast<float>(static_cast<int32_t>(nibble) - zero_point_of(kFormat));
-    if constexpr (kFormat == WeightFormat::kInt8Amx)
-      return scale * static_cast<float>(static_cast<int8_t>(byte));
-    SubScale sub_scale(sub_scales[element / kGroup * kPanel]);
-    return scale *
-           static_cast<float>((static_cast<int32_t>(nibble) - sub_scale.zero_point) * sub_scale.scale);
-  }
-};
-
-// x [K] = the dequantized weights of one output column, times `factor`.
-template <WeightFormat kFormat>
-static inline void dequantize_column(const Panels& w, int64_t column, float factor, float* x) {
-  for (int64_t group = 0, begin = 0; begin < w.k; ++group, begin += w.group_size()) {
-    GroupColumn weights(w, column, group);
-    for (int64_t i = 0, end = std::min(w.group_size(), w.k - begin); i < end; ++i)
-      x[begin + i] = weights.weight<kFormat>(i) * factor;
-  }
-}
-
-static inline void dequantize_column(const Panels& w, int64_t column, float factor, float* x) {
-  switch (w.format) {
-    case WeightFormat::kF32: return dequantize_column<WeightFormat::kF32>(w, column, factor, x);
-    case WeightFormat::kBF16: return dequantize_column<WeightFormat::kBF16>(w, column, factor, x);
-    case WeightFormat::kInt8: return dequantize_column<WeightFormat::kInt8>(w, column, factor, x);
-    case WeightFormat::kInt4: return dequantize_column<WeightFormat::kInt4>(w, column, factor, x);
-    case WeightFormat::kInt8Amx: return dequantize_column<WeightFormat::kInt8Amx>(w, column, factor, x);
-    default: return dequantize_column<WeightFormat::kInt4Amx>(w, column, factor, x);
-  }
-}
-
 static void embed(const Embed& a, int64_t row_begin, int64_t row_end) {
   for (int64_t row = row_begin; row < row_end; ++row) {
     float* x = a.x + row * a.ldx;
-    dequantize_column(a.table, a.token_ids[row], a.scale, x);
+    dequantize(a.table[a.token_ids[row] / kPanel], a.token_ids[row] % kPanel, x);
+    for (int64_t k = 0; k < a.table.k; ++k) x[k] *= a.scale;
     if (!a.position_table) continue;
     const float* position = a.position_table + a.positions[row] * a.table.k;
     for (int64_t k = 0; k < a.table.k; ++k) x[k] += position[k];

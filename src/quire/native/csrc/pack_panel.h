@@ -1,5 +1,4 @@
-// Packs up to 64 rows of a checkpoint's matrix into one panel: a group of 32 elements of K at a time, or an
-// AMX group of 256.
+// Packs up to 64 rows of a checkpoint's matrix into one panel: 32 elements of K at a time, or 256 for AMX.
 #pragma once
 
 #include "pack_quantize.h"
@@ -20,67 +19,67 @@ static inline void round_to_pairs(const float (*from)[kPanel], uint32_t (*pairs)
 }
 
 // Writes the scales of kLanes columns and returns their inverses.
-static inline vf write_scales(WeightFormat format, const float (*x)[kPanel], uint16_t* scales) {
+template <int kBits>
+static inline vf write_scales(const float (*x)[kPanel], uint16_t* scales) {
   Extremes extremes = extremes_of(x, kGroup);
   vf size = magnitude(extremes.value);
-  vf wanted =
-      format == WeightFormat::kInt4 ? best_int4_scale(x, extremes.value) : div(extremes.value, set1(-128.0f));
+  vf wanted = kBits == 4 ? best_int4_scale(x, extremes.value) : div(extremes.value, set1(-128.0f));
   return inverse_of(store_scales(wanted, size, extremes.nan_or_zero, scales), size);
 }
 
 // One element of each column as the unsigned integer that is stored.
-template <WeightFormat format>
+template <int kBits>
 static inline word_lanes quantized_unsigned(const float* x, vf inverse) {
-  constexpr float kZeroPoint = format == WeightFormat::kInt4 ? 8.0f : 128.0f;
-  return quantized(load(x), inverse, set1(-kZeroPoint), set1(kZeroPoint - 1.0f), set1(kZeroPoint));
+  constexpr float kCenter = 1 << (kBits - 1);
+  return quantized(load(x), inverse, set1(-kCenter), set1(kCenter - 1.0f), set1(kCenter));
 }
 
-template <WeightFormat format>
-static inline void write_ints(const float (*x)[kPanel], const Panels& target, int64_t panel, int64_t group) {
+template <int kBits>
+static inline void write_ints(const float (*x)[kPanel], const Panel& target, int64_t section) {
   for (int n = 0; n < kPanel; n += kLanes) {
     const float (*columns)[kPanel] = reinterpret_cast<const float (*)[kPanel]>(&x[0][n]);
-    vf inverse = write_scales(format, columns, target.scales(panel, group) + n);
-    for (int i = 0; i < target.words_per_group(); ++i) {
+    vf inverse = write_scales<kBits>(columns, target.scales(section) + n);
+    for (int i = 0; i < kBits; ++i) {
       word_lanes word{};
       for (int byte = 0; byte < 4; ++byte) {
-        if (format == WeightFormat::kInt8) {
-          word |= quantized_unsigned<format>(columns[4 * i + byte], inverse) << (8 * byte);
+        if (kBits == 8) {
+          word |= quantized_unsigned<kBits>(columns[4 * i + byte], inverse) << (8 * byte);
         } else {
-          word |= quantized_unsigned<format>(columns[8 * i + byte], inverse) << (8 * byte);
-          word |= quantized_unsigned<format>(columns[8 * i + 4 + byte], inverse) << (8 * byte + 4);
+          word |= quantized_unsigned<kBits>(columns[8 * i + byte], inverse) << (8 * byte);
+          word |= quantized_unsigned<kBits>(columns[8 * i + 4 + byte], inverse) << (8 * byte + 4);
         }
       }
-      std::memcpy(target.word(panel, group, n, i), &word, sizeof word);
+      std::memcpy(target.words(section, n) + i * kPanel, &word, sizeof word);
     }
   }
 }
 
-static inline void write_packed_group(const float (*x)[kPanel], const Panels& target, int64_t panel,
-                                      int64_t group) {
-  switch (target.format) {
-    case WeightFormat::kF32: std::memcpy(target.word(panel, group, 0, 0), x, sizeof(TransposedGroup)); return;
-    case WeightFormat::kBF16:
-      return round_to_pairs(x, reinterpret_cast<uint32_t (*)[kPanel]>(target.word(panel, group, 0, 0)));
-    case WeightFormat::kInt8: return write_ints<WeightFormat::kInt8>(x, target, panel, group);
-    default: return write_ints<WeightFormat::kInt4>(x, target, panel, group);
+static inline void write_packed_group(const float (*x)[kPanel], const Panel& target, int64_t section) {
+  uint32_t (*words)[kPanel] = reinterpret_cast<uint32_t (*)[kPanel]>(target.words(section, 0));
+  switch (target.format.encoding) {
+    case Encoding::kF32: std::memcpy(words, x, sizeof(TransposedGroup)); return;
+    case Encoding::kBF16: return round_to_pairs(x, words);
+    default:
+      if (target.format.groups.bits == 8) return write_ints<8>(x, target, section);
+      return write_ints<4>(x, target, section);
   }
 }
 
 // Transposed bfloat16 pairs are what a bfloat16 panel holds; all other formats are packed from floats.
-static void pack(const SourceMatrix& source, int64_t first_row, const Panels& target, int64_t panel) {
+static void pack(const SourceMatrix& source, int64_t first_row, const Panel& target) {
 #if defined(QUIRE_AMX)
-  if (is_amx_format(target.format)) return pack_amx(source, first_row, target, panel);
+  if (target.format.encoding == Encoding::kInt8Amx) return pack_amx(source, first_row, target);
 #endif
   TransposedGroup floats;
-  for (int64_t group = 0; group < target.num_groups(); ++group) {
-    int64_t k = group * kGroup;
-    if (source.element == Element::kBF16 && target.format == WeightFormat::kBF16) {
+  for (int64_t section = 0; section < target.num_sections(); ++section) {
+    int64_t k = section * kGroup;
+    if (source.element == Element::kBF16 && target.format.encoding == Encoding::kBF16) {
       transpose<uint16_t>(source, first_row, k,
-                          reinterpret_cast<uint32_t (*)[kPanel]>(target.word(panel, group, 0, 0)));
+                          reinterpret_cast<uint32_t (*)[kPanel]>(target.words(section, 0)));
       continue;
     }
     read_group(source, first_row, k, floats.rows);
-    write_packed_group(floats.rows, target, panel, group);
+    write_packed_group(floats.rows, target, section);
   }
 }
 

@@ -1,5 +1,5 @@
 // Weight quantization: scales and integers of kLanes columns at a time, one column per lane. All instruction
-// sets of one layout store the same bits: values are rounded lane by lane, and sums over a group are eight
+// sets store the same bits: values are rounded lane by lane, and sums over a group are eight
 // partial sums added in a fixed order.
 #pragma once
 

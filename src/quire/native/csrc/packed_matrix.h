@@ -2,6 +2,8 @@
 #pragma once
 
 #include <stdexcept>
+#include <utility>
+#include <vector>
 
 #include "buffer.h"
 #include "checked.h"
@@ -13,14 +15,26 @@ namespace quire {
 class PackedMatrix {
  public:
   PackedMatrix() = default;
-  PackedMatrix(int64_t num_panels, int64_t k, WeightFormat format)
-      : buffer_(checked_bytes({num_panels, Panels{nullptr, format, k, 0}.bytes_per_panel()})),
-        format_(format),
-        k_(k),
-        num_panels_(num_panels) {}
+  // A panel of each of these formats, which may differ in their groups. Throws std::invalid_argument for
+  // formats that the kernels do not have or that are multiplied by different activations.
+  PackedMatrix(std::vector<PanelFormat> formats, int64_t k) : formats_(std::move(formats)), k_(k) {
+    offsets_.reserve(formats_.size() + 1);
+    offsets_.push_back(0);
+    for (const PanelFormat& format : formats_) {
+      if (format.encoding != formats_[0].encoding)
+        throw std::invalid_argument("the panels of a matrix must have one encoding");
+      if (format.encoding == Encoding::kGroups && !is_supported(format.groups))
+        throw std::invalid_argument(
+            "no kernel multiplies this group format: see GroupFormat in weight_format.h");
+      offsets_.push_back(checked_add(offsets_.back(), format.panel_bytes(k)));
+    }
+    buffer_ = Buffer(static_cast<size_t>(offsets_.back()));
+  }
 
-  Panels panels() const { return {buffer_.get(), format_, k_, num_panels_}; }
-  bool is_empty() const { return num_panels_ == 0; }
+  Panels panels() const { return {buffer_.get(), formats_.data(), offsets_.data(), k_, num_panels()}; }
+  int64_t k() const { return k_; }
+  int64_t num_panels() const { return static_cast<int64_t>(formats_.size()); }
+  bool is_empty() const { return formats_.empty(); }
   size_t bytes() const { return buffer_.size(); }
   char* data() const { return buffer_.get(); }
 
@@ -29,19 +43,28 @@ class PackedMatrix {
   void pack(const Kernels& kernels, const SourceMatrix& source, int64_t first_panel, int64_t panel_step,
             ThreadPool& threads) {
     int64_t count = (source.rows + kPanel - 1) / kPanel;
-    if (source.columns != k_ || first_panel + (count - 1) * panel_step >= num_panels_)
+    if (source.columns != k_ || first_panel + (count - 1) * panel_step >= num_panels())
       throw std::invalid_argument("a weight does not fit the matrix it is packed into");
+    for (int64_t p = 0; p < count; ++p)
+      if (!is_packed_from_floats(formats_[static_cast<size_t>(first_panel + p * panel_step)], kernels))
+        throw std::invalid_argument("floats are not quantized to this format here");
     threads.run(count, 1, [&](int64_t begin, int64_t end, int) {
       for (int64_t p = begin; p < end; ++p)
-        kernels.pack(source, p * kPanel, panels(), first_panel + p * panel_step);
+        kernels.pack(source, p * kPanel, panels()[first_panel + p * panel_step]);
     });
   }
 
  private:
+  static bool is_packed_from_floats(const PanelFormat& format, const Kernels& kernels) {
+    if (format.encoding == Encoding::kInt8Amx) return kernels.has_amx;
+    if (format.encoding != Encoding::kGroups) return true;
+    return format.groups == GroupFormat{8} || format.groups == GroupFormat{4};
+  }
+
   Buffer buffer_;
-  WeightFormat format_ = WeightFormat::kF32;
+  std::vector<PanelFormat> formats_;
+  std::vector<int64_t> offsets_;  // one more than formats
   int64_t k_ = 0;
-  int64_t num_panels_ = 0;
 };
 
 }  // namespace quire

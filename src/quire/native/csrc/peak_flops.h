@@ -1,4 +1,5 @@
-// Peak throughput of this instruction set: multiply-adds of a weight format with all operands in registers.
+// Peak throughput of this instruction set: multiply-adds as products of a format of weights do them, with all
+// operands in registers.
 #pragma once
 
 #include "gemm_int.h"
@@ -38,29 +39,28 @@ static inline int64_t peak_float_flops(bool in_pairs, int64_t rounds, float& sin
   return rounds * kPeakAccumulators * kLanes * (in_pairs ? 4 : 2);
 }
 
-template <class Format>
-static inline int64_t peak_int_ops(ActivationFormat activations, int64_t rounds, float& sink) {
+template <int kBits>
+static inline int64_t peak_int_ops(int64_t rounds, float& sink) {
+  using D = Dot<kBits>;
   vi sums[kPeakAccumulators];
   for (vi& x : sums) x = set1_word(0);
   vi factor = set1_word(0x01000100u), word = set1_word(0x00010001u);
   for (int64_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 24
-    for (int s = 0; s < kPeakAccumulators; ++s) sums[s] = Format::add(sums[s], factor = opaque(factor), word);
+    for (int s = 0; s < kPeakAccumulators; ++s) sums[s] = D::add(sums[s], factor = opaque(factor), word);
   }
   for (vi x : sums) sink += reduce_add(to_float(x));
-  return rounds * kPeakAccumulators * kLanes * (activations == ActivationFormat::kInt8 ? 8 : 4);
+  return rounds * kPeakAccumulators * kLanes * (D::kWidens ? 4 : 8);
 }
 
-static int64_t peak_flops(WeightFormat format, int64_t rounds, float& sink) {
+static int64_t peak_flops(const PanelFormat& format, int64_t rounds, float& sink) {
 #if defined(QUIRE_AMX)
-  if (format == WeightFormat::kBF16) return peak_tmul<TmmElement::kBF16>(rounds, sink);
-  if (format != WeightFormat::kF32) return peak_tmul<TmmElement::kInt8>(rounds, sink);
+  if (format.encoding == Encoding::kBF16) return peak_tmul<TmmElement::kBF16>(rounds, sink);
+  if (format.encoding == Encoding::kInt8Amx) return peak_tmul<TmmElement::kInt8>(rounds, sink);
 #endif
-  switch (format) {
-    case WeightFormat::kInt8: return peak_int_ops<Int8>(kInt8Activations, rounds, sink);
-    case WeightFormat::kInt4: return peak_int_ops<Int4>(ActivationFormat::kInt8, rounds, sink);
-    default: return peak_float_flops(format == WeightFormat::kBF16, rounds, sink);
-  }
+  if (format.encoding != Encoding::kGroups)
+    return peak_float_flops(format.encoding == Encoding::kBF16, rounds, sink);
+  return format.groups.bits == 8 ? peak_int_ops<8>(rounds, sink) : peak_int_ops<4>(rounds, sink);
 }
 
 }  // namespace quire::QUIRE_ISA

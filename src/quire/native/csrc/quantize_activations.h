@@ -1,4 +1,4 @@
-// Writes activations in the format that the next product reads: 32 values, or an AMX group, at a time.
+// Writes activations in the format that the next product reads: 32 values, or 256 for AMX, at a time.
 #pragma once
 
 #include "kernels.h"
@@ -23,52 +23,35 @@ static inline float nan_if_not_finite(const float* x) {
 }
 
 // Quantizes 32 values with the scale abs_max / 127. If a value is not finite, the scale is NaN, and so is
-// every product with it; the integers are then arbitrary, and their sums may wrap around.
-template <class T>
+// every product with it; the integers are then arbitrary.
 static inline void quantize_group(const ActivationRows& out, int64_t row, int64_t group, const float* x) {
-  float highest = abs_max(x);
+  float highest = abs_max(x), scale = highest * (1.0f / 127.0f) + nan_if_not_finite(x);
   vf inverse = set1(highest > kSmallest ? 127.0f / highest : 0.0f);
-  T* values = reinterpret_cast<T*>(out.row(row)) + group * kGroup;
-  int32_t sum = store_quantized(values, x, inverse);
-  out.scales(row)[group] = highest * (1.0f / 127.0f) + nan_if_not_finite(x);
-  out.compensations(row)[group] =
-      static_cast<int32_t>(-static_cast<uint32_t>(out.zero_point) * static_cast<uint32_t>(sum));
+  HalfSums sums = store_quantized(reinterpret_cast<int8_t*>(out.row(row)) + group * kGroup, x, inverse);
+  out.scales(row)[group] = scale;
+  const uint32_t sum = sums.first + sums.second;
+  out.scaled_sums(row)[group] = scale * static_cast<float>(static_cast<int32_t>(sum));
+  out.negative_sums(row)[group] = -sum;
+  out.negative_half_sums(row)[2 * group] = -sums.first;
+  out.negative_half_sums(row)[2 * group + 1] = -sums.second;
 }
 
 #if defined(QUIRE_AMX)
 constexpr float kMaxInt16Split = 32512.0f;  // 127 * 256
 
-static inline void write_int8_wide(const ActivationRows& out, int64_t row, int64_t column, const float* x,
-                                   int64_t count, vf inverse) {
-  for (int64_t i = column; i < column + count; i += kGroup) {
-    int8_t* values = reinterpret_cast<int8_t*>(out.row(row)) + i;
-    uint32_t sum = static_cast<uint32_t>(store_quantized(values, x + i - column, inverse));
-    for (uint32_t zero_point : {8u, 7u})
-      out.amx_compensations(row, zero_point)[i / kGroup] = static_cast<int32_t>(-zero_point * sum);
-  }
-}
-
-static inline void write_int16_split(const ActivationRows& out, int64_t row, int64_t column, const float* x,
-                                     int64_t count, vf inverse) {
-  for (int64_t i = column; i < column + count; i += kLanes)
-    store_high_low(out.high_bytes(row) + i, out.low_bytes(row) + i, mul(load(x + i - column), inverse));
-}
-
-// Quantizes `count` values of an AMX group from `column` on, a multiple of 32, with the scale abs_max / 127
-// (kInt8Wide) or abs_max / 32512 (kInt16Split).
-static inline void quantize_amx_group(const ActivationRows& out, int64_t row, int64_t column, const float* x,
-                                      int64_t count) {
-  bool is_split = out.format == ActivationFormat::kInt16Split;
+// Quantizes `count` values of a group of 256 from `column` on with the scale abs_max / 32512.
+static inline void quantize_split_group(const ActivationRows& out, int64_t row, int64_t column,
+                                        const float* x, int64_t count) {
   vf magnitudes = set1(0.0f), nan_or_zero = set1(0.0f);
   for (int64_t i = 0; i < count; i += kLanes) {
     magnitudes = max(magnitudes, magnitude(load(x + i)));
     nan_or_zero = fma(load(x + i), set1(0.0f), nan_or_zero);
   }
-  float highest = reduce_max(magnitudes), most = is_split ? kMaxInt16Split : 127.0f;
-  vf inverse = set1(highest > kSmallest ? most / highest : 0.0f);
-  out.amx_scales(row)[column / kAmxGroup] = highest * (1.0f / most) + reduce_add(nan_or_zero);
-  if (is_split) write_int16_split(out, row, column, x, count, inverse);
-  else write_int8_wide(out, row, column, x, count, inverse);
+  float highest = reduce_max(magnitudes);
+  vf inverse = set1(highest > kSmallest ? kMaxInt16Split / highest : 0.0f);
+  out.split_scales(row)[column / kSuperGroup] = highest * (1.0f / kMaxInt16Split) + reduce_add(nan_or_zero);
+  for (int64_t i = column; i < column + count; i += kLanes)
+    store_high_low(out.high_bytes(row) + i, out.low_bytes(row) + i, mul(load(x + i - column), inverse));
 }
 #endif
 
@@ -76,8 +59,7 @@ static inline void quantize_amx_group(const ActivationRows& out, int64_t row, in
 static inline void write_group(const ActivationRows& out, int64_t row, int64_t column, const float* x,
                                int n) {
   switch (out.format) {
-    case ActivationFormat::kInt8: return quantize_group<int8_t>(out, row, column / kGroup, x);
-    case ActivationFormat::kInt16: return quantize_group<int16_t>(out, row, column / kGroup, x);
+    case ActivationFormat::kInt8: return quantize_group(out, row, column / kGroup, x);
     case ActivationFormat::kBF16: {
       uint16_t* to = reinterpret_cast<uint16_t*>(out.row(row)) + column;
       for (int i = 0; i < n; i += kLanes) store_as(to + i, load(x + i), lanes_left(i, n));

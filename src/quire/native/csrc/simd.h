@@ -1,5 +1,5 @@
 // Vector operations of the instruction set being compiled. Only these files name its intrinsics, except for
-// integer products (gemm_int.h) and AMX (amx*.h, attention_amx*.h, gemm_amx_int.h, gemv_int4_vnni.h).
+// integer products (dot_int.h) and AMX (amx*.h, attention_amx*.h, gemm_amx_int8.h).
 //
 // Only kernel translation units include this, each in a namespace of its own: nothing here may be shared
 // between instruction sets. CMakeLists.txt selects the variant by QUIRE_LANES and QUIRE_BF16_DOT instead of
@@ -8,13 +8,38 @@
 //
 //   vf, vi                    kLanes floats; kLanes 32-bit words, integers or pairs of bfloat16
 //   fma(a, b, c)              a * b + c: fused where the instruction set has FMA, elsewhere two roundings
-//   store_quantized(p, x, f)  stores 32 values of x * f, rounded to integers, and returns their sum;
-//                             int16 values four at a time in the order 0 2 1 3
+//   load_f16, load_int8, load_uint8, load_bf16   kLanes of them as floats, exactly
+//   store_quantized(p, x, f)  stores 32 values of x * f, rounded to integers, and returns their sums by
+//   halves
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+
+namespace quire::QUIRE_ISA {
+
+struct HalfSums {
+  uint32_t first, second;  // of 16 integers each, modulo 2^32; arbitrary where a value was not finite
+};
+
+static inline float float_from_bits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// float16 as float: exact, subnormals too.
+static inline float from_f16(uint16_t x) {
+  uint32_t sign = (x & 0x8000u) << 16, rest = x & 0x7fffu;
+  if (rest >= 0x7c00u)
+    return float_from_bits(sign | 0x7f800000u | rest << 13 | (rest > 0x7c00u ? 0x400000u : 0u));
+  if (rest >= 0x0400u) return float_from_bits(sign | ((rest << 13) + (112u << 23)));
+  float magnitude = static_cast<float>(rest) * 0x1p-24f;
+  return sign ? -magnitude : magnitude;
+}
+
+}  // namespace quire::QUIRE_ISA
 
 #if QUIRE_LANES == 16
 #include "simd_avx512.h"
@@ -63,12 +88,6 @@ static inline uint16_t to_bf16(float x) {
   std::memcpy(&bits, &x, sizeof bits);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40);
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
-static inline float float_from_bits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
 }
 
 static inline float from_bf16(uint16_t x) { return float_from_bits(static_cast<uint32_t>(x) << 16); }

@@ -1,4 +1,4 @@
-// Vectors of eight floats: AVX2 and FMA. See simd.h.
+// Vectors of eight floats: AVX2, FMA and F16C. See simd.h.
 #pragma once
 
 #include <immintrin.h>
@@ -67,29 +67,31 @@ static inline vf load_bf16(const uint16_t* p) {
       _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));
 }
 
+static inline vf load_f16(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+static inline vf load_int8(const int8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+static inline vf load_uint8(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+
 // Sixteen values of x * factor, rounded to 16-bit integers, in order.
 static inline vi quantized_pairs(const float* x, vf factor) {
   vi low = _mm256_cvtps_epi32(mul(load(x), factor)), high = _mm256_cvtps_epi32(mul(load(x + 8), factor));
   return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
 }
-static inline int32_t sum_of_pairs(vi a, vi b) {
-  vi sums = _mm256_madd_epi16(_mm256_add_epi16(a, b), _mm256_set1_epi16(1));
-  int32_t lanes[8];
-  std::memcpy(lanes, &sums, sizeof sums);
-  return lanes[0] + lanes[1] + lanes[2] + lanes[3] + lanes[4] + lanes[5] + lanes[6] + lanes[7];
+static inline uint32_t sum_of_pairs(vi pairs) {
+  vi sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1))));
 }
-static inline int32_t store_quantized(int8_t* p, const float* x, vf factor) {
+static inline HalfSums store_quantized(int8_t* p, const float* x, vf factor) {
   vi a = quantized_pairs(x, factor), b = quantized_pairs(x + 16, factor);
   _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_permute4x64_epi64(_mm256_packs_epi16(a, b), 0xd8));
-  return sum_of_pairs(a, b);
-}
-static inline int32_t store_quantized(int16_t* p, const float* x, vf factor) {
-  vi a = quantized_pairs(x, factor), b = quantized_pairs(x + 16, factor);
-  const vi order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10, 13,
-                                   12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
-  _mm256_storeu_si256(reinterpret_cast<vi*>(p), _mm256_shuffle_epi8(a, order));
-  _mm256_storeu_si256(reinterpret_cast<vi*>(p + 16), _mm256_shuffle_epi8(b, order));
-  return sum_of_pairs(a, b);
+  return {sum_of_pairs(a), sum_of_pairs(b)};
 }
 
 static inline vf round_to_bf16(vf x) {

@@ -81,30 +81,31 @@ static inline vf load_bf16(const uint16_t* p) {
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
 
-// Half of store_quantized; returns the integers.
-static inline vi store_quantized_lanes(int8_t* p, const float* x, vf factor) {
-  vi q = _mm512_cvtps_epi32(mul(load(x), factor));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
-  return q;
+static inline vf load_f16(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-static inline vi store_quantized_lanes(int16_t* p, const float* x, vf factor) {
-  vi q = _mm512_cvtps_epi32(mul(load(x), factor));
-  const __m256i order = _mm256_set_epi8(15, 14, 11, 10, 13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0, 15, 14, 11, 10,
-                                        13, 12, 9, 8, 7, 6, 3, 2, 5, 4, 1, 0);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(q), order));
-  return q;
+static inline vf load_int8(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
+static inline vf load_uint8(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+
 // Wraps around where values were not finite; _mm512_reduce_add_epi32 of GCC must not.
-static inline int32_t sum_of_lanes(vi x) {
+static inline uint32_t sum_of_lanes(vi x) {
   __m256i halves = _mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
   __m128i quarters = _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
   __m128i pairs = _mm_add_epi32(quarters, _mm_shuffle_epi32(quarters, 0x4e));
-  return _mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1)));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_add_epi32(pairs, _mm_shuffle_epi32(pairs, 0xb1))));
 }
-template <class T>
-static inline int32_t store_quantized(T* p, const float* x, vf factor) {
-  return sum_of_lanes(
-      _mm512_add_epi32(store_quantized_lanes(p, x, factor), store_quantized_lanes(p + 16, x + 16, factor)));
+// Half of store_quantized.
+static inline uint32_t store_quantized_lanes(int8_t* p, const float* x, vf factor) {
+  vi q = _mm512_cvtps_epi32(mul(load(x), factor));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(q));
+  return sum_of_lanes(q);
+}
+static inline HalfSums store_quantized(int8_t* p, const float* x, vf factor) {
+  return {store_quantized_lanes(p, x, factor), store_quantized_lanes(p + 16, x + 16, factor)};
 }
 
 // Rounds x to integers of 16 bits, high * 256 + low with both bytes signed.
@@ -119,8 +120,6 @@ static inline void store_high_low(int8_t* upper, int8_t* lower, vf x) {
 #if defined(QUIRE_EMULATED)
 static inline vf dpbf16(vf acc, vi a, vi b) { return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b); }
 static inline vi dpbusd(vi acc, vi u, vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
-static inline vi dpbusd_broadcast(vi acc, vi u, const uint32_t* s) { return dpbusd(acc, u, set1_word(*s)); }
-static inline vi dpwssd(vi acc, vi a, vi b) { return _mm512_dpwssd_epi32(acc, a, b); }
 #else
 // In assembly: GCC 12 copies the sum before these intrinsics, twice if many sums are live.
 static inline vf dpbf16(vf acc, vi a, vi b) {
@@ -129,15 +128,6 @@ static inline vf dpbf16(vf acc, vi a, vi b) {
 }
 static inline vi dpbusd(vi acc, vi u, vi s) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
-  return acc;
-}
-// One quad of activations for all lanes, as an embedded broadcast.
-static inline vi dpbusd_broadcast(vi acc, vi u, const uint32_t* s) {
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(*s));
-  return acc;
-}
-static inline vi dpwssd(vi acc, vi a, vi b) {
-  asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
   return acc;
 }
 #endif

@@ -67,18 +67,29 @@ static inline vf even_bf16(vi x) { return (vf)(x << 16); }
 static inline vf odd_bf16(vi x) { return (vf)and_bits(x, 0xffff0000u); }
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
 static inline vf load_bf16(const uint16_t* p) { return (vf)(vi{p[0], p[1], p[2], p[3]} << 16); }
+static inline vf load_f16(const uint16_t* p) {
+  return vf{from_f16(p[0]), from_f16(p[1]), from_f16(p[2]), from_f16(p[3])};
+}
 template <class T>
-static inline int32_t store_quantized(T* p, const float* x, vf factor) {
-  constexpr int kOrder[kLanes] = {0, sizeof(T) == 1 ? 1 : 2, sizeof(T) == 1 ? 2 : 1, 3};
+static inline vf load_bytes(const T* p) {
+  return to_float(vi{p[0], p[1], p[2], p[3]});
+}
+static inline vf load_int8(const int8_t* p) { return load_bytes(p); }
+static inline vf load_uint8(const uint8_t* p) { return load_bytes(p); }
+
+static inline uint32_t store_quantized_half(int8_t* p, const float* x, vf factor) {
   uint32_t sum = 0;
-  for (int i = 0; i < 32; i += kLanes) {
+  for (int i = 0; i < 16; i += kLanes) {
     vi q = __builtin_convertvector(round_nearest(mul(load(x + i), factor)), vi);
     for (int lane = 0; lane < kLanes; ++lane) {
-      p[i + lane] = static_cast<T>(q[kOrder[lane]]);
+      p[i + lane] = static_cast<int8_t>(q[lane]);
       sum += static_cast<uint32_t>(q[lane]);
     }
   }
-  return static_cast<int32_t>(sum);
+  return sum;
+}
+static inline HalfSums store_quantized(int8_t* p, const float* x, vf factor) {
+  return {store_quantized_half(p, x, factor), store_quantized_half(p + 16, x + 16, factor)};
 }
 
 static inline vf round_to_bf16(vf x) {

@@ -13,16 +13,16 @@ void TensorTable::add_vector(const std::string& name, std::vector<float>& vector
   places_[name] = {shape, nullptr, &vector, false};
 }
 
-void TensorTable::add_panels(Linear& linear, int64_t num_panels, int64_t k, WeightFormat format,
+void TensorTable::add_panels(Linear& linear, int64_t num_panels, int64_t k, const PanelFormat& format,
                              bool has_bias) {
-  linear.weight = PackedMatrix(num_panels, k, format);
+  linear.weight = PackedMatrix(std::vector<PanelFormat>(static_cast<size_t>(num_panels), format), k);
   if (has_bias) linear.bias.resize(static_cast<size_t>(num_panels * kPanel));
   matrices_.push_back(&linear.weight);
 }
 
 void TensorTable::add_linear(const std::string& name, Linear& linear, int64_t num_rows, int64_t first_panel,
                              int64_t panel_step) {
-  TensorShape shape{num_rows, linear.weight.panels().k};
+  TensorShape shape{num_rows, linear.weight.k()};
   places_[name + ".weight"] = {shape, &linear.weight, nullptr, true, first_panel, panel_step};
   if (linear.bias.empty()) return;
   places_[name + ".bias"] = {{num_rows}, nullptr, &linear.bias, true, first_panel, panel_step};
@@ -43,6 +43,21 @@ void TensorTable::set_matrix(const std::string& name, const SourceMatrix& source
     throw std::invalid_argument("'" + name + "' has the wrong shape");
   place.matrix->pack(kernels, source, place.first_panel, place.panel_step, threads);
   place.is_set = true;
+}
+
+std::vector<float> TensorTable::dequantized(const std::string& name, int64_t first_row, int64_t count,
+                                            const Kernels& kernels) {
+  const Place& place = place_of(name, true);
+  if (!place.is_set) throw std::invalid_argument("the weight '" + name + "' was never set");
+  if (first_row < 0 || count < 1 || first_row > place.shape[0] - count)
+    throw std::invalid_argument("'" + name + "' has no such rows");
+  std::vector<float> rows(checked_bytes({count, place.shape[1]}));
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t row = first_row + i;
+    kernels.dequantize(place.matrix->panels()[place.first_panel + row / kPanel * place.panel_step],
+                       row % kPanel, rows.data() + i * place.shape[1]);
+  }
+  return rows;
 }
 
 void TensorTable::set_vector(const std::string& name, const float* values, int64_t size) {

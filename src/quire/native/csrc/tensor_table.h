@@ -20,7 +20,7 @@ class TensorTable {
 
   // Makes room for a weight of that many panels and K elements, and for a bias if there is one; then
   // add_linear places the rows of each of its tensors.
-  void add_panels(Linear& linear, int64_t num_panels, int64_t k, WeightFormat format, bool has_bias);
+  void add_panels(Linear& linear, int64_t num_panels, int64_t k, const PanelFormat& format, bool has_bias);
   // `name`.weight [num_rows, K], and `name`.bias if the linear layer has one: rows of 64 from `first_panel`
   // on, in every `panel_step`-th panel.
   void add_linear(const std::string& name, Linear& linear, int64_t num_rows, int64_t first_panel = 0,
@@ -30,6 +30,11 @@ class TensorTable {
   // another shape; vectors are given flat.
   void set_matrix(const std::string& name, const SourceMatrix& source, const Kernels& kernels,
                   ThreadPool& threads);
+  // What products multiply with: [count, K] of a matrix's rows from `first_row` on. Throws
+  // std::invalid_argument for a name or rows that the model does not have, and for a matrix that was never
+  // set.
+  std::vector<float> dequantized(const std::string& name, int64_t first_row, int64_t count,
+                                 const Kernels& kernels);
   void set_vector(const std::string& name, const float* values, int64_t size);
   // A whole matrix was read from a file: all of its weights are set, or none.
   void mark_read(const PackedMatrix& matrix, bool is_whole);

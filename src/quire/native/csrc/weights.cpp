@@ -61,10 +61,16 @@ static int64_t widest_ffn(const ModelShape& shape) {
   return widest;
 }
 
-Decoder::Decoder(ModelShape shape, WeightFormat weights, const std::string& isa, int num_threads)
+static const PanelFormat& checked(const PanelFormat& format, const Kernels& kernels) {
+  require(format.encoding != Encoding::kInt8Amx || kernels.has_amx,
+          "int8 for AMX on an instruction set without it");
+  return format;
+}
+
+Decoder::Decoder(ModelShape shape, const PanelFormat& weights, const std::string& isa, int num_threads)
     : shape_(checked(std::move(shape))),
       kernels_(choose_kernels(isa)),
-      format_(packed_format(kernels_, weights)),
+      format_(checked(weights, kernels_)),
       threads_(num_threads),
       widest_ffn_(widest_ffn(shape_)),
       layers_(shape_.layers.size()) {
