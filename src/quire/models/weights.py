@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.arrays import BitsArray, Float32Array
+from quire.models.group_format import GroupBlocks, GroupCodes, GroupFormat
 
 Progress = Callable[[int, int], None]
 
@@ -60,6 +61,15 @@ class SourceTensor:
         """Returns exact float32 values or bfloat16 bits: a view, with its strides, of a tensor that is stored as one of them."""
         return self.to_float32() if self.dtype is SourceDType.FLOAT16 else cast("Float32Array | BitsArray", self.bits)
 
+    @property
+    def group_format(self) -> GroupFormat | None:
+        """The group format that holds a quantized matrix exactly; None if it is not quantized, or none does."""
+        return None
+
+    def to_groups(self) -> GroupCodes | GroupBlocks | None:
+        """Returns what the file holds of a matrix that has a `group_format`, None of any other."""
+        return None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedTensor(SourceTensor, ABC):
@@ -105,6 +115,13 @@ class Weights(Mapping[str, SourceTensor]):
     def __init__(self, tensors: Mapping[str, SourceTensor], fingerprint: bytes | Callable[[Progress | None], bytes]) -> None:
         self._tensors = dict(tensors)
         self._fingerprint = fingerprint
+        self._group_formats: dict[str, GroupFormat | None] = {}
+
+    def group_format(self, name: str) -> GroupFormat | None:
+        """Returns the group format of a matrix, which is found by reading its scales: once."""
+        if name not in self._group_formats:
+            self._group_formats[name] = self[name].group_format
+        return self._group_formats[name]
 
     @property
     def fingerprint(self) -> bytes:

@@ -16,21 +16,44 @@ import numpy.typing as npt
 
 from quire.arrays import Float32Array
 from quire.models.gguf import blocks
+from quire.models.group_format import GroupFormat, Offset, ScaleType
 from quire.models.weights import SourceDType
 
 _Decode = Callable[[npt.NDArray[Any]], Float32Array]
 _D, _M = ("d", "<f2"), ("m", "<f2")
+_HALF, _TWO = ScaleType.FLOAT16, ScaleType.TWO_LEVEL
+_GROUPS: Mapping[str, GroupFormat] = MappingProxyType(
+    {
+        "Q4_0": GroupFormat(4, 32, _HALF, Offset.CENTER),
+        "Q4_1": GroupFormat(4, 32, _HALF, Offset.MINIMUM),
+        "Q5_0": GroupFormat(5, 32, _HALF, Offset.CENTER),
+        "Q5_1": GroupFormat(5, 32, _HALF, Offset.MINIMUM),
+        "Q8_0": GroupFormat(8, 32, _HALF, Offset.CENTER),
+        "Q3_K": GroupFormat(4, 16, _TWO, Offset.CENTER),
+        "Q4_K": GroupFormat(4, 32, _TWO, Offset.MINIMUM),
+        "Q5_K": GroupFormat(5, 32, _TWO, Offset.MINIMUM),
+        "Q6_K": GroupFormat(6, 16, _TWO, Offset.CENTER),
+        "IQ4_NL": GroupFormat(8, 32, _HALF, Offset.CENTER),
+        "IQ4_XS": GroupFormat(8, 32, _TWO, Offset.CENTER),
+        "MXFP4": GroupFormat(5, 32, ScaleType.BFLOAT16, Offset.CENTER),
+    }
+)
+"""The formats that hold these kinds exactly, filled by `csrc/gguf_blocks.cpp`. Codes of 3 bits, or of a table, take more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
-    """One number format: `block` is the record of `num_elements` values in the file, `decode` maps records to float32 rows."""
+    """One number format: `block` is the record of `num_elements` values in the file, `decode` maps records to float32 rows.
+
+    `groups` is the group format that holds every block exactly, if there is one.
+    """
 
     name: str
     num_elements: int
     block: np.dtype[Any]
     decode: _Decode
     dtype: SourceDType = SourceDType.QUANTIZED
+    groups: GroupFormat | None = None
 
     @property
     def block_bytes(self) -> int:
@@ -42,7 +65,7 @@ class Kind:
 
 
 def _quantized(name: str, num_elements: int, fields: list[Any], decode: _Decode) -> Kind:
-    return Kind(name=name, num_elements=num_elements, block=np.dtype(fields), decode=decode)
+    return Kind(name=name, num_elements=num_elements, block=np.dtype(fields), decode=decode, groups=_GROUPS.get(name))
 
 
 def _plain(name: str, storage: str, dtype: SourceDType, decode: _Decode) -> Kind:
@@ -77,3 +100,8 @@ OTHER_KINDS: Mapping[int, str] = MappingProxyType(
     | {33: "Q4_0_8_8", 34: "TQ1_0", 35: "TQ2_0", 36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8", 40: "NVFP4", 41: "Q1_0"}
 )
 """Kinds that other programs write and Quire does not read, so that an error can name them."""
+
+
+def number_of(kind: Kind) -> int:
+    """Returns the number by which files name a kind."""
+    return next(number for number, known in KINDS.items() if known.name == kind.name)

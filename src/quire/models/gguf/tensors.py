@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.arrays import Float32Array
-from quire.models.gguf.kinds import Kind
+from quire.models.gguf.kinds import Kind, number_of
+from quire.models.group_format import GroupBlocks, GroupFormat
 from quire.models.weights import DecodedTensor, SourceDType, SourceTensor
 
 _BYTES_AT_ONCE = 1 << 15  # decoded in the processor's cache: several intermediate arrays of this many codes fit there
@@ -33,6 +34,13 @@ class BlockTensor(DecodedTensor):
     @property
     def value_dtype(self) -> SourceDType:
         return self.dtype
+
+    @property
+    def group_format(self) -> GroupFormat | None:
+        return self.kind.groups
+
+    def to_groups(self) -> GroupBlocks | None:
+        return None if self.kind.groups is None else GroupBlocks(number=number_of(self.kind), blocks=self.bits.view(np.uint8))
 
     def pieces(self) -> Iterator[SourceTensor]:
         step = max(1, _BYTES_AT_ONCE // max(1, self.bits.shape[-1]))

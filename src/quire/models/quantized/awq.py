@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling, unpack_codes
 from quire.models.quantized.fields import Groups, ModuleNames, Overrides, groups_of, read_bits, read_group_size, read_names
-from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, size_of
+from quire.models.quantized.rows import IntegerRows
+from quire.models.quantized.stored import FLOATS, PackedWeight, StoredTensors, size_of
 from quire.models.weights import SourceDType
 from quire.units import cdiv
 
@@ -57,16 +57,16 @@ class Awq:
         zeros = stored.part(f"{module}.qzeros", ("I32",), (num_groups, num_words))
         scales = stored.part(f"{module}.scales", FLOATS, (num_groups, num_out))
 
-        def open_rows() -> RowReader:
+        def open_rows() -> IntegerRows:
             scaling = Scaling(grid=grid, scales=stored.floats(scales).to_float32().T, zeros=_in_order(stored.array(zeros)).T)
             words = stored.array(codes)
 
-            def read(start: int, stop: int) -> Float32Array:
+            def read(start: int, stop: int) -> npt.NDArray[np.uint8]:
                 first = start // 8
                 outputs = _in_order(words[:, first : cdiv(stop, 8)])[:, start - 8 * first : stop - 8 * first]
-                return scaling.apply(np.ascontiguousarray(outputs.T).astype(np.float32), start)
+                return np.ascontiguousarray(outputs.T)
 
-            return read
+            return IntegerRows(read=read, scaling=scaling, bits=_BITS, num_columns=num_in, dtype=SourceDType(scales.dtype))
 
         return PackedWeight(
             name=f"{module}.weight",

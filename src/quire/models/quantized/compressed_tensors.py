@@ -23,7 +23,8 @@ from quire.models.quantized.compressed_scheme import Scheme, WeightScheme
 from quire.models.quantized.fields import ModuleNames
 from quire.models.quantized.fp8 import FP8, grid_of
 from quire.models.quantized.mxfp4 import packed_matrix
-from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
+from quire.models.quantized.rows import IntegerRows, ValueRows, WeightRows
+from quire.models.quantized.stored import FLOATS, PackedWeight, StoredTensors, order_part, refuse, size_of
 from quire.models.safetensors_file import TensorEntry
 from quire.models.small_floats import decode_fp8
 from quire.models.weights import SourceDType
@@ -78,7 +79,7 @@ def _packed_weight(stored: StoredTensors, module: str, scheme: WeightScheme) -> 
         refuse(f"{module}.weight_g_idx", "is missing, though quantization_config says that the inputs were sorted (actorder)")
     parts += [] if order is None else [order]
 
-    def open_rows() -> RowReader:
+    def open_rows() -> IntegerRows:
         if zeros is None:
             zero_points = np.full(groups, 1 << (scheme.bits - 1), np.uint8)
         else:
@@ -87,11 +88,13 @@ def _packed_weight(stored: StoredTensors, module: str, scheme: WeightScheme) -> 
         whole = Grid(rows=grid.rows, columns=grid.columns, group_of_column=columns)
         scaling = Scaling(grid=whole, scales=_scale_matrix(stored, scales, groups), zeros=zero_points)
         words = stored.array(codes)
-
-        def read(start: int, stop: int) -> Float32Array:
-            return scaling.apply(unpack_codes(words[start:stop], scheme.bits, num_in).astype(np.float32), start)
-
-        return read
+        return IntegerRows(
+            read=lambda start, stop: unpack_codes(words[start:stop], scheme.bits, num_in),
+            scaling=scaling,
+            bits=scheme.bits,
+            num_columns=num_in,
+            dtype=SourceDType(scales.dtype),
+        )
 
     return _weight(module, (num_out, num_in), tuple(parts), open_rows)
 
@@ -108,21 +111,24 @@ def _byte_weight(stored: StoredTensors, module: str, scheme: WeightScheme) -> Pa
         zeros = stored.part(f"{module}.weight_zero_point", ("I8",), scales.shape)
         parts.append(zeros)
 
-    def open_rows() -> RowReader:
+    def open_rows() -> WeightRows:
         zero_points = None if zeros is None else stored.array(zeros).reshape(groups)
         scaling = Scaling(grid=grid, scales=_scale_matrix(stored, scales, groups), zeros=zero_points)
         bits = stored.array(codes)
-
-        def read(start: int, stop: int) -> Float32Array:
-            rows = bits[start:stop]
-            return scaling.apply(decode_fp8(rows, codes.dtype) if scheme.is_float else rows.astype(np.float32), start)
-
-        return read
+        if scheme.is_float:
+            return ValueRows(lambda start, stop: scaling.apply(decode_fp8(bits[start:stop], codes.dtype), start))
+        return IntegerRows(
+            read=lambda start, stop: bits[start:stop],
+            scaling=scaling,
+            bits=8,
+            num_columns=shape[1],
+            dtype=SourceDType(scales.dtype),
+        )
 
     return _weight(module, shape, tuple(parts), open_rows)
 
 
-def _weight(module: str, shape: tuple[int, int], parts: tuple[TensorEntry, ...], rows: Callable[[], RowReader]) -> PackedWeight:
+def _weight(module: str, shape: tuple[int, int], parts: tuple[TensorEntry, ...], rows: Callable[[], WeightRows]) -> PackedWeight:
     """Returns the weight of a module; it is rounded to the format of its scales."""
     (scales,) = (part for part in parts if part.name == f"{module}.weight_scale")
     return PackedWeight(

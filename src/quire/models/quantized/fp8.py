@@ -17,7 +17,8 @@ from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling
 from quire.models.quantized.fields import ModuleNames, read_names, warn_of_activations, warn_of_cache
-from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse
+from quire.models.quantized.rows import ValueRows
+from quire.models.quantized.stored import FLOATS, PackedWeight, StoredTensors, refuse
 from quire.models.safetensors_file import TensorEntry
 from quire.models.small_floats import decode_exponents, decode_fp8
 from quire.models.weights import SourceDType
@@ -55,10 +56,10 @@ class Fp8:
         shape = (codes.shape[0], codes.shape[1])
         grid = grid_of(shape, scales, self.block)
 
-        def open_rows() -> RowReader:
+        def open_rows() -> ValueRows:
             scaling = Scaling(grid=grid, scales=read_scales(stored, scales, grid.shape_for(shape)))
             bits = stored.array(codes)
-            return lambda start, stop: scaling.apply(decode_fp8(bits[start:stop], codes.dtype), start)
+            return ValueRows(lambda start, stop: scaling.apply(decode_fp8(bits[start:stop], codes.dtype), start))
 
         return PackedWeight(
             name=codes.name,

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.arrays import Float32Array
 from quire.models.config_file import Config
 from quire.models.quantized.arithmetic import Grid, Scaling, unpack_codes
 from quire.models.quantized.fields import (
@@ -33,7 +32,8 @@ from quire.models.quantized.fields import (
     read_pattern,
 )
 from quire.models.quantized.patterns import Steps
-from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, order_part, refuse, size_of
+from quire.models.quantized.rows import IntegerRows
+from quire.models.quantized.stored import FLOATS, PackedWeight, StoredTensors, order_part, refuse, size_of
 from quire.models.weights import SourceDType
 
 BITS = (2, 3, 4, 8)
@@ -80,7 +80,7 @@ class Gptq:
             refuse(f"{module}.g_idx", "is missing, though quantization_config.desc_act says that the inputs were sorted")
         parts = (codes, zeros, scales) if order is None else (codes, zeros, scales, order)
 
-        def open_rows() -> RowReader:
+        def open_rows() -> IntegerRows:
             zero_points = self._zero_points(stored.array(zeros), groups.bits, num_out)
             columns = None if order is None else stored.array(order)
             if columns is not None and np.array_equal(columns, np.arange(num_in) // grid.columns):
@@ -88,11 +88,13 @@ class Gptq:
             sorted_grid = Grid(rows=1, columns=grid.columns, group_of_column=columns)
             scaling = Scaling(grid=sorted_grid, scales=stored.floats(scales).to_float32().T, zeros=zero_points.T)
             words = stored.array(codes)
-
-            def read(start: int, stop: int) -> Float32Array:
-                return scaling.apply(unpack_codes(words[:, start:stop].T, groups.bits, num_in).astype(np.float32), start)
-
-            return read
+            return IntegerRows(
+                read=lambda start, stop: unpack_codes(words[:, start:stop].T, groups.bits, num_in),
+                scaling=scaling,
+                bits=groups.bits,
+                num_columns=num_in,
+                dtype=SourceDType(scales.dtype),
+            )
 
         return PackedWeight(
             name=f"{module}.weight",

@@ -12,14 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quire.arrays import Float32Array
 from quire.models.config_file import Config
+from quire.models.group_format import GroupCodes, GroupFormat, Offset, bits_of
 from quire.models.quantized.arithmetic import unpack_codes
 from quire.models.quantized.fields import DENIED, Groups, ModuleNames, read_bits, read_group_size, read_names
-from quire.models.quantized.stored import FLOATS, PackedWeight, RowReader, StoredTensors, refuse, size_of
+from quire.models.quantized.rows import WeightRows, blocks_of, scale_type, shared_by
+from quire.models.quantized.stored import FLOATS, PackedWeight, StoredTensors, refuse, size_of
 from quire.models.weights import SourceDType
 
 _BITS = (2, 3, 4, 5, 6, 8)
@@ -54,27 +58,57 @@ class Mlx:
         name = f"{module}.qbiases" if f"{module}.qbiases" in stored else f"{module}.biases"
         biases = stored.part(name, (scales.dtype,), (num_out, num_groups))
 
-        def open_rows() -> RowReader:
-            words, scale, bias = stored.array(codes), stored.floats(scales).to_float32(), stored.floats(biases).to_float32()
-
-            def read(start: int, stop: int) -> Float32Array:
-                values = unpack_codes(words[start:stop], groups.bits, num_in).astype(np.float32)
-                grouped = values.reshape(stop - start, num_groups, -1)
-                with np.errstate(over="ignore", invalid="ignore"):
-                    grouped *= scale[start:stop, :, None]
-                    grouped += bias[start:stop, :, None]
-                return values
-
-            return read
-
         return PackedWeight(
             name=f"{module}.weight",
             num_rows=num_out,
             num_columns=num_in,
             dtype=SourceDType(scales.dtype),
             parts=(codes, scales, biases),
-            open=open_rows,
+            open=lambda: AffineRows(
+                words=stored.array(codes),
+                scales=stored.floats(scales).to_float32(),
+                biases=stored.floats(biases).to_float32(),
+                bits=groups.bits,
+                num_columns=num_in,
+                dtype=SourceDType(scales.dtype),
+            ),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AffineRows(WeightRows):
+    """code * scale + bias."""
+
+    words: npt.NDArray[Any]
+    scales: Float32Array
+    biases: Float32Array
+    bits: int
+    num_columns: int
+    dtype: SourceDType
+
+    def values(self, start: int, stop: int) -> Float32Array:
+        values = self._codes(start, stop).astype(np.float32)
+        grouped = values.reshape(stop - start, self.scales.shape[1], -1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            grouped *= self.scales[start:stop, :, None]
+            grouped += self.biases[start:stop, :, None]
+        return values
+
+    def group_format(self) -> GroupFormat | None:
+        scales, group = scale_type(self.dtype), shared_by(self._group_columns, self.num_columns)
+        return None if scales is None or group is None else GroupFormat(max(4, self.bits), group, scales, Offset.MINIMUM)
+
+    def groups(self, group_format: GroupFormat, start: int, stop: int) -> GroupCodes:
+        blocks = blocks_of(group_format.group, self._group_columns, self.num_columns)
+        scales, biases = (bits_of(each[start:stop, blocks], group_format.scales) for each in (self.scales, self.biases))
+        return GroupCodes(codes=self._codes(start, stop), scales=scales, offsets=biases)
+
+    @property
+    def _group_columns(self) -> int:
+        return self.num_columns // int(self.scales.shape[1])
+
+    def _codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return unpack_codes(self.words[start:stop], self.bits, self.num_columns)
 
 
 def read_mlx(section: Config) -> Mlx:

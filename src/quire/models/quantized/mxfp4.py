@@ -10,17 +10,23 @@ Scales may be F8_E8M0 instead of U8: then 255 is NaN, and so are the 32 weights.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 
 from quire.arrays import Float32Array
+from quire.models.group_format import GroupCodes, GroupFormat, Offset, ScaleType, bits_of
 from quire.models.quantized.arithmetic import unpack_codes
-from quire.models.quantized.stored import PackedWeight, RowReader, StoredTensors, size_of
-from quire.models.safetensors_file import TensorEntry
+from quire.models.quantized.rows import WeightRows
+from quire.models.quantized.stored import PackedWeight, StoredTensors, size_of
 from quire.models.small_floats import DOUBLED_E2M1, decode_half_exponents
 from quire.models.weights import SourceDType
 
 GROUP = 32
 _EXPONENTS = ("U8", "F8_E8M0")
+_FORMAT = GroupFormat(5, GROUP, ScaleType.BFLOAT16, Offset.CENTER)
+_CODES = (DOUBLED_E2M1 + _FORMAT.center).astype(np.uint8)
 
 
 def packed_matrix(stored: StoredTensors, module: str, leaf: str) -> PackedWeight:
@@ -34,17 +40,34 @@ def packed_matrix(stored: StoredTensors, module: str, leaf: str) -> PackedWeight
         num_columns=num_in,
         dtype=SourceDType.BFLOAT16,
         parts=(codes, scales),
-        open=lambda: _rows_of(stored, codes, scales, num_in),
+        open=lambda: Fp4Rows(
+            data=stored.array(codes).reshape(-1, num_in // 2),
+            exponents=stored.array(scales).reshape(-1, num_in // GROUP),
+            exponent_dtype=scales.dtype,
+        ),
     )
 
 
-def _rows_of(stored: StoredTensors, codes: TensorEntry, scales: TensorEntry, num_in: int) -> RowReader:
-    data, exponents = stored.array(codes).reshape(-1, num_in // 2), stored.array(scales).reshape(-1, num_in // GROUP)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fp4Rows(WeightRows):
+    """Doubled values, which are whole numbers, times half of the power of two that the exponent says."""
 
-    def read(start: int, stop: int) -> Float32Array:
-        values = DOUBLED_E2M1[unpack_codes(data[start:stop], 4, num_in)].reshape(stop - start, -1, GROUP)
+    data: npt.NDArray[np.uint8]
+    exponents: npt.NDArray[np.uint8]
+    exponent_dtype: str
+
+    def values(self, start: int, stop: int) -> Float32Array:
+        values = DOUBLED_E2M1[self._codes(start, stop)].reshape(stop - start, -1, GROUP)
         with np.errstate(over="ignore"):
-            values *= decode_half_exponents(exponents[start:stop, :, None], scales.dtype)
-        return values.reshape(stop - start, num_in)
+            values *= decode_half_exponents(self.exponents[start:stop, :, None], self.exponent_dtype)
+        return values.reshape(stop - start, -1)
 
-    return read
+    def group_format(self) -> GroupFormat:
+        return _FORMAT
+
+    def groups(self, group_format: GroupFormat, start: int, stop: int) -> GroupCodes:
+        scales = decode_half_exponents(self.exponents[start:stop], self.exponent_dtype)
+        return GroupCodes(codes=_CODES[self._codes(start, stop)], scales=bits_of(scales, group_format.scales), offsets=None)
+
+    def _codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        return unpack_codes(self.data[start:stop], 4, 2 * self.data.shape[1])

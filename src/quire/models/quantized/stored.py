@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
-from quire.arrays import Float32Array
 from quire.errors import CheckpointError
+from quire.models.group_format import GroupCodes, GroupFormat
 from quire.models.quantized.arithmetic import rounded
+from quire.models.quantized.rows import WeightRows
 from quire.models.safetensors_file import USABLE_DTYPES, SafetensorsFile, TensorEntry
 from quire.models.strict_json import shorten
 from quire.models.weights import DecodedTensor, SourceDType, SourceTensor
@@ -18,16 +20,13 @@ from quire.models.weights import DecodedTensor, SourceDType, SourceTensor
 FLOATS = USABLE_DTYPES
 MAX_DIMENSION = 2**31 - 1
 
-RowReader = Callable[[int, int], Float32Array]
-"""Returns rows [start, stop) of a weight in float32, before they are rounded to the weight's format."""
-
 _CODES_AT_ONCE = 1 << 18  # widened in the processor's cache: several arrays of so many codes fit there
 _ROWS_AT_ONCE = 32  # or a multiple: a whole number of words, however many bits a code has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedWeight:
-    """A weight [N, K] that the stored tensors `parts`, the codes first, make; `open` decodes scales and returns the reader.
+    """A weight [N, K] that the stored tensors `parts`, the codes first, make; `open` decodes scales and returns the rows.
 
     `dtype` is the format to which the method itself rounds.
     """
@@ -37,7 +36,7 @@ class PackedWeight:
     num_columns: int
     dtype: SourceDType
     parts: tuple[TensorEntry, ...]
-    open: Callable[[], RowReader]
+    open: Callable[[], WeightRows]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,9 +78,31 @@ class PackedTensor(DecodedTensor):
         return max(1, _CODES_AT_ONCE // self.weight.num_columns // _ROWS_AT_ONCE) * _ROWS_AT_ONCE
 
     def pieces(self) -> Iterator[SourceTensor]:
-        read, step = self.weight.open(), self.rows_at_once
-        for start in range(self.start, self.stop, step):
-            yield rounded(read(start, min(start + step, self.stop)), self.weight.dtype)
+        rows = self.weight.open()
+        for start, stop in self._spans():
+            yield rounded(rows.values(start, stop), self.weight.dtype)
+
+    @property
+    def group_format(self) -> GroupFormat | None:
+        return self.weight.open().group_format()
+
+    def to_groups(self) -> GroupCodes | None:
+        rows = self.weight.open()
+        group_format = rows.group_format()
+        if group_format is None:
+            return None
+        parts = [rows.groups(group_format, start, stop) for start, stop in self._spans()]
+        offsets = [part.offsets for part in parts if part.offsets is not None]
+        return GroupCodes(
+            codes=np.concatenate([part.codes for part in parts]),
+            scales=np.concatenate([part.scales for part in parts]),
+            offsets=np.concatenate(offsets) if offsets else None,
+        )
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        """Yields the rows of every piece as [start, stop) of the weight."""
+        step = self.rows_at_once
+        return ((start, min(start + step, self.stop)) for start in range(self.start, self.stop, step))
 
 
 class StoredTensors:
