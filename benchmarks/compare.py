@@ -39,9 +39,10 @@ from contestants.workloads import Workload, fitting, measured_together
 from quire.bench.machine_peak import MachinePeak, measure_peak
 from quire.bench.saved_model import save_random_model
 from quire.cli.machine import this_machine
-from quire.config import KVFormat, WeightFormat
+from quire.config import KVFormat
 from quire.environment import usable_cores
 from quire.executors.native import available_isas
+from quire.executors.packing import Encoding, PanelFormat
 from quire.executors.protocol import kv_layout
 from quire.models.config_file import parse_config
 from quire.models.families import build_spec
@@ -142,7 +143,7 @@ def _in_turn(contestants: Mapping[Name, ContestantProcess], round_idx: int) -> l
 
 def _peak(threads: int) -> MachinePeak:
     """Measures the machine with the best instructions here; raises ExecutorUnavailableError where no core was compiled."""
-    return measure_peak((available_isas() or ("",))[-1], threads, WeightFormat.BFLOAT16)
+    return measure_peak((available_isas() or ("",))[-1], threads, PanelFormat(Encoding.BFLOAT16))
 
 
 def _write(out: Path, piece: Piece, spec: ModelSpec) -> None:

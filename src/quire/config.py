@@ -55,12 +55,16 @@ class Quantize(Enum):
 
 
 class WeightFormat(Enum):
-    """How the matrices lie in memory; `DType` and `Quantize` together choose it."""
+    """How the matrices lie in memory; `DType` and `Quantize` together choose it.
+
+    `STORED` is what a quantized checkpoint holds, where neither was chosen: each matrix in a format of its own.
+    """
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     INT8 = "int8"
     INT4 = "int4"
+    STORED = "stored"
 
     @classmethod
     def of(cls, dtype: DType, quantize: Quantize) -> WeightFormat:
@@ -174,6 +178,9 @@ class EngineConfig:
     executor: ExecutorKind | None = None  # auto: native if compiled here
     max_context: int | None = None  # auto: the model's, or what the KV memory holds if that is less
     threads: int | None = None  # auto: the cores this process may use
+    weight_format: WeightFormat | None = (
+        None  # auto: what dtype and quantize say; stored if neither does and weights are quantized
+    )
     packed_cache: Path | None = None  # the directory where the native executor keeps packed weights; None: it keeps none
 
     def __post_init__(self) -> None:
@@ -187,7 +194,14 @@ class EngineConfig:
             )
 
 
-_AUTOMATIC = ("dtype", "executor")
+_AUTOMATIC = ("dtype", "executor", "weight_format")
 _KINDS: Mapping[str, type] = MappingProxyType(
-    {"cache": CacheConfig, "scheduler": SchedulerConfig, "dtype": DType, "quantize": Quantize, "executor": ExecutorKind}
+    {
+        "cache": CacheConfig,
+        "scheduler": SchedulerConfig,
+        "dtype": DType,
+        "quantize": Quantize,
+        "executor": ExecutorKind,
+        "weight_format": WeightFormat,
+    }
 )

@@ -11,10 +11,14 @@ from click.testing import CliRunner, Result
 
 import quire
 from quire import LLM, SamplingParams
+from quire.bench.harness import chunk_step
 from quire.cli.main import cli
+from quire.engine.loading import load_executor
+from quire.engine.options import engine_config
 from quire.errors import ModelNotFoundError
 from quire.models.hub import find_model
 from support.gguf_mutations import small_model
+from support.gguf_quantized import quantized_file
 from support.gguf_writer import gguf_bytes
 
 GREEDY = ("--max-tokens", "4", "--temperature", "0", "--threads", "1")
@@ -85,3 +89,24 @@ def test_training_asks_for_the_original(model: Path, tmp_path: Path) -> None:
     result = run("train", tmp_path / "data.txt", "-o", tmp_path / "out", "--model", model)
     assert result.exit_code == 2
     assert "not from a GGUF file" in result.output
+
+
+def test_models_says_what_quantized_weights_take_in_memory(tmp_path: Path) -> None:
+    path = quantized_file(tmp_path, "Q8_0", "Q4_K")
+    shown = run("models", path)
+    assert shown.exit_code == 0
+    assert "6.23 bits per weight: 59% 4 bits in groups of 32, minimums; 41% 8 bits" in " ".join(shown.stdout.split())
+    found = json.loads(run("models", path, "--json").stdout)["in_memory"]
+    assert found["num_weights"] == {"4 bits in groups of 32, minimums": 360_448, "8 bits in groups of 32": 253_952}
+    assert found["bits_per_weight"] == pytest.approx((4.625 * 360_448 + 8.5 * 253_952) / 614_400)
+
+
+def test_quantized_weights_are_held_as_they_are_stored(tmp_path: Path) -> None:
+    path = quantized_file(tmp_path, "Q8_0", "Q4_K", "Q6_K")
+    tokens = np.array([[1, 5, 9, 30, 2]])
+    exact = quire.load_model(path)(tokens)[0]
+    _, executor, _ = load_executor(path, engine_config({"kv_format": "float32", "kv_memory": "16MiB"}))
+    assert "weights=stored" in executor.numerics
+    executor.run(chunk_step(tokens[0].tolist(), 0, executor.layout))
+    found = executor.head(np.arange(5, dtype=np.int32))
+    np.testing.assert_allclose(found, exact[0], rtol=0, atol=0.05 * float(np.abs(exact).max()))

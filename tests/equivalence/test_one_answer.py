@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.config import DType, KVFormat, Quantize
+from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
-from quire.models.checkpoint import Checkpoint
+from quire.models.checkpoint import Checkpoint, load_checkpoint
+from quire.models.group_format import GroupFormat, Offset, ScaleType
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from quire.verify.replay import ORACLE, Prefix, Replay, Scenario, blocks_needed, grid, replay, took_place
 from support.configs import spec_of
+from support.gguf_quantized import quantized_file
+from support.group_tensors import group_weights
 from support.weights import random_weights
 
 pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is not compiled here")
@@ -30,6 +33,21 @@ FORMATS = [
     pytest.param(DType.BFLOAT16, Quantize.INT4, id="int4"),
 ]
 """Number formats of weights; the cache takes that of `DType`."""
+KINDS = {
+    "gguf-32": ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "MXFP4"),
+    "gguf-256": ("Q4_K", "Q6_K", "Q5_K", "Q3_K", "IQ4_XS"),
+}
+_HALF, _BRAIN = ScaleType.FLOAT16, ScaleType.BFLOAT16
+GROUP_FORMATS = (
+    GroupFormat(4, 64, _BRAIN, Offset.ZERO_POINT),
+    GroupFormat(8, 128, _HALF, Offset.CENTER),
+    GroupFormat(4, 128, _HALF, Offset.ZERO_POINT),
+    GroupFormat(8, 32, _BRAIN, Offset.MINIMUM),
+    GroupFormat(6, 64, _HALF, Offset.MINIMUM),
+    GroupFormat(5, 128, _BRAIN, Offset.MINIMUM),
+    GroupFormat(8, 64, _BRAIN, Offset.ZERO_POINT),
+    GroupFormat(6, 32, _HALF, Offset.CENTER),
+)
 _GROUPED = {"num_hidden_layers": 2, "num_attention_heads": 7, "num_key_value_heads": 1, "head_dim": 24}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2-untied-gelu": (
@@ -119,6 +137,35 @@ def test_every_instruction_set_keeps_the_promise(
     expected = replay(executor, ORACLE, PROMPT, NUM_NEW)
     for scenario in grid(chunks=(7,)):
         assert_same_bits(replay(executor, scenario, PROMPT, NUM_NEW), expected, scenario)
+
+
+@pytest.fixture(scope="module", params=["gguf-32", "gguf-256", "groups"])
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Weights held as they are stored: matrices, also those that are multiplied together, take turns in the formats."""
+    directory = tmp_path_factory.mktemp("stored")
+    found = load_checkpoint(quantized_file(directory, *KINDS.get(request.param, ("Q8_0",))))
+    return replace(found, weights=group_weights(found.spec, GROUP_FORMATS)) if request.param == "groups" else found
+
+
+def stored_executor(checkpoint: Checkpoint, threads: int) -> Executor:
+    options = ExecutorOptions(
+        layout=kv_layout(checkpoint.spec, 32, KVFormat.FLOAT32),
+        num_blocks=blocks_needed(len(PROMPT) + NUM_NEW, 32),
+        dtype=DType.BFLOAT16,
+        weights=WeightFormat.STORED,
+        threads=threads,
+    )
+    return NativeExecutor(checkpoint.spec, checkpoint.weights, options)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_every_group_format_keeps_the_promise(stored: Checkpoint, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    prompt = [token % stored.spec.vocab_size for token in PROMPT]
+    expected = replay(stored_executor(stored, 1), ORACLE, prompt, NUM_NEW)
+    executor = stored_executor(stored, 2)
+    for scenario in grid(chunks=(7,)):
+        assert_same_bits(replay(executor, scenario, prompt, NUM_NEW), expected, scenario)
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 64, 65])

@@ -37,7 +37,7 @@ def misaligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def empty_decoder(spec: ModelSpec = SPEC, threads: int = 1) -> Any:
     core = load_core()
-    return core.Decoder(shape_of(core, spec), core.PanelFormat(core.Encoding.F32), "", threads)
+    return core.Decoder(shape_of(core, spec), core.PanelFormat(), {}, "", threads)
 
 
 def set_weight(decoder: Any, name: str, values: npt.NDArray[np.float32]) -> None:

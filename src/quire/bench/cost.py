@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from quire.bench.machine_peak import MachinePeak
+from quire.executors.packing import PanelFormat, matrix_shapes, packed_bytes
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
@@ -30,9 +32,23 @@ def matrix_elements(spec: ModelSpec) -> tuple[int, int]:
     return layers, prod(head)
 
 
-def weight_bytes(bits_per_weight: float, num_elements: int) -> int:
-    """Returns the bytes of weights in memory, scales included."""
-    return int(num_elements * bits_per_weight / 8)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightBytes:
+    """Bytes of packed matrices that multiply every token, and of the head, which multiplies sampled rows only."""
+
+    layers: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        return self.layers + self.head
+
+
+def weight_bytes(spec: ModelSpec, formats: Mapping[str, PanelFormat]) -> WeightBytes:
+    """Returns the bytes of the matrices that multiply, scales included."""
+    sizes = {name: packed_bytes(shape, formats[name]) for name, shape in matrix_shapes(spec).items()}
+    layers = sum(size for name, size in sizes.items() if name.startswith("layers."))
+    return WeightBytes(layers=layers, head=sizes["embed.weight" if spec.is_head_tied else "head.weight"])
 
 
 def attention_flops(spec: ModelSpec, num_attended: int) -> int:
@@ -46,10 +62,9 @@ def step_flops(spec: ModelSpec, num_rows: int, num_sampled: int, num_attended: i
     return 2 * (num_rows * layers + num_sampled * head) + attention_flops(spec, num_attended)
 
 
-def step_bytes(spec: ModelSpec, bits_per_weight: float, layout: KVLayout, num_context_tokens: int) -> int:
+def step_bytes(weights: WeightBytes, layout: KVLayout, num_context_tokens: int) -> int:
     """Returns the bytes that a decode step reads: every weight once, and K/V of every token in context."""
-    layers, head = matrix_elements(spec)
-    return weight_bytes(bits_per_weight, layers + head) + layout.bytes_per_token * num_context_tokens
+    return weights.total + layout.bytes_per_token * num_context_tokens
 
 
 def prefill_cost(spec: ModelSpec, num_requests: int, num_cached: int, num_new: int) -> Cost:
@@ -58,8 +73,8 @@ def prefill_cost(spec: ModelSpec, num_requests: int, num_cached: int, num_new: i
     return Cost(flops=step_flops(spec, num_requests * num_new, num_requests, num_requests * attended))
 
 
-def decode_cost(spec: ModelSpec, bits_per_weight: float, layout: KVLayout, contexts: tuple[int, ...]) -> Cost:
+def decode_cost(spec: ModelSpec, weights: WeightBytes, layout: KVLayout, contexts: tuple[int, ...]) -> Cost:
     """Returns the cost of one token per request; `contexts` holds the number of context tokens of each."""
     num_rows, num_context = len(contexts), sum(contexts)
     flops = step_flops(spec, num_rows, num_rows, num_context)
-    return Cost(flops=flops, num_bytes=step_bytes(spec, bits_per_weight, layout, num_context))
+    return Cost(flops=flops, num_bytes=step_bytes(weights, layout, num_context))

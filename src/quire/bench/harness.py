@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quire.bench.cost import weight_bytes
 from quire.bench.machine_peak import MachinePeak, higher_peak, measure_peak
 from quire.bench.report import Report, Samples, speed_of
 from quire.config import ExecutorKind, PrefixCache, SchedulerConfig, WeightFormat
@@ -20,7 +21,7 @@ from quire.engine.resolve import layout_of, resolve, settled
 from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
 from quire.executors.native import int_layout
-from quire.executors.packing import bits_per_weight
+from quire.executors.packing import matrix_formats, mean_bits, weights_by_format
 from quire.executors.protocol import StepBatch
 from quire.kv.layout import KVLayout
 from quire.kv.manager import KVCacheManager
@@ -70,8 +71,11 @@ class Harness:
         self.room = room
         config = engine_config(_sized(options, checkpoint, room, memory))
         config = resolve(config, checkpoint.spec, checkpoint.weights, memory)
-        self.weight_format = WeightFormat.of(settled(config.dtype, "dtype"), config.quantize)
-        self.bits_per_weight = bits_per_weight(self.weight_format, int_layout())
+        self.weight_format = settled(config.weight_format, "weight_format")
+        formats = matrix_formats(self.spec, checkpoint.weights, self.weight_format, int_layout())
+        self.weights = weight_bytes(self.spec, formats)
+        self.bits_per_weight = mean_bits(self.spec, formats)
+        self._main_format = next(iter(weights_by_format(self.spec, formats)))
         self.threads: int = settled(config.threads, "threads")
         self.max_batched_tokens = config.scheduler.max_num_batched_tokens
         self.executor = build_executor(checkpoint, config, self._packing)
@@ -98,7 +102,7 @@ class Harness:
     def peak(self) -> MachinePeak:
         """Measures the machine's peak now, with this executor's instruction set and threads."""
         isa = self.executor.name.removeprefix("native (").removesuffix(")")
-        return measure_peak(isa, self.threads, self.weight_format)
+        return measure_peak(isa, self.threads, self._main_format)
 
     def report(self, bench: str, measure: Callable[[], Iterable[Samples]], notes: Sequence[str] = ()) -> Report:
         """Measures the machine's peak, the samples, and the peak again; shares are of the higher peak."""
@@ -110,13 +114,18 @@ class Harness:
             bench=bench,
             executor=self.executor.name,
             threads=self.threads,
-            weights=self.weight_format.value,
+            weights=self._weights_text,
             kv_format=self.layout.format.value,
             before=before,
             after=after,
             speeds=tuple(speed_of(each, best) for each in samples),
             notes=tuple(notes),
         )
+
+    @property
+    def _weights_text(self) -> str:
+        is_stored = self.weight_format is WeightFormat.STORED
+        return f"stored, {self.bits_per_weight:.2f} bits each" if is_stored else self.weight_format.value
 
     def show_progress(self, what: str, done: int, total: int) -> None:
         """Reports the progress of a measurement to the callback, if there is one."""

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from quire.bench.cost import Cost, attention_flops, matrix_elements, step_flops, weight_bytes
+from quire.bench.cost import Cost, attention_flops, matrix_elements, step_flops
 from quire.bench.harness import Harness, OnProgress, Room, chunk_step, prompt_tokens
 from quire.bench.report import Report, Samples
 from quire.engine.options import EngineOptions
@@ -69,12 +69,11 @@ def measure_kernels(
 
 
 def _layers(harness: Harness, work: KernelWork) -> Iterator[Samples]:
-    layers, _ = matrix_elements(harness.spec)
     for done, rows in enumerate(work.rows):
         batch = _step(harness, rows, 0)
         seconds = _times(work.repeat, partial(harness.executor.run, batch))
         flops = step_flops(harness.spec, rows, 0, rows * (rows + 1) // 2)
-        cost = Cost(flops=flops, num_bytes=weight_bytes(harness.bits_per_weight, layers))
+        cost = Cost(flops=flops, num_bytes=harness.weights.layers)
         harness.show_progress("Measuring layers", done + 1, len(work.rows))
         yield Samples(name=f"layers, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
 
@@ -85,7 +84,7 @@ def _heads(harness: Harness, work: KernelWork) -> Iterator[Samples]:
     for done, rows in enumerate(work.head_rows):
         wanted = np.arange(rows, dtype=np.int32)
         seconds = _times(work.repeat, partial(harness.executor.head, wanted))
-        cost = Cost(flops=2 * rows * head, num_bytes=weight_bytes(harness.bits_per_weight, head))
+        cost = Cost(flops=2 * rows * head, num_bytes=harness.weights.head)
         harness.show_progress("Measuring the head", done + 1, len(work.head_rows))
         yield Samples(name=f"head, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quire.config import WeightFormat
-from quire.executors.native import load_core, packed_as
+from quire.executors.native import load_core
+from quire.executors.native_shape import panel_format
+from quire.executors.packing import PanelFormat
 
 _BANDWIDTH_BYTES = 1 << 29  # more than any cache we know holds, and read in a fraction of a second
 _ROUNDS = 3
@@ -19,12 +20,12 @@ class MachinePeak:
     flops: float
 
 
-def measure_peak(isa: str, threads: int, weight_format: WeightFormat) -> MachinePeak:
+def measure_peak(isa: str, threads: int, weights: PanelFormat) -> MachinePeak:
     """Measures the peak of products with weights of this format; takes about a second."""
     core = load_core()
     return MachinePeak(
         bandwidth=core.measure_bandwidth(isa, threads, _BANDWIDTH_BYTES, _ROUNDS),
-        flops=core.measure_flops(isa, threads, packed_as(core, weight_format, isa), _ROUNDS),
+        flops=core.measure_flops(isa, threads, panel_format(core, weights), _ROUNDS),
     )
 
 

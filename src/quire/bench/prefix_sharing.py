@@ -91,7 +91,7 @@ def _costs(harness: Harness, work: SharedWork, mode: PrefixCache) -> tuple[Cost,
         prefill_cost(harness.spec, work.num_requests - num_first, work.num_shared, work.num_own),
     )
     context = work.num_shared + work.num_own + work.num_new // 2
-    step = decode_cost(harness.spec, harness.bits_per_weight, harness.layout, (context,) * work.num_requests)
+    step = decode_cost(harness.spec, harness.weights, harness.layout, (context,) * work.num_requests)
     return (*prefill, *(step,) * (work.num_new - 1))
 
 

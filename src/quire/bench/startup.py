@@ -24,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-from quire.bench.cost import Cost, matrix_elements, prefill_cost, weight_bytes
+from quire.bench.cost import Cost, prefill_cost
 from quire.bench.harness import Harness, OnProgress, Room, prompt_tokens, timed_run
 from quire.bench.report import Report, Samples
 from quire.engine.driving import greedy
@@ -74,10 +74,9 @@ def measure_startup(work: StartupWork, options: EngineOptions, on_progress: OnPr
     checkpoint = load_checkpoint(work.directory)
     plain: EngineOptions = {**options, "packed_cache": "off"}
     harness = Harness(checkpoint, plain, Room(num_requests=1, num_tokens=PROMPT_TOKENS + 1), on_progress)
-    layers, head = matrix_elements(harness.spec)
     costs: Mapping[str, tuple[Cost, ...]] = {
         "import": (),
-        "weights": (Cost(flops=0, num_bytes=weight_bytes(harness.bits_per_weight, layers + head)),),
+        "weights": (Cost(flops=0, num_bytes=harness.weights.total),),
         "first token": (prefill_cost(harness.spec, 1, 0, PROMPT_TOKENS),),
     }
 

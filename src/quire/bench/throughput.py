@@ -110,7 +110,7 @@ def _decode(
         name=f"decode at {work.num_prompt}, batch {work.batch}",
         seconds=steps,
         num_tokens=work.batch,
-        costs=(decode_cost(harness.spec, harness.bits_per_weight, harness.layout, contexts),),
+        costs=(decode_cost(harness.spec, harness.weights, harness.layout, contexts),),
         ratio=ratio,
         ratio_is=ratio_is,
     )

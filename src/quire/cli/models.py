@@ -13,6 +13,7 @@ from quire.models.strict_json import shorten
 from quire.units import format_bytes
 
 if TYPE_CHECKING:
+    from quire.executors.packing import StoredFormats
     from quire.models.gguf.facts import GgufFacts
     from quire.models.hub import LocalModel
     from quire.models.quantized.facts import Storage
@@ -36,7 +37,8 @@ class Description:
     """The sizes of one model; `kv_bytes_per_token` is by KV format, `file_bytes` is None without weight files.
 
     `gguf` is None for a model directory, and `directory` then that, else the file. `storage` says how another library quantized
-    the weights of a directory, None where they are stored as they are.
+    the weights of a directory, None where they are stored as they are; `held` in what formats quantized weights are in memory,
+    None of any others and without weight files.
     """
 
     directory: Path
@@ -46,6 +48,7 @@ class Description:
     kv_bytes_per_token: dict[str, int]
     gguf: GgufFacts | None = None
     storage: Storage | None = None
+    held: StoredFormats | None = None
 
 
 @click.command()
@@ -88,6 +91,7 @@ def describe(directory: Path) -> Description:
 
     spec = read_spec(directory)
     gguf = read_facts(directory) if is_gguf(directory) else None
+    storage = describe_storage(directory) if gguf is None else None
     sizes = [file.stat().st_size for file in directory.glob("*.safetensors")] if gguf is None else [gguf.file_bytes]
     return Description(
         directory=directory,
@@ -96,8 +100,21 @@ def describe(directory: Path) -> Description:
         file_bytes=sum(sizes) if sizes else None,
         kv_bytes_per_token={kind.value: kv_layout(spec, KERNEL_TILE_TOKENS, kind).bytes_per_token for kind in KVFormat},
         gguf=gguf,
-        storage=describe_storage(directory) if gguf is None else None,
+        storage=storage,
+        held=_held(directory) if gguf is not None or (storage is not None and sizes) else None,
     )
+
+
+def _held(directory: Path) -> StoredFormats | None:
+    """Returns the formats in which a quantized checkpoint's weights are held, None of any other."""
+    from quire.executors.packing import describe_stored
+    from quire.models.checkpoint import load_checkpoint
+    from quire.models.weights import SourceDType
+
+    checkpoint = load_checkpoint(directory)
+    if checkpoint.weights.dtype is not SourceDType.QUANTIZED:
+        return None
+    return describe_stored(checkpoint.spec, checkpoint.weights)
 
 
 # -- everything --------------------------------------------------------------------
@@ -189,9 +206,17 @@ def _spec_rows(found: Description) -> dict[str, str]:
     if found.storage is not None:
         bits = found.storage.bits_per_weight
         rows["stored as"] = found.storage.description + ("" if bits is None else f"; {bits:.2f} bits per quantized weight")
+    if found.held is not None:
+        rows["in memory"] = _held_text(found.held)
     if windows:
         rows["sliding window"] = f"{', '.join(map(str, windows))} tokens in {num_windowed} of {spec.num_layers} layers"
     return rows
+
+
+def _held_text(held: StoredFormats) -> str:
+    total = sum(held.num_weights.values())
+    parts = "; ".join(f"{count / total:.0%} {words}" for words, count in held.num_weights.items())
+    return f"{held.bits_per_weight:.2f} bits per weight: {parts}"
 
 
 def _ffn_text(ffn: DenseFfn) -> str:
@@ -218,4 +243,5 @@ def _description_json(found: Description) -> dict[str, Any]:
         "gguf": None if found.gguf is None else asdict(found.gguf),
         "quantization": None if found.storage is None else found.storage.description,
         "bits_per_quantized_weight": None if found.storage is None else found.storage.bits_per_weight,
+        "in_memory": None if found.held is None else asdict(found.held),
     }

@@ -103,7 +103,7 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
     _option(
         "dtype",
         words("dtype", DType, AUTO),
-        "Number format of the weights in memory. [default: auto, exact for the checkpoint; bfloat16 for a quantized GGUF]",
+        "Number format of the weights in memory. [default: auto, as the checkpoint holds them]",
     ),
     _option("quantize", Words("quantize", WEIGHT_FORMATS), "Quantize the weights on loading. [default: none]"),
     _option(

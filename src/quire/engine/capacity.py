@@ -11,6 +11,7 @@ Weights that are mapped from files are not counted: the operating system drops s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -18,7 +19,7 @@ from quire.config import DEFAULT_KV_MEMORY_BYTES, CacheConfig, ExecutorKind, Sch
 from quire.engine.batch import rows_per_slice
 from quire.environment import Memory, read_memory
 from quire.errors import CapacityError, ConfigError
-from quire.executors.packing import PackLayout, packed_bytes
+from quire.executors.packing import PackLayout, PanelFormat, matrix_shapes, packed_bytes, panel_format_of
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.sampling import SamplingParams
@@ -59,12 +60,12 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """The formula for one model on one executor."""
+    """The formula for one model on one executor; `formats` are those of its matrices, by name."""
 
     spec: ModelSpec
     layout: KVLayout
     executor: ExecutorKind
-    weight_format: WeightFormat
+    formats: Mapping[str, PanelFormat]
     int_layout: PackLayout = PackLayout.VNNI
 
     @property
@@ -113,10 +114,9 @@ class Capacity:
         return _BOOK_BYTES + _BOOK_BYTES_PER_TOKEN * self.layout.block_size
 
     def _tensor_bytes(self, name: str, shape: tuple[int, ...]) -> int:
-        if self.executor is not ExecutorKind.NATIVE or len(shape) == 1 or name == "position.weight":
+        if self.executor is not ExecutorKind.NATIVE or name not in self.formats:
             return _FLOAT_BYTES * prod(shape)
-        rows, columns = shape
-        return packed_bytes((rows, columns), self.weight_format, self.int_layout)
+        return packed_bytes((shape[0], shape[1]), self.formats[name])
 
 
 def default_kv_memory(capacity: Capacity, min_tokens: int, memory: Memory | None) -> int:
@@ -182,7 +182,8 @@ def _what_fits(capacity: Capacity, num_blocks: int, num_rows: int, room: int) ->
     if num_fitting_rows > 0:
         return f"Pass max_num_batched_tokens={num_fitting_rows} or less, and a smaller kv_memory."
     for weight_format in (WeightFormat.BFLOAT16, WeightFormat.INT8, WeightFormat.INT4):
-        smaller = replace(capacity, executor=ExecutorKind.NATIVE, weight_format=weight_format)
+        formats = dict.fromkeys(matrix_shapes(capacity.spec), panel_format_of(weight_format, capacity.int_layout))
+        smaller = replace(capacity, executor=ExecutorKind.NATIVE, formats=formats)
         if smaller.needs(1, 1).total <= room and smaller.weight_bytes < capacity.weight_bytes:
             option = "dtype" if weight_format is WeightFormat.BFLOAT16 else "quantize"
             executor = "" if capacity.executor is ExecutorKind.NATIVE else " with executor=native"

@@ -26,7 +26,7 @@ from quire.engine.capacity import Capacity, default_kv_memory, require_fit, requ
 from quire.environment import Memory, default_threads
 from quire.errors import ConfigError
 from quire.executors.options import ExecutorOptions
-from quire.executors.packing import PackLayout
+from quire.executors.packing import PackLayout, matrix_formats
 from quire.executors.protocol import kv_layout
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
@@ -49,15 +49,25 @@ def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights, memory: Mem
     kv_format = config.cache.format or KVFormat(dtype.value)
     executor = config.executor or (ExecutorKind.NATIVE if is_native_built() else ExecutorKind.REFERENCE)
     _require_quantizer(config.quantize, executor)
+    weight_format = config.weight_format or _weight_format(config, dtype, executor, weights.dtype)
     prefix_cache = PrefixCache.OFF if config.cache.mode is KVCacheMode.OFF else config.cache.prefix_cache
     cache = replace(config.cache, format=kv_format, prefix_cache=prefix_cache)
-    chosen = replace(config, cache=cache, dtype=dtype, executor=executor, threads=config.threads or default_threads())
-    return _sized(chosen, spec, memory)
+    threads = config.threads or default_threads()
+    chosen = replace(config, cache=cache, dtype=dtype, executor=executor, weight_format=weight_format, threads=threads)
+    return _sized(chosen, capacity_of(chosen, spec, weights), memory)
 
 
-def _sized(config: EngineConfig, spec: ModelSpec, memory: Memory | None) -> EngineConfig:
+def _weight_format(config: EngineConfig, dtype: DType, executor: ExecutorKind, source: SourceDType) -> WeightFormat:
+    """Returns how matrices are held: a quantized checkpoint's as they are stored, unless another format was asked for."""
+    is_asked = config.dtype is not None or config.quantize is not Quantize.NONE
+    if source is not SourceDType.QUANTIZED or is_asked or executor is ExecutorKind.TORCH:
+        return WeightFormat.of(dtype, config.quantize)
+    return WeightFormat.STORED
+
+
+def _sized(config: EngineConfig, capacity: Capacity, memory: Memory | None) -> EngineConfig:
     """Returns the configuration with its KV memory and context; raises ConfigError where the machine cannot hold them."""
-    capacity = capacity_of(config, spec)
+    spec = capacity.spec
     if memory is not None:
         require_possible(capacity, config.cache, config.scheduler, memory)
     memory_bytes = config.cache.memory_bytes or default_kv_memory(capacity, config.max_context or 1, memory)
@@ -77,15 +87,15 @@ def _note_small_cache(config: EngineConfig, spec: ModelSpec) -> None:
         _log.warning("The KV cache gets %s instead of %s because memory is short; kv_memory chooses its size.", given, usual)
 
 
-def capacity_of(config: EngineConfig, spec: ModelSpec) -> Capacity:
+def capacity_of(config: EngineConfig, spec: ModelSpec, weights: Weights) -> Capacity:
     """Returns the capacity formula of a configuration whose formats and executor are chosen."""
-    executor = settled(config.executor, "executor")
+    executor, int_layout = settled(config.executor, "executor"), _int_layout(config)
     return Capacity(
         spec=spec,
         layout=layout_of(config, spec),
         executor=executor,
-        weight_format=WeightFormat.of(settled(config.dtype, "dtype"), config.quantize),
-        int_layout=_int_layout(config),
+        formats=matrix_formats(spec, weights, settled(config.weight_format, "weight_format"), int_layout),
+        int_layout=int_layout,
     )
 
 
@@ -99,12 +109,13 @@ def executor_options(config: EngineConfig, spec: ModelSpec) -> ExecutorOptions:
         threads=settled(config.threads, "threads"),
         int_layout=_int_layout(config),
         packed_cache=config.packed_cache,
+        weights=settled(config.weight_format, "weight_format"),
     )
 
 
 def _int_layout(config: EngineConfig) -> PackLayout:
     """Returns the layout of integer weights on this machine; the reference quantizes as the native executor does."""
-    if config.quantize is Quantize.NONE:
+    if config.weight_format is not WeightFormat.INT8:
         return PackLayout.VNNI
     from quire.executors.native import int_layout
 

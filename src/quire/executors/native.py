@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,18 +16,16 @@ from quire.executors.core_types import Core
 from quire.executors.host import FinishedStep
 from quire.executors.kv_blocks import BlockFormat, PageOrder
 from quire.executors.native_sampler import NativeSampler
-from quire.executors.native_shape import shape_of
+from quire.executors.native_shape import panel_formats, shape_of
 from quire.executors.options import ExecutorOptions
 from quire.executors.packed_cache import PackedFile, packed_key
-from quire.executors.packing import PackLayout
+from quire.executors.packing import Encoding, PackLayout, matrix_formats
 from quire.executors.protocol import ArgmaxTokens, StepBatch
+from quire.models.group_format import GroupBlocks
 from quire.models.spec import ModelSpec
 from quire.models.weights import Progress, SourceTensor, Weights
 from quire.sample.definition import RowToken
 from quire.sample.filters import SampleRow
-
-if TYPE_CHECKING:
-    from quire.native import _core
 
 NUMERICS_VERSION = 8
 """Raised whenever a kernel change could change a bit; part of every cache key."""
@@ -46,17 +43,17 @@ class NativeExecutor:
 
     def __init__(self, spec: ModelSpec, weights: Weights, options: ExecutorOptions, on_progress: Progress | None = None) -> None:
         core = load_core()
+        check_weights(spec, weights)
         self.spec = spec
         self.layout = options.layout
         self.num_blocks = options.num_blocks
         self._options = options
         self._core = core
+        self._formats = matrix_formats(spec, weights, options.weight_format, int_layout())
         with translated_errors(core):
-            isa = _chosen_isa(core)
-            panel_format = packed_as(core, options.weight_format, isa)
-            self._decoder = core.Decoder(shape_of(core, spec), panel_format, isa, options.threads)
+            rest, isa = core.PanelFormat(), _chosen_isa(core)
+            self._decoder = core.Decoder(shape_of(core, spec), rest, panel_formats(core, self._formats), isa, options.threads)
             self._sampler = NativeSampler(core, core.BatchSampler(self._decoder))
-        check_weights(spec, weights)
         self._load(weights, on_progress)
         layout = self.layout
         with translated_errors(core):
@@ -150,7 +147,7 @@ class NativeExecutor:
             self._core,
             self._decoder,
             weights_fingerprint=weights.fingerprint,
-            weight_format=self._options.weight_format.value,
+            formats=self._formats,
             numerics_version=NUMERICS_VERSION,
         )
         file = PackedFile(directory, key, self._core, self._decoder)
@@ -166,9 +163,20 @@ class NativeExecutor:
                 if _is_vector(name, tensor):
                     self._decoder.set_vector(name, tensor.to_float32().reshape(-1))
                 else:
-                    self._decoder.set_matrix(name, tensor.to_packable())
+                    self._set_matrix(name, tensor)
             if on_progress is not None:
                 on_progress(done, len(weights))
+
+    def _set_matrix(self, name: str, tensor: SourceTensor) -> None:
+        """Packs a matrix: as the checkpoint holds it where that is its format, else from its values."""
+        is_stored = self._options.weight_format is WeightFormat.STORED and self._formats[name].encoding is Encoding.GROUPS
+        groups = tensor.to_groups() if is_stored else None
+        if groups is None:
+            self._decoder.set_matrix(name, tensor.to_packable())
+        elif isinstance(groups, GroupBlocks):
+            self._decoder.set_blocks(name, groups.number, groups.blocks)
+        else:
+            self._decoder.set_groups(name, groups.codes, groups.scales, groups.minimums, groups.zero_points)
 
 
 def load_core() -> Core:
@@ -204,17 +212,6 @@ def native_sampler(threads: int) -> NativeSampler:
     core = load_core()
     with translated_errors(core):
         return NativeSampler(core, core.BatchSampler(_chosen_isa(core), threads))
-
-
-def packed_as(core: Core, weight_format: WeightFormat, isa: str) -> _core.PanelFormat:
-    """Returns how an instruction set packs a weight format."""
-    if weight_format is WeightFormat.FLOAT32:
-        return core.PanelFormat(core.Encoding.F32)
-    if weight_format is WeightFormat.BFLOAT16:
-        return core.PanelFormat(core.Encoding.BF16)
-    if weight_format is WeightFormat.INT8 and core.has_amx(isa):
-        return core.PanelFormat(core.Encoding.INT8_AMX)
-    return core.PanelFormat(core.Encoding.GROUPS, core.GroupFormat(bits=8 if weight_format is WeightFormat.INT8 else 4))
 
 
 def _chosen_isa(core: Core) -> str:

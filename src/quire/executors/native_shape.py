@@ -1,10 +1,14 @@
-"""A model's spec in the core's words."""
+"""A model's spec, and the formats of its matrices, in the core's words."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from quire.executors.core_types import Core
+from quire.executors.packing import Encoding, PanelFormat
+from quire.models.group_format import ScaleType
 from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, RopeSpec
 
 if TYPE_CHECKING:
@@ -12,6 +16,10 @@ if TYPE_CHECKING:
 
 _UNBOUNDED_WINDOW = 2**31 - 1
 _SIZES = ("hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context", "norm_eps")
+_ENCODINGS = MappingProxyType(
+    {Encoding.FLOAT32: "F32", Encoding.BFLOAT16: "BF16", Encoding.GROUPS: "GROUPS", Encoding.INT8_AMX: "INT8_AMX"}
+)
+_SCALES = MappingProxyType({ScaleType.FLOAT16: "F16", ScaleType.BFLOAT16: "BF16", ScaleType.TWO_LEVEL: "TWO_LEVEL"})
 _SWITCHES = ("is_head_tied", "has_learned_positions", "has_qkv_bias", "has_attention_out_bias")
 
 
@@ -54,3 +62,18 @@ def _ffn_of(core: Core, ffn: DenseFfn) -> _core.FfnShape:
     result.activation = core.Activation[ffn.activation.name]
     result.size, result.has_bias = ffn.size, ffn.has_bias
     return result
+
+
+def panel_formats(core: Core, formats: Mapping[str, PanelFormat]) -> dict[str, _core.PanelFormat]:
+    """Returns formats by the names of their matrices."""
+    known = {each: panel_format(core, each) for each in set(formats.values())}
+    return {name: known[each] for name, each in formats.items()}
+
+
+def panel_format(core: Core, given: PanelFormat) -> _core.PanelFormat:
+    """Returns one format."""
+    encoding, groups = core.Encoding[_ENCODINGS[given.encoding]], given.groups
+    if groups is None:
+        return core.PanelFormat(encoding)
+    scales, offset = core.ScaleType[_SCALES[groups.scales]], core.Offset[groups.offset.name]
+    return core.PanelFormat(encoding, core.GroupFormat(groups.bits, groups.group, scales, offset))

@@ -16,6 +16,7 @@ class ExecutorOptions:
 
     `threads` is for native and torch, `packed_cache` (the directory where packed weights are kept, or None) for native.
     `int_layout` is that of the integers which the reference quantizes to; native uses the layout of its instruction set.
+    `weights` None means that `dtype` and `quantize` choose the format of the matrices.
     """
 
     layout: KVLayout
@@ -25,8 +26,9 @@ class ExecutorOptions:
     threads: int = 1
     int_layout: PackLayout = PackLayout.VNNI
     packed_cache: Path | None = None
+    weights: WeightFormat | None = None
 
     @property
     def weight_format(self) -> WeightFormat:
         """How matrices lie in memory."""
-        return WeightFormat.of(self.dtype, self.quantize)
+        return self.weights or WeightFormat.of(self.dtype, self.quantize)

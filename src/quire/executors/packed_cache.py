@@ -16,7 +16,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +26,7 @@ import numpy as np
 
 from quire.executors.core_errors import translated_errors
 from quire.executors.core_types import Core
+from quire.executors.packing import PanelFormat
 from quire.models.content_digest import remove_abandoned
 from quire.models.weights import Progress
 from quire.units import cdiv, format_bytes
@@ -47,14 +48,14 @@ _log = logging.getLogger("quire")
 
 
 def packed_key(
-    core: Core, decoder: _core.Decoder, *, weights_fingerprint: bytes, weight_format: str, numerics_version: int
+    core: Core, decoder: _core.Decoder, *, weights_fingerprint: bytes, formats: Mapping[str, PanelFormat], numerics_version: int
 ) -> bytes:
     """Returns the digest that two starts share only if they pack the same bits."""
     fields = (
         (b"V", FORMAT_VERSION.to_bytes(8, "little")),
         (b"N", numerics_version.to_bytes(8, "little")),
         (b"W", weights_fingerprint),
-        (b"F", weight_format.encode()),
+        (b"F", repr(sorted(formats.items())).encode()),
         (b"P", b"".join(size.to_bytes(8, "little") for size in (core.PANEL, core.GROUP, core.PIECE_BYTES))),
         (b"T", bytes([core.has_amx(decoder.isa)])),
         (b"S", b"".join(size.to_bytes(8, "little") for size in decoder.packed_sizes())),

@@ -1,15 +1,28 @@
-"""How matrices lie in memory once the native executor has packed them, and how many bits and bytes they take."""
+"""How matrices lie in memory: the format of each one, and how many bits and bytes it takes.
+
+A matrix is panels of 64 rows. Matrices that share their input lie in one another's neighborhood and are multiplied together:
+queries, keys and values; gate and up. All their panels read the same kind of activations, so they are floats of one format,
+or group formats, which may differ.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from types import MappingProxyType
 
 from quire.config import WeightFormat
+from quire.models.group_format import WORD, GroupFormat, Offset, ScaleType
+from quire.models.spec import ModelSpec
+from quire.models.weights import SourceDType, Weights
 from quire.units import cdiv
 
 _PANEL_ROWS = 64
+_AMX_WORD, _AMX_GROUP = 64, 256
+_FUSED = (("attn.q", "attn.k", "attn.v"), ("ffn.gate", "ffn.up"))
 
 
 class PackLayout(Enum):
@@ -22,32 +35,124 @@ class PackLayout(Enum):
     AMX = "amx"
 
 
-_ELEMENT_BITS: Mapping[WeightFormat, int] = MappingProxyType(
-    {WeightFormat.FLOAT32: 32, WeightFormat.BFLOAT16: 16, WeightFormat.INT8: 8, WeightFormat.INT4: 4}
-)
+class Encoding(Enum):
+    """What panels hold, and with that, what they are multiplied by. `INT8_AMX`: signed bytes with a bfloat16 scale per 256."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    GROUPS = "groups"
+    INT8_AMX = "int8 for amx"
 
 
-def bits_per_weight(weight_format: WeightFormat, layout: PackLayout) -> float:
-    """Returns the bits of a weight in memory, with its share of what its group takes besides."""
-    _, group = _word_and_group(weight_format, layout)
-    return _ELEMENT_BITS[weight_format] + 8 * _scale_bytes(weight_format) / group
+_ELEMENT_BITS: Mapping[Encoding, int] = MappingProxyType({Encoding.FLOAT32: 32, Encoding.BFLOAT16: 16, Encoding.INT8_AMX: 8})
 
 
-def _word_and_group(weight_format: WeightFormat, layout: PackLayout) -> tuple[int, int]:
-    """Returns the columns to which a matrix is padded, and the columns that share a scale."""
-    return (64, 256) if (weight_format, layout) == (WeightFormat.INT8, PackLayout.AMX) else (32, 32)
+@dataclass(frozen=True, slots=True)
+class PanelFormat:
+    """How the rows of a matrix are held; `groups` with Encoding.GROUPS alone."""
+
+    encoding: Encoding
+    groups: GroupFormat | None = None
+
+    @property
+    def description(self) -> str:
+        """The format as text."""
+        return self.encoding.value if self.groups is None else self.groups.description
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of a weight, with its share of what its group takes besides."""
+        if self.groups is not None:
+            return self.groups.bits_per_weight
+        return _ELEMENT_BITS[self.encoding] + (8 * 2 / _AMX_GROUP if self.encoding is Encoding.INT8_AMX else 0)
+
+    def row_bytes(self, num_columns: int) -> int:
+        """Returns the bytes of a row."""
+        if self.groups is not None:
+            return self.groups.row_bytes(num_columns)
+        if self.encoding is Encoding.INT8_AMX:
+            return cdiv(num_columns, _AMX_WORD) * _AMX_WORD + 2 * cdiv(num_columns, _AMX_GROUP)
+        return cdiv(num_columns, WORD) * WORD * _ELEMENT_BITS[self.encoding] // 8
 
 
-def _scale_bytes(weight_format: WeightFormat) -> int:
-    """Returns the bytes that a group of a row takes besides its elements: a bfloat16 scale."""
-    return 2 if weight_format in (WeightFormat.INT8, WeightFormat.INT4) else 0
+def packed_bytes(shape: tuple[int, int], panel_format: PanelFormat) -> int:
+    """Returns the bytes of a packed matrix [N, K]: whole panels."""
+    return cdiv(shape[0], _PANEL_ROWS) * _PANEL_ROWS * panel_format.row_bytes(shape[1])
 
 
-def packed_bytes(shape: tuple[int, int], weight_format: WeightFormat, layout: PackLayout) -> int:
-    """Returns the bytes of a packed matrix [N, K]: panels of 64 rows, of whole words of elements and the scales of each group."""
-    rows, columns = shape
-    word, group = _word_and_group(weight_format, layout)
-    bits = _ELEMENT_BITS[weight_format]
-    scale_bytes = _scale_bytes(weight_format) * _PANEL_ROWS
-    panel_bytes = cdiv(columns, word) * word * bits * _PANEL_ROWS // 8 + cdiv(columns, group) * scale_bytes
-    return cdiv(rows, _PANEL_ROWS) * panel_bytes
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredFormats:
+    """What a checkpoint's matrices take in memory: bits of a weight over all of them, and weights by format, in words."""
+
+    bits_per_weight: float
+    num_weights: Mapping[str, int]
+
+
+def matrix_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
+    """Returns the shapes of what is packed: every matrix but the table of learned positions."""
+    shapes = spec.tensor_shapes().items()
+    return {name: (shape[0], shape[1]) for name, shape in shapes if len(shape) == 2 and name != "position.weight"}
+
+
+def panel_format_of(weight_format: WeightFormat, layout: PackLayout) -> PanelFormat:
+    """Returns how all matrices are held whose format was chosen, whatever the checkpoint holds."""
+    if weight_format is WeightFormat.INT8 and layout is PackLayout.AMX:
+        return PanelFormat(Encoding.INT8_AMX)
+    if weight_format in (WeightFormat.INT8, WeightFormat.INT4):
+        bits = 8 if weight_format is WeightFormat.INT8 else 4
+        return PanelFormat(Encoding.GROUPS, GroupFormat(bits, 32, ScaleType.BFLOAT16, Offset.CENTER))
+    return PanelFormat(Encoding(weight_format.value))
+
+
+def matrix_formats(spec: ModelSpec, weights: Weights, weight_format: WeightFormat, layout: PackLayout) -> dict[str, PanelFormat]:
+    """Returns the format of every matrix by its canonical name."""
+    shapes = matrix_shapes(spec)
+    if weight_format is not WeightFormat.STORED:
+        return dict.fromkeys(shapes, panel_format_of(weight_format, layout))
+    formats = {name: _stored(weights, name) for name in shapes}
+    for index in range(spec.num_layers):
+        for parts in _FUSED:
+            _unify(formats, [f"layers.{index}.{part}.weight" for part in parts if f"layers.{index}.{part}.weight" in formats])
+    return formats
+
+
+def _stored(weights: Weights, name: str) -> PanelFormat:
+    """Returns what holds a matrix as the checkpoint does: exactly, but that a quantized one without a group format is rounded."""
+    dtype, group_format = weights[name].dtype, weights.group_format(name)
+    if group_format is not None:
+        return PanelFormat(Encoding.GROUPS, group_format)
+    is_wide = dtype in (SourceDType.FLOAT32, SourceDType.FLOAT16)
+    return PanelFormat(Encoding.FLOAT32 if is_wide else Encoding.BFLOAT16)
+
+
+def _unify(formats: dict[str, PanelFormat], names: list[str]) -> None:
+    """Widens matrices that are multiplied together to float32 unless they have one encoding."""
+    if len({formats[name].encoding for name in names}) > 1:
+        formats.update(dict.fromkeys(names, PanelFormat(Encoding.FLOAT32)))
+
+
+def mean_bits(spec: ModelSpec, formats: Mapping[str, PanelFormat]) -> float:
+    """Returns the bits of a weight, over all matrices."""
+    sizes = _num_weights(spec)
+    return sum(formats[name].bits_per_weight * size for name, size in sizes.items()) / sum(sizes.values())
+
+
+def describe_stored(spec: ModelSpec, weights: Weights) -> StoredFormats:
+    """Returns in what formats the matrices of a quantized checkpoint are held where none is asked for."""
+    formats = matrix_formats(spec, weights, WeightFormat.STORED, PackLayout.VNNI)
+    counts: Counter[str] = Counter()
+    for each, count in weights_by_format(spec, formats).items():
+        counts[each.description] += count
+    return StoredFormats(bits_per_weight=mean_bits(spec, formats), num_weights=dict(counts))
+
+
+def weights_by_format(spec: ModelSpec, formats: Mapping[str, PanelFormat]) -> dict[PanelFormat, int]:
+    """Returns how many weights each format holds, the most first."""
+    counts: Counter[PanelFormat] = Counter()
+    for name, size in _num_weights(spec).items():
+        counts[formats[name]] += size
+    return dict(counts.most_common())
+
+
+def _num_weights(spec: ModelSpec) -> dict[str, int]:
+    return {name: prod(shape) for name, shape in matrix_shapes(spec).items()}

@@ -31,9 +31,10 @@ from quire.executors.checks import check_block, check_rows, check_step
 from quire.executors.host import HostExecutor
 from quire.executors.kv_blocks import BlockFormat, PageOrder
 from quire.executors.options import ExecutorOptions
+from quire.executors.packing import Encoding, PanelFormat, matrix_formats
 from quire.executors.protocol import StepBatch
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
-from quire.executors.reference_quantize import quantized_rows, quantized_weights
+from quire.executors.reference_quantize import quantized_rows, quantized_weights, stored_values
 from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
 
@@ -43,8 +44,9 @@ class ReferenceExecutor(HostExecutor):
 
     With `DType.BFLOAT16` the token table, the linear layers and the head hold bfloat16 values; norms, biases, learned
     positions and all arithmetic stay float32. With `Quantize` they hold integers times scales, and so do the rows they are
-    multiplied with, in the groups of `int_layout`. With `KVFormat.BFLOAT16` the cache holds the bits of keys and values that
-    were rounded when they were written; they are widened when they are read.
+    multiplied with, in the groups of `int_layout`; with `WeightFormat.STORED` the integers are the checkpoint's. With
+    `KVFormat.BFLOAT16` the cache holds the bits of keys and values that were rounded when they were written; they are widened
+    when they are read.
     Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
     """
 
@@ -55,9 +57,9 @@ class ReferenceExecutor(HostExecutor):
         self.spec = spec
         self.layout = layout
         self.num_blocks = options.num_blocks
-        self._quantize = options.quantize
         self._int_layout = options.int_layout
         self._weight_format = options.weight_format
+        self._formats = matrix_formats(spec, weights, options.weight_format, options.int_layout)
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
         shape = (spec.num_layers, self.num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
         stored = self.arithmetic if layout.format is KVFormat.FLOAT32 else np.uint16
@@ -79,7 +81,7 @@ class ReferenceExecutor(HostExecutor):
     def numerics(self) -> str:
         arithmetic = np.dtype(self.arithmetic).name
         weights = self._weight_format.value
-        if self._quantize is not Quantize.NONE:
+        if self._weight_format in (WeightFormat.INT8, WeightFormat.INT4):
             weights += f" for {self._int_layout.value}"
         return f"reference-1 {arithmetic} weights={weights} kv={self.layout.format.value} numpy={np.__version__}"
 
@@ -208,8 +210,9 @@ class ReferenceExecutor(HostExecutor):
         return self._multiply(x, f"{name}.weight", self._weights.get(f"{name}.bias"))
 
     def _multiply(self, x: Array, weight: str, bias: Array | None) -> Array:
-        if self._quantize is not Quantize.NONE:
-            x = quantized_rows(x.astype(np.float32), self._quantize, self._int_layout).astype(self.arithmetic)
+        encoding = self._formats[weight].encoding
+        if encoding in (Encoding.GROUPS, Encoding.INT8_AMX):
+            x = quantized_rows(x.astype(np.float32), encoding).astype(self.arithmetic)
         return linear(x, self._weights[weight], bias)
 
     def _norm(self, name: str, x: Array) -> Array:
@@ -223,18 +226,18 @@ class ReferenceExecutor(HostExecutor):
         return rms_norm(x, self._weights[f"{name}.weight"], self.spec.norm_eps)
 
     def _load(self, name: str, tensor: SourceTensor) -> Array:
-        values = tensor.to_float32()
-        if values.ndim > 1 and name != "position.weight":
-            values = self._packed(tensor, values)
+        values = self._packed(tensor, self._formats[name]) if name in self._formats else tensor.to_float32()
         return values.astype(self.arithmetic)
 
-    def _packed(self, tensor: SourceTensor, values: Float32Array) -> Float32Array:
+    def _packed(self, tensor: SourceTensor, panel_format: PanelFormat) -> Float32Array:
         """Returns a matrix as its format holds it."""
-        if self._weight_format is WeightFormat.FLOAT32:
-            return values
-        if self._weight_format is WeightFormat.BFLOAT16:
+        if panel_format.encoding is Encoding.FLOAT32:
+            return tensor.to_float32()
+        if panel_format.encoding is Encoding.BFLOAT16:
             return _widened(tensor.to_bfloat16())
-        return quantized_weights(values, self._quantize, self._int_layout)
+        if self._weight_format is WeightFormat.STORED:
+            return stored_values(tensor, panel_format)
+        return quantized_weights(tensor.to_float32(), Quantize(self._weight_format.value), self._int_layout)
 
 
 class Float64ReferenceExecutor(ReferenceExecutor):

@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 from quire.arrays import Float32Array
 from quire.config import Quantize
-from quire.executors.packing import PackLayout
-from quire.models.weights import round_to_bfloat16
+from quire.executors.packing import Encoding, PackLayout, PanelFormat
+from quire.models.group_format import GroupCodes, values_of
+from quire.models.weights import SourceTensor, round_to_bfloat16
 from quire.units import cdiv
 
 GROUP = 32
@@ -46,6 +47,14 @@ def quantized_weights(weight: Float32Array, quantize: Quantize, layout: PackLayo
     inverse = np.where(is_zero, np.float32(0), np.float32(1) / np.where(is_zero, np.float32(1), scale))
     integers = np.rint(np.clip(groups * inverse[..., None], -steps, steps - 1))
     return _ungrouped(integers * scale[..., None], weight.shape[1])
+
+
+def stored_values(tensor: SourceTensor, panel_format: PanelFormat) -> Float32Array:
+    """Returns a matrix [N, K] as its group format holds what the checkpoint does."""
+    groups = tensor.to_groups()
+    if isinstance(groups, GroupCodes) and panel_format.groups is not None:
+        return values_of(groups, panel_format.groups)
+    return tensor.to_float32()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +79,9 @@ class IntegerRows:
         )
 
 
-def quantized_rows(rows: Float32Array, quantize: Quantize, layout: PackLayout = PackLayout.VNNI) -> Float32Array:
+def quantized_rows(rows: Float32Array, encoding: Encoding) -> Float32Array:
     """Returns activations [T, K] as a product with integer weights sees them."""
-    size = _group_size(quantize, layout)
+    size = WIDE_GROUP if encoding is Encoding.INT8_AMX else GROUP
     integers, scales = _integers_of_rows(_grouped(rows, size), np.float32(32512 if size == WIDE_GROUP else 127))
     return _ungrouped(integers * scales[..., None], rows.shape[1])
 

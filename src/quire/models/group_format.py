@@ -6,6 +6,7 @@ it is (`csrc/group_format.h` has the same description). Elements lie along K, th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -71,6 +72,12 @@ class GroupFormat:
         return 2 + (2 if has_minimum else 0) + (1 if self.offset is Offset.ZERO_POINT else 0)
 
     @property
+    def description(self) -> str:
+        """The format as text."""
+        besides = {Offset.CENTER: "", Offset.ZERO_POINT: ", zero points", Offset.MINIMUM: ", minimums"}[self.offset]
+        return f"{self.bits} bits in groups of {self.group}{besides}"
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of a weight with its share of the header."""
         return self.bits + 8 * self.header_bytes / self.section
@@ -85,12 +92,25 @@ class GroupFormat:
 class GroupCodes:
     """Rows of a matrix as codes [N, K] with 16-bit scales [N, K / group], as their bits; formats of two levels have none.
 
-    `offsets` [N, K / group] are zero points (uint8), minimums (uint16, like the scales), or None for codes around a center.
+    Of Offset.MINIMUM there are `minimums` like the scales, of Offset.ZERO_POINT `zero_points`, [N, K / group] too.
     """
 
     codes: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.uint16]
-    offsets: npt.NDArray[Any] | None
+    minimums: npt.NDArray[np.uint16] | None = None
+    zero_points: npt.NDArray[np.uint8] | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[GroupCodes]) -> GroupCodes:
+        """Returns the rows of all parts, contiguous."""
+        minimums = [part.minimums for part in parts if part.minimums is not None]
+        zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+        return cls(
+            codes=_joined([part.codes for part in parts]),
+            scales=_joined([part.scales for part in parts]),
+            minimums=_joined(minimums) if minimums else None,
+            zero_points=_joined(zero_points) if zero_points else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,11 +132,15 @@ def values_of(groups: GroupCodes, group_format: GroupFormat) -> Float32Array:
     values = groups.codes.astype(np.float32)
     scales = spread(widened(groups.scales, group_format.scales))
     with np.errstate(over="ignore", invalid="ignore"):
-        if groups.offsets is None:
-            return (values - np.float32(group_format.center)) * scales
-        if group_format.offset is Offset.ZERO_POINT:
-            return (values - spread(groups.offsets)) * scales
-        return values * scales + spread(widened(groups.offsets, group_format.scales))
+        if groups.minimums is not None:
+            return values * scales + spread(widened(groups.minimums, group_format.scales))
+        if groups.zero_points is not None:
+            return (values - spread(groups.zero_points)) * scales
+        return (values - np.float32(group_format.center)) * scales
+
+
+def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(np.concatenate(parts))
 
 
 def widened(bits: npt.NDArray[Any], scales: ScaleType) -> Float32Array:

@@ -51,7 +51,7 @@ class GroupFormat:
 class PanelFormat:
     """How a panel of 64 rows of a matrix is stored; `groups` belongs to Encoding.GROUPS."""
 
-    def __init__(self, encoding: Encoding, groups: GroupFormat = ...) -> None: ...
+    def __init__(self, encoding: Encoding = ..., groups: GroupFormat = ...) -> None: ...
 
 class GroupMatrix:
     """A matrix of group formats alone, one per panel, for the tests of kernels."""
@@ -140,7 +140,11 @@ class ModelShape:
 class Decoder:
     """Serves one call at a time: a second one raises BusyError, or ForkedError where the first one cannot return."""
 
-    def __init__(self, shape: ModelShape, weights: PanelFormat, isa: str, threads: int) -> None: ...
+    def __init__(self, shape: ModelShape, weights: PanelFormat, formats: dict[str, PanelFormat], isa: str, threads: int) -> None:
+        """Matrices that `formats` names have these formats, all others that of `weights`.
+
+        ValueError where matrices that are multiplied together have several encodings.
+        """
     @property
     def tensor_shapes(self) -> dict[str, list[int]]:
         """The shape of every tensor that the model needs, by canonical name."""
@@ -148,6 +152,12 @@ class Decoder:
         """Packs a weight [N, K] of any strides."""
     def dequantized(self, name: str, first_row: int, count: int) -> Float32Array:
         """Returns the values that products multiply with, [count, K]; ValueError for a weight that was never set."""
+    def set_groups(
+        self, name: str, codes: ByteArray, scales: BitsArray, minimums: BitsArray | None, zero_points: ByteArray | None
+    ) -> None:
+        """Writes codes [N, K] and what belongs to their groups [N, K / group] as they are, for a format of one level."""
+    def set_blocks(self, name: str, kind: int, blocks: ByteArray) -> None:
+        """Writes rows of a GGUF kind as they are: bytes [..., bytes of a row], whose leading axes in order are the rows."""
     def set_vector(self, name: str, values: Float32Array) -> None:
         """Copies a bias, a norm or, flat, the table of positions."""
     def packed_sizes(self) -> list[int]:

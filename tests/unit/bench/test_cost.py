@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from quire.bench.cost import matrix_elements, step_bytes, step_flops
+from quire.bench.cost import WeightBytes, matrix_elements, step_bytes, step_flops, weight_bytes
 from quire.bench.random_model import random_checkpoint
 from quire.config import KVFormat
 from quire.errors import ConfigError
+from quire.executors.packing import Encoding, PanelFormat, matrix_shapes
 from quire.executors.protocol import kv_layout
 from quire.models.checkpoint import Checkpoint
 from quire.models.spec import ModelSpec
@@ -34,7 +35,13 @@ def test_a_prefill_step_costs_products_and_attention(spec: ModelSpec) -> None:
 def test_a_decode_step_reads_weights_and_the_context(spec: ModelSpec) -> None:
     layout = kv_layout(spec, 32, KVFormat.BFLOAT16)
     assert layout.bytes_per_token == 2 * 2 * 2 * 16 * 2
-    assert step_bytes(spec, 16, layout, 50) == 2 * (2 * LAYER + 6400) + 50 * layout.bytes_per_token
+    assert step_bytes(WeightBytes(layers=1000, head=200), layout, 50) == 1200 + 50 * layout.bytes_per_token
+
+
+def test_bytes_of_weights_are_those_of_whole_panels(spec: ModelSpec) -> None:
+    weights = weight_bytes(spec, dict.fromkeys(matrix_shapes(spec), PanelFormat(Encoding.BFLOAT16)))
+    in_panels = 64 * 64 + 2 * 64 * 64 + 64 * 64 + 2 * 128 * 64 + 64 * 96
+    assert weights == WeightBytes(layers=2 * 2 * in_panels, head=2 * 128 * 64)
 
 
 def test_a_missing_config_file_is_a_typed_error(tmp_path: Path) -> None:

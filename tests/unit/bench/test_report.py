@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from quire.bench.cost import Cost, attention_flops, decode_cost, prefill_cost, step_flops
+from quire.bench.cost import Cost, WeightBytes, attention_flops, decode_cost, prefill_cost, step_flops
 from quire.bench.kernels import KernelWork, difference
 from quire.bench.machine_peak import MachinePeak, higher_peak
 from quire.bench.report import Samples, speed_of, spread
@@ -59,7 +59,8 @@ def test_a_prompt_in_two_parts_costs_what_it_costs_whole_and_one_more_head(check
 
 def test_a_decode_step_reads_the_context_of_every_request(checkpoint: Checkpoint) -> None:
     layout = kv_layout(checkpoint.spec, 32, KVFormat.BFLOAT16)
-    one, two = (decode_cost(checkpoint.spec, 16, layout, contexts) for contexts in ((70,), (70, 30)))
+    weights = WeightBytes(layers=1000, head=200)
+    one, two = (decode_cost(checkpoint.spec, weights, layout, contexts) for contexts in ((70,), (70, 30)))
     assert two.num_bytes is not None
     assert one.num_bytes is not None
     assert two.num_bytes - one.num_bytes == 30 * layout.bytes_per_token

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire import LLM, load_model
-from quire.config import DEFAULT_KV_MEMORY_BYTES, DType, EngineConfig, ExecutorKind, Quantize
+from quire.config import DEFAULT_KV_MEMORY_BYTES, DType, EngineConfig, ExecutorKind, Quantize, WeightFormat
 from quire.engine import loading
 from quire.engine.loading import build_executor, open_checkpoint
 from quire.engine.options import engine_config
@@ -57,7 +57,7 @@ def resolved(memory: Memory | None, spec: ModelSpec = LARGE, **options: Any) -> 
 
 
 def needs(config: EngineConfig, spec: ModelSpec = LARGE) -> int:
-    return capacity_of(config, spec).needs(pool_blocks(config, spec), step_rows(config, spec)).total
+    return capacity_of(config, spec, WEIGHTS).needs(pool_blocks(config, spec), step_rows(config, spec)).total
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_weights_are_counted_as_the_executor_holds_them(family: str, dtype: DTyp
     spec = spec_of(family)
     weights = random_weights(spec)
     config = resolve(EngineConfig(executor=ExecutorKind.NATIVE, dtype=dtype, quantize=quantize), spec, weights)
-    capacity = capacity_of(config, spec)
+    capacity = capacity_of(config, spec, weights)
     executor = NativeExecutor(
         spec, weights, ExecutorOptions(layout=capacity.layout, num_blocks=1, dtype=dtype, quantize=quantize)
     )
@@ -205,7 +205,8 @@ def test_attention_scores_of_the_reference_executor_stay_within_what_is_counted(
     finally:
         tracemalloc.stop()
     config = engine_config({"executor": "reference", "dtype": "float32", "kv_format": "float32"})
-    with_scores = capacity_of(config, spec).needs(num_keys // 32, num_queries).step
-    without = capacity_of(replace(config, executor=ExecutorKind.NATIVE), spec).needs(num_keys // 32, num_queries).step
+    config = replace(config, weight_format=WeightFormat.FLOAT32)
+    with_scores = capacity_of(config, spec, WEIGHTS).needs(num_keys // 32, num_queries).step
+    without = capacity_of(replace(config, executor=ExecutorKind.NATIVE), spec, WEIGHTS).needs(num_keys // 32, num_queries).step
     assert 0.5 * peak < with_scores - without
     assert peak < (with_scores - without) * 1.2

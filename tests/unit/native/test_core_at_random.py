@@ -85,7 +85,7 @@ def good_calls(decoder: Any) -> dict[str, tuple[Callable[..., object], list[Any]
     heads = (1, SPEC.num_kv_heads, SPEC.head_dim)
     hidden = floats(SPEC.num_heads * SPEC.head_dim, SPEC.hidden_size)
     return {
-        "Decoder": (core.Decoder, [shape_of(core, SPEC), f32, "", 1]),
+        "Decoder": (core.Decoder, [shape_of(core, SPEC), f32, {"layers.0.attn.q.weight": f32}, "", 1]),
         "set_matrix": (decoder.set_matrix, ["layers.0.attn.q.weight", hidden]),
         "dequantized": (decoder.dequantized, ["layers.0.attn.q.weight", 1, 2]),
         "set_vector": (decoder.set_vector, ["final_norm.weight", floats(SPEC.hidden_size)]),

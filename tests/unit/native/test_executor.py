@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.bench.cost import matrix_elements, weight_bytes
 from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.engine.loading import load_executor
 from quire.engine.options import engine_config
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.native import NativeExecutor, available_isas, int_layout
 from quire.executors.options import ExecutorOptions
-from quire.executors.packing import bits_per_weight
+from quire.executors.packing import matrix_shapes, mean_bits, panel_format_of
 from quire.executors.protocol import StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceTensor, Weights
@@ -81,10 +80,10 @@ def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monk
     monkeypatch.setenv("QUIRE_ISA", isa)
     sizes = {"hidden_size": 512, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "vocab_size": 512}
     whole = replace(with_ffn(spec_of("llama"), size=1024), **sizes)
-    layers, head = matrix_elements(whole)
-    bits = bits_per_weight(WeightFormat(quantize.value), int_layout())
-    tables = 1 if whole.is_head_tied else 2
-    assert build(whole, random_weights(whole), quantize=quantize).weight_bytes == weight_bytes(bits, layers + tables * head)
+    form = panel_format_of(WeightFormat(quantize.value), int_layout())
+    num_weights = sum(rows * columns for rows, columns in matrix_shapes(whole).values())
+    assert mean_bits(whole, dict.fromkeys(matrix_shapes(whole), form)) == form.bits_per_weight
+    assert build(whole, random_weights(whole), quantize=quantize).weight_bytes == form.bits_per_weight * num_weights / 8
 
 
 @pytest.mark.parametrize("isa", available_isas())

@@ -39,7 +39,7 @@ def test_impossible_shapes_are_refused(changes: dict[str, Any]) -> None:
     for field, value in changes.items():
         setattr(shape, field, value)
     with pytest.raises(ValueError, match=r"size|head|layer|position|shape|negative"):
-        core.Decoder(shape, core.PanelFormat(core.Encoding.F32), "", 1)
+        core.Decoder(shape, core.PanelFormat(), {}, "", 1)
 
 
 def test_layers_and_rotations_out_of_range_are_refused() -> None:
@@ -49,7 +49,7 @@ def test_layers_and_rotations_out_of_range_are_refused() -> None:
         setattr(layers[1], field, value)
         shape.layers = layers
         with pytest.raises(ValueError, match="a layer"):
-            core.Decoder(shape, core.PanelFormat(core.Encoding.F32), "", 1)
+            core.Decoder(shape, core.PanelFormat(), {}, "", 1)
 
 
 @pytest.mark.parametrize("size", [0, -1, 2**24 + 2, 2**62])
@@ -59,7 +59,7 @@ def test_feed_forwards_of_impossible_size_are_refused(size: int) -> None:
     layers[1].ffn.size = size
     shape.layers = layers
     with pytest.raises(ValueError, match="feed-forward"):
-        core.Decoder(shape, core.PanelFormat(core.Encoding.F32), "", 1)
+        core.Decoder(shape, core.PanelFormat(), {}, "", 1)
 
 
 @pytest.mark.parametrize("threads", [0, -1, -(2**31), 4097, 2**31 - 1])

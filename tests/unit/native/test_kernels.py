@@ -15,8 +15,9 @@ import pytest
 
 from quire.arrays import Float32Array
 from quire.config import Quantize, WeightFormat
-from quire.executors.native import available_isas, packed_as
-from quire.executors.packing import PackLayout
+from quire.executors.native import available_isas
+from quire.executors.native_shape import panel_format
+from quire.executors.packing import PackLayout, PanelFormat, panel_format_of
 from quire.executors.reference_quantize import quantized_rows, quantized_weights
 from quire.models.weights import round_to_bfloat16
 
@@ -43,7 +44,12 @@ def layout_of(isa: str) -> PackLayout:
 
 
 def format_of(isa: str, name: str) -> Any:
-    return packed_as(core, {"F32": WeightFormat.FLOAT32, "BF16": WeightFormat.BFLOAT16}.get(name) or WeightFormat[name], isa)
+    return panel_format(core, panels_of(isa, name))
+
+
+def panels_of(isa: str, name: str) -> PanelFormat:
+    known = {"F32": WeightFormat.FLOAT32, "BF16": WeightFormat.BFLOAT16}
+    return panel_format_of(known.get(name) or WeightFormat[name], layout_of(isa))
 
 
 def multiply(isa: str, weight_format: str, weight: Float32Array, a: Float32Array) -> Float32Array:
@@ -72,8 +78,8 @@ def test_bfloat16_product_equals_numpy_on_rounded_inputs(isa: str, rows: int, co
 def test_integer_product_equals_numpy_on_quantized_inputs(isa: str, quantize: Quantize, rows: int, columns: int, k: int) -> None:
     """Sums inside a group are exact; the float32 sum over groups errs as that of a product does."""
     weight, a = random((columns, k)), random((rows, k), 1)
-    form = layout_of(isa)
-    inputs = quantized_rows(a, quantize, form).astype(np.float64), quantized_weights(weight, quantize, form)
+    rows_as = panels_of(isa, quantize.name).encoding
+    inputs = quantized_rows(a, rows_as).astype(np.float64), quantized_weights(weight, quantize, layout_of(isa))
     exact = inputs[0] @ inputs[1].T
     bound = (3 + k / 32) * 2.0**-23 * (np.abs(inputs[0]) @ np.abs(inputs[1]).T) + 1e-12
     assert (np.abs(multiply(isa, quantize.name, weight, a) - exact) <= bound).all()

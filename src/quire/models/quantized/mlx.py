@@ -101,7 +101,7 @@ class AffineRows(WeightRows):
     def groups(self, group_format: GroupFormat, start: int, stop: int) -> GroupCodes:
         blocks = blocks_of(group_format.group, self._group_columns, self.num_columns)
         scales, biases = (bits_of(each[start:stop, blocks], group_format.scales) for each in (self.scales, self.biases))
-        return GroupCodes(codes=self._codes(start, stop), scales=scales, offsets=biases)
+        return GroupCodes(codes=self._codes(start, stop), scales=scales, minimums=biases)
 
     @property
     def _group_columns(self) -> int:

@@ -67,7 +67,7 @@ class Fp4Rows(WeightRows):
 
     def groups(self, group_format: GroupFormat, start: int, stop: int) -> GroupCodes:
         scales = decode_half_exponents(self.exponents[start:stop], self.exponent_dtype)
-        return GroupCodes(codes=_CODES[self._codes(start, stop)], scales=bits_of(scales, group_format.scales), offsets=None)
+        return GroupCodes(codes=_CODES[self._codes(start, stop)], scales=bits_of(scales, group_format.scales))
 
     def _codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         return unpack_codes(self.data[start:stop], 4, 2 * self.data.shape[1])

@@ -78,9 +78,9 @@ class IntegerRows(WeightRows):
         blocks = blocks_of(group_format.group, self._block_columns, self.num_columns)[None, :]
         scales = bits_of(self.scaling.scales[rows, blocks], group_format.scales)
         if group_format.offset is Offset.ZERO_POINT:
-            return GroupCodes(codes=codes, scales=scales, offsets=self._zero_points[rows, blocks])
+            return GroupCodes(codes=codes, scales=scales, zero_points=self._zero_points[rows, blocks])
         shift = self._shift(group_format.bits) or 0
-        return GroupCodes(codes=codes + np.uint8(shift) if shift else codes, scales=scales, offsets=None)
+        return GroupCodes(codes=codes + np.uint8(shift) if shift else codes, scales=scales)
 
     @property
     def _block_columns(self) -> int | None:

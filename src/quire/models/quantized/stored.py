@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError
@@ -91,13 +90,7 @@ class PackedTensor(DecodedTensor):
         group_format = rows.group_format()
         if group_format is None:
             return None
-        parts = [rows.groups(group_format, start, stop) for start, stop in self._spans()]
-        offsets = [part.offsets for part in parts if part.offsets is not None]
-        return GroupCodes(
-            codes=np.concatenate([part.codes for part in parts]),
-            scales=np.concatenate([part.scales for part in parts]),
-            offsets=np.concatenate(offsets) if offsets else None,
-        )
+        return GroupCodes.joined([rows.groups(group_format, start, stop) for start, stop in self._spans()])
 
     def _spans(self) -> Iterator[tuple[int, int]]:
         """Yields the rows of every piece as [start, stop) of the weight."""

@@ -4,14 +4,11 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <limits>
-#include <memory>
 #include <mutex>
 #include <stdexcept>
 
 #include "bindings.h"
 #include "decoder.h"
-#include "packed_file.h"
 #include "step_check.h"
 
 namespace quire {
@@ -167,89 +164,20 @@ static void allocate_kv(Decoder& d, int64_t num_blocks, int64_t block_size, KVFo
   d.allocate_kv(num_blocks, block_size, format, bytes_per_block);
 }
 
-template <class Matrix, Element element>
-static void set_matrix(Decoder& d, const std::string& name, Matrix weight) {
-  SourceMatrix source = source_of(weight, element);
-  auto lock = alone_with(d);
-  nb::gil_scoped_release release;
-  d.tensors().set_matrix(name, source, d.kernels(), d.threads());
-}
-
-static nb::ndarray<nb::numpy, float, nb::ndim<2>> dequantized(Decoder& d, const std::string& name,
-                                                              int64_t first_row, int64_t count) {
-  auto lock = alone_with(d);
-  auto rows =
-      std::make_unique<std::vector<float>>(d.tensors().dequantized(name, first_row, count, d.kernels()));
-  size_t num_rows = static_cast<size_t>(count), k = rows->size() / num_rows;
-  float* values = rows->data();
-  nb::capsule owner(rows.release(), [](void* p) noexcept { delete static_cast<std::vector<float>*>(p); });
-  return {values, {num_rows, k}, owner};
-}
-
-static void set_vector(Decoder& d, const std::string& name, Floats values) {
-  const float* elements = elements_of(values, "values");
-  auto lock = alone_with(d);
-  d.tensors().set_vector(name, elements, static_cast<int64_t>(values.shape(0)));
-}
-
-static PackedMatrix& matrix_at(const Decoder& d, size_t index) {
-  const std::vector<PackedMatrix*>& matrices = d.tensors().matrices();
-  if (index >= matrices.size()) throw std::invalid_argument("there is no such matrix");
-  return *matrices[index];
-}
-
-static std::vector<int64_t> packed_sizes(const Decoder& d) {
-  std::vector<int64_t> sizes;
-  for (const PackedMatrix* each : d.tensors().matrices())
-    sizes.push_back(static_cast<int64_t>(each->bytes()));
-  return sizes;
-}
-
-static std::vector<uint64_t> packed_checksums(Decoder& d, size_t index) {
-  auto lock = alone_with(d);
-  const PackedMatrix& matrix = matrix_at(d, index);
-  nb::gil_scoped_release release;
-  return checksums_of(matrix, d.threads());
-}
-
-static nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>> packed_bytes(nb::handle self, size_t index) {
-  const PackedMatrix& matrix = matrix_at(nb::cast<Decoder&>(self), index);
-  return {reinterpret_cast<const uint8_t*>(matrix.data()), {matrix.bytes()}, self};
-}
-
-static bool read_packed_matrix(Decoder& d, size_t index, int file, int64_t offset,
-                               const std::vector<uint64_t>& checksums) {
-  auto lock = alone_with(d);
-  PackedMatrix& matrix = matrix_at(d, index);
-  if (static_cast<int64_t>(checksums.size()) != pieces_of(matrix))
-    throw std::invalid_argument("every piece needs a checksum");
-  if (offset < 0 || offset > std::numeric_limits<int64_t>::max() - static_cast<int64_t>(matrix.bytes()))
-    throw std::invalid_argument("no file has such an offset");
-  nb::gil_scoped_release release;
-  bool is_whole = read_packed(matrix, file, offset, checksums.data(), d.threads());
-  d.tensors().mark_read(matrix, is_whole);
-  return is_whole;
-}
-
 // Arrays are never converted on the way in: what is written to a converted copy would be lost.
 void bind_decoder(nb::module_& m) {
   nb::exception<BusyError>(m, "BusyError", PyExc_RuntimeError);
   nb::exception<ForkedError>(m, "ForkedError", PyExc_RuntimeError);
-  nb::class_<Decoder>(m, "Decoder")
-      .def(nb::init<ModelShape, const PanelFormat&, const std::string&, int>(), nb::arg("shape"),
-           nb::arg("weights"), nb::arg("isa"), nb::arg("threads"))
-      .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"),
-           nb::arg("weight").noconvert())
-      .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"),
-           nb::arg("weight").noconvert())
-      .def("dequantized", &dequantized, nb::arg("name"), nb::arg("first_row"), nb::arg("count"))
-      .def("set_vector", &set_vector, nb::arg("name"), nb::arg("values").noconvert())
-      .def_prop_ro("tensor_shapes", [](const Decoder& d) { return d.tensors().shapes(); })
-      .def("packed_sizes", &packed_sizes)
-      .def("packed_checksums", &packed_checksums, nb::arg("index"))
-      .def("packed_bytes", &packed_bytes, nb::arg("index"))
-      .def("read_packed", &read_packed_matrix, nb::arg("index"), nb::arg("file"), nb::arg("offset"),
-           nb::arg("checksums"))
+  nb::class_<Decoder> decoder(m, "Decoder");
+  bind_weights(decoder);
+  decoder
+      .def(
+          "__init__",
+          [](Decoder* self, ModelShape shape, const PanelFormat& weights,
+             std::map<std::string, PanelFormat> formats, const std::string& isa, int threads) {
+            new (self) Decoder(std::move(shape), {weights, std::move(formats)}, isa, threads);
+          },
+          nb::arg("shape"), nb::arg("weights"), nb::arg("formats"), nb::arg("isa"), nb::arg("threads"))
       .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("kv_format"),
            nb::arg("bytes_per_block"))
       .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),

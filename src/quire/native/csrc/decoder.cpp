@@ -37,7 +37,10 @@ void Decoder::reserve(const Step& step) {
     attended_ = Buffer(rows * query * sizeof(float));
     mixed_ = Buffer(rows * query * sizeof(float));
     hidden_ = Buffer(rows * stride_of(widest_ffn_) * sizeof(float));
-    if (format_.encoding == Encoding::kInt8Amx)
+    auto is_split = [](const Layer& layer) {
+      return layer.down.weight.panels().encoding() == Encoding::kInt8Amx;
+    };
+    if (std::any_of(layers_.begin(), layers_.end(), is_split))
       gated_ = Buffer(rows * stride_of(widest_ffn_) * sizeof(float));
     int64_t gqa = shape_.num_heads / shape_.num_kv_heads;
     scratch_ = Buffer(static_cast<size_t>(threads_.size() * attention_scratch(gqa, shape_.head_dim)) *

@@ -82,8 +82,8 @@ inline int64_t grain_of(int64_t multiplications_per_unit) {
 class Decoder {
  public:
   // Reserves memory for all weights. Throws std::invalid_argument for a shape that contradicts itself or
-  // exceeds the kernels' sizes.
-  Decoder(ModelShape shape, const PanelFormat& weights, const std::string& isa, int num_threads);
+  // exceeds the kernels' sizes, and for formats of matrices that cannot be multiplied together.
+  Decoder(ModelShape shape, const MatrixFormats& formats, const std::string& isa, int num_threads);
 
   // Every tensor of the model by canonical name, to be set before the first step.
   TensorTable& tensors() { return tensors_; }
@@ -137,11 +137,13 @@ class Decoder {
   };
 
   void add_norm(const std::string& name, NormWeights& norm);
-  void add_linear(const std::string& name, Linear& linear, int64_t rows, int64_t k, bool has_bias);
-  void add_tables();
-  void add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn);
-  void add_projections(const std::string& prefix, Layer& layer);
-  void add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn);
+  void add_linear(const std::string& name, Linear& linear, const TensorShape& shape, bool has_bias,
+                  const MatrixFormats& formats);
+  void add_tables(const MatrixFormats& formats);
+  void add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn, const MatrixFormats& formats);
+  void add_projections(const std::string& prefix, Layer& layer, const MatrixFormats& formats);
+  void add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn, const MatrixFormats& formats);
+  void check_formats(const MatrixFormats& formats) const;
   KVPages pages(int64_t layer) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
   // Floats between rows of activations: whole panels, which every format fits into, plus one cache line. Rows
@@ -174,7 +176,6 @@ class Decoder {
   std::atomic<uint64_t> forks_before_call_{0};
   ModelShape shape_;
   const Kernels& kernels_;
-  PanelFormat format_;
   ThreadPool threads_;
   int64_t widest_ffn_;
 

@@ -7,10 +7,13 @@
 
 #include "buffer.h"
 #include "checked.h"
+#include "group_rows.h"
 #include "kernels.h"
 #include "threads.h"
 
 namespace quire {
+
+inline int64_t panels_of(int64_t rows) { return (rows + kPanel - 1) / kPanel; }
 
 class PackedMatrix {
  public:
@@ -38,23 +41,40 @@ class PackedMatrix {
   size_t bytes() const { return buffer_.size(); }
   char* data() const { return buffer_.get(); }
 
-  // Writes source row r to panel first_panel + r / 64 * panel_step, column r % 64. Throws
-  // std::invalid_argument.
-  void pack(const Kernels& kernels, const SourceMatrix& source, int64_t first_panel, int64_t panel_step,
+  // Writes source row r to panel first + r / 64 * step, column r % 64. Throws std::invalid_argument.
+  void pack(const Kernels& kernels, const SourceMatrix& source, int64_t first, int64_t step,
             ThreadPool& threads) {
-    int64_t count = (source.rows + kPanel - 1) / kPanel;
-    if (source.columns != k_ || first_panel + (count - 1) * panel_step >= num_panels())
-      throw std::invalid_argument("a weight does not fit the matrix it is packed into");
-    for (int64_t p = 0; p < count; ++p)
-      if (!is_packed_from_floats(formats_[static_cast<size_t>(first_panel + p * panel_step)], kernels))
+    require_room(source.rows, source.columns, first, step);
+    for (int64_t p = 0; p < panels_of(source.rows); ++p)
+      if (!is_packed_from_floats(formats_[static_cast<size_t>(first + p * step)], kernels))
         throw std::invalid_argument("floats are not quantized to this format here");
-    threads.run(count, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t p = begin; p < end; ++p)
-        kernels.pack(source, p * kPanel, panels()[first_panel + p * panel_step]);
-    });
+    each_panel(source.rows, first, step, threads,
+               [&](int64_t first_row, const Panel& panel) { kernels.pack(source, first_row, panel); });
+  }
+
+  // The same with rows that are integers of the panels' format already: CodeRows or BlockRows.
+  template <class Rows>
+  void pack(const Rows& source, int64_t first, int64_t step, ThreadPool& threads) {
+    require_room(num_rows(source), source.columns, first, step);
+    for (int64_t p = 0; p < panels_of(num_rows(source)); ++p)
+      require_format(source, formats_[static_cast<size_t>(first + p * step)]);
+    each_panel(num_rows(source), first, step, threads,
+               [&](int64_t first_row, const Panel& panel) { pack_rows(source, first_row, panel); });
   }
 
  private:
+  void require_room(int64_t rows, int64_t columns, int64_t first, int64_t step) const {
+    if (columns != k_ || first + (panels_of(rows) - 1) * step >= num_panels())
+      throw std::invalid_argument("a weight does not fit the matrix it is packed into");
+  }
+
+  template <class Write>
+  void each_panel(int64_t rows, int64_t first, int64_t step, ThreadPool& threads, const Write& write) {
+    threads.run(panels_of(rows), 1, [&](int64_t begin, int64_t end, int) {
+      for (int64_t p = begin; p < end; ++p) write(p * kPanel, panels()[first + p * step]);
+    });
+  }
+
   static bool is_packed_from_floats(const PanelFormat& format, const Kernels& kernels) {
     if (format.encoding == Encoding::kInt8Amx) return kernels.has_amx;
     if (format.encoding != Encoding::kGroups) return true;

@@ -1,6 +1,7 @@
 #include "tensor_table.h"
 
 #include <stdexcept>
+#include <utility>
 
 #include "checked.h"
 
@@ -13,10 +14,9 @@ void TensorTable::add_vector(const std::string& name, std::vector<float>& vector
   places_[name] = {shape, nullptr, &vector, false};
 }
 
-void TensorTable::add_panels(Linear& linear, int64_t num_panels, int64_t k, const PanelFormat& format,
-                             bool has_bias) {
-  linear.weight = PackedMatrix(std::vector<PanelFormat>(static_cast<size_t>(num_panels), format), k);
-  if (has_bias) linear.bias.resize(static_cast<size_t>(num_panels * kPanel));
+void TensorTable::add_panels(Linear& linear, std::vector<PanelFormat> formats, int64_t k, bool has_bias) {
+  linear.weight = PackedMatrix(std::move(formats), k);
+  if (has_bias) linear.bias.resize(static_cast<size_t>(linear.weight.num_panels() * kPanel));
   matrices_.push_back(&linear.weight);
 }
 
@@ -36,11 +36,21 @@ TensorTable::Place& TensorTable::place_of(const std::string& name, bool is_matri
   return found->second;
 }
 
+TensorTable::Place& TensorTable::matrix_of(const std::string& name, int64_t rows, int64_t columns) {
+  Place& place = place_of(name, true);
+  if (place.shape != TensorShape{rows, columns})
+    throw std::invalid_argument("'" + name + "' has the wrong shape");
+  return place;
+}
+
+bool TensorTable::has_matrix(const std::string& name) const {
+  auto found = places_.find(name);
+  return found != places_.end() && found->second.matrix != nullptr;
+}
+
 void TensorTable::set_matrix(const std::string& name, const SourceMatrix& source, const Kernels& kernels,
                              ThreadPool& threads) {
-  Place& place = place_of(name, true);
-  if (place.shape != TensorShape{source.rows, source.columns})
-    throw std::invalid_argument("'" + name + "' has the wrong shape");
+  Place& place = matrix_of(name, source.rows, source.columns);
   place.matrix->pack(kernels, source, place.first_panel, place.panel_step, threads);
   place.is_set = true;
 }

@@ -1,6 +1,7 @@
 // Loading: where each named tensor is stored, and the K/V memory.
 #include <cmath>
 #include <stdexcept>
+#include <utility>
 
 #include "checked.h"
 #include "cpu.h"
@@ -8,9 +9,7 @@
 
 namespace quire {
 
-static int64_t panels_of(int64_t rows) { return round_up(rows, kPanel) / kPanel; }
-
-static void require(bool holds, const char* what) {
+static void require(bool holds, const std::string& what) {
   if (!holds) throw std::invalid_argument(what);
 }
 
@@ -61,22 +60,30 @@ static int64_t widest_ffn(const ModelShape& shape) {
   return widest;
 }
 
-static const PanelFormat& checked(const PanelFormat& format, const Kernels& kernels) {
-  require(format.encoding != Encoding::kInt8Amx || kernels.has_amx,
-          "int8 for AMX on an instruction set without it");
-  return format;
-}
-
-Decoder::Decoder(ModelShape shape, const PanelFormat& weights, const std::string& isa, int num_threads)
+Decoder::Decoder(ModelShape shape, const MatrixFormats& formats, const std::string& isa, int num_threads)
     : shape_(checked(std::move(shape))),
       kernels_(choose_kernels(isa)),
-      format_(checked(weights, kernels_)),
       threads_(num_threads),
       widest_ffn_(widest_ffn(shape_)),
       layers_(shape_.layers.size()) {
-  add_tables();
+  add_tables(formats);
   for (size_t index = 0; index < layers_.size(); ++index)
-    add_layer("layers." + std::to_string(index) + ".", layers_[index], shape_.layers[index].ffn);
+    add_layer("layers." + std::to_string(index) + ".", layers_[index], shape_.layers[index].ffn, formats);
+  check_formats(formats);
+}
+
+// Rows of activations keep, beyond K, what products of another encoding left there.
+void Decoder::check_formats(const MatrixFormats& formats) const {
+  for (const auto& [name, format] : formats.by_name)
+    require(tensors_.has_matrix(name), "no matrix of this model is called '" + name + "'");
+  const Encoding first = tensors_.matrices()[0]->panels().encoding();
+  for (const PackedMatrix* matrix : tensors_.matrices()) {
+    Encoding encoding = matrix->panels().encoding();
+    require(encoding != Encoding::kInt8Amx || kernels_.has_amx,
+            "int8 for AMX on an instruction set without it");
+    require(encoding == first || matrix->k() % kGroup == 0,
+            "matrices of several encodings must have multiples of 32 columns");
+  }
 }
 
 void Decoder::add_norm(const std::string& name, NormWeights& norm) {
@@ -84,41 +91,55 @@ void Decoder::add_norm(const std::string& name, NormWeights& norm) {
   if (shape_.norm == NormKind::kLayer) tensors_.add_vector(name + ".bias", norm.bias, {shape_.hidden_size});
 }
 
-// A linear layer of one tensor.
-void Decoder::add_linear(const std::string& name, Linear& linear, int64_t rows, int64_t k, bool has_bias) {
-  tensors_.add_panels(linear, panels_of(rows), k, format_, has_bias);
-  tensors_.add_linear(name, linear, rows);
+static std::vector<PanelFormat> repeated(const PanelFormat& format, int64_t count) {
+  return std::vector<PanelFormat>(static_cast<size_t>(count), format);
 }
 
-void Decoder::add_tables() {
+static void append(std::vector<PanelFormat>& formats, const PanelFormat& format, int64_t count) {
+  formats.insert(formats.end(), static_cast<size_t>(count), format);
+}
+
+// A linear layer of one tensor.
+void Decoder::add_linear(const std::string& name, Linear& linear, const TensorShape& shape, bool has_bias,
+                         const MatrixFormats& formats) {
+  std::vector<PanelFormat> panels = repeated(formats.of(name + ".weight"), panels_of(shape[0]));
+  tensors_.add_panels(linear, std::move(panels), shape[1], has_bias);
+  tensors_.add_linear(name, linear, shape[0]);
+}
+
+void Decoder::add_tables(const MatrixFormats& formats) {
   int64_t hidden = shape_.hidden_size;
-  add_linear("embed", embed_, shape_.vocab_size, hidden, false);
-  if (!shape_.is_head_tied) add_linear("head", head_, shape_.vocab_size, hidden, false);
+  add_linear("embed", embed_, {shape_.vocab_size, hidden}, false, formats);
+  if (!shape_.is_head_tied) add_linear("head", head_, {shape_.vocab_size, hidden}, false, formats);
   if (shape_.has_learned_positions)
     tensors_.add_vector("position.weight", position_table_, {shape_.max_context, hidden});
   add_norm("final_norm", final_norm_);
 }
 
-void Decoder::add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn) {
+void Decoder::add_layer(const std::string& prefix, Layer& layer, const FfnShape& ffn,
+                        const MatrixFormats& formats) {
   bool has_pre = shape_.norm_placement != NormPlacement::kPost,
        has_post = shape_.norm_placement != NormPlacement::kPre;
   if (has_pre) add_norm(prefix + "attn_norm", layer.attn_norm);
-  add_projections(prefix + "attn.", layer);
+  add_projections(prefix + "attn.", layer, formats);
   if (has_post) add_norm(prefix + "attn_post_norm", layer.attn_post_norm);
   if (has_pre) add_norm(prefix + "ffn_norm", layer.ffn_norm);
-  add_ffn(prefix + "ffn.", layer, ffn);
+  add_ffn(prefix + "ffn.", layer, ffn, formats);
   if (has_post) add_norm(prefix + "ffn_post_norm", layer.ffn_post_norm);
 }
 
-void Decoder::add_projections(const std::string& prefix, Layer& layer) {
+void Decoder::add_projections(const std::string& prefix, Layer& layer, const MatrixFormats& formats) {
   int64_t hidden = shape_.hidden_size, query = shape_.num_heads * shape_.head_dim,
           kv = shape_.num_kv_heads * shape_.head_dim;
   int64_t first_key = panels_of(query), first_value = first_key + panels_of(kv);
-  tensors_.add_panels(layer.qkv, first_value + panels_of(kv), hidden, format_, shape_.has_qkv_bias);
+  std::vector<PanelFormat> panels = repeated(formats.of(prefix + "q.weight"), first_key);
+  append(panels, formats.of(prefix + "k.weight"), panels_of(kv));
+  append(panels, formats.of(prefix + "v.weight"), panels_of(kv));
+  tensors_.add_panels(layer.qkv, std::move(panels), hidden, shape_.has_qkv_bias);
   tensors_.add_linear(prefix + "q", layer.qkv, query);
   tensors_.add_linear(prefix + "k", layer.qkv, kv, first_key);
   tensors_.add_linear(prefix + "v", layer.qkv, kv, first_value);
-  add_linear(prefix + "out", layer.out, hidden, query, shape_.has_attention_out_bias);
+  add_linear(prefix + "out", layer.out, {hidden, query}, shape_.has_attention_out_bias, formats);
   if (shape_.qk_norm == QKNorm::kNone) return;
   bool is_whole = shape_.qk_norm == QKNorm::kWhole;
   tensors_.add_vector(prefix + "q_norm.weight", layer.q_norm, {is_whole ? query : shape_.head_dim});
@@ -126,12 +147,16 @@ void Decoder::add_projections(const std::string& prefix, Layer& layer) {
 }
 
 // Panels of gate and up take turns, so that one unit of a product holds both.
-void Decoder::add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn) {
+void Decoder::add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn,
+                      const MatrixFormats& formats) {
   int64_t hidden = shape_.hidden_size, step = ffn.is_gated ? 2 : 1;
-  tensors_.add_panels(layer.up, panels_of(ffn.size) * step, hidden, format_, ffn.has_bias);
+  std::vector<PanelFormat> panels = repeated(formats.of(prefix + "up.weight"), panels_of(ffn.size) * step);
+  for (size_t i = 0; ffn.is_gated && i < panels.size(); i += 2)
+    panels[i] = formats.of(prefix + "gate.weight");
+  tensors_.add_panels(layer.up, std::move(panels), hidden, ffn.has_bias);
   if (ffn.is_gated) tensors_.add_linear(prefix + "gate", layer.up, ffn.size, 0, step);
   tensors_.add_linear(prefix + "up", layer.up, ffn.size, step - 1, step);
-  add_linear(prefix + "down", layer.down, hidden, ffn.size, ffn.has_bias);
+  add_linear(prefix + "down", layer.down, {hidden, ffn.size}, ffn.has_bias, formats);
 }
 
 size_t Decoder::weight_bytes() const {

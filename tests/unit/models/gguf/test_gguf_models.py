@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
-from quire.config import DType, EngineConfig
+from quire.config import DType, EngineConfig, ExecutorKind, Quantize, WeightFormat
 from quire.engine.resolve import resolve
 from quire.errors import CheckpointError, ConfigError, UnknownArchitectureError, UnsupportedConfigError
 from quire.models.checkpoint import Checkpoint, load_checkpoint, read_spec
@@ -21,6 +21,7 @@ from quire.models.spec import RopeSpec
 from quire.models.weights import SourceDType
 from support.configs import CONFIGS
 from support.gguf_models import ARCHITECTURES, converted, metadata_of, write_both
+from support.gguf_quantized import KINDS, quantized_file
 from support.gguf_writer import Stored, Typed, gguf_bytes, stored
 from support.stored import stored_tensors
 
@@ -86,54 +87,6 @@ def test_narrow_floats_keep_their_format(tmp_path: Path, family: str, kind: str)
 
 # -- quantized -----------------------------------------------------------------------
 
-WIDE: dict[str, Any] = CONFIGS["llama"] | {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 96,
-}
-KINDS = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"]
-
-
-def random_blocks(kind: str, shape: tuple[int, int], seed: int) -> Stored:
-    """Returns a tensor of random codes with small scales."""
-    number = gguf.GGMLQuantizationType[kind]
-    num_elements, block_bytes = gguf.GGML_QUANT_SIZES[number]
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (shape[0] * shape[1] // num_elements, block_bytes), dtype=np.uint8)
-    for start in {
-        "Q2_K": (80, 82),
-        "Q3_K": (108,),
-        "Q6_K": (208,),
-        "Q4_1": (0, 2),
-        "Q5_1": (0, 2),
-        "Q4_K": (0, 2),
-        "Q5_K": (0, 2),
-    }.get(kind, (0,)):
-        blocks[:, start : start + 2] = np.float16(rng.uniform(0.001, 0.01, (len(blocks), 1))).view(np.uint8)
-    if kind == "MXFP4":
-        blocks[:, 0] = rng.integers(118, 124, len(blocks))
-    return Stored(kind=int(number), shape=shape, content=blocks.tobytes())
-
-
-def quantized_file(tmp_path: Path, kind: str) -> Path:
-    """Writes a llama whose matrices are in one kind."""
-    shapes = {"token_embd": (96, 256), "blk.0.attn_q": (256, 256), "blk.0.attn_k": (128, 256), "blk.0.attn_v": (128, 256)}
-    shapes |= {
-        "blk.0.attn_output": (256, 256),
-        "blk.0.ffn_gate": (512, 256),
-        "blk.0.ffn_up": (512, 256),
-        "blk.0.ffn_down": (256, 512),
-    }
-    norms = ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")
-    tensors = {f"{name}.weight": random_blocks(kind, shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
-    tensors |= {f"{name}.weight": stored(np.linspace(0.5, 1.5, 256, dtype=np.float32)) for name in norms}
-    path = tmp_path / f"{kind}.gguf"
-    path.write_bytes(gguf_bytes(metadata_of("llama", WIDE), tensors))
-    return path
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantized_tensors_are_what_the_gguf_package_makes_of_them(tmp_path: Path, kind: str) -> None:
@@ -160,11 +113,27 @@ def test_quantized_tensors_are_what_the_gguf_package_makes_of_them(tmp_path: Pat
         np.testing.assert_allclose(rounded, expected, rtol=2**-8)
 
 
-def test_quantized_weights_are_packed_as_bfloat16_by_default(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, WeightFormat.STORED),
+        ({"executor": ExecutorKind.REFERENCE}, WeightFormat.STORED),
+        ({"executor": ExecutorKind.TORCH}, WeightFormat.BFLOAT16),
+        ({"dtype": DType.FLOAT32}, WeightFormat.FLOAT32),
+        ({"dtype": DType.BFLOAT16}, WeightFormat.BFLOAT16),
+        ({"quantize": Quantize.INT4}, WeightFormat.INT4),
+    ],
+)
+def test_quantized_weights_are_held_as_they_are_stored_unless_asked(
+    tmp_path: Path, options: dict[str, Any], expected: WeightFormat
+) -> None:
     checkpoint = load_checkpoint(quantized_file(tmp_path, "Q4_0"))
-    assert resolve(EngineConfig(), checkpoint.spec, checkpoint.weights).dtype is DType.BFLOAT16
+    found = resolve(EngineConfig(**options), checkpoint.spec, checkpoint.weights)
+    assert found.weight_format is expected
+    assert found.dtype is (options.get("dtype") or DType.BFLOAT16)
     plain = load_checkpoint(write(tmp_path))
-    assert resolve(EngineConfig(), plain.spec, plain.weights).dtype is DType.FLOAT32
+    resolved = resolve(EngineConfig(), plain.spec, plain.weights)
+    assert (resolved.dtype, resolved.weight_format) == (DType.FLOAT32, WeightFormat.FLOAT32)
 
 
 # -- refusals ------------------------------------------------------------------------

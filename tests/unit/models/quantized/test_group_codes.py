@@ -155,7 +155,7 @@ def test_bytes_of_rows_count_headers_of_sections_that_are_begun() -> None:
 def test_codes_survive_groups_without_numbers() -> None:
     """NaN and infinity in a scale are the file's, and stay in their group."""
     scales = np.array([[np.float32(np.nan), np.float32(1)]], np.float16).view(np.uint16)
-    groups = GroupCodes(codes=np.full((1, 64), 9, np.uint8), scales=scales, offsets=None)
+    groups = GroupCodes(codes=np.full((1, 64), 9, np.uint8), scales=scales)
     values = values_of(groups, GroupFormat(4, 32, _HALF, _CENTER))
     assert np.isnan(values[:, :32]).all()
     assert (values[:, 32:] == 1).all()
