@@ -66,7 +66,8 @@ def test_the_largest_gemma_scales_queries_by_another_width(tmp_path: Path, num_l
     fields = metadata_of("gemma3_text", CONFIGS["gemma3_text"]) | {"gemma3.block_count": num_layers}
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(fields, {"token_embd.weight": stored(np.ones((251, 56)))}))
-    assert spec.spec_of(open_gguf(path)).attention_scale == width**-0.5
+    config = spec.config_of(open_gguf(path))
+    assert spec.spec_of(path.name, config).attention_scale == width**-0.5
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
@@ -284,7 +285,7 @@ def test_llama3_scaling_is_a_tensor_of_divisors(tmp_path: Path) -> None:
     fields = metadata_of("llama", plain)
     tensors = {"token_embd.weight": stored(np.ones((251, 56))), "rope_freqs.weight": stored(frequencies[1] / frequencies[0])}
     path.write_bytes(gguf_bytes(fields, tensors))
-    rope = spec.spec_of(open_gguf(path)).layers[0].rope
+    rope = spec.spec_of(path.name, spec.config_of(open_gguf(path))).layers[0].rope
     assert rope is not None
     assert rope.attention_factor == 1.0
     np.testing.assert_allclose(rope.inv_freq, frequencies[0], rtol=3e-7)
