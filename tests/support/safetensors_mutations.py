@@ -222,7 +222,7 @@ def _swell(directory: Path, files: Files, rng: random.Random) -> None:
             config["quantization_config"] = copy.deepcopy(BY_NAME["w4a16"].config) | {
                 "ignore": [*_SLOW] * rng.choice((1, 20, 500))
             }
-            files = _files(config, _many_modules(300))
+            files = _files(config, _many_modules(60))
     write_files(directory, files)
 
 

@@ -22,7 +22,7 @@ MAX_PATTERN_CHARS = 1024
 MAX_STEPS = 4_000_000
 """Of all matches together: about two seconds. The largest real models have 20,000 modules, and a few patterns."""
 
-_STEPS_PER_CHAR = 40  # what parsing costs, and what each pattern costs besides
+_STEPS_PER_CHAR = 100  # what parsing costs, and what each pattern costs besides
 _CHARS_PER_PATTERN = 10
 _MAX_SIMPLE_LOOPS = 1
 _MAX_SIMPLE_BRANCHES = 6
