@@ -229,8 +229,10 @@ def multiply(
 ) -> None:
     """Fills out [R, N] with a [R, K] times weight [N, K] transposed, both written as the format wants them."""
 
-def packed_values(isa: str, panel_format: PanelFormat, weight: Float32Array, out: Float32Array) -> None:
-    """Fills out [N, K] with the weight as it is after packing."""
+def packed_values(
+    isa: str, panel_format: PanelFormat, weight: Float32Array, out: Float32Array, importance: Float32Array | None = None
+) -> None:
+    """Fills out [N, K] with the weight as it is after packing; `importance` [K] is what a squared error at a column weighs."""
 
 def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...
 def softcap(isa: str, x: Float32Array, cap: float) -> None: ...

@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -40,7 +41,10 @@ using OutInts = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>
 using OutMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using OutHeads = nb::ndarray<float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
-inline int64_t size_of(const Ints& array) { return static_cast<int64_t>(array.shape(0)); }
+template <class Array>
+int64_t size_of(const Array& array) {
+  return static_cast<int64_t>(array.shape(0));
+}
 
 // The elements of an array, which must lie where such elements may: a view into bytes need not.
 template <class Array>
@@ -56,6 +60,15 @@ SourceMatrix source_of(const Matrix& m, Element element) {
   int64_t rows = static_cast<int64_t>(m.shape(0)), columns = static_cast<int64_t>(m.shape(1));
   if (rows == 0 || columns == 0) throw std::invalid_argument("a weight without elements");
   return {elements_of(m, "weight"), element, rows, columns, m.stride(0), m.stride(1)};
+}
+
+// The matrix with what a squared error at each column weighs, if that is given.
+inline SourceMatrix with_importance(SourceMatrix source, const std::optional<Floats>& importance) {
+  if (!importance) return source;
+  if (size_of(*importance) != source.columns)
+    throw std::invalid_argument("importance must have a number for each column of the weight");
+  source.importance = elements_of(*importance, "importance");
+  return source;
 }
 
 // out [R, N] = a [R, K] * weight [N, K] transposed, on one thread.

@@ -1,5 +1,6 @@
 // Python bindings of single kernels: which there are, their peak throughput, and a few of them alone, for
 // tests.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -13,8 +14,7 @@
 
 namespace quire {
 
-static PackedMatrix packed(const Kernels& kernels, const PanelFormat& format, const FloatMatrix& weight) {
-  SourceMatrix source = source_of(weight, Element::kF32);
+static PackedMatrix packed(const Kernels& kernels, const PanelFormat& format, const SourceMatrix& source) {
   ThreadPool alone(1);
   size_t num_panels = static_cast<size_t>(round_up(source.rows, kPanel) / kPanel);
   PackedMatrix matrix(std::vector<PanelFormat>(num_panels, format), source.columns);
@@ -61,14 +61,15 @@ void read_values(const Kernels& kernels, const PackedMatrix& weight, const OutMa
 static void multiply(const std::string& isa, const PanelFormat& format, FloatMatrix weight, OutMatrix a,
                      OutMatrix out, Prefetch prefetch) {
   const Kernels& kernels = choose_kernels(isa);
-  multiply_rows(kernels, packed(kernels, format, weight), prefetch, a, out);
+  multiply_rows(kernels, packed(kernels, format, source_of(weight, Element::kF32)), prefetch, a, out);
 }
 
 // A matrix's values after packing, for the kernel tests: [N, K] float32.
 static void packed_values(const std::string& isa, const PanelFormat& format, FloatMatrix weight,
-                          OutMatrix out) {
+                          OutMatrix out, const std::optional<Floats>& importance) {
   const Kernels& kernels = choose_kernels(isa);
-  read_values(kernels, packed(kernels, format, weight), out);
+  read_values(kernels, packed(kernels, format, with_importance(source_of(weight, Element::kF32), importance)),
+              out);
 }
 
 void bind_kernels(nb::module_& m) {
@@ -85,7 +86,7 @@ void bind_kernels(nb::module_& m) {
   m.def("multiply", &multiply, nb::arg("isa"), nb::arg("panel_format"), nb::arg("weight").noconvert(),
         nb::arg("a").noconvert(), nb::arg("out").noconvert(), nb::arg("prefetch") = Prefetch::kBoth);
   m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("panel_format"),
-        nb::arg("weight").noconvert(), nb::arg("out").noconvert());
+        nb::arg("weight").noconvert(), nb::arg("out").noconvert(), nb::arg("importance") = nb::none());
   m.def(
       "activate",
       [](const std::string& isa, Activation kind, OutFloats x) {

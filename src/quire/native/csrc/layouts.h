@@ -113,6 +113,7 @@ struct SourceMatrix {
   int64_t columns;
   int64_t row_stride;
   int64_t column_stride;
+  const float* importance = nullptr;  // [columns] what a squared error at a column weighs; null: all the same
 };
 
 // What K/V pages hold. Each format has its tiles here and a policy of the kernels in kv_policy.h.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "pack_quantize.h"
+#include "quantize_two_level.h"
 #if defined(QUIRE_AMX)
 #include "pack_amx.h"
 #endif
@@ -70,6 +71,8 @@ static void pack(const SourceMatrix& source, int64_t first_row, const Panel& tar
 #if defined(QUIRE_AMX)
   if (target.format.encoding == Encoding::kInt8Amx) return pack_amx(source, first_row, target);
 #endif
+  if (target.format.encoding == Encoding::kGroups && target.format.groups.has_two_levels())
+    return pack_two_level(source, first_row, target);
   TransposedGroup floats;
   for (int64_t section = 0; section < target.num_sections(); ++section) {
     int64_t k = section * kGroup;

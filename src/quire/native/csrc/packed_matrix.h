@@ -78,6 +78,7 @@ class PackedMatrix {
   static bool is_packed_from_floats(const PanelFormat& format, const Kernels& kernels) {
     if (format.encoding == Encoding::kInt8Amx) return kernels.has_amx;
     if (format.encoding != Encoding::kGroups) return true;
+    if (format.groups.has_two_levels()) return format.groups.has_minimums();
     return format.groups == GroupFormat{8} || format.groups == GroupFormat{4};
   }
 

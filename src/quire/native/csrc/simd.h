@@ -90,6 +90,21 @@ static inline uint16_t to_bf16(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+// The nearest float16, ties to even; infinity beyond its range.
+static inline uint16_t to_f16(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  uint32_t sign = bits >> 16 & 0x8000u, size = bits & 0x7fffffffu;
+  if (size > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (size >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (size < 0x38800000u) {  // subnormal: adding a half leaves the rounded multiple of 2^-24 in the low bits
+    float shifted = float_from_bits(size) + 0.5f;
+    std::memcpy(&size, &shifted, sizeof size);
+    return static_cast<uint16_t>(sign | (size - 0x3f000000u));
+  }
+  return static_cast<uint16_t>(sign | (size - 0x38000000u + 0xfffu + (size >> 13 & 1)) >> 13);
+}
+
 static inline float from_bf16(uint16_t x) { return float_from_bits(static_cast<uint32_t>(x) << 16); }
 
 #if QUIRE_LANES == 4
