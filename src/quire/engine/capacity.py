@@ -19,7 +19,7 @@ from quire.config import DEFAULT_KV_MEMORY_BYTES, CacheConfig, ExecutorKind, Sch
 from quire.engine.batch import rows_per_slice
 from quire.environment import Memory, read_memory
 from quire.errors import CapacityError, ConfigError
-from quire.executors.packing import PackLayout, PanelFormat, matrix_shapes, packed_bytes, panel_format_of
+from quire.executors.packing import PackLayout, PanelFormat, chosen_formats, packed_bytes
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.sampling import SamplingParams
@@ -182,7 +182,7 @@ def _what_fits(capacity: Capacity, num_blocks: int, num_rows: int, room: int) ->
     if num_fitting_rows > 0:
         return f"Pass max_num_batched_tokens={num_fitting_rows} or less, and a smaller kv_memory."
     for weight_format in (WeightFormat.BFLOAT16, WeightFormat.INT8, WeightFormat.INT4):
-        formats = dict.fromkeys(matrix_shapes(capacity.spec), panel_format_of(weight_format, capacity.int_layout))
+        formats = chosen_formats(capacity.spec, weight_format, capacity.int_layout)
         smaller = replace(capacity, executor=ExecutorKind.NATIVE, formats=formats)
         if smaller.needs(1, 1).total <= room and smaller.weight_bytes < capacity.weight_bytes:
             option = "dtype" if weight_format is WeightFormat.BFLOAT16 else "quantize"

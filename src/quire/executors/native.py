@@ -17,10 +17,11 @@ from quire.executors.host import FinishedStep
 from quire.executors.kv_blocks import BlockFormat, PageOrder
 from quire.executors.native_sampler import NativeSampler
 from quire.executors.native_shape import panel_formats, shape_of
-from quire.executors.options import ExecutorOptions
+from quire.executors.options import ExecutorOptions, calibration_name
 from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.packing import Encoding, PackLayout, matrix_formats
 from quire.executors.protocol import ArgmaxTokens, StepBatch
+from quire.executors.rotation import input_factors
 from quire.models.group_format import GroupBlocks
 from quire.models.spec import ModelSpec
 from quire.models.weights import Progress, SourceTensor, Weights
@@ -54,6 +55,7 @@ class NativeExecutor:
             rest, isa = core.PanelFormat(), _chosen_isa(core)
             self._decoder = core.Decoder(shape_of(core, spec), rest, panel_formats(core, self._formats), isa, options.threads)
             self._sampler = NativeSampler(core, core.BatchSampler(self._decoder))
+        self._set_input_factors()
         self._load(weights, on_progress)
         layout = self.layout
         with translated_errors(core):
@@ -68,6 +70,8 @@ class NativeExecutor:
     @property
     def numerics(self) -> str:
         weights, kv = self._options.weight_format.value, self.layout.format.value
+        if self._options.weight_format in (WeightFormat.INT8, WeightFormat.INT4):
+            weights += f" by {calibration_name(self._options.importance)}"
         return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={weights} kv={kv}"
 
     @property
@@ -146,7 +150,7 @@ class NativeExecutor:
         key = packed_key(
             self._core,
             self._decoder,
-            weights_fingerprint=weights.fingerprint,
+            weights_fingerprint=weights.fingerprint + calibration_name(self._options.importance).encode(),
             formats=self._formats,
             numerics_version=NUMERICS_VERSION,
         )
@@ -167,12 +171,18 @@ class NativeExecutor:
             if on_progress is not None:
                 on_progress(done, len(weights))
 
+    def _set_input_factors(self) -> None:
+        """Tells the core what inputs are multiplied by before they are rotated."""
+        for name, importance in (self._options.importance or {}).items():
+            if self._formats[name].encoding is Encoding.ROTATED:
+                self._decoder.set_input_factors(name, input_factors(importance))
+
     def _set_matrix(self, name: str, tensor: SourceTensor) -> None:
         """Packs a matrix: as the checkpoint holds it where that is its format, else from its values."""
         is_stored = self._options.weight_format is WeightFormat.STORED and self._formats[name].encoding is Encoding.GROUPS
         groups = tensor.to_groups() if is_stored else None
         if groups is None:
-            self._decoder.set_matrix(name, tensor.to_packable())
+            self._decoder.set_matrix(name, tensor.to_packable(), (self._options.importance or {}).get(name))
         elif isinstance(groups, GroupBlocks):
             self._decoder.set_blocks(name, groups.number, groups.blocks)
         else:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 _UNBOUNDED_WINDOW = 2**31 - 1
 _SIZES = ("hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_context", "norm_eps")
 _ENCODINGS = MappingProxyType(
-    {Encoding.FLOAT32: "F32", Encoding.BFLOAT16: "BF16", Encoding.GROUPS: "GROUPS", Encoding.INT8_AMX: "INT8_AMX"}
+    {Encoding.FLOAT32: "F32", Encoding.BFLOAT16: "BF16", Encoding.GROUPS: "GROUPS"}
+    | {Encoding.ROTATED: "ROTATED", Encoding.INT8_AMX: "INT8_AMX"}
 )
 _SCALES = MappingProxyType({ScaleType.FLOAT16: "F16", ScaleType.BFLOAT16: "BF16", ScaleType.TWO_LEVEL: "TWO_LEVEL"})
 _SWITCHES = ("is_head_tied", "has_learned_positions", "has_qkv_bias", "has_attention_out_bias")

@@ -36,11 +36,16 @@ class PackLayout(Enum):
 
 
 class Encoding(Enum):
-    """What panels hold, and with that, what they are multiplied by. `INT8_AMX`: signed bytes with a bfloat16 scale per 256."""
+    """What panels hold, and with that, what they are multiplied by.
+
+    `ROTATED`: 8 bits in groups of 32, of weights and inputs that were rotated. `INT8_AMX`: signed bytes with a bfloat16 scale
+    per 256.
+    """
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     GROUPS = "groups"
+    ROTATED = "rotated groups"
     INT8_AMX = "int8 for amx"
 
 
@@ -49,7 +54,7 @@ _ELEMENT_BITS: Mapping[Encoding, int] = MappingProxyType({Encoding.FLOAT32: 32, 
 
 @dataclass(frozen=True, slots=True)
 class PanelFormat:
-    """How the rows of a matrix are held; `groups` with Encoding.GROUPS alone."""
+    """How the rows of a matrix are held; `groups` with Encoding.GROUPS and ROTATED."""
 
     encoding: Encoding
     groups: GroupFormat | None = None
@@ -94,22 +99,43 @@ def matrix_shapes(spec: ModelSpec) -> dict[str, tuple[int, int]]:
     return {name: (shape[0], shape[1]) for name, shape in shapes if len(shape) == 2 and name != "position.weight"}
 
 
-def panel_format_of(weight_format: WeightFormat, layout: PackLayout) -> PanelFormat:
-    """Returns how all matrices are held whose format was chosen, whatever the checkpoint holds."""
-    if weight_format is WeightFormat.INT8 and layout is PackLayout.AMX:
-        return PanelFormat(Encoding.INT8_AMX)
-    if weight_format in (WeightFormat.INT8, WeightFormat.INT4):
-        bits = 8 if weight_format is WeightFormat.INT8 else 4
-        return PanelFormat(Encoding.GROUPS, GroupFormat(bits, 32, ScaleType.BFLOAT16, Offset.CENTER))
-    return PanelFormat(Encoding(weight_format.value))
+_INT8 = GroupFormat(8, 32, ScaleType.BFLOAT16, Offset.CENTER)
+_FINE, _COARSE = (GroupFormat(bits, 32, ScaleType.TWO_LEVEL, Offset.MINIMUM) for bits in (5, 4))
+_FINE_ENDS = (".attn.v.weight", ".ffn.down.weight")
+
+
+def panel_format_of(name: str, weight_format: WeightFormat, layout: PackLayout) -> PanelFormat:
+    """Returns how a matrix is held whose format was chosen, whatever the checkpoint holds.
+
+    int4 is a mix, as in K-quants: embedding and head take 8 bits, values and down projections, which lose most, take 5.
+    """
+    if weight_format is WeightFormat.INT8:
+        return PanelFormat(Encoding.INT8_AMX) if layout is PackLayout.AMX else PanelFormat(Encoding.ROTATED, _INT8)
+    if weight_format is not WeightFormat.INT4:
+        return PanelFormat(Encoding(weight_format.value))
+    if not name.startswith("layers."):
+        return PanelFormat(Encoding.ROTATED, _INT8)
+    return PanelFormat(Encoding.GROUPS, _FINE if name.endswith(_FINE_ENDS) else _COARSE)
+
+
+def chosen_formats(spec: ModelSpec, weight_format: WeightFormat, layout: PackLayout) -> dict[str, PanelFormat]:
+    """Returns the format of every matrix by its canonical name, whatever the checkpoint holds.
+
+    Rows of activations that end within a group are read in one encoding: where there are such, none is rotated beside others.
+    """
+    shapes = matrix_shapes(spec)
+    formats = {name: panel_format_of(name, weight_format, layout) for name in shapes}
+    is_uneven = any(columns % WORD for _, columns in shapes.values())
+    if is_uneven and len({each.encoding for each in formats.values()}) > 1:
+        return {name: PanelFormat(Encoding.GROUPS, each.groups) for name, each in formats.items()}
+    return formats
 
 
 def matrix_formats(spec: ModelSpec, weights: Weights, weight_format: WeightFormat, layout: PackLayout) -> dict[str, PanelFormat]:
     """Returns the format of every matrix by its canonical name."""
-    shapes = matrix_shapes(spec)
     if weight_format is not WeightFormat.STORED:
-        return dict.fromkeys(shapes, panel_format_of(weight_format, layout))
-    formats = {name: _stored(weights, name) for name in shapes}
+        return chosen_formats(spec, weight_format, layout)
+    formats = {name: _stored(weights, name) for name in matrix_shapes(spec)}
     for index in range(spec.num_layers):
         for parts in _FUSED:
             _unify(formats, [f"layers.{index}.{part}.weight" for part in parts if f"layers.{index}.{part}.weight" in formats])

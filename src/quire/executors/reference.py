@@ -26,15 +26,17 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.arrays import BitsArray, Float32Array, Int32Array
-from quire.config import KVFormat, Quantize, WeightFormat
+from quire.config import KVFormat, WeightFormat
 from quire.executors.checks import check_block, check_rows, check_step
 from quire.executors.host import HostExecutor
 from quire.executors.kv_blocks import BlockFormat, PageOrder
-from quire.executors.options import ExecutorOptions
-from quire.executors.packing import Encoding, PanelFormat, matrix_formats
+from quire.executors.options import ExecutorOptions, calibration_name
+from quire.executors.packing import Encoding, matrix_formats
 from quire.executors.protocol import StepBatch
 from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
-from quire.executors.reference_quantize import quantized_rows, quantized_weights, stored_values
+from quire.executors.reference_quantize import factors_of, quantized_rows, quantized_weights, stored_values
+from quire.executors.rotation import GROUP as ROTATED_GROUP
+from quire.executors.rotation import turned_back
 from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
 
@@ -60,7 +62,14 @@ class ReferenceExecutor(HostExecutor):
         self._int_layout = options.int_layout
         self._weight_format = options.weight_format
         self._formats = matrix_formats(spec, weights, options.weight_format, options.int_layout)
+        self._importance = options.importance or {}
+        self._factors = {
+            name: factors_of(self._importance.get(name), weights[name].shape[1])
+            for name, each in self._formats.items()
+            if each.encoding is Encoding.ROTATED
+        }
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
+        self._embedding = self._turned_back_embedding()
         shape = (spec.num_layers, self.num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
         stored = self.arithmetic if layout.format is KVFormat.FLOAT32 else np.uint16
         self._k_cache: Array = np.zeros(shape, dtype=stored)
@@ -82,7 +91,7 @@ class ReferenceExecutor(HostExecutor):
         arithmetic = np.dtype(self.arithmetic).name
         weights = self._weight_format.value
         if self._weight_format in (WeightFormat.INT8, WeightFormat.INT4):
-            weights += f" for {self._int_layout.value}"
+            weights += f" for {self._int_layout.value} by {calibration_name(self._importance)}"
         return f"reference-1 {arithmetic} weights={weights} kv={self.layout.format.value} numpy={np.__version__}"
 
     def run(self, batch: StepBatch) -> Float32Array:
@@ -132,7 +141,7 @@ class ReferenceExecutor(HostExecutor):
 
     def _embed(self, batch: StepBatch) -> Array:
         """Returns x [T, E]: one row of the table per token, plus one row per position where positions are learned."""
-        x = self._weights["embed.weight"][batch.token_ids]
+        x = self._embedding[batch.token_ids]
         if self.spec.embedding_scale is not None:
             x = x * self.spec.embedding_scale
         if self.spec.has_learned_positions:
@@ -211,8 +220,8 @@ class ReferenceExecutor(HostExecutor):
 
     def _multiply(self, x: Array, weight: str, bias: Array | None) -> Array:
         encoding = self._formats[weight].encoding
-        if encoding in (Encoding.GROUPS, Encoding.INT8_AMX):
-            x = quantized_rows(x.astype(np.float32), encoding).astype(self.arithmetic)
+        if encoding not in (Encoding.FLOAT32, Encoding.BFLOAT16):
+            x = quantized_rows(x.astype(np.float32), encoding, self._factors.get(weight)).astype(self.arithmetic)
         return linear(x, self._weights[weight], bias)
 
     def _norm(self, name: str, x: Array) -> Array:
@@ -225,19 +234,28 @@ class ReferenceExecutor(HostExecutor):
     def _norm_rms(self, name: str, x: Array) -> Array:
         return rms_norm(x, self._weights[f"{name}.weight"], self.spec.norm_eps)
 
+    def _turned_back_embedding(self) -> Array:
+        """Returns the embedding [V, E] as it was before rotation: rotated it may be, since the head multiplies with it."""
+        table = self._weights["embed.weight"]
+        if self._formats["embed.weight"].encoding is not Encoding.ROTATED:
+            return table
+        groups = table.astype(np.float32).reshape(len(table), -1, ROTATED_GROUP)
+        return turned_back(groups, self._factors["embed.weight"]).astype(self.arithmetic)
+
     def _load(self, name: str, tensor: SourceTensor) -> Array:
-        values = self._packed(tensor, self._formats[name]) if name in self._formats else tensor.to_float32()
+        values = self._packed(name, tensor) if name in self._formats else tensor.to_float32()
         return values.astype(self.arithmetic)
 
-    def _packed(self, tensor: SourceTensor, panel_format: PanelFormat) -> Float32Array:
+    def _packed(self, name: str, tensor: SourceTensor) -> Float32Array:
         """Returns a matrix as its format holds it."""
+        panel_format, importance = self._formats[name], self._importance.get(name)
         if panel_format.encoding is Encoding.FLOAT32:
             return tensor.to_float32()
         if panel_format.encoding is Encoding.BFLOAT16:
             return _widened(tensor.to_bfloat16())
         if self._weight_format is WeightFormat.STORED:
             return stored_values(tensor, panel_format)
-        return quantized_weights(tensor.to_float32(), Quantize(self._weight_format.value), self._int_layout)
+        return quantized_weights(tensor.to_float32(), panel_format, importance)
 
 
 class Float64ReferenceExecutor(ReferenceExecutor):

@@ -2,7 +2,7 @@
 
 32 elements of K share a scale:
 
-    weight        w ~ scale * q    q in [-128, 127] (int8) or [-8, 7] (int4), a bfloat16 scale
+    weight        w ~ scale * q    q in [-128, 127], a bfloat16 scale; two levels with minimums: see reference_two_level.py
     activations   a ~ scale * q    q in [-127, 127], a float32 scale, chosen for each row
 
 int8 in the AMX layout, where 256 elements of K share a scale:
@@ -23,30 +23,50 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.arrays import Float32Array
-from quire.config import Quantize
-from quire.executors.packing import Encoding, PackLayout, PanelFormat
-from quire.models.group_format import GroupCodes, values_of
+from quire.executors.packing import Encoding, PanelFormat
+from quire.executors.reference_two_level import two_level_weights
+from quire.executors.rotation import input_factors, rotated_inputs, rotated_weights
+from quire.models.group_format import GroupCodes, ScaleType, values_of
 from quire.models.weights import SourceTensor, round_to_bfloat16
 from quire.units import cdiv
 
 GROUP = 32
 WIDE_GROUP = 256
 _SMALLEST = np.float32(1e-30)
-_TRIES = 7
+_TRIES = 10
 
 
-def quantized_weights(weight: Float32Array, quantize: Quantize, layout: PackLayout = PackLayout.VNNI) -> Float32Array:
-    """Returns a matrix [N, K] as it is after packing: integers times their scales."""
-    groups = _grouped(weight, _group_size(quantize, layout))
-    steps = np.float32(8 if quantize is Quantize.INT4 else 128)
+def quantized_weights(weight: Float32Array, panel_format: PanelFormat, importance: Float32Array | None = None) -> Float32Array:
+    """Returns a matrix [N, K] as products multiply with it after packing: integers times their scales.
+
+    `importance` [K] is the mean square of each input, None where it is not known. Rotated weights stay rotated, and are
+    [N, K in whole groups].
+    """
+    groups = panel_format.groups
+    if panel_format.encoding is Encoding.ROTATED:
+        rotated = rotated_weights(weight, factors_of(importance, weight.shape[1]))
+        return _nearest(rotated).reshape(len(weight), -1)
+    if groups is not None and groups.scales is ScaleType.TWO_LEVEL:
+        return two_level_weights(weight, groups.bits, importance)
+    size = WIDE_GROUP if panel_format.encoding is Encoding.INT8_AMX else GROUP
+    return _ungrouped(_nearest(_grouped(weight, size)), weight.shape[1])
+
+
+def factors_of(importance: Float32Array | None, num_columns: int) -> Float32Array:
+    """Returns what inputs are multiplied by before they are rotated, [K]."""
+    return np.ones(num_columns, np.float32) if importance is None else input_factors(importance)
+
+
+def _nearest(groups: Float32Array) -> Float32Array:
+    """Returns groups in 8 bits, with the best of several scales for 32 values; of 256, the largest value is -128 steps."""
     extreme = _extremes(groups)
     is_zero = np.abs(extreme) < _SMALLEST
     divisor = np.where(is_zero, np.float32(1), extreme)
-    wanted = _best_int4_scales(groups, divisor) if quantize is Quantize.INT4 else divisor / -steps
+    wanted = _best_scales(groups, divisor) if groups.shape[-1] == GROUP else divisor / np.float32(-128)
     scale = _rounded(np.where(is_zero, np.float32(0), wanted))
     inverse = np.where(is_zero, np.float32(0), np.float32(1) / np.where(is_zero, np.float32(1), scale))
-    integers = np.rint(np.clip(groups * inverse[..., None], -steps, steps - 1))
-    return _ungrouped(integers * scale[..., None], weight.shape[1])
+    values: Float32Array = np.rint(np.clip(groups * inverse[..., None], -128, 127)) * scale[..., None]
+    return values
 
 
 def stored_values(tensor: SourceTensor, panel_format: PanelFormat) -> Float32Array:
@@ -79,8 +99,12 @@ class IntegerRows:
         )
 
 
-def quantized_rows(rows: Float32Array, encoding: Encoding) -> Float32Array:
-    """Returns activations [T, K] as a product with integer weights sees them."""
+def quantized_rows(rows: Float32Array, encoding: Encoding, factors: Float32Array | None = None) -> Float32Array:
+    """Returns activations [T, K] as a product with integer weights sees them; `factors` [K] belong to rotated weights."""
+    if encoding is Encoding.ROTATED:
+        groups = rotated_inputs(rows, np.ones(rows.shape[1], np.float32) if factors is None else factors)
+        integers, scales = _integers_of_rows(groups, np.float32(127))
+        return (integers * scales[..., None]).reshape(len(rows), -1)
     size = WIDE_GROUP if encoding is Encoding.INT8_AMX else GROUP
     integers, scales = _integers_of_rows(_grouped(rows, size), np.float32(32512 if size == WIDE_GROUP else 127))
     return _ungrouped(integers * scales[..., None], rows.shape[1])
@@ -94,16 +118,13 @@ def _integers_of_rows(groups: Float32Array, most: np.float32) -> tuple[Float32Ar
     return np.rint(groups * inverse[..., None]), highest * (np.float32(1) / most)
 
 
-def _group_size(quantize: Quantize, layout: PackLayout) -> int:
-    return WIDE_GROUP if layout is PackLayout.AMX and quantize is Quantize.INT8 else GROUP
-
-
-def _best_int4_scales(groups: Float32Array, extreme: Float32Array) -> Float32Array:
+def _best_scales(groups: Float32Array, extreme: Float32Array) -> Float32Array:
     """Returns, of steps of several sizes, the scale of least squares that leaves the least error."""
     units = groups * (np.float32(1) / extreme)[..., None]
-    best, most = np.full_like(extreme, -0.125), np.full_like(extreme, -1)
+    best, most = np.full_like(extreme, np.float32(1) / np.float32(127)), np.full_like(extreme, -1)
     for index in range(_TRIES):
-        integers = np.rint(np.clip(units * np.float32(-6.5 - 0.375 * index), -8, 7))
+        steps = np.float32(127) / (np.float32(1.01) - np.float32(0.01) * np.float32(index))
+        integers = np.rint(np.clip(units * steps, -128, 127))
         dot, square = _sum_of_group(units * integers), _sum_of_group(integers * integers)
         is_better = (square > 0) & (dot * dot > most * square)
         some = np.where(is_better, square, np.float32(1))

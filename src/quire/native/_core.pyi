@@ -31,6 +31,7 @@ class Encoding(Enum):
     F32 = ...
     BF16 = ...
     GROUPS = ...
+    ROTATED = ...
     INT8_AMX = ...
 
 class ScaleType(Enum):
@@ -148,8 +149,10 @@ class Decoder:
     @property
     def tensor_shapes(self) -> dict[str, list[int]]:
         """The shape of every tensor that the model needs, by canonical name."""
-    def set_matrix(self, name: str, weight: Float32Array | BitsArray) -> None:
-        """Packs a weight [N, K] of any strides."""
+    def set_matrix(self, name: str, weight: Float32Array | BitsArray, importance: Float32Array | None = None) -> None:
+        """Packs a weight [N, K] of any strides; `importance` [K] is what a squared error at a column weighs."""
+    def set_input_factors(self, name: str, factors: Float32Array) -> None:
+        """Says what inputs [K] are multiplied by before they are rotated, powers of two: before the weights are packed."""
     def dequantized(self, name: str, first_row: int, count: int) -> Float32Array:
         """Returns the values that products multiply with, [count, K]; ValueError for a weight that was never set."""
     def set_groups(
@@ -225,12 +228,18 @@ def multiply(
     weight: Float32Array,
     a: Float32Array,
     out: Float32Array,
+    input_factors: Float32Array | None = None,
     prefetch: Prefetch = ...,
 ) -> None:
     """Fills out [R, N] with a [R, K] times weight [N, K] transposed, both written as the format wants them."""
 
 def packed_values(
-    isa: str, panel_format: PanelFormat, weight: Float32Array, out: Float32Array, importance: Float32Array | None = None
+    isa: str,
+    panel_format: PanelFormat,
+    weight: Float32Array,
+    out: Float32Array,
+    importance: Float32Array | None = None,
+    input_factors: Float32Array | None = None,
 ) -> None:
     """Fills out [N, K] with the weight as it is after packing; `importance` [K] is what a squared error at a column weighs."""
 

@@ -123,7 +123,7 @@ def test_prefetch_changes_no_bit(isa: str, weight_format: str, rows: int) -> Non
     products = []
     for prefetch in core.Prefetch:
         out = np.empty((rows, 130), np.float32)
-        core.multiply(isa, format_of(isa, weight_format), weight, a, out, prefetch)
+        core.multiply(isa, format_of(isa, weight_format), weight, a, out, prefetch=prefetch)
         products.append(out.tobytes())
     assert len(products) == 4
     assert set(products) == {multiply(isa, weight_format, weight, a).tobytes()}

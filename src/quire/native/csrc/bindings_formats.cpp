@@ -96,6 +96,7 @@ void bind_formats(nb::module_& m) {
       .value("F32", Encoding::kF32)
       .value("BF16", Encoding::kBF16)
       .value("GROUPS", Encoding::kGroups)
+      .value("ROTATED", Encoding::kRotated)
       .value("INT8_AMX", Encoding::kInt8Amx);
   nb::enum_<ScaleType>(m, "ScaleType")
       .value("F16", ScaleType::kF16)

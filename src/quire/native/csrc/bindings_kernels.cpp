@@ -14,10 +14,13 @@
 
 namespace quire {
 
-static PackedMatrix packed(const Kernels& kernels, const PanelFormat& format, const SourceMatrix& source) {
+static PackedMatrix packed(const Kernels& kernels, const PanelFormat& format, const SourceMatrix& source,
+                           const std::optional<Floats>& input_factors) {
   ThreadPool alone(1);
   size_t num_panels = static_cast<size_t>(round_up(source.rows, kPanel) / kPanel);
   PackedMatrix matrix(std::vector<PanelFormat>(num_panels, format), source.columns);
+  if (input_factors)
+    matrix.set_input_factors(elements_of(*input_factors, "input_factors"), size_of(*input_factors));
   matrix.pack(kernels, source, 0, 1, alone);
   return matrix;
 }
@@ -42,7 +45,7 @@ void multiply_rows(const Kernels& kernels, const PackedMatrix& weight, Prefetch 
   int64_t stride = round_up(n.size, kPanel) * static_cast<int64_t>(sizeof(float));
   if (format == ActivationFormat::kInt16Split) stride = split_row_stride(n.size);
   Buffer converted(checked_bytes({rows, stride}));
-  g.a = n.out = {converted.get(), stride, format, n.size};
+  g.a = n.out = {converted.get(), stride, format, n.size, g.weight.input_factors};
   kernels.norm(n, 0, rows);
   kernels.gemm(g, 0, g.weight.num_panels);
 }
@@ -59,17 +62,21 @@ void read_values(const Kernels& kernels, const PackedMatrix& weight, const OutMa
 
 // One product on one instruction set, for the kernel tests: out = a W^T, both packed in its formats.
 static void multiply(const std::string& isa, const PanelFormat& format, FloatMatrix weight, OutMatrix a,
-                     OutMatrix out, Prefetch prefetch) {
+                     OutMatrix out, const std::optional<Floats>& input_factors, Prefetch prefetch) {
   const Kernels& kernels = choose_kernels(isa);
-  multiply_rows(kernels, packed(kernels, format, source_of(weight, Element::kF32)), prefetch, a, out);
+  multiply_rows(kernels, packed(kernels, format, source_of(weight, Element::kF32), input_factors), prefetch,
+                a, out);
 }
 
 // A matrix's values after packing, for the kernel tests: [N, K] float32.
 static void packed_values(const std::string& isa, const PanelFormat& format, FloatMatrix weight,
-                          OutMatrix out, const std::optional<Floats>& importance) {
+                          OutMatrix out, const std::optional<Floats>& importance,
+                          const std::optional<Floats>& input_factors) {
   const Kernels& kernels = choose_kernels(isa);
-  read_values(kernels, packed(kernels, format, with_importance(source_of(weight, Element::kF32), importance)),
-              out);
+  read_values(
+      kernels,
+      packed(kernels, format, with_importance(source_of(weight, Element::kF32), importance), input_factors),
+      out);
 }
 
 void bind_kernels(nb::module_& m) {
@@ -84,9 +91,11 @@ void bind_kernels(nb::module_& m) {
   m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("panel_format"),
         nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("multiply", &multiply, nb::arg("isa"), nb::arg("panel_format"), nb::arg("weight").noconvert(),
-        nb::arg("a").noconvert(), nb::arg("out").noconvert(), nb::arg("prefetch") = Prefetch::kBoth);
+        nb::arg("a").noconvert(), nb::arg("out").noconvert(), nb::arg("input_factors") = nb::none(),
+        nb::arg("prefetch") = Prefetch::kBoth);
   m.def("packed_values", &packed_values, nb::arg("isa"), nb::arg("panel_format"),
-        nb::arg("weight").noconvert(), nb::arg("out").noconvert(), nb::arg("importance") = nb::none());
+        nb::arg("weight").noconvert(), nb::arg("out").noconvert(), nb::arg("importance") = nb::none(),
+        nb::arg("input_factors") = nb::none());
   m.def(
       "activate",
       [](const std::string& isa, Activation kind, OutFloats x) {

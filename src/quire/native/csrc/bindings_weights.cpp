@@ -18,8 +18,9 @@ using HalfMatrix = nb::ndarray<const uint16_t, nb::ndim<2>, nb::c_contig, nb::de
 using BlockArray = nb::ndarray<const uint8_t, nb::device::cpu>;
 
 template <class Matrix, Element element>
-static void set_matrix(Decoder& d, const std::string& name, Matrix weight) {
-  SourceMatrix source = source_of(weight, element);
+static void set_matrix(Decoder& d, const std::string& name, Matrix weight,
+                       const std::optional<Floats>& importance) {
+  SourceMatrix source = with_importance(source_of(weight, element), importance);
   auto lock = alone_with(d);
   nb::gil_scoped_release release;
   d.tensors().set_matrix(name, source, d.kernels(), d.threads());
@@ -134,12 +135,19 @@ static bool read_packed_matrix(Decoder& d, size_t index, int file, int64_t offse
   return is_whole;
 }
 
+static void set_input_factors(Decoder& d, const std::string& name, Floats factors) {
+  const float* elements = elements_of(factors, "factors");
+  auto lock = alone_with(d);
+  d.tensors().set_input_factors(name, elements, size_of(factors));
+}
+
 void bind_weights(nb::class_<Decoder>& decoder) {
   decoder
       .def("set_matrix", &set_matrix<FloatMatrix, Element::kF32>, nb::arg("name"),
-           nb::arg("weight").noconvert())
+           nb::arg("weight").noconvert(), nb::arg("importance").noconvert() = nb::none())
       .def("set_matrix", &set_matrix<BitsMatrix, Element::kBF16>, nb::arg("name"),
-           nb::arg("weight").noconvert())
+           nb::arg("weight").noconvert(), nb::arg("importance").noconvert() = nb::none())
+      .def("set_input_factors", &set_input_factors, nb::arg("name"), nb::arg("factors").noconvert())
       .def("set_groups", &set_groups, nb::arg("name"), nb::arg("codes").noconvert(),
            nb::arg("scales").noconvert(), nb::arg("minimums").noconvert().none(),
            nb::arg("zero_points").noconvert().none())

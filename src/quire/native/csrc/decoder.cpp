@@ -58,6 +58,7 @@ ActivationRows Decoder::floats_in(const Buffer& buffer, int64_t k) const {
 ActivationRows Decoder::rows_for(const Linear& next, const Buffer& buffer) const {
   ActivationRows rows = floats_in(buffer, next.weight.k());
   rows.format = kernels_.activation_formats[static_cast<int>(next.weight.panels().encoding())];
+  rows.input_factors = next.weight.panels().input_factors;
   if (rows.format == ActivationFormat::kInt16Split) rows.stride = split_row_stride(rows.k);
   return rows;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "group_header.h"
+#include "rotate.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -52,6 +53,14 @@ static inline void dequantize_groups(const Panel& w, int64_t section, int64_t co
   }
 }
 
+static inline void dequantize_rotated(const Panel& w, int64_t section, int64_t column, float* x,
+                                      int64_t count) {
+  float rotated[kGroup];
+  dequantize_groups(w, section, column, rotated, kGroup);
+  rotate_back(rotated, w.input_factors + section * kGroup);
+  std::memcpy(x, rotated, static_cast<size_t>(count) * sizeof *x);
+}
+
 static inline void dequantize_section(const Panel& w, int64_t section, int64_t column, float* x,
                                       int64_t count) {
   const uint32_t* words = w.words(section, column);
@@ -68,6 +77,7 @@ static inline void dequantize_section(const Panel& w, int64_t section, int64_t c
         x[i] = from_bf16(w.scales(section)[column]) *
                static_cast<float>(static_cast<int8_t>(words[i / 4 * kPanel] >> (i % 4 * 8)));
       return;
+    case Encoding::kRotated: return dequantize_rotated(w, section, column, x, count);
     default: return dequantize_groups(w, section, column, x, count);
   }
 }

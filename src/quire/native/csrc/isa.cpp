@@ -61,7 +61,8 @@ constexpr bool kHasAmx = false;
 extern const Kernels kernels = {
     QUIRE_NAME(QUIRE_ISA),
     kHasAmx,
-    {ActivationFormat::kF32, kBF16Activations, ActivationFormat::kInt8, ActivationFormat::kInt16Split},
+    {ActivationFormat::kF32, kBF16Activations, ActivationFormat::kInt8, ActivationFormat::kInt8Rotated,
+     ActivationFormat::kInt16Split},
     pack,
     dequantize,
     gemm,

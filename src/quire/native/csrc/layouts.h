@@ -35,6 +35,8 @@ struct Panel {
   char* base;
   PanelFormat format;
   int64_t k;
+  const float*
+      input_factors;  // [padded_k] of kRotated: what inputs are multiplied by before they are rotated
 
   int64_t num_sections() const { return format.num_sections(k); }
   int64_t padded_k() const { return format.padded_k(k); }
@@ -61,9 +63,10 @@ struct Panels {
   const int64_t* offsets;      // [num_panels + 1] bytes from base
   int64_t k;
   int64_t num_panels;
+  const float* input_factors;  // see Panel
 
   Encoding encoding() const { return formats[0].encoding; }
-  Panel operator[](int64_t i) const { return {base + offsets[i], formats[i], k}; }
+  Panel operator[](int64_t i) const { return {base + offsets[i], formats[i], k, input_factors}; }
 };
 
 // How activations are written for a product. Each instruction set reads one format per encoding of weights.
@@ -71,11 +74,11 @@ struct Panels {
 //   kBF16AsF32   bfloat16 values held as float, for instruction sets without bfloat16 dot products
 //   kBF16        bfloat16
 //   kInt8        q int8 [K], then per 32 elements a float scale (a = scale * q), the float scale * sum(q) and
-//   the
-//                int32 -sum(q), each [K / 32]; then per 16 elements the int32 -sum(q)
+//                the int32 -sum(q), each [K / 32]; then per 16 elements the int32 -sum(q)
+//   kInt8Rotated the same of rotated values: see rotate.h
 //   kInt16Split  a = 256 * high + low: high bytes [K], then one float scale per 256 elements;
 //                half a stride later the low bytes [K]
-enum class ActivationFormat { kF32, kBF16AsF32, kBF16, kInt8, kInt16Split };
+enum class ActivationFormat { kF32, kBF16AsF32, kBF16, kInt8, kInt8Rotated, kInt16Split };
 
 // Bytes between rows of kInt16Split, such that rows, and high and low bytes, share no L1 sets.
 inline int64_t split_row_stride(int64_t k) {
@@ -89,6 +92,7 @@ struct ActivationRows {
   int64_t stride;
   ActivationFormat format;
   int64_t k;
+  const float* input_factors = nullptr;  // [K, in whole groups] of kInt8Rotated
 
   char* row(int64_t i) const { return base + i * stride; }
   int64_t num_groups() const { return (k + kGroup - 1) / kGroup; }

@@ -19,37 +19,19 @@ static inline void round_to_pairs(const float (*from)[kPanel], uint32_t (*pairs)
     }
 }
 
-// Writes the scales of kLanes columns and returns their inverses.
-template <int kBits>
-static inline vf write_scales(const float (*x)[kPanel], uint16_t* scales) {
-  Extremes extremes = extremes_of(x, kGroup);
-  vf size = magnitude(extremes.value);
-  vf wanted = kBits == 4 ? best_int4_scale(x, extremes.value) : div(extremes.value, set1(-128.0f));
-  return inverse_of(store_scales(wanted, size, extremes.nan_or_zero, scales), size);
-}
-
-// One element of each column as the unsigned integer that is stored.
-template <int kBits>
-static inline word_lanes quantized_unsigned(const float* x, vf inverse) {
-  constexpr float kCenter = 1 << (kBits - 1);
-  return quantized(load(x), inverse, set1(-kCenter), set1(kCenter - 1.0f), set1(kCenter));
-}
-
-template <int kBits>
-static inline void write_ints(const float (*x)[kPanel], const Panel& target, int64_t section) {
+// Quantizes a group of 64 columns to 8 bits.
+static inline void write_int8(const float (*x)[kPanel], const Panel& target, int64_t section) {
   for (int n = 0; n < kPanel; n += kLanes) {
     const float (*columns)[kPanel] = reinterpret_cast<const float (*)[kPanel]>(&x[0][n]);
-    vf inverse = write_scales<kBits>(columns, target.scales(section) + n);
-    for (int i = 0; i < kBits; ++i) {
+    Extremes extremes = extremes_of(columns, kGroup);
+    vf size = magnitude(extremes.value), wanted = best_scale(columns, extremes.value);
+    vf scale = store_scales(wanted, size, extremes.nan_or_zero, target.scales(section) + n);
+    vf inverse = inverse_of(scale, size);
+    for (int i = 0; i < kGroup / 4; ++i) {
       word_lanes word{};
-      for (int byte = 0; byte < 4; ++byte) {
-        if (kBits == 8) {
-          word |= quantized_unsigned<kBits>(columns[4 * i + byte], inverse) << (8 * byte);
-        } else {
-          word |= quantized_unsigned<kBits>(columns[8 * i + byte], inverse) << (8 * byte);
-          word |= quantized_unsigned<kBits>(columns[8 * i + 4 + byte], inverse) << (8 * byte + 4);
-        }
-      }
+      for (int byte = 0; byte < 4; ++byte)
+        word |= quantized(load(columns[4 * i + byte]), inverse, set1(-128.0f), set1(127.0f), set1(128.0f))
+                << (8 * byte);
       std::memcpy(target.words(section, n) + i * kPanel, &word, sizeof word);
     }
   }
@@ -60,9 +42,7 @@ static inline void write_packed_group(const float (*x)[kPanel], const Panel& tar
   switch (target.format.encoding) {
     case Encoding::kF32: std::memcpy(words, x, sizeof(TransposedGroup)); return;
     case Encoding::kBF16: return round_to_pairs(x, words);
-    default:
-      if (target.format.groups.bits == 8) return write_ints<8>(x, target, section);
-      return write_ints<4>(x, target, section);
+    default: return write_int8(x, target, section);
   }
 }
 
@@ -82,6 +62,7 @@ static void pack(const SourceMatrix& source, int64_t first_row, const Panel& tar
       continue;
     }
     read_group(source, first_row, k, floats.rows);
+    if (target.format.encoding == Encoding::kRotated) rotate_weights(floats.rows, target.input_factors + k);
     write_packed_group(floats.rows, target, section);
   }
 }

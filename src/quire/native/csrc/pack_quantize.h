@@ -29,7 +29,7 @@ static inline Extremes extremes_of(const float (*x)[kPanel], int64_t count) {
   return {select_less(high, sub(set1(0.0f), low), low, high), nan_or_zero};
 }
 
-// Sums over a group with q = units quantized to [-8, 7]: sum(unit * q), as eight partial sums; and sum(q *
+// Sums over a group with q = units quantized to 8 bits: sum(unit * q), as eight partial sums; and sum(q *
 // q), exact in any order.
 struct Fit {
   vf unit_q, q_q;
@@ -39,8 +39,8 @@ static inline Fit fit(const vf (&units)[kGroup], vf inverse_scale) {
   for (int lane = 0; lane < 8; ++lane) {
     vf sum = set1(0.0f), squares = set1(0.0f);
     for (int i = lane; i < kGroup; i += 8) {
-      vf q =
-          sub(add(clamp(mul(units[i], inverse_scale), set1(-8.0f), set1(7.0f)), set1(kMagic)), set1(kMagic));
+      vf q = sub(add(clamp(mul(units[i], inverse_scale), set1(-128.0f), set1(127.0f)), set1(kMagic)),
+                 set1(kMagic));
       sum = add(sum, mul(units[i], q));
       squares = add(squares, mul(q, q));
     }
@@ -52,15 +52,15 @@ static inline Fit fit(const vf (&units)[kGroup], vf inverse_scale) {
   return {add(even, odd), q_q};
 }
 
-// The best int4 scale of seven candidates: each quantizes the group with another step size, then takes the
-// least-squares scale of the integers it found.
-static inline vf best_int4_scale(const float (*x)[kPanel], vf extreme) {
-  constexpr int kTries = 7;
+// The best 8-bit scale of ten candidates: each quantizes the group with another step size, from 1% more than
+// the largest value asks for to 8% less, then takes the least-squares scale of the integers it found.
+static inline vf best_scale(const float (*x)[kPanel], vf extreme) {
+  constexpr int kTries = 10;
   vf units[kGroup], unit = div(set1(1.0f), extreme);
   for (int i = 0; i < kGroup; ++i) units[i] = mul(load(x[i]), unit);
-  vf best = set1(-0.125f), most = set1(-1.0f);  // in units of the extreme value
+  vf best = set1(1.0f / 127.0f), most = set1(-1.0f);  // in units of the extreme value
   for (int i = 0; i < kTries; ++i) {
-    Fit found = fit(units, set1(-6.5f - 0.375f * static_cast<float>(i)));
+    Fit found = fit(units, set1(127.0f / (1.01f - 0.01f * static_cast<float>(i))));
     vf dot = found.unit_q, square = found.q_q, gain = mul(dot, dot), bar = mul(most, square);
     vf is_better = select_less(bar, gain, set1(1.0f), set1(0.0f)),
        is_some = select_less(set1(0.0f), square, is_better, set1(0.0f));

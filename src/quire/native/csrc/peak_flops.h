@@ -58,8 +58,7 @@ static int64_t peak_flops(const PanelFormat& format, int64_t rounds, float& sink
   if (format.encoding == Encoding::kBF16) return peak_tmul<TmmElement::kBF16>(rounds, sink);
   if (format.encoding == Encoding::kInt8Amx) return peak_tmul<TmmElement::kInt8>(rounds, sink);
 #endif
-  if (format.encoding != Encoding::kGroups)
-    return peak_float_flops(format.encoding == Encoding::kBF16, rounds, sink);
+  if (!format.has_groups()) return peak_float_flops(format.encoding == Encoding::kBF16, rounds, sink);
   return format.groups.bits == 8 ? peak_int_ops<8>(rounds, sink) : peak_int_ops<4>(rounds, sink);
 }
 

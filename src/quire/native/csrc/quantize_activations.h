@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "rotate.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
@@ -36,6 +37,14 @@ static inline void quantize_group(const ActivationRows& out, int64_t row, int64_
   out.negative_half_sums(row)[2 * group + 1] = -sums.second;
 }
 
+static inline void quantize_rotated_group(const ActivationRows& out, int64_t row, int64_t group,
+                                          const float* x) {
+  alignas(64) float rotated[kGroup];
+  std::memcpy(rotated, x, sizeof rotated);
+  rotate_inputs(rotated, out.input_factors + group * kGroup);
+  quantize_group(out, row, group, rotated);
+}
+
 #if defined(QUIRE_AMX)
 constexpr float kMaxInt16Split = 32512.0f;  // 127 * 256
 
@@ -60,6 +69,7 @@ static inline void write_group(const ActivationRows& out, int64_t row, int64_t c
                                int n) {
   switch (out.format) {
     case ActivationFormat::kInt8: return quantize_group(out, row, column / kGroup, x);
+    case ActivationFormat::kInt8Rotated: return quantize_rotated_group(out, row, column / kGroup, x);
     case ActivationFormat::kBF16: {
       uint16_t* to = reinterpret_cast<uint16_t*>(out.row(row)) + column;
       for (int i = 0; i < n; i += kLanes) store_as(to + i, load(x + i), lanes_left(i, n));

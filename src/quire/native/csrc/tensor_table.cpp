@@ -55,6 +55,10 @@ void TensorTable::set_matrix(const std::string& name, const SourceMatrix& source
   place.is_set = true;
 }
 
+void TensorTable::set_input_factors(const std::string& name, const float* factors, int64_t count) {
+  place_of(name, true).matrix->set_input_factors(factors, count);
+}
+
 std::vector<float> TensorTable::dequantized(const std::string& name, int64_t first_row, int64_t count,
                                             const Kernels& kernels) {
   const Place& place = place_of(name, true);

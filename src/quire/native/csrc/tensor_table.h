@@ -41,6 +41,8 @@ class TensorTable {
   // shape or another format; vectors are given flat.
   void set_matrix(const std::string& name, const SourceMatrix& source, const Kernels& kernels,
                   ThreadPool& threads);
+  // See PackedMatrix; matrices that are multiplied together share their factors.
+  void set_input_factors(const std::string& name, const float* factors, int64_t count);
   // What products multiply with: [count, K] of a matrix's rows from `first_row` on. Throws
   // std::invalid_argument for a name or rows that the model does not have, and for a matrix that was never
   // set.

@@ -50,22 +50,27 @@ struct GroupFormat {
 
 // What a matrix is multiplied by depends on its encoding alone.
 //   kGroups   GroupFormat
+//   kRotated  8 bits in groups of 32, of weights and inputs that were rotated: see rotate.h
 //   kInt8Amx  w = scale * q, q a signed byte, one bfloat16 scale per 256 elements and column; AMX only
-enum class Encoding { kF32, kBF16, kGroups, kInt8Amx };
-constexpr int kNumEncodings = 4;
+enum class Encoding { kF32, kBF16, kGroups, kRotated, kInt8Amx };
+constexpr int kNumEncodings = 5;
 
 struct PanelFormat {
   Encoding encoding = Encoding::kF32;
-  GroupFormat groups;  // of kGroups
+  GroupFormat groups;  // of kGroups and kRotated
+
+  constexpr bool has_groups() const {
+    return encoding == Encoding::kGroups || encoding == Encoding::kRotated;
+  }
 
   // A panel is sections along K, each with a header and blocks of 32 elements.
   constexpr int64_t section_elements() const {
     if (encoding == Encoding::kInt8Amx) return kSuperGroup;
-    return encoding == Encoding::kGroups ? groups.section_elements() : kGroup;
+    return has_groups() ? groups.section_elements() : kGroup;
   }
   constexpr int64_t header_bytes() const {
     if (encoding == Encoding::kInt8Amx) return 2 * kPanel;
-    return encoding == Encoding::kGroups ? groups.header_bytes() : 0;
+    return has_groups() ? groups.header_bytes() : 0;
   }
   constexpr int64_t bits() const {
     switch (encoding) {
