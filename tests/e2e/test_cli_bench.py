@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from quire.bench.held_out import held_out_texts
+from quire.bench.held_out import PROSE, held_out_texts
 from quire.cli.main import cli
 from quire.executors.native import available_isas
 
@@ -88,11 +88,22 @@ def test_quality_reads_held_out_chats_by_default_and_tells_answers_apart(monkeyp
     assert reference["answers"]["perplexity"] < 1.5 < reference["tokens"]["perplexity"]
 
 
+def test_quality_reads_prose_with_any_other_model(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    excerpt = tmp_path / "prose.txt"
+    excerpt.write_text(PROSE.read_text(encoding="utf-8")[:200])
+    monkeypatch.setattr("quire.bench.held_out.PROSE", excerpt)
+    result = CliRunner().invoke(cli, ("bench", "quality", "-m", str(tiny_model), "--threads", "1", "--json"))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["settings"]["text"] == "prose"
+    assert report["formats"][0]["bits"]["everywhere"] >= 32
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--config", "shape.json"), "random weights have no quality"),
-        (("-m", "elsewhere"), "Name a text"),
+        (("-m", "elsewhere"), "elsewhere"),
         (("--text", "missing.txt"), "cannot be read"),
     ],
 )

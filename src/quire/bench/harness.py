@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.bench.cost import weight_bytes
+from quire.bench.cost import matrix_elements, weight_bytes
 from quire.bench.machine_peak import MachinePeak, higher_peak, measure_peak
 from quire.bench.report import Report, Samples, speed_of
 from quire.config import ExecutorKind, PrefixCache, SchedulerConfig, WeightFormat
@@ -19,10 +19,10 @@ from quire.engine.options import EngineOptions, engine_config
 from quire.engine.prompts import Submission
 from quire.engine.resolve import layout_of, resolve, settled
 from quire.environment import Memory, read_memory
-from quire.errors import ConfigError
-from quire.executors.native import int_layout
+from quire.errors import ConfigError, defect
+from quire.executors.native import NativeExecutor, int_layout
 from quire.executors.packing import matrix_formats, mean_bits, weights_by_format
-from quire.executors.protocol import StepBatch
+from quire.executors.protocol import Executor, StepBatch
 from quire.kv.layout import KVLayout
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
@@ -42,6 +42,14 @@ class Room:
 
     num_requests: int
     num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightBits:
+    """Bits that a matrix element takes in memory, scales and padding included: over all matrices, and over those of layers."""
+
+    everywhere: float
+    layers: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class Harness:
         self.threads: int = settled(config.threads, "threads")
         self.max_batched_tokens = config.scheduler.max_num_batched_tokens
         self.executor = build_executor(checkpoint, config, self._packing)
+        self.weight_bits = _bits_of(self.executor)
         self.layout = self.executor.layout
 
     def core(self, prefix_cache: PrefixCache = PrefixCache.OFF) -> EngineCore:
@@ -191,6 +200,15 @@ def _sized(options: EngineOptions, checkpoint: Checkpoint, room: Room, memory: M
         "max_num_seqs": room.num_requests,
         "max_context": min(spec.max_context, layout.blocks_for_tokens(room.num_tokens) * layout.block_size + 1),
     }
+
+
+def _bits_of(executor: Executor) -> WeightBits:
+    """Returns what the packed matrices take; the harness builds native executors alone."""
+    if not isinstance(executor, NativeExecutor):
+        raise defect("a benchmark runs on an executor that packs no weights")
+    layers, head = matrix_elements(executor.spec)
+    num_weights = layers + head * (1 if executor.spec.is_head_tied else 2)
+    return WeightBits(everywhere=8 * executor.weight_bytes / num_weights, layers=8 * executor.layer_bytes / layers)
 
 
 def _require_context(checkpoint: Checkpoint, room: Room) -> None:

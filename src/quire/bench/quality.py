@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from quire.bench.divergence import BoolArray, Divergence, DivergenceMeter
-from quire.bench.harness import Harness, OnProgress, Room, chunk_step
-from quire.config import DType, KVFormat
+from quire.bench.harness import Harness, OnProgress, Room, WeightBits, chunk_step
+from quire.config import DType, KVFormat, WeightFormat
 from quire.engine.batch import rows_per_slice
-from quire.engine.options import WEIGHT_FORMATS, EngineOptions
+from quire.engine.options import AUTO, WEIGHT_FORMATS, EngineOptions, engine_config
+from quire.engine.resolve import resolve, settled
 from quire.errors import ConfigError
 from quire.executors.protocol import Float32Array
 from quire.models.checkpoint import Checkpoint
@@ -41,6 +42,7 @@ class FormatQuality:
 
     weights: str
     kv: str
+    bits: WeightBits
     tokens: Divergence
     answers: Divergence | None
 
@@ -97,7 +99,7 @@ def measure_quality(
     room = Room(num_requests=1, num_tokens=work.context)
     reference = Harness(checkpoint, {**options, **_REFERENCE}, room, on_progress)
     formats = [_compared(work, _REFERENCE, reference, reference)]
-    others = tuple(_other_formats())
+    others = tuple(_other_formats(checkpoint))
     for done, words in enumerate(others):
         reference.show_progress("Comparing formats", done, len(others))
         formats.append(_compared(work, words, reference, Harness(checkpoint, {**options, **words}, room, on_progress)))
@@ -111,8 +113,13 @@ def measure_quality(
     )
 
 
-def _other_formats() -> Iterator[EngineOptions]:
-    """Yields the words that choose every format but the reference's: other weights first, then other K/V."""
+def _other_formats(checkpoint: Checkpoint) -> Iterator[EngineOptions]:
+    """Yields the words that choose every format but the reference's: other weights first, then other K/V.
+
+    A checkpoint may be stored in a format that only `auto` chooses.
+    """
+    if _automatic(checkpoint) not in (*(dtype.value for dtype in DType), *WEIGHT_FORMATS):
+        yield {"dtype": AUTO, "kv_format": _EXACT}
     for dtype in DType:
         if dtype.value != _EXACT:
             yield {"dtype": dtype.value, "kv_format": _EXACT}
@@ -124,14 +131,21 @@ def _other_formats() -> Iterator[EngineOptions]:
             yield {"dtype": _EXACT, "kv_format": kv_format.value}
 
 
+def _automatic(checkpoint: Checkpoint) -> str:
+    """Returns the name of the weight format that a checkpoint is loaded in where nothing else is asked for."""
+    config = resolve(engine_config({}), checkpoint.spec, checkpoint.weights)
+    return WeightFormat.of(settled(config.dtype, "dtype"), config.quantize).value
+
+
 def _compared(work: QualityWork, words: EngineOptions, reference: Harness, other: Harness) -> FormatQuality:
     """Returns how far `other`, which `words` chose, is from the reference on every piece."""
     meter = DivergenceMeter()
     for piece in work.pieces:
         meter.add_piece(piece_logits(reference, piece.token_ids), piece_logits(other, piece.token_ids), piece.token_ids)
     return FormatQuality(
-        weights=words.get("quantize", words.get("dtype", _EXACT)),
+        weights=other.weight_format.value,
         kv=words["kv_format"],
+        bits=other.weight_bits,
         tokens=meter.result(),
         answers=meter.result(work.is_answer) if work.is_answer.any() else None,
     )

@@ -19,12 +19,24 @@ if TYPE_CHECKING:
 
 _R = TypeVar("_R")
 _MAX_CONTEXT = 2048
-_HEADERS = ("of", "tokens>", "weights", "K/V", "KL mean>", "KL 99 %>", "KL max>", "same top-1>", "perplexity>")
+_HEADERS = (
+    "of",
+    "tokens>",
+    "weights",
+    "bits>",
+    "in layers>",
+    "K/V",
+    "KL mean>",
+    "KL 99 %>",
+    "KL max>",
+    "same top-1>",
+    "perplexity>",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityOptions:
-    """What is compared, and on which text; `text` None means the held-out chats."""
+    """What is compared, and on which text; `text` None means the one that goes with the model."""
 
     model: str | None
     text: Path | None
@@ -38,7 +50,11 @@ _OPTIONS: tuple[OptionDecorator, ...] = (
     click.option(
         "-m", "--model", metavar="MODEL", help="A model directory, .gguf file or Hugging Face id. [default: the bundled model]"
     ),
-    click.option("--text", type=click.Path(path_type=Path), help="A UTF-8 file. [default: chats the bundled model never saw]"),
+    click.option(
+        "--text",
+        type=click.Path(path_type=Path),
+        help="A UTF-8 file. [default: for the bundled model chats it never saw, else prose]",
+    ),
     click.option("--config", type=click.Path(path_type=Path), help="Not supported: random weights have no quality to lose."),
     click.option(
         "--context",
@@ -57,10 +73,11 @@ def _quality_options(command: Callable[..., _R]) -> Callable[..., _R]:
 @click.command()
 @_quality_options
 def quality(options: QualityOptions) -> None:
-    """Measure how far every weight and KV format is from float32.
+    """Measure how far every weight and KV format is from float32, and how many bits it takes per weight.
 
     KL divergence in nats per token, how often the most likely token is the same, and perplexity, over all tokens of a text. One
-    thing changes at a time: weights with float32 K/V, then K/V with float32 weights. The last line is JSON.
+    thing changes at a time: weights with float32 K/V, then K/V with float32 weights. Bits are those of all matrices in memory,
+    and of all but embedding and head. The last line is JSON.
 
     \b
     Example:
@@ -83,39 +100,39 @@ def quality(options: QualityOptions) -> None:
         _print(report)
     settings = {
         "model": options.model or "bundled",
-        "text": "held-out chats" if options.text is None else options.text.name,
+        "text": _text_name(options),
     }
     print_json(asdict(report) | circumstances(settings))
 
 
 def _refuse(options: QualityOptions) -> None:
-    """Raises ConfigError for random weights, and where a model other than the bundled one comes without a text."""
+    """Raises ConfigError for random weights."""
     if options.config is not None:
         raise ConfigError(
             "random weights have no quality to lose",
             given=options.config.name,
             next_step="Name a trained model with -m, or leave it out for the bundled one.",
         )
-    if options.model is not None and options.text is None:
-        raise ConfigError(
-            "the held-out chats measure the bundled model only",
-            given=options.model,
-            next_step="Name a text for this model with --text FILE.",
-        )
+
+
+def _text_name(options: QualityOptions) -> str:
+    if options.text is not None:
+        return options.text.name
+    return "held-out chats" if options.model is None else "prose"
 
 
 def _work(options: QualityOptions, directory: Path, max_context: int) -> QualityWork:
-    """Returns the tokens to predict: those of the file, or of the held-out chats, each chat separately."""
-    from quire.bench.held_out import held_out_texts
-    from quire.bench.quality import Text, in_pieces
-    from quire.text.tokenizer import AddSpecial, Tokenizer
+    """Returns the tokens to predict: of the file, of the prose, or for the bundled model of the held-out chats, one by one."""
+    from quire.bench.held_out import PROSE, held_out_texts, plain_text
+    from quire.bench.quality import in_pieces
+    from quire.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_model(directory)
     context = min(options.context or _MAX_CONTEXT, max_context)
-    if options.text is None:
+    if options.text is None and options.model is None:
         return in_pieces(held_out_texts(tokenizer), (), context)
-    token_ids = tuple(tokenizer.encode(_read(options.text), special=AddSpecial.NO))
-    return in_pieces([Text(token_ids=token_ids, is_answer=(False,) * len(token_ids))], tokenizer.encode(""), context)
+    text = plain_text(_read(options.text or PROSE), tokenizer)
+    return in_pieces([text], tokenizer.encode(""), context)
 
 
 def _read(path: Path) -> str:
@@ -140,6 +157,8 @@ def _row(quality: FormatQuality, what: str, found: Divergence) -> tuple[str, ...
         what,
         str(found.num_tokens),
         quality.weights,
+        f"{quality.bits.everywhere:.2f}",
+        f"{quality.bits.layers:.2f}",
         quality.kv,
         f"{found.kl_mean:.2e}",
         f"{found.kl_p99:.2e}",

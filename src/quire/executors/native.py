@@ -80,6 +80,12 @@ class NativeExecutor:
         return int(self._decoder.weight_bytes)
 
     @property
+    def layer_bytes(self) -> int:
+        """Bytes of packed weights without the embedding and the head, which the core keeps first."""
+        num_tables = 1 if self.spec.is_head_tied else 2
+        return sum(self._decoder.packed_sizes()[num_tables:])
+
+    @property
     def kv_bytes(self) -> int:
         return int(self._decoder.kv_bytes)
 

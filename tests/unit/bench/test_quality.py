@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quire.bench.divergence import DivergenceMeter, log_softmax
-from quire.bench.held_out import held_out_texts
+from quire.bench.held_out import PROSE, held_out_texts, plain_text
 from quire.bench.quality import QualityReport, QualityWork, Text, in_pieces, measure_quality
 from quire.config import DType, KVFormat
 from quire.engine.options import WEIGHT_FORMATS
@@ -95,6 +95,15 @@ def test_every_format_is_compared_and_only_one_changes_at_a_time(report: Quality
 
 
 @needs_native
+def test_bits_are_those_of_the_elements_and_their_scales(report: QualityReport) -> None:
+    layers = {each.weights: each.bits.layers for each in report.formats}
+    assert layers["float32"] == 2 * layers["bfloat16"] >= 32  # rows are padded to panels of 64
+    assert 4 < layers["int4"] / layers["float32"] * 32 < 5
+    assert 8 < layers["int8"] / layers["float32"] * 32 < 9
+    assert all(each.bits.everywhere >= 4 for each in report.formats)
+
+
+@needs_native
 def test_the_reference_is_no_distance_from_itself_and_a_format_is_some(report: QualityReport) -> None:
     reference, *others = report.formats
     assert (reference.tokens.kl_max, reference.tokens.top1) == (0, 1)
@@ -118,6 +127,12 @@ def test_the_reference_predicts_what_teacher_forcing_of_the_whole_piece_does(che
     expected = TorchScorer(checkpoint, torch.get_num_threads()).logprobs(token_ids)
     assert math.log(found.tokens.perplexity) == pytest.approx(-expected.mean(), rel=1e-5)
     assert found.answers is None
+
+
+def test_the_prose_is_long_enough_to_tell_formats_apart_and_no_answer() -> None:
+    text = plain_text(PROSE.read_text(encoding="utf-8"), Tokenizer.from_directory(bundled.directory()))
+    assert len(text.token_ids) > 1500
+    assert not any(text.is_answer)
 
 
 def test_the_held_out_chats_are_in_the_bundled_models_format() -> None:
