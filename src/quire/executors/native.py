@@ -52,7 +52,7 @@ class NativeExecutor:
         self._core = core
         self._formats = matrix_formats(spec, weights, options.weight_format, int_layout())
         with translated_errors(core):
-            rest, isa = core.PanelFormat(), _chosen_isa(core)
+            rest, isa = core.PanelFormat(), chosen_isa(core)
             self._decoder = core.Decoder(shape_of(core, spec), rest, panel_formats(core, self._formats), isa, options.threads)
             self._sampler = NativeSampler(core, core.BatchSampler(self._decoder))
         self._set_input_factors()
@@ -215,23 +215,29 @@ def available_isas() -> tuple[str, ...]:
         return ()
 
 
+def isa_in_use() -> str:
+    """Returns the instruction set that executors compute with; raises ExecutorUnavailableError where nothing is compiled."""
+    core = load_core()
+    return chosen_isa(core) or core.available_isas()[-1]
+
+
 def int_layout() -> PackLayout:
     """Returns the layout in which the chosen instruction set packs int8; VNNI's where nothing is compiled."""
     if not available_isas():
         return PackLayout.VNNI
     core = load_core()
-    return PackLayout.AMX if core.has_amx(_chosen_isa(core)) else PackLayout.VNNI
+    return PackLayout.AMX if core.has_amx(chosen_isa(core)) else PackLayout.VNNI
 
 
 def native_sampler(threads: int) -> NativeSampler:
     """Returns a sampler without a model, on threads of its own; raises ExecutorUnavailableError where no core was built."""
     core = load_core()
     with translated_errors(core):
-        return NativeSampler(core, core.BatchSampler(_chosen_isa(core), threads))
+        return NativeSampler(core, core.BatchSampler(chosen_isa(core), threads))
 
 
-def _chosen_isa(core: Core) -> str:
-    """Returns the instruction set that QUIRE_ISA names, or nothing: the fastest."""
+def chosen_isa(core: Core) -> str:
+    """Returns the instruction set that QUIRE_ISA names, or an empty text: the fastest."""
     isa = read_environment().isa
     if isa is not None and isa not in core.available_isas():
         raise ExecutorUnavailableError(

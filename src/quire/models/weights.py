@@ -57,6 +57,10 @@ class SourceTensor:
             return np.ascontiguousarray(self.bits, dtype=np.uint16)
         return round_to_bfloat16(self.to_float32())
 
+    def select_rows(self, rows: npt.NDArray[np.integer]) -> Float32Array:
+        """Returns some rows of a matrix, float32 [len(rows), K]."""
+        return SourceTensor(dtype=self.dtype, bits=self.bits[rows]).to_float32()
+
     def to_packable(self) -> Float32Array | BitsArray:
         """Returns exact float32 values or bfloat16 bits: a view, with its strides, of a tensor that is stored as one of them."""
         return self.to_float32() if self.dtype is SourceDType.FLOAT16 else cast("Float32Array | BitsArray", self.bits)
@@ -99,6 +103,17 @@ class DecodedTensor(SourceTensor, ABC):
             bits[start : start + len(piece.bits)] = piece.to_bfloat16()
             start += len(piece.bits)
         return bits
+
+    def select_rows(self, rows: npt.NDArray[np.integer]) -> Float32Array:
+        """Returns some rows, float32 [len(rows), K]; all are decoded for it, a piece at a time."""
+        selected, start = np.empty((len(rows), self.shape[1]), np.float32), 0
+        for piece in self.pieces():
+            stop = start + len(piece.bits)
+            is_here = (rows >= start) & (rows < stop)
+            if is_here.any():
+                selected[is_here] = piece.to_float32()[rows[is_here] - start]
+            start = stop
+        return selected
 
     def to_packable(self) -> Float32Array | BitsArray:
         """Returns bfloat16 bits where they hold every value, and exact float32 values elsewhere."""

@@ -189,6 +189,13 @@ class Decoder:
         ValueError for a weight that was never set, and for an index that is out of range or contradicts another: a slot must be
         where the block table has its position, and is written once.
         """
+    def run_layer(
+        self, residual: Float32Array, qkv: Float32Array, out: Float32Array, up: Float32Array, down: Float32Array
+    ) -> None:
+        """Runs the only layer of a float32 decoder on rows [T, E] in place, as positions 0 to T of one request.
+
+        Fills the others, [T, K], with what the products multiply. ValueError for other decoders, and for too many rows.
+        """
     def head(self, rows: Int32Array, logits: Float32Array) -> None:
         """Fills logits [len(rows), V] of rows of the latest step; ValueError if it has no such row."""
     def argmax(self, rows: Int32Array, token_ids: Int32Array, num_not_finite: Int32Array) -> None:

@@ -5,6 +5,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <mutex>
+#include <numeric>
 #include <stdexcept>
 
 #include "bindings.h"
@@ -78,6 +79,42 @@ static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, In
   check_step(d, step, lens.data());
   nb::gil_scoped_release release;
   d.run(step, out);
+}
+
+static float* inputs_of(const OutMatrix& inputs, size_t num_rows, int64_t k, const char* name) {
+  if (inputs.shape(0) != num_rows || static_cast<int64_t>(inputs.shape(1)) != k)
+    throw std::invalid_argument("the inputs of a product must be [rows, K]");
+  return elements_of(inputs, name);
+}
+
+static LayerInputs layer_inputs_of(const Decoder& d, size_t num_rows, const OutMatrix& qkv,
+                                   const OutMatrix& out, const OutMatrix& up, const OutMatrix& down) {
+  const ModelShape& shape = d.shape();
+  return {inputs_of(qkv, num_rows, shape.hidden_size, "qkv"),
+          inputs_of(out, num_rows, shape.num_heads * shape.head_dim, "out"),
+          inputs_of(up, num_rows, shape.hidden_size, "up"),
+          inputs_of(down, num_rows, shape.layers[0].ffn.size, "down")};
+}
+
+// One request that begins at position 0, whose blocks are the first of the KV memory.
+static void run_layer(Decoder& d, OutMatrix residual, OutMatrix qkv, OutMatrix out, OutMatrix up,
+                      OutMatrix down) {
+  size_t num_rows = residual.shape(0);
+  if (num_rows == 0) throw std::invalid_argument("the step has no rows");
+  float* rows = inputs_of(residual, num_rows, d.shape().hidden_size, "residual");
+  LayerInputs inputs = layer_inputs_of(d, num_rows, qkv, out, up, down);
+  auto lock = alone_with(d);
+  int32_t count = static_cast<int32_t>(num_rows);
+  int64_t num_blocks = round_up(count, d.block_size()) / d.block_size();
+  std::vector<int32_t> tokens(num_rows, 0), places(num_rows), tables(static_cast<size_t>(num_blocks));
+  std::iota(places.begin(), places.end(), 0);
+  std::iota(tables.begin(), tables.end(), 0);
+  int32_t starts[] = {0, count};
+  Step step{count,         1,      num_blocks, 0, tokens.data(), places.data(), starts, tables.data(),
+            places.data(), nullptr};
+  check_step(d, step, &count);
+  nb::gil_scoped_release release;
+  d.run_layer(step, rows, inputs);
 }
 
 static void require_rows(const Decoder& d, const std::vector<int32_t>& rows) {
@@ -184,6 +221,8 @@ void bind_decoder(nb::module_& m) {
            nb::arg("query_start").noconvert(), nb::arg("context_lens").noconvert(),
            nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
            nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert())
+      .def("run_layer", &run_layer, nb::arg("residual").noconvert(), nb::arg("qkv").noconvert(),
+           nb::arg("out").noconvert(), nb::arg("up").noconvert(), nb::arg("down").noconvert())
       .def("head", &head, nb::arg("rows").noconvert(), nb::arg("logits").noconvert())
       .def("argmax", &argmax_of_rows, nb::arg("rows").noconvert(), nb::arg("token_ids").noconvert(),
            nb::arg("num_not_finite").noconvert())

@@ -95,7 +95,9 @@ void Decoder::attention_block(const Step& step, int64_t index) {
   project_qkv(step, layer);
   rotate_append(step, index);
   attend(step, index);
-  add_product(layer.out, rows_for(layer.out, mixed_), step.num_rows);
+  ActivationRows mixed = rows_for(layer.out, mixed_);
+  observe(mixed, step.num_rows, observed_.out);
+  add_product(layer.out, mixed, step.num_rows);
   add_normalized(layer.attn_post_norm, step.num_rows);
 }
 
@@ -106,12 +108,14 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
       layer.up.product(normalize(layer.ffn_norm, {step.num_rows, nullptr}, layer.up, normed_), step.num_rows);
   up.epilogue = ffn.is_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = ffn.activation;
+  observe(up.a, step.num_rows, observed_.up);
   ActivationRows hidden = rows_for(layer.down, hidden_);
   bool is_final =
       hidden.format != ActivationFormat::kInt16Split;  // whose scale spans more columns than a unit
   up.hidden = is_final ? hidden : floats_in(gated_, ffn.size);
   multiply(up);
   if (!is_final) convert(gated_, step.num_rows, hidden);
+  observe(hidden, step.num_rows, observed_.down);
   add_product(layer.down, hidden, step.num_rows);
   add_normalized(layer.ffn_post_norm, step.num_rows);
 }
@@ -169,6 +173,7 @@ void Decoder::multiply(const Gemm& g) {
 void Decoder::project_qkv(const Step& step, const Layer& layer) {
   Gemm g = layer.qkv.product(normalize(layer.attn_norm, {step.num_rows, nullptr}, layer.qkv, normed_),
                              step.num_rows);
+  observe(g.a, step.num_rows, observed_.qkv);
   g.epilogue = Epilogue::kStore;
   g.out = qkv_.as<float>();
   g.ldo = qkv_stride();

@@ -74,6 +74,11 @@ struct Step {
   const int32_t* sample_rows;
 };
 
+// Where a step writes what the products of a layer multiply, float32 [T, K]; null: nowhere.
+struct LayerInputs {
+  float *qkv, *out, *up, *down;
+};
+
 // Units per hand-over to another thread: below some 64k multiplications a hand-over costs more than it saves.
 inline int64_t grain_of(int64_t multiplications_per_unit) {
   return 1 + (1 << 16) / (1 + multiplications_per_unit);
@@ -98,6 +103,11 @@ class Decoder {
   // Runs one step that passed check_step, and writes logits [num_samples, vocab_size]. Throws
   // std::invalid_argument with the name of a weight that was never set.
   void run(const Step& step, float* logits);
+
+  // Runs the one layer of this decoder on `residual`, float32 [T, E], in place, without embedding and head;
+  // the step's token_ids and sample_rows are not read. Throws std::invalid_argument for a decoder of several
+  // layers, or one whose products read other activations than float32.
+  void run_layer(const Step& step, float* residual, const LayerInputs& inputs);
 
   // Writes logits [count, vocab_size] of rows in [0, num_rows()) of the latest step: what `run` does for its
   // sample rows.
@@ -157,6 +167,7 @@ class Decoder {
   void plan_attention(const Step& step);
   const AttentionPlan& plan_of(int64_t window) const;
   void embed(const Step& step);
+  void observe(const ActivationRows& a, int64_t num_rows, float* to);
   void compute_rotations(const Step& step);
   void attention_block(const Step& step, int64_t layer);
   void ffn_block(const Step& step, int64_t layer);
@@ -196,6 +207,7 @@ class Decoder {
   std::vector<float> cos_, sin_;
   std::vector<AttentionPlan> plans_;  // one per distinct window of the layers
   int64_t attention_grain_ = 1;
+  LayerInputs observed_{};  // where the products' inputs are copied to during run_layer
 };
 
 }  // namespace quire
