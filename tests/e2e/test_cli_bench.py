@@ -71,7 +71,7 @@ def test_quality_compares_formats_on_a_text_of_the_bundled_model(tmp_path: Path)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["bench"] == "quality"
-    assert report["settings"] == {"model": "bundled", "text": "chat.txt"}
+    assert report["settings"] == {"model": "bundled", "against": None, "text": "chat.txt"}
     assert report["context"] == 16
     assert report["formats"][0]["tokens"]["top1"] == 1
     assert {each["weights"] for each in report["formats"]} >= {"float32", "bfloat16"}

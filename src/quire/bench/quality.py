@@ -49,7 +49,7 @@ class FormatQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityReport:
-    """Every format on the same tokens; the first is the reference itself."""
+    """Every format on the same tokens; the first is the reference itself, of another checkpoint where one is compared with it."""
 
     bench: str
     executor: str
@@ -92,14 +92,35 @@ def _piece(text: Text, begin: Sequence[int], part: slice) -> Text:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """The checkpoint whose formats are measured, and the one whose float32 is the reference: often the same."""
+
+    checkpoint: Checkpoint
+    reference: Checkpoint
+
+    def __post_init__(self) -> None:
+        sizes = [each.spec.vocab_size for each in (self.checkpoint, self.reference)]
+        if sizes[0] != sizes[1]:
+            raise ConfigError(
+                "models with different vocabularies cannot be compared",
+                given=f"{sizes[0]} tokens",
+                limit=f"{sizes[1]} tokens of the reference",
+                next_step="Compare a checkpoint with the one it was made from.",
+            )
+
+
 def measure_quality(
-    checkpoint: Checkpoint, work: QualityWork, options: EngineOptions, on_progress: OnProgress | None = None
+    compared: Compared, work: QualityWork, options: EngineOptions, on_progress: OnProgress | None = None
 ) -> QualityReport:
     """Compares every format; `options` may set threads. Raises what loading raises."""
+    checkpoint = compared.checkpoint
     room = Room(num_requests=1, num_tokens=work.context)
-    reference = Harness(checkpoint, {**options, **_REFERENCE}, room, on_progress)
+    reference = Harness(compared.reference, {**options, **_REFERENCE}, room, on_progress)
     formats = [_compared(work, _REFERENCE, reference, reference)]
     others = tuple(_other_formats(checkpoint))
+    if checkpoint is not compared.reference:
+        others = (_REFERENCE, *others)
     for done, words in enumerate(others):
         reference.show_progress("Comparing formats", done, len(others))
         formats.append(_compared(work, words, reference, Harness(checkpoint, {**options, **words}, room, on_progress)))

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from quire.cli.options import OptionDecorator, count_of, gathered
+from quire.cli.text_file import read_text_file
 from quire.errors import ConfigError
-from quire.values import utf8_fault_of
 
 if TYPE_CHECKING:
     from quire.bench.divergence import Divergence
     from quire.bench.quality import FormatQuality, QualityReport, QualityWork
+    from quire.engine.options import EngineOptions
 
 _R = TypeVar("_R")
 _MAX_CONTEXT = 2048
@@ -39,6 +40,7 @@ class QualityOptions:
     """What is compared, and on which text; `text` None means the one that goes with the model."""
 
     model: str | None
+    against: str | None
     text: Path | None
     config: Path | None
     context: int | None
@@ -83,8 +85,9 @@ def quality(options: QualityOptions) -> None:
     Example:
       quire bench quality
       quire bench quality -m path/to/model --text book.txt --context 1024
+      quire bench quality -m model-w4 --against path/to/model
     """
-    from quire.bench.quality import measure_quality
+    from quire.bench.quality import Compared, measure_quality
     from quire.cli.bench_view import circumstances, progress_shown
     from quire.cli.display import print_json
     from quire.cli.load import find_directory
@@ -93,13 +96,16 @@ def quality(options: QualityOptions) -> None:
     _refuse(options)
     directory = find_directory(options.model)
     checkpoint = load_checkpoint(directory)
-    work = _work(options, directory, checkpoint.spec.max_context)
+    original = checkpoint if options.against is None else load_checkpoint(find_directory(options.against))
+    work = _work(options, directory, min(checkpoint.spec.max_context, original.spec.max_context))
+    threads: EngineOptions = {} if options.threads is None else {"threads": options.threads}
     with progress_shown() as on_progress:
-        report = measure_quality(checkpoint, work, {} if options.threads is None else {"threads": options.threads}, on_progress)
+        report = measure_quality(Compared(checkpoint, original), work, threads, on_progress)
     if not options.as_json:
         _print(report)
     settings = {
         "model": options.model or "bundled",
+        "against": options.against,
         "text": _text_name(options),
     }
     print_json(asdict(report) | circumstances(settings))
@@ -131,16 +137,8 @@ def _work(options: QualityOptions, directory: Path, max_context: int) -> Quality
     context = min(options.context or _MAX_CONTEXT, max_context)
     if options.text is None and options.model is None:
         return in_pieces(held_out_texts(tokenizer), (), context)
-    text = plain_text(_read(options.text or PROSE), tokenizer)
+    text = plain_text(read_text_file(options.text or PROSE), tokenizer)
     return in_pieces([text], tokenizer.encode(""), context)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = utf8_fault_of(path) if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise ConfigError("the text cannot be read", given=f"{path.name}: {reason}", next_step="Name a UTF-8 file.") from error
 
 
 def _print(report: QualityReport) -> None:

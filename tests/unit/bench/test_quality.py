@@ -9,7 +9,7 @@ import pytest
 
 from quire.bench.divergence import DivergenceMeter, log_softmax
 from quire.bench.held_out import PROSE, held_out_texts, plain_text
-from quire.bench.quality import QualityReport, QualityWork, Text, in_pieces, measure_quality
+from quire.bench.quality import Compared, QualityReport, QualityWork, Text, in_pieces, measure_quality
 from quire.config import DType, KVFormat
 from quire.engine.options import WEIGHT_FORMATS
 from quire.errors import ConfigError
@@ -81,7 +81,7 @@ def test_nothing_to_predict_is_refused(texts: list[Text], begin: tuple[int, ...]
 @pytest.fixture(scope="module")
 def report(checkpoint: Checkpoint) -> QualityReport:
     token_ids = [(17 * position + 5) % checkpoint.spec.vocab_size for position in range(700)]
-    return measure_quality(checkpoint, in_pieces([text(*token_ids)], (), 600), {"threads": 1})
+    return measure_quality(Compared(checkpoint, checkpoint), in_pieces([text(*token_ids)], (), 600), {"threads": 1})
 
 
 @needs_native
@@ -123,7 +123,7 @@ def test_the_reference_predicts_what_teacher_forcing_of_the_whole_piece_does(che
 
     token_ids = tuple(int(each) for each in np.random.default_rng(1).integers(0, checkpoint.spec.vocab_size, 90))
     plain = Text(token_ids=token_ids, is_answer=(False,) * len(token_ids))
-    found = measure_quality(checkpoint, QualityWork(pieces=(plain,), context=90), {"threads": 1}).formats[0]
+    found = measure_quality(Compared(checkpoint, checkpoint), QualityWork(pieces=(plain,), context=90), {"threads": 1}).formats[0]
     expected = TorchScorer(checkpoint, torch.get_num_threads()).logprobs(token_ids)
     assert math.log(found.tokens.perplexity) == pytest.approx(-expected.mean(), rel=1e-5)
     assert found.answers is None
