@@ -55,6 +55,7 @@ COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
         "chat": CommandEntry("quire.cli.chat:chat", "Hold a conversation; earlier turns are never computed twice."),
         "verify": CommandEntry("quire.cli.verify:verify", "Check the five promises on a model and this machine."),
         "bench": CommandEntry("quire.cli.bench:bench", "Measure speed, compared with the machine's peak."),
+        "quantize": CommandEntry("quire.cli.quantize:quantize", "Write a checkpoint with 4- or 8-bit weights."),
         "train": CommandEntry("quire.cli.train:train", "Train a model on text or conversations."),
         "info": CommandEntry("quire.cli.info:info", "Show the machine, instruction sets, executors and versions."),
         "models": CommandEntry("quire.cli.models:models", "List supported families and local checkpoints, or describe one."),

@@ -14,6 +14,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 from quire.errors import ModelError, ModelNotFoundError, UnsupportedConfigError
@@ -50,6 +51,11 @@ class Config:
     def is_given(self, name: str) -> bool:
         """Whether the file holds the field, be it null."""
         return name in self._fields
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields that the file holds; a field that is looked at here does not count as read."""
+        return MappingProxyType(self._fields)
 
     @property
     def names(self) -> tuple[str, ...]:

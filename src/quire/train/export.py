@@ -34,18 +34,10 @@ from quire.models.quantized import QUANTIZATION_FIELDS
 from quire.models.source import TensorSource
 from quire.models.spec import ModelSpec
 from quire.text.tokenizer import Tokenizer
+from quire.text.tokenizer_copy import copy_tokenizer, tokenizer_files
 
 _NOT_KEPT = ("torch_dtype", *QUANTIZATION_FIELDS)
 WEIGHTS, CONFIG, CARD, GENERATION = "model.safetensors", "config.json", "README.md", "generation_config.json"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 DTYPES: Mapping[torch.dtype, str] = MappingProxyType({torch.float32: "float32", torch.bfloat16: "bfloat16"})
 _STAGE = ".export"
 _HEAD = "lm_head."  # has no family prefix
@@ -86,19 +78,6 @@ def export_model(model: Decoder, about: Description, directory: Path, dtype: tor
         _write_json(stage / GENERATION, generation)
         _write_json(stage / CONFIG, fields | {"model_type": family.name})
         (stage / CARD).write_text(about.card, encoding="utf-8")
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copies what a model directory's tokenizer and chat templates are read from."""
-    for name in _tokenizer_files(source):
-        (target / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source / name, target / name)
-
-
-def _tokenizer_files(directory: Path) -> list[str]:
-    """Returns paths within the directory."""
-    found = (path for pattern in _TOKENIZER_FILES for path in directory.glob(pattern))
-    return sorted(path.relative_to(directory).as_posix() for path in found if path.is_file())
 
 
 def family_tensors(model: Decoder, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -184,7 +163,7 @@ def _publish(stage: Path, directory: Path) -> None:
     names = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file())
     for name in names:
         _flush(stage / name)
-    outdated = [name for name in _tokenizer_files(directory) if name not in names]
+    outdated = [name for name in tokenizer_files(directory) if name not in names]
     if outdated or not all(_is_unchanged(stage / name, directory / name) for name in names if name not in (WEIGHTS, CARD)):
         (directory / CONFIG).unlink(missing_ok=True)
         _flush(directory)

@@ -30,10 +30,11 @@ from quire.models.families.sizes import MAX_CONTEXT
 from quire.models.gguf.splits import is_gguf
 from quire.models.spec import ModelSpec
 from quire.text.tokenizer import Tokenizer
+from quire.text.tokenizer_copy import copy_tokenizer
 from quire.train.capacity import require_training_memory
 from quire.train.checkpoint import write_safely
 from quire.train.documents import read_documents
-from quire.train.export import CONFIG, GENERATION, copy_tokenizer
+from quire.train.export import CONFIG, GENERATION
 from quire.train.recipe import Job, Recipe
 from quire.train.tokenizer import MIN_VOCAB_SIZE, check_vocab_size, save_tokenizer, train_tokenizer
 

@@ -48,6 +48,10 @@ class BlockTensor(DecodedTensor):
         for part in parts:
             yield SourceTensor(dtype=SourceDType.FLOAT32, bits=self._decoded(part.reshape(-1, part.shape[-1])))
 
+    def select_rows(self, rows: npt.NDArray[np.integer]) -> Float32Array:
+        """Returns some rows; no others are decoded unless the rows lie in another order than they count."""
+        return self._decoded(self.bits[rows]) if self.bits.ndim == 2 else DecodedTensor.select_rows(self, rows)
+
     def _decoded(self, rows: npt.NDArray[Any]) -> Float32Array:
         records = np.ascontiguousarray(rows).reshape(-1).view(self.kind.block)
         with np.errstate(invalid="ignore", over="ignore"):  # infinite scales are the file's, and become NaN or infinity
