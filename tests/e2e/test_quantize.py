@@ -135,7 +135,7 @@ def test_eight_bits_are_nearly_the_source(model: Path, text: Path, tmp_path: Pat
     result = run(model, "-o", tmp_path / "w8", "--bits", "8", "--calibrate", text, "--threads", "1", "--json")
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
-    assert 8.7 < report["layer_bits"] < 9.0
+    assert 8.5 < report["layer_bits"] < 8.6
     assert max(each["error"] for each in report["matrices"]) < 1e-4
     assert {each["name"] for each in report["matrices"]} >= {"model.layers.0.self_attn.q_proj", "model.layers.2.mlp.up_proj"}
 
@@ -249,13 +249,20 @@ def test_a_fused_matrix_is_written_as_one(tmp_path: Path, text: Path) -> None:
         np.testing.assert_allclose(after.weights[name].to_float32(), before.weights[name].to_float32(), rtol=0.02, atol=0.01)
 
 
-def test_transformers_loads_the_same_weights(quantized: Path) -> None:
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_transformers_loads_the_same_weights(model: Path, quantized: Path, tmp_path: Path, bits: int) -> None:
     pytest.importorskip(
         "compressed_tensors", reason="compressed-tensors, which reads the format for transformers, is not installed"
     )
-    found = transformers.AutoModelForCausalLM.from_pretrained(quantized, dtype=torch.bfloat16)
-    token_ids = torch.arange(2, 20)[None]
-    expected = logits(load_checkpoint(quantized), token_ids[0].tolist())
-    with torch.no_grad():
-        actual = found(token_ids).logits.float().numpy()
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=0.03 * float(np.abs(expected).max()))
+    directory = quantized
+    if bits == 8:
+        directory = tmp_path / "w8"
+        assert run(model, "-o", directory, "--bits", "8", "--calibrate", "none").exit_code == 0
+    whole = transformers.CompressedTensorsConfig(dequantize=True)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(directory, quantization_config=whole, dtype=torch.bfloat16)
+    checkpoint = load_checkpoint(directory)
+    found = loaded.state_dict()
+    for canonical, module in {"attn.v": "self_attn.v_proj", "ffn.gate": "mlp.gate_proj", "ffn.down": "mlp.down_proj"}.items():
+        expected = checkpoint.weights[f"layers.2.{canonical}.weight"].to_float32()
+        np.testing.assert_array_equal(found[f"model.layers.2.{module}.weight"].float().numpy(), expected)

@@ -24,11 +24,23 @@ _SHRINKS = np.linspace(1.0, 0.6, 17, dtype=np.float32)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """A number of bits, and the inputs that share a scale; `scale_dtype` is a format of 16 bits."""
+    """A number of bits, and the inputs that share a scale; `scale_dtype` is a format of 16 bits.
+
+    Up to 4 bits, ranges need not be symmetric about 0; with 8 there is little to gain, and vLLM's kernels have no zero points.
+    """
 
     bits: int
     group: int
     scale_dtype: SourceDType
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether every zero point is the center."""
+        return self.bits == 8
+
+    @property
+    def center(self) -> int:
+        return 1 << (self.bits - 1)
 
     @property
     def last_code(self) -> int:
@@ -55,20 +67,27 @@ class Steps:
 def search_steps(values: Float32Array, importance: Float32Array, grid: Grid) -> Steps:
     """Returns the steps of a group of values [G, N] that make the error, weighed by `importance` [G], small.
 
-    Of ranges from the whole one down to 0.6 of it, the best for each row; then scales are refined once by least squares.
+    Of ranges from the whole one down to 0.6 of it, each as it is and with its scale refitted to its codes by least squares, the
+    best for each row.
     """
     low = np.minimum(values.min(axis=0), 0)
     high = np.maximum(values.max(axis=0), 0)
     best = _steps_of(low, high, grid)
-    best_error = _error(values, importance, best, grid)
-    for shrink in _SHRINKS[1:]:
-        best, best_error = _better(values, importance, (best, best_error), _steps_of(low * shrink, high * shrink, grid), grid)
-    codes = best.codes(values, grid) - best.zeros
+    found = best, _error(values, importance, best, grid)
+    for shrink in _SHRINKS:
+        steps = _steps_of(low * shrink, high * shrink, grid)
+        for candidate in (steps, _refitted(steps, values, importance, grid)):
+            found = _better(values, importance, found, candidate, grid)
+    return found[0]
+
+
+def _refitted(steps: Steps, values: Float32Array, importance: Float32Array, grid: Grid) -> Steps:
+    """Returns the steps with the scales that suit their codes best."""
+    codes = steps.codes(values, grid) - steps.zeros
     weights = importance[:, None] * codes
     squares = (weights * codes).sum(axis=0)
-    scales = np.divide((weights * values).sum(axis=0), squares, out=best.scales.copy(), where=squares > 0)
-    refined = Steps(scales=_held(np.where(scales > 0, scales, best.scales), grid), zeros=best.zeros)
-    return _better(values, importance, (best, best_error), refined, grid)[0]
+    scales = np.divide((weights * values).sum(axis=0), squares, out=steps.scales.copy(), where=squares > 0)
+    return Steps(scales=_held(np.where(scales > 0, scales, steps.scales), grid), zeros=steps.zeros)
 
 
 def _better(
@@ -83,6 +102,10 @@ def _better(
 
 
 def _steps_of(low: Float32Array, high: Float32Array, grid: Grid) -> Steps:
+    if grid.is_symmetric:
+        bound = np.maximum(-low, high)
+        scales = _held(np.where(bound > 0, bound / np.float32(grid.center - 1), 1), grid)
+        return Steps(scales=scales, zeros=np.full_like(scales, grid.center))
     span = high - low
     scales = _held(np.where(span > 0, span / np.float32(grid.last_code), 1), grid)
     return Steps(scales=scales, zeros=np.clip(np.rint(-low / scales), 0, grid.last_code))

@@ -2,7 +2,7 @@
 
 M.weight_packed      I32 [N, K * bits / 32]     codes, the first in the lowest bits
 M.weight_scale       BF16 or F16 [N, K / group]
-M.weight_zero_point  I32 [N * bits / 32, K / group], packed along N
+M.weight_zero_point  I32 [N * bits / 32, K / group], packed along N; not with 8 bits, where it is 128
 M.weight_shape       I64 [2]                    N and K
 """
 
@@ -48,24 +48,28 @@ def plain_tensor(values: npt.NDArray[np.float32], dtype: SourceDType) -> FileTen
 
 def packed_tensors(module: str, matrix: Rounded, grid: Grid) -> dict[str, FileTensor]:
     """Returns the tensors of a quantized matrix by their names in the file."""
-    words = _packed(matrix.codes, grid.bits)
-    zeros = np.ascontiguousarray(_packed(matrix.zeros.T, grid.bits).T)
-    shape = np.array(matrix.codes.shape, np.int64)
-    return {
-        f"{module}.weight_packed": FileTensor(dtype="I32", elements=words),
+    tensors = {
+        f"{module}.weight_packed": FileTensor(dtype="I32", elements=_packed(matrix.codes, grid.bits)),
         f"{module}.weight_scale": plain_tensor(matrix.scales, grid.scale_dtype),
-        f"{module}.weight_zero_point": FileTensor(dtype="I32", elements=zeros),
-        f"{module}.weight_shape": FileTensor(dtype="I64", elements=shape),
+        f"{module}.weight_shape": FileTensor(dtype="I64", elements=np.array(matrix.codes.shape, np.int64)),
     }
+    if not grid.is_symmetric:
+        zeros = np.ascontiguousarray(_packed(matrix.zeros.T, grid.bits).T)
+        tensors[f"{module}.weight_zero_point"] = FileTensor(dtype="I32", elements=zeros)
+    return tensors
 
 
 def read_packed(file: SafetensorsFile, module: str, grid: Grid) -> Rounded:
     """Returns a matrix that `packed_tensors` wrote into a file."""
     num_out, num_in = (int(size) for size in _elements(file, f"{module}.weight_shape"))
-    zeros = unpack_codes(_elements(file, f"{module}.weight_zero_point").T, grid.bits, num_out).T
+    scales = file.read(f"{module}.weight_scale").to_float32()
+    if grid.is_symmetric:
+        zeros = np.full(scales.shape, grid.center, np.uint8)
+    else:
+        zeros = unpack_codes(_elements(file, f"{module}.weight_zero_point").T, grid.bits, num_out).T
     return Rounded(
         codes=unpack_codes(_elements(file, f"{module}.weight_packed"), grid.bits, num_in),
-        scales=file.read(f"{module}.weight_scale").to_float32(),
+        scales=scales,
         zeros=np.ascontiguousarray(zeros),
     )
 
@@ -87,7 +91,7 @@ def quantization_config(grid: Grid, ignored: Sequence[str]) -> dict[str, Any]:
     weights = {
         "num_bits": grid.bits,
         "type": "int",
-        "symmetric": False,
+        "symmetric": grid.is_symmetric,
         "strategy": "group",
         "group_size": grid.group,
         "block_structure": None,
