@@ -7,7 +7,7 @@ llama.cpp rotates neighboring elements in its llama graph, where Hugging Face ro
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +21,7 @@ from quire.models.spec import ModelSpec
 
 from .protocol import ContestantError
 
-_GRAPHS = MappingProxyType({"llama": "llama", "qwen3": "qwen3", "gpt2": "gpt2"})
+_GRAPHS = MappingProxyType({"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma3_text": "gemma3", "gpt2": "gpt2"})
 _TOP_NAMES = MappingProxyType({"embed": "token_embd", "position": "position_embd", "final_norm": "output_norm", "head": "output"})
 _LAYER_NAMES = MappingProxyType(
     {
@@ -32,6 +32,8 @@ _LAYER_NAMES = MappingProxyType(
         "attn.q_norm": "attn_q_norm",
         "attn.k_norm": "attn_k_norm",
         "attn.out": "attn_output",
+        "attn_post_norm": "post_attention_norm",
+        "ffn_post_norm": "post_ffw_norm",
         "ffn_norm": "ffn_norm",
         "ffn.gate": "ffn_gate",
         "ffn.up": "ffn_up",
@@ -85,11 +87,15 @@ def _describe(writer: gguf.GGUFWriter, spec: ModelSpec, config: Mapping[str, Any
     writer.add_rope_dimension_count(spec.head_dim)
     writer.add_rope_freq_base(rope_theta(config))
     writer.add_layer_norm_rms_eps(spec.norm_eps)
+    windows = {layer.sliding_window for layer in spec.layers} - {None}
+    if windows:
+        writer.add_sliding_window(max(windows))
 
 
 def rope_theta(config: Mapping[str, Any]) -> float:
-    """Returns the rotary base of a config.json, old or new."""
+    """Returns the rotary base of a config.json, old or new; of layers that see everything, where they have their own."""
     nested = config.get("rope_parameters") or {}
+    nested = nested.get("full_attention", nested)
     return float(nested.get("rope_theta", config.get("rope_theta", 10_000.0)))
 
 
@@ -126,10 +132,21 @@ def _joined(checkpoint: Checkpoint, layer: str, leaf: str) -> Float32Array:
 def _rope_table(checkpoint: Checkpoint) -> Iterator[tuple[str, Float32Array]]:
     """Yields the divisors of the rotary frequencies where the model scales them."""
     rope = checkpoint.spec.layers[0].rope
-    if rope is None:
+    if rope is None or checkpoint.spec.family == "gemma3_text":  # whose graph knows the base of each layer
         return
     config = json.loads((checkpoint.directory / "config.json").read_bytes())
     pairs = np.arange(0, rope.rotary_dim, 2) / rope.rotary_dim
     divisors = rope_theta(config) ** -pairs / np.array(rope.inv_freq)
     if not np.allclose(divisors, 1.0, rtol=1e-5):
         yield _ROPE_TABLE, divisors.astype(np.float32)
+
+
+def file_bits(path: Path) -> dict[str, float]:
+    """Returns bits per weight of all matrices of a GGUF file, and of those of its layers."""
+    matrices = [each for each in gguf.GGUFReader(path).tensors if len(each.shape) == 2]
+    layers = [each for each in matrices if each.name.startswith("blk.")]
+    return {"everywhere": _bits(matrices), "layers": _bits(layers)}
+
+
+def _bits(tensors: Sequence[Any]) -> float:
+    return 8 * sum(int(each.n_bytes) for each in tensors) / sum(int(each.n_elements) for each in tensors)

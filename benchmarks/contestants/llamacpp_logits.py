@@ -2,7 +2,8 @@
 
     python -m contestants.llamacpp_logits MODEL Q8_0 pieces.json DIRECTORY --kv f32
 
-pieces.json holds a list of lists of token ids; DIRECTORY receives 0.npy, 1.npy, ... of float32 [T, V].
+pieces.json holds a list of lists of token ids; DIRECTORY receives 0.npy, 1.npy, ... of float32 [T, V], and bits.json: bits per
+weight of all matrices of the file, and of those of layers.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import llama_cpp
 import numpy as np
 import numpy.typing as npt
 
-from .llamacpp_model import LlamaCppModel
+from .gguf_model import file_bits
+from .llamacpp_model import LlamaCppModel, gguf_of
 from .protocol import ContestantError
 
 _KV_TYPES = {"f32": llama_cpp.GGML_TYPE_F32, "f16": llama_cpp.GGML_TYPE_F16}
@@ -35,6 +37,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     arguments = parser.parse_args()
     model = LlamaCppModel(arguments.model, arguments.number_format)
+    bits = file_bits(gguf_of(arguments.model, arguments.number_format))
+    (arguments.out / "bits.json").write_text(json.dumps(bits))
     for index, token_ids in enumerate(json.loads(arguments.pieces.read_text())):
         context = model.context(_params(len(token_ids), arguments.kv, arguments.threads))
         try:
