@@ -99,6 +99,21 @@ def test_quality_reads_prose_with_any_other_model(tiny_model: Path, monkeypatch:
     assert report["formats"][0]["bits"]["everywhere"] >= 32
 
 
+def test_quality_against_another_model_measures_float32_too(tiny_model: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("abc bca cab " * 4)
+    options = ("-m", str(tiny_model), "--against", str(tiny_model), "--text", str(text), "--threads", "1", "--json")
+    result = CliRunner().invoke(cli, ("bench", "quality", *options))
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["settings"]["against"] == str(tiny_model)
+    reference, itself = report["formats"][:2]
+    assert (itself["weights"], itself["kv"]) == ("float32", "float32")
+    assert itself["tokens"] == reference["tokens"]
+    refused = CliRunner().invoke(cli, ("bench", "quality", "-m", str(tiny_model), "--against", "nowhere", "--text", str(text)))
+    assert refused.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -15,7 +15,7 @@ import numpy as np
 
 from quire.bench.divergence import BoolArray, Divergence, DivergenceMeter
 from quire.bench.harness import Harness, OnProgress, Room, WeightBits, chunk_step
-from quire.config import DType, KVFormat, WeightFormat
+from quire.config import DType, KVFormat
 from quire.engine.batch import rows_per_slice
 from quire.engine.options import AUTO, WEIGHT_FORMATS, EngineOptions, engine_config
 from quire.engine.resolve import resolve, settled
@@ -155,7 +155,7 @@ def _other_formats(checkpoint: Checkpoint) -> Iterator[EngineOptions]:
 def _automatic(checkpoint: Checkpoint) -> str:
     """Returns the name of the weight format that a checkpoint is loaded in where nothing else is asked for."""
     config = resolve(engine_config({}), checkpoint.spec, checkpoint.weights)
-    return WeightFormat.of(settled(config.dtype, "dtype"), config.quantize).value
+    return settled(config.weight_format, "weight_format").value
 
 
 def _compared(work: QualityWork, words: EngineOptions, reference: Harness, other: Harness) -> FormatQuality:

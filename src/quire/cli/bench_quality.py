@@ -53,6 +53,11 @@ _OPTIONS: tuple[OptionDecorator, ...] = (
         "-m", "--model", metavar="MODEL", help="A model directory, .gguf file or Hugging Face id. [default: the bundled model]"
     ),
     click.option(
+        "--against",
+        metavar="MODEL",
+        help="The model whose float32 is the reference, such as the one that was quantized. [default: the model itself]",
+    ),
+    click.option(
         "--text",
         type=click.Path(path_type=Path),
         help="A UTF-8 file. [default: for the bundled model chats it never saw, else prose]",
