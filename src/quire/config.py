@@ -54,6 +54,13 @@ class Quantize(Enum):
     INT4 = "int4"
 
 
+class Calibrate(Enum):
+    """Over which text a quantizer learns which inputs matter: a bundled one, or none."""
+
+    AUTO = "auto"
+    NONE = "none"
+
+
 class WeightFormat(Enum):
     """How the matrices lie in memory; `DType` and `Quantize` together choose it.
 
@@ -175,6 +182,7 @@ class EngineConfig:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     dtype: DType | None = None  # auto: bfloat16 for bfloat16 checkpoints, float32 for float32 and float16 (exact)
     quantize: Quantize = Quantize.NONE
+    calibrate: Calibrate | Path = Calibrate.AUTO  # or a text file
     executor: ExecutorKind | None = None  # auto: native if compiled here
     max_context: int | None = None  # auto: the model's, or what the KV memory holds if that is less
     threads: int | None = None  # auto: the cores this process may use
@@ -188,6 +196,10 @@ class EngineConfig:
         for name, kind in _KINDS.items():
             if name not in _AUTOMATIC or getattr(self, name) is not None:
                 _check_kind(name, getattr(self, name), kind)
+        if not isinstance(self.calibrate, (Calibrate, Path)):
+            raise ConfigError(
+                "calibrate is no text file", given=shown(self.calibrate), next_step="Pass a Calibrate, or pathlib.Path(...)."
+            )
         if self.packed_cache is not None and not isinstance(self.packed_cache, Path):
             raise ConfigError(
                 "packed_cache is not a path", given=shown(self.packed_cache), next_step="Pass pathlib.Path(...), or None."

@@ -106,6 +106,11 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
         "Number format of the weights in memory. [default: auto, as the checkpoint holds them]",
     ),
     _option("quantize", Words("quantize", WEIGHT_FORMATS), "Quantize the weights on loading. [default: none]"),
+    click.option(
+        "--calibrate",
+        metavar="FILE|auto|none",
+        help="The text over which --quantize learns which inputs matter. [default: auto, a bundled one]",
+    ),
     _option(
         "kv_format",
         words("kv_format", KVFormat, AUTO),

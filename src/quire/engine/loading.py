@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path, PurePath
 
 from quire.config import EngineConfig, ExecutorKind, KVCacheMode, PrefixCache
+from quire.engine.calibration import importance_for
 from quire.engine.core import EngineCore
 from quire.engine.options import EngineOptions, LoadProgress, engine_config
 from quire.engine.resolve import context_bound, executor_options, is_native_built, resolve, settled
 from quire.environment import read_memory
 from quire.errors import ConfigError, ExecutorUnavailableError
 from quire.executors.options import ExecutorOptions
+from quire.executors.packing import matrix_formats
 from quire.executors.protocol import Executor
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
@@ -124,6 +126,8 @@ def build_executor(checkpoint: Checkpoint, config: EngineConfig, on_progress: Lo
 
 def _executor_of(checkpoint: Checkpoint, config: EngineConfig, on_progress: LoadProgress | None) -> Executor:
     options = executor_options(config, checkpoint.spec)
+    formats = matrix_formats(checkpoint.spec, checkpoint.weights, options.weight_format, options.int_layout)
+    options = replace(options, importance=importance_for(checkpoint, config, formats, on_progress))
     if config.executor is ExecutorKind.NATIVE:
         return _native(checkpoint, options, on_progress)
     if config.executor is ExecutorKind.TORCH:

@@ -12,6 +12,7 @@ from typing import TypedDict, TypeVar, cast
 from quire.config import (
     KERNEL_TILE_TOKENS,
     CacheConfig,
+    Calibrate,
     DType,
     EngineConfig,
     ExecutorKind,
@@ -62,10 +63,12 @@ class EngineOptions(ModelOptions, total=False):
     """Keyword options of `LLM`, with the words of the command line.
 
     dtype auto|float32|bfloat16, quantize none|int8|int4, kv_cache paged|off, prefix_cache on|off, executor auto|native|reference.
+    calibrate auto|none or a text file: where weights are quantized, over which text the inputs that matter are found.
     """
 
     dtype: str
     quantize: str
+    calibrate: str | Path
     kv_cache: str
     prefix_cache: str
     max_num_batched_tokens: int
@@ -101,6 +104,7 @@ def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:
         scheduler=SchedulerConfig(**steps),
         dtype=_choose_or_auto("dtype", given.get("dtype", AUTO), DType),
         quantize=_choose("quantize", given.get("quantize", Quantize.NONE.value), Quantize),
+        calibrate=_calibrate(given.get("calibrate", AUTO)),
         executor=_choose_or_auto("executor", given.get("executor", AUTO), ExecutorKind),
         max_context=counts.get("max_context"),
         threads=counts.get("threads"),
@@ -134,6 +138,16 @@ def _cache_config(options: EngineOptions) -> CacheConfig:
         memory_bytes=_memory_bytes(options.get("kv_memory")),
         format=_choose_or_auto("kv_format", options.get("kv_format", AUTO), KVFormat),
     )
+
+
+def _calibrate(word: str | Path) -> Calibrate | Path:
+    """Returns the choice, or the path of a text file."""
+    chosen = _chosen(word, Calibrate)
+    if chosen is not None:
+        return chosen
+    if not isinstance(word, (str, Path)) or not str(word).strip() or not _is_path(str(word)):
+        raise ConfigError("calibrate is no text file", given=shown(word), next_step="Use auto, none, or a text file.")
+    return Path(word)
 
 
 def _packed_cache(word: str | Path | None) -> Path | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -22,9 +21,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from quire.arrays import Float32Array, Float64Array
+from quire.arrays import Float64Array
 from quire.environment import cache_directory
 from quire.executors.native import NUMERICS_VERSION, isa_in_use
+from quire.executors.options import Importance
 from quire.executors.reference_math import Array, layer_norm, rms_norm
 from quire.models.checkpoint import Checkpoint
 from quire.models.spec import ModelSpec, NormKind
@@ -36,9 +36,6 @@ MAX_ENTRIES = 64
 
 _DIGEST_BYTES = 32
 _PART = ".part"
-
-Importance = Mapping[str, Float32Array]
-"""Mean square of every input of a matrix, float32 [K], by the matrix's canonical name."""
 
 
 def find_importance(checkpoint: Checkpoint, pieces: Pieces, threads: int, on_progress: Progress | None = None) -> Importance:
