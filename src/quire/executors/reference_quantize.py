@@ -45,11 +45,11 @@ def quantized_weights(weight: Float32Array, panel_format: PanelFormat, importanc
     groups = panel_format.groups
     if panel_format.encoding is Encoding.ROTATED:
         rotated = rotated_weights(weight, factors_of(importance, weight.shape[1]))
-        return _nearest(rotated).reshape(len(weight), -1)
+        return quantized_bytes(rotated).reshape(len(weight), -1)
     if groups is not None and groups.scales is ScaleType.TWO_LEVEL:
         return two_level_weights(weight, groups.bits, importance)
     size = WIDE_GROUP if panel_format.encoding is Encoding.INT8_AMX else GROUP
-    return _ungrouped(_nearest(_grouped(weight, size)), weight.shape[1])
+    return _ungrouped(quantized_bytes(_grouped(weight, size)), weight.shape[1])
 
 
 def factors_of(importance: Float32Array | None, num_columns: int) -> Float32Array:
@@ -57,7 +57,7 @@ def factors_of(importance: Float32Array | None, num_columns: int) -> Float32Arra
     return np.ones(num_columns, np.float32) if importance is None else input_factors(importance)
 
 
-def _nearest(groups: Float32Array) -> Float32Array:
+def quantized_bytes(groups: Float32Array) -> Float32Array:
     """Returns groups in 8 bits, with the best of several scales for 32 values; of 256, the largest value is -128 steps."""
     extreme = _extremes(groups)
     is_zero = np.abs(extreme) < _SMALLEST
@@ -104,7 +104,7 @@ def quantized_rows(rows: Float32Array, encoding: Encoding, factors: Float32Array
     if encoding is Encoding.ROTATED:
         groups = rotated_inputs(rows, np.ones(rows.shape[1], np.float32) if factors is None else factors)
         integers, scales = _integers_of_rows(groups, np.float32(127))
-        return (integers * scales[..., None]).reshape(len(rows), -1)
+        return _ungrouped(integers * scales[..., None], groups.shape[1] * GROUP)
     size = WIDE_GROUP if encoding is Encoding.INT8_AMX else GROUP
     integers, scales = _integers_of_rows(_grouped(rows, size), np.float32(32512 if size == WIDE_GROUP else 127))
     return _ungrouped(integers * scales[..., None], rows.shape[1])

@@ -37,7 +37,7 @@ def rotated_weights(weight: Float32Array, factors: Float32Array) -> Float32Array
 
 def turned_back(groups: Float32Array, factors: Float32Array) -> Float32Array:
     """Returns weights [N, K] of rotated ones [N, K / 32, 32]."""
-    rows = (_rotated(groups) * _factor_groups(factors)).reshape(len(groups), -1)
+    rows = (_rotated(groups) * _factor_groups(factors)).reshape(len(groups), groups.shape[1] * GROUP)
     return np.ascontiguousarray(rows[:, : len(factors)])
 
 
@@ -54,7 +54,7 @@ def _rotated(groups: Float32Array) -> Float32Array:
 def _grouped(rows: Float32Array) -> Float32Array:
     num_columns = rows.shape[1]
     padded = np.pad(rows, ((0, 0), (0, cdiv(num_columns, GROUP) * GROUP - num_columns)))
-    return padded.reshape(len(rows), -1, GROUP)
+    return padded.reshape(len(rows), padded.shape[1] // GROUP, GROUP)
 
 
 def _factor_groups(factors: Float32Array) -> Float32Array:

@@ -18,7 +18,7 @@ from quire.engine.options import engine_config
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.native import NativeExecutor, available_isas, int_layout
 from quire.executors.options import ExecutorOptions
-from quire.executors.packing import matrix_shapes, mean_bits, panel_format_of
+from quire.executors.packing import chosen_formats, matrix_shapes, mean_bits
 from quire.executors.protocol import StepBatch, kv_layout
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceTensor, Weights
@@ -80,10 +80,11 @@ def test_bits_of_a_weight_are_those_in_memory(quantize: Quantize, isa: str, monk
     monkeypatch.setenv("QUIRE_ISA", isa)
     sizes = {"hidden_size": 512, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "vocab_size": 512}
     whole = replace(with_ffn(spec_of("llama"), size=1024), **sizes)
-    form = panel_format_of(WeightFormat(quantize.value), int_layout())
-    num_weights = sum(rows * columns for rows, columns in matrix_shapes(whole).values())
-    assert mean_bits(whole, dict.fromkeys(matrix_shapes(whole), form)) == form.bits_per_weight
-    assert build(whole, random_weights(whole), quantize=quantize).weight_bytes == form.bits_per_weight * num_weights / 8
+    formats = chosen_formats(whole, WeightFormat(quantize.value), int_layout())
+    sizes_of = {name: rows * columns for name, (rows, columns) in matrix_shapes(whole).items()}
+    num_bits = sum(formats[name].bits_per_weight * size for name, size in sizes_of.items())
+    assert mean_bits(whole, formats) == pytest.approx(num_bits / sum(sizes_of.values()))
+    assert build(whole, random_weights(whole), quantize=quantize).weight_bytes == num_bits / 8
 
 
 @pytest.mark.parametrize("isa", available_isas())

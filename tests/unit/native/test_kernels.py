@@ -17,12 +17,15 @@ from quire.arrays import Float32Array
 from quire.config import Quantize, WeightFormat
 from quire.executors.native import available_isas
 from quire.executors.native_shape import panel_format
-from quire.executors.packing import PackLayout, PanelFormat, panel_format_of
-from quire.executors.reference_quantize import quantized_rows, quantized_weights
+from quire.executors.packing import Encoding, PackLayout, PanelFormat, panel_format_of
+from quire.executors.reference_quantize import quantized_bytes, quantized_rows, quantized_weights
+from quire.executors.rotation import rotated_weights, turned_back
+from quire.models.group_format import GroupFormat, Offset, ScaleType
 from quire.models.weights import round_to_bfloat16
 
 core: Any = pytest.importorskip("quire.native._core", reason="the native core is not compiled here")
 
+BYTES = GroupFormat(8, 32, ScaleType.BFLOAT16, Offset.CENTER)
 SHAPES = [(1, 1, 1), (1, 64, 2), (2, 65, 7), (5, 130, 33), (6, 63, 128), (7, 200, 257), (13, 64, 96), (17, 64, 64), (50, 130, 96)]
 
 
@@ -49,7 +52,7 @@ def format_of(isa: str, name: str) -> Any:
 
 def panels_of(isa: str, name: str) -> PanelFormat:
     known = {"F32": WeightFormat.FLOAT32, "BF16": WeightFormat.BFLOAT16}
-    return panel_format_of(known.get(name) or WeightFormat[name], layout_of(isa))
+    return panel_format_of("layers.0.attn.q.weight", known.get(name) or WeightFormat[name], layout_of(isa))
 
 
 def multiply(isa: str, weight_format: str, weight: Float32Array, a: Float32Array) -> Float32Array:
@@ -76,25 +79,66 @@ def test_bfloat16_product_equals_numpy_on_rounded_inputs(isa: str, rows: int, co
 @pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
 @pytest.mark.parametrize(("rows", "columns", "k"), SHAPES)
 def test_integer_product_equals_numpy_on_quantized_inputs(isa: str, quantize: Quantize, rows: int, columns: int, k: int) -> None:
-    """Sums inside a group are exact; the float32 sum over groups errs as that of a product does."""
+    """Sums inside a group are exact; the float32 sum over groups, codes and minimums apart, errs as that of a product does."""
     weight, a = random((columns, k)), random((rows, k), 1)
-    rows_as = panels_of(isa, quantize.name).encoding
-    inputs = quantized_rows(a, rows_as).astype(np.float64), quantized_weights(weight, quantize, layout_of(isa))
+    panels = panels_of(isa, quantize.name)
+    inputs = quantized_rows(a, panels.encoding).astype(np.float64), quantized_weights(weight, panels)
     exact = inputs[0] @ inputs[1].T
-    bound = (3 + k / 32) * 2.0**-23 * (np.abs(inputs[0]) @ np.abs(inputs[1]).T) + 1e-12
+    bound = (3 + k / 16) * 2.0**-23 * (np.abs(inputs[0]) @ (np.abs(inputs[1]) + 2 * np.abs(inputs[1]).max()).T) + 1e-12
     assert (np.abs(multiply(isa, quantize.name, weight, a) - exact) <= bound).all()
 
 
-@pytest.mark.parametrize("quantize", [Quantize.INT8, Quantize.INT4], ids=lambda each: each.value)
-def test_packed_integers_equal_numpy_bit_by_bit(isa: str, quantize: Quantize) -> None:
+@pytest.mark.parametrize("encoding", [Encoding.GROUPS, Encoding.ROTATED, Encoding.INT8_AMX], ids=lambda each: each.value)
+def test_packed_bytes_equal_numpy_bit_by_bit(isa: str, encoding: Encoding) -> None:
+    if encoding is Encoding.INT8_AMX and not core.has_amx(isa):
+        pytest.skip("this instruction set has no AMX")
     weight = random((130, 600)) * np.geomspace(1e-35, 1e30, 130, dtype=np.float32)[:, None]
     weight[3, :] = 0
     weight[4, 5:40] = np.linspace(-8, 7, 35)
     weight[5] *= np.geomspace(1e-6, 1, 600)
     weight[6, 64:128] = 0
-    packed = np.empty_like(weight)
-    core.packed_values(isa, format_of(isa, quantize.name), weight, packed)
-    assert (packed == quantized_weights(weight, quantize, layout_of(isa))).all()
+    packed, panels = np.empty_like(weight), PanelFormat(encoding, None if encoding is Encoding.INT8_AMX else BYTES)
+    core.packed_values(isa, panel_format(core, panels), weight, packed)
+    expected = quantized_weights(weight, panels)
+    if encoding is Encoding.ROTATED:
+        expected = turned_back(expected.reshape(130, -1, 32), np.ones(600, np.float32))
+    assert (packed == expected).all()
+
+
+def test_rotated_products_equal_numpy_on_rotated_inputs(isa: str) -> None:
+    weight, a = random((70, 600)), random((9, 600), 1)
+    a[:, 5] *= 100
+    factors = np.exp2(np.random.default_rng(2).integers(-4, 5, 600)).astype(np.float32)
+    factors[5] = 1 / 32
+    out = np.empty((9, 70), np.float32)
+    core.multiply(isa, panel_format(core, PanelFormat(Encoding.ROTATED, BYTES)), weight, a, out, factors)
+    rows = quantized_rows(a, Encoding.ROTATED, factors).astype(np.float64)
+    exact = rows @ quantized_bytes(rotated_weights(weight, factors)).reshape(70, -1).T
+    assert np.abs(out - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+def test_rotation_tames_an_outlier(isa: str) -> None:
+    weight, a, factors = random((70, 600)), random((9, 600), 1), np.ones(600, np.float32)
+    a[:, 5] *= 100
+    factors[5] = 1 / 16
+    plain, rotated = np.empty((9, 70), np.float32), np.empty((9, 70), np.float32)
+    core.multiply(isa, panel_format(core, PanelFormat(Encoding.GROUPS, BYTES)), weight, a, plain)
+    core.multiply(isa, panel_format(core, PanelFormat(Encoding.ROTATED, BYTES)), weight, a, rotated, factors)
+    exact = a.astype(np.float64) @ weight.T
+    assert np.abs(rotated - exact).mean() < 0.5 * np.abs(plain - exact).mean()
+
+
+@pytest.mark.parametrize("factors", [np.full(600, 3.0), np.zeros(600), np.full(600, np.nan), np.full(600, 2.0**40), np.ones(599)])
+def test_input_factors_that_are_no_powers_of_two_are_refused(factors: npt.NDArray[np.float64]) -> None:
+    rotated = panel_format(core, PanelFormat(Encoding.ROTATED, BYTES))
+    with pytest.raises(ValueError, match="factor"):
+        core.packed_values("", rotated, random((64, 600)), np.empty((64, 600), np.float32), None, factors.astype(np.float32))
+
+
+def test_only_rotated_matrices_have_input_factors() -> None:
+    out = np.empty((1, 64), np.float32)
+    with pytest.raises(ValueError, match="not rotated"):
+        core.multiply("", format_of("", "F32"), random((64, 64)), random((1, 64)), out, np.ones(64, np.float32))
 
 
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
@@ -159,18 +203,22 @@ def test_a_weight_that_is_not_finite_spoils_its_own_column(isa: str, weight_form
     assert np.delete(spoiled, 66, axis=1).tobytes() == np.delete(clean, 66, axis=1).tobytes()
 
 
-@pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
+@pytest.mark.parametrize("bits", [4, 5, 6, 8])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_largest_sums_of_a_group_do_not_wrap_around(isa: str, weight_format: str, sign: int) -> None:
-    """All steps are the outermost ones: in int4 a group adds up to 30480 in 16 bits, in int8 on tiles to 990705664 in 32."""
-    steps = 8 if weight_format == "INT4" else 128
-    weight = np.full((64, 512), steps - 1, np.float32)
-    weight[:, ::32] = -steps
+def test_the_largest_sums_of_a_group_do_not_wrap_around(isa: str, bits: int, sign: int) -> None:
+    """All codes are the outermost ones: with 4 bits a group adds up to 30480, in 16 bits on AVX2."""
+    center = 1 << (bits - 1)
+    codes = np.full((64, 32), 2 * center - 1, np.uint8)
+    codes[:, 0] = 0
+    matrix = core.GroupMatrix(isa, [core.GroupFormat(bits)], 512)
+    ones, none = np.full(64, 0x3F80, np.uint16), np.empty(0, np.uint16)
+    for section in range(16):
+        matrix.set_section(0, section, codes, ones, none, none.astype("u1"), np.empty((0, 64), "i1"), np.empty((0, 64), "u1"))
     a = np.full((17, 512), sign * 127, np.float32)
-    expected = sign * 127 * 16 * (31 * (steps - 1) - steps)
-    for rows in (3, 12, 17):
-        assert (multiply(isa, weight_format, weight, a[:rows]) == expected).all()
-        assert (multiply(isa, weight_format, -weight, a[:rows]) == -expected).all()
+    for rows in (1, 3, 12, 17):
+        out = np.empty((rows, 64), np.float32)
+        matrix.multiply(a[:rows], out)
+        assert (out == sign * 127 * 16 * (31 * (center - 1) - center)).all()
 
 
 @pytest.mark.parametrize("weight_format", ["INT8", "INT4"])
