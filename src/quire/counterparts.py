@@ -28,6 +28,7 @@ _RENAMED: Mapping[str, str] = MappingProxyType(
         "LLM.threads": "n_threads num_threads n_threads_batch threads_batch num_thread cpu_threads t tb intra_op_num_threads",
         "LLM.dtype": "torch_dtype load_dtype weight_dtype",
         "LLM.quantize": "quantization quantization_config load_in_8bit load_in_4bit quant",
+        "LLM.calibrate": "imatrix importance_matrix calibration calibration_dataset calibration_data",
         "LLM.executor": "device device_map backend distributed_executor_backend attn_implementation attention_backend",
         "LLM.model": "model_path model_name model_id model_name_or_path pretrained_model_name_or_path hf_repo hfr hf repo_id "
         "mm path revision code_revision model_tag",
