@@ -13,7 +13,7 @@ from quire.config import EngineConfig
 from quire.engine.chats import Messages
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
-from quire.engine.engine_thread import EngineThread
+from quire.engine.engine_thread import EngineThread, LoopReader, ReaderT
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
 from quire.engine.loading import load_engine
 from quire.engine.options import EngineOptions
@@ -45,7 +45,7 @@ class AsyncEngine(Uncopyable):
         self.config: EngineConfig = loaded.config
         self.spec: ModelSpec = loaded.core.executor.spec
         self.tokenizer: Tokenizer = loaded.tokenizer
-        self._frontend = Frontend(self.tokenizer)
+        self.frontend = Frontend(self.tokenizer)
         self._engine = EngineThread(loaded.core)
         weakref.finalize(self, self._engine.ask_to_stop).atexit = False
 
@@ -55,7 +55,7 @@ class AsyncEngine(Uncopyable):
         self, prompts: Prompts, sampling_params: SamplingParamsOfAll = None, *, priority: PriorityOfAll = 0
     ) -> list[RequestOutput]:
         """Continues every prompt and returns one output per prompt, in their order, as `LLM.generate`."""
-        return await self._answers(lambda: self._frontend.prompts(prompts, sampling_params, priority))
+        return await self._answers(lambda: self.frontend.prompts(prompts, sampling_params, priority))
 
     async def chat(
         self,
@@ -66,7 +66,7 @@ class AsyncEngine(Uncopyable):
         **inputs: Unpack[TemplateInputs],
     ) -> list[RequestOutput]:
         """Answers one conversation or many through the model's chat template, as `LLM.chat`."""
-        return await self._answers(lambda: self._frontend.chats(messages, sampling_params, priority, inputs))
+        return await self._answers(lambda: self.frontend.chats(messages, sampling_params, priority, inputs))
 
     async def stream(
         self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, priority: int = 0
@@ -76,24 +76,24 @@ class AsyncEngine(Uncopyable):
         A reader that is slow finds what it missed, and delays no other. `aclose()`, leaving the loop's task canceled, or
         losing the stream ends the request.
         """
-        groups = await self._checked(lambda: [self._frontend.prompt(prompt, sampling_params, priority)])
+        groups = await self._checked(lambda: [self.frontend.prompt(prompt, sampling_params, priority)])
         deltas = Deltas(groups[0])
         try:
             waiting = self._engine.submit(groups, deltas)
             while not deltas.is_over:
                 yield (await waiting.until_ready()).take()
         finally:
-            self._leave(groups)
+            self.leave(groups)
 
     async def score(self, prompt: Prompt, *, given: ScoreContext | None = None, num_candidates: int = 0) -> Score:
         """Returns the teacher-forced log-probability of every token of a text or of token ids, as `LLM.score`."""
-        groups = await self._checked(lambda: [self._frontend.score(prompt, given, num_candidates)])
+        groups = await self._checked(lambda: [self.frontend.score(prompt, given, num_candidates)])
         (output,) = await self._outputs(groups)
         return score_of(output, groups[0].submission.prompt.num_context_tokens)
 
     def conversation(self, **inputs: Unpack[TemplateInputs]) -> Conversation:
         """Returns an empty conversation of many turns whose tokens only grow, as `LLM.conversation`."""
-        return self._frontend.conversation(inputs)
+        return self.frontend.conversation(inputs)
 
     def abort(self, request_id: str) -> None:
         """Ends a request with the step that runs: its call gets what there is, with FinishReason.ABORT. Never waits."""
@@ -102,6 +102,35 @@ class AsyncEngine(Uncopyable):
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
         return self._engine.routed.explain(read_output(output))
+
+    # -- the parts of a call, for a server that decides between them -------------------
+
+    def check(self, submissions: Sequence[Submission]) -> list[RequestGroup]:
+        """Returns what `frontend` has read as groups to `follow`; raises RequestError if any is refused. For any thread."""
+        return self._engine.routed.check(submissions)
+
+    def follow(self, groups: Sequence[RequestGroup], reader: ReaderT) -> LoopReader[ReaderT]:
+        """Begins checked groups with the next step and returns what the calling coroutine waits for their events with."""
+        return self._engine.submit(groups, reader)
+
+    def leave(self, groups: Sequence[RequestGroup]) -> None:
+        """Ends those of the groups that still run with the step that runs; their reader gets nothing more. Never waits."""
+        self._engine.routed.leave([group.request_id for group in groups])
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The digest of weights, formats and numerics: with the same one, the same seed and prompt mean the same tokens."""
+        return self._engine.routed.core.scheduler.manager.fingerprint
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the engine thread runs: until `close()`, or until a step crashes."""
+        return self._engine.is_alive
+
+    @property
+    def step_s(self) -> float:
+        """Seconds since the step that runs began; 0 while there is nothing to compute."""
+        return self._engine.step_s
 
     # -- life ------------------------------------------------------------------------
 
@@ -136,7 +165,4 @@ class AsyncEngine(Uncopyable):
             waiting = self._engine.submit(groups, outputs)
             return (await waiting.until_ready()).take()
         finally:
-            self._leave(groups)
-
-    def _leave(self, groups: Sequence[RequestGroup]) -> None:
-        self._engine.routed.leave([group.request_id for group in groups])
+            self.leave(groups)

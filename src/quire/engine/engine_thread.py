@@ -12,6 +12,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -22,13 +23,13 @@ from quire.engine.routing import RoutedCore
 from quire.errors import ExecutorError, failure_message
 
 _log = logging.getLogger("quire")
-_ReaderT = TypeVar("_ReaderT", bound=Reader)
+ReaderT = TypeVar("ReaderT", bound=Reader)
 
 
-class LoopReader(Generic[_ReaderT]):
+class LoopReader(Generic[ReaderT]):
     """A reader whose caller is a coroutine: takes events in the engine thread, wakes the coroutine in its event loop."""
 
-    def __init__(self, reader: _ReaderT, request_ids: Sequence[str], wakeups: WakeUps) -> None:
+    def __init__(self, reader: ReaderT, request_ids: Sequence[str], wakeups: WakeUps) -> None:
         self.loop = asyncio.get_running_loop()
         self.reader = reader
         self.request_ids = request_ids
@@ -48,7 +49,7 @@ class LoopReader(Generic[_ReaderT]):
         self.reader.fail(error)
         self._wakeups.note(self)
 
-    async def until_ready(self) -> _ReaderT:
+    async def until_ready(self) -> ReaderT:
         """Waits until the reader has something to take, and returns it."""
         while not self.reader.is_ready:
             self._waiting = self.loop.create_future()
@@ -99,9 +100,21 @@ class EngineThread:
         self._wakeups = WakeUps()
         self._process = os.getpid()
         self._is_stopping = False
+        self._step_began_s: float | None = None  # None while there is nothing to compute
         self._thread = threading.Thread(target=self._serve, name="quire-engine", daemon=True)
         atexit.register(self.stop)  # a daemon that computes while the interpreter ends would be cut off there
         self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, which it does until it is stopped or a step crashes."""
+        return self._thread.is_alive()
+
+    @property
+    def step_s(self) -> float:
+        """Seconds since the step that runs began; 0 while there is nothing to compute."""
+        began_s = self._step_began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
 
     def check_process(self) -> None:
         """Raises ExecutorError in a forked process, in which the engine thread does not exist."""
@@ -111,7 +124,7 @@ class EngineThread:
                 next_step="Start processes with the spawn method, or create the AsyncEngine in each of them.",
             )
 
-    def submit(self, groups: Sequence[RequestGroup], reader: _ReaderT) -> LoopReader[_ReaderT]:
+    def submit(self, groups: Sequence[RequestGroup], reader: ReaderT) -> LoopReader[ReaderT]:
         """Queues groups for the next step; returns what the calling coroutine waits with."""
         self.check_process()
         waiting = LoopReader(reader, [group.request_id for group in groups], self._wakeups)
@@ -135,9 +148,11 @@ class EngineThread:
         error: ExecutorError | None = None
         try:
             while not self._is_stopping:
+                self._step_began_s = time.monotonic()
                 has_computed = self.routed.step()
                 self.routed.leave(self._wakeups.send())
                 if not has_computed:
+                    self._step_began_s = None
                     self.routed.inbox.wait()
         except BaseException as crash:
             error = _crash_error(crash)
@@ -146,6 +161,7 @@ class EngineThread:
             self._end(error)
 
     def _end(self, error: ExecutorError | None) -> None:
+        self._step_began_s = None
         try:
             self.routed.end(error)
         finally:

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cached_property
 from itertools import count
 
-from quire.engine.chats import Messages, require_known_inputs, split_conversations, template_of
+from quire.engine.chats import Messages, messages_of, require_known_inputs, split_conversations, template_of
 from quire.engine.prompts import (
     ParsedPrompt,
     Prompt,
@@ -23,6 +23,7 @@ from quire.engine.prompts import (
     split_prompts,
 )
 from quire.engine.scores import read_scored_prompt, scoring
+from quire.errors import TemplateError
 from quire.request import SamplingParams
 from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
@@ -46,7 +47,7 @@ class Frontend:
 
     def prompt(self, prompt: Prompt, params: SamplingParams | None, priority: int) -> Submission:
         """Returns the submission of one prompt."""
-        return self._submission(read_prompt(prompt, self.tokenizer), read_params(params), read_priority(priority))
+        return self.submission(read_prompt(prompt, self.tokenizer), read_params(params), priority=read_priority(priority))
 
     def prompts(self, prompts: Prompts, params: SamplingParamsOfAll, priority: PriorityOfAll) -> list[Submission]:
         """Returns the submissions of one prompt or many, in their order."""
@@ -61,10 +62,23 @@ class Frontend:
     ) -> list[Submission]:
         """Returns the submissions of one conversation or many, rendered by the model's template."""
         require_known_inputs(inputs)
-        encoder, now = self._chat_encoder, datetime.now().astimezone()
-        rendered = [encoder.render(conversation, now=now, **inputs) for conversation in split_conversations(messages)]
-        prompts = [ParsedPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat))) for chat in rendered]
+        now = datetime.now().astimezone()
+        prompts = [self._rendered(conversation, now, inputs) for conversation in split_conversations(messages)]
         return self._submissions(prompts, SamplingParams(max_tokens=None) if params is None else params, priority)
+
+    def chat_prompt(self, messages: Messages, inputs: TemplateInputs, *, add_generation_prompt: bool = True) -> ParsedPrompt:
+        """Returns one conversation as a prompt, rendered by the model's template."""
+        require_known_inputs(inputs)
+        conversation = messages_of(messages)
+        return self._rendered(conversation, datetime.now().astimezone(), inputs, add_generation_prompt=add_generation_prompt)
+
+    def template_reads(self, variable: str) -> bool:
+        """Returns whether the model's chat template reads a variable, so that giving it one has an effect."""
+        try:
+            self._chat_template.check(variables={variable: None})
+        except TemplateError:
+            return False
+        return True
 
     def score(self, prompt: Prompt, context: ScoreContext | None, num_candidates: int) -> Submission:
         """Returns the submission that scores a prompt after its context."""
@@ -86,13 +100,23 @@ class Frontend:
     def _chat_encoder(self) -> ChatEncoder:
         return ChatEncoder(self._chat_template, self.tokenizer)
 
+    def submission(self, prompt: ParsedPrompt, params: SamplingParams, *, priority: int = 0, tenant: str = "") -> Submission:
+        """Returns the submission of a prompt that is tokenized already; prompts of different tenants share no cache."""
+        request_id = self._next_request_id()
+        return Submission(request_id=request_id, prompt=prompt, sampling=params, priority=priority, tenant=tenant)
+
+    def _rendered(
+        self, conversation: Messages, now: datetime, inputs: TemplateInputs, *, add_generation_prompt: bool = True
+    ) -> ParsedPrompt:
+        encoder = self._chat_encoder
+        chat = encoder.render(conversation, add_generation_prompt=add_generation_prompt, now=now, **inputs)
+        return ParsedPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat)))
+
     def _submissions(self, prompts: Sequence[ParsedPrompt], params: object, priority: object) -> list[Submission]:
         each_params = one_param_each(len(prompts), params)
         priorities = one_priority_each(len(prompts), priority)
-        return [self._submission(*parts) for parts in zip(prompts, each_params, priorities, strict=True)]
-
-    def _submission(self, prompt: ParsedPrompt, params: SamplingParams, priority: int) -> Submission:
-        return Submission(request_id=self._next_request_id(), prompt=prompt, sampling=params, priority=priority)
+        parts = zip(prompts, each_params, priorities, strict=True)
+        return [self.submission(prompt, each, priority=priority) for prompt, each, priority in parts]
 
     def _next_request_id(self) -> str:
         return f"request-{next(self._request_numbers)}"

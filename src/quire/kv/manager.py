@@ -85,7 +85,7 @@ class KVCacheManager:
         self.pool = pool
         self.prefix_cache = prefix_cache
         self.ledger = Ledger()
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._tables: dict[str, BlockTable] = {}
         self._pending_keys: Counter[bytes] = Counter()  # keys of blocks that running requests are computing
 
@@ -103,7 +103,7 @@ class KVCacheManager:
 
     def open(self, request_id: str, *, tenant: str = "", salt: str = "") -> None:
         """Starts an empty table."""
-        self._start(request_id, CacheDomain(fingerprint=self._fingerprint, tenant=tenant, salt=salt).root())
+        self._start(request_id, CacheDomain(fingerprint=self.fingerprint, tenant=tenant, salt=salt).root())
 
     def fork(self, parent_id: str, child_id: str, num_blocks: int) -> None:
         """Starts a table that shares the first `num_blocks` blocks of another; the caller decides which of the two writes there.
