@@ -3,6 +3,7 @@
     QUIRE_ISA        use this instruction set instead of the fastest one (`quire info` lists the names)
     QUIRE_THREADS    worker threads, where the configuration leaves the number open
     QUIRE_PACKED_CACHE  off, on or a directory: where packed weights are kept, where the option is left out
+    QUIRE_API_KEY    the keys that `quire serve` accepts, one per line, where no file is given
     QUIRE_OFFLINE    1, true, yes or on: never use the network; models come from directories and the local cache
     HF_HUB_OFFLINE   the same, under the name other Hugging Face tools obey
     XDG_CACHE_HOME   where digests of weight files, and packed weights if that is on, are kept; an absolute path, else ~/.cache
@@ -39,6 +40,7 @@ class Environment:
     is_offline: bool = False
     state_home: Path | None = None
     packed_cache: str | None = None
+    api_keys: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         is_offline=_read_switch("QUIRE_OFFLINE", source) or _read_switch("HF_HUB_OFFLINE", source),
         state_home=_read_absolute(source.get("XDG_STATE_HOME", "")),
         packed_cache=source.get("QUIRE_PACKED_CACHE", "").strip() or None,
+        api_keys=source.get("QUIRE_API_KEY", "").strip() or None,
     )
 
 

@@ -19,6 +19,7 @@ MAX_FILE_BYTES = MIB
 _DRAWING = ("temperature", "top_p", "top_k", "min_p")
 _OFF: Mapping[str, object] = MappingProxyType({"top_p": 1, "top_k": 0, "min_p": 0, "n": 1})
 _ANY = (*_DRAWING, "repetition_penalty")
+_NEUTRAL: Mapping[str, float] = MappingProxyType({"top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1})
 
 _UNAPPLIED: Mapping[str, object] = MappingProxyType(
     {
@@ -64,6 +65,12 @@ class SamplingDefaults:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     unapplied: tuple[str, ...] = ()
+
+    @property
+    def recommended(self) -> dict[str, float]:
+        """The numbers for requests that leave them out: those of a model that draws, else the repetition penalty alone."""
+        names = _ANY if self.temperature != 0 else ("repetition_penalty",)
+        return {name: getattr(self, name) for name in names if getattr(self, name) != _NEUTRAL.get(name)}
 
     def params(self, options: SamplingOptions) -> SamplingParams:
         """Returns the sampling parameters: the user's options first, then the model's recommendation.

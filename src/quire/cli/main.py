@@ -53,6 +53,7 @@ COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
     {
         "run": CommandEntry("quire.cli.run:run", "Answer one prompt, streamed to standard output."),
         "chat": CommandEntry("quire.cli.chat:chat", "Hold a conversation; earlier turns are never computed twice."),
+        "serve": CommandEntry("quire.cli.serve:serve", "Serve a model over HTTP, for clients of the OpenAI API."),
         "verify": CommandEntry("quire.cli.verify:verify", "Check the five promises on a model and this machine."),
         "bench": CommandEntry("quire.cli.bench:bench", "Measure speed, compared with the machine's peak."),
         "quantize": CommandEntry("quire.cli.quantize:quantize", "Write a checkpoint with 4- or 8-bit weights."),

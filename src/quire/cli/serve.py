@@ -1,0 +1,139 @@
+"""`quire serve`: the HTTP API of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quire.cli.options import EngineChoice, engine_options, gathered
+from quire.errors import ConfigError
+
+if TYPE_CHECKING:
+    from quire.server.service import Service
+    from quire.server.serving import Access
+
+_MAX_TIMEOUT_S = 86_400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """Where the server listens, who may ask, and what the model is called."""
+
+    host: str
+    port: int
+    api_key_file: Path | None
+    allowed_host: tuple[str, ...]
+    served_model_name: tuple[str, ...]
+    shutdown_timeout: float
+
+
+_SERVE_OPTIONS = (
+    click.option(
+        "--host", default="127.0.0.1", show_default=True, help="Address to listen at; any but this machine's needs a key."
+    ),
+    click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="Port; 0 takes any free one."),
+    click.option(
+        "--api-key-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Accept only requests with a key from this file, one per line; each of several is a tenant with a cache of its own. "
+        "[default: the keys in QUIRE_API_KEY, else none]",
+    ),
+    click.option(
+        "--allowed-host", multiple=True, metavar="NAME", help="Another name by which clients reach the server. Repeatable."
+    ),
+    click.option(
+        "--served-model-name",
+        multiple=True,
+        metavar="NAME",
+        help="A name of the model; others are refused. Repeatable. [default: its directory's, and any name is accepted]",
+    ),
+    click.option(
+        "--shutdown-timeout",
+        type=click.FloatRange(0, _MAX_TIMEOUT_S),
+        default=30.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long what runs may go on after SIGTERM or Ctrl-C; a second one ends it at once.",
+    ),
+)
+
+
+@click.command()
+@lambda command: gathered(command, _SERVE_OPTIONS, "serving", lambda values: ServeOptions(**values))
+@engine_options
+def serve(serving: ServeOptions, engine: EngineChoice) -> None:
+    """Serve a model over HTTP, for clients of the OpenAI API.
+
+    Requests are computed together, and each gets the answer that it would get alone. Prompts that begin alike are computed
+    once. Point a client at http://127.0.0.1:8000/v1; docs/serve.md lists the endpoints, the limits and the errors.
+
+    \b
+    Example:
+      quire serve
+      quire serve -m path/to/model --port 8080 --served-model-name my-model
+      quire serve --host 0.0.0.0 --api-key-file keys.txt
+    """
+    access = _access_of(serving)
+    import asyncio
+
+    asyncio.run(_serve(access, serving, engine))
+
+
+async def _serve(access: Access, serving: ServeOptions, choice: EngineChoice) -> None:
+    import asyncio
+
+    from quire.cli.serve_view import show_start
+    from quire.server.serving import Server, listen
+
+    with listen(access) as listener:
+        service = await asyncio.to_thread(_load, serving, choice)
+        async with service:
+            show_start(service, access, listener.getsockname()[1])
+            await Server(service, access, serving.shutdown_timeout).serve([listener])
+
+
+def _load(serving: ServeOptions, choice: EngineChoice) -> Service:
+    """Loads the model, and does what is done once before a client waits for it."""
+    from quire.cli.defaults import read_defaults
+    from quire.cli.display import loading_bar
+    from quire.cli.load import find_directory
+    from quire.engine.async_engine import AsyncEngine
+    from quire.server.service import ServedModel, Service
+
+    directory = find_directory(choice.model)
+    recommended = read_defaults(directory).recommended
+    name = choice.model or "bundled"
+    options = choice.options.copy()
+    with loading_bar(f"Loading {name}") as on_progress:
+        options["on_progress"] = on_progress
+        engine = AsyncEngine(directory, **options)
+    names = serving.served_model_name or (name if choice.model is None else _short_name(name),)
+    service = Service(engine, ServedModel(names=names, is_chosen=bool(serving.served_model_name), recommended=recommended))
+    service.warm_up()
+    return service
+
+
+def _short_name(model: str) -> str:
+    """Returns a Hugging Face id as it is, and of a path the last part."""
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def _access_of(serving: ServeOptions) -> Access:
+    from quire.environment import read_environment
+    from quire.server.auth import read_key_file, read_keys
+    from quire.server.serving import Access
+
+    keys: tuple[str, ...] = ()
+    text = read_environment().api_keys
+    if serving.api_key_file is not None:
+        keys = read_key_file(serving.api_key_file)
+    elif text is not None:
+        keys = read_keys(text, "QUIRE_API_KEY")
+    for name in (*serving.served_model_name, *serving.allowed_host):
+        if not name.isprintable() or not name.strip():
+            raise ConfigError("a name is empty or has characters that cannot be printed", next_step="Choose another name.")
+    return Access(host=serving.host, port=serving.port, keys=keys, names=serving.allowed_host)

@@ -1,0 +1,133 @@
+"""Answers of the engine on their way out: whole, or as a stream of server-sent events.
+
+headers | heartbeat ... | opening, deltas ... | closing      whatever can be refused was refused before the headers
+                                failure                      an error after them is the end of the stream
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from quire.server.errors import api_error
+from quire.server.generation import Delta, deltas_of
+from quire.server.render import Call, StreamRenderer
+from quire.server.runs import Run
+from quire.server.service import Service
+
+_EVENT_STREAM = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"}
+_JSON = {"content-type": "application/json"}
+_BYTES_PER_ENTRY = 100
+"""A guess of what a token takes in an answer, for the decision where to write it."""
+
+
+class Answer:
+    """An ASGI response that runs a call. It ends the call when the client disconnects, before the headers or after."""
+
+    def __init__(self, call: Call, service: Service) -> None:
+        self._call = call
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        stream = self._call.stream
+        run = Run(self._call.generation, self._service.engine, self._service.runs, is_streamed=stream is not None)
+        with run:
+            async with _watched(run, receive):
+                await (self._send_whole(run, send) if stream is None else self._send_stream(run, stream, send))
+
+    async def _send_whole(self, run: Run, send: Send) -> None:
+        while not run.is_over:
+            await run.events()
+            if run.is_gone:
+                raise ClientDisconnect
+        body = await self._service.workers.run(_size_of(run), lambda: self._call.renderer.whole(run.outputs))
+        await send_whole(send, body, {**_JSON, **self._call.headers})
+
+    async def _send_stream(self, run: Run, stream: StreamRenderer, send: Send) -> None:
+        await send_start(send, {**_EVENT_STREAM, **self._call.headers})
+        chunks = _Chunks(run, stream, self._service.limits.heartbeat_s)
+        while not run.is_over:
+            chunk = await chunks.next()
+            if run.is_gone:
+                return
+            if chunk:
+                run.last_sent_s = time.monotonic()
+                await send({"type": "http.response.body", "body": chunk, "more_body": not chunks.are_over})
+            if chunks.are_over:
+                return
+
+
+class _Chunks:
+    """The bytes of one stream, piece by piece. An error ends it with the API's own event."""
+
+    def __init__(self, run: Run, stream: StreamRenderer, heartbeat_s: float) -> None:
+        self.are_over = False
+        self._run, self._stream, self._heartbeat_s = run, stream, heartbeat_s
+        self._has_begun = False
+
+    async def next(self) -> bytes:
+        """Waits and returns what there is to send, nothing where there is nothing yet."""
+        try:
+            events = await self._run.events()
+            return self._events(list(deltas_of(events, self._run.generation))) if events else self._heartbeat()
+        except Exception as error:
+            self.are_over = True
+            return self._stream.failure(api_error(error))
+
+    def _events(self, deltas: list[Delta]) -> bytes:
+        parts = [self._stream.delta(delta) for delta in deltas]
+        if parts and not self._has_begun:
+            self._has_begun = True
+            parts.insert(0, self._stream.opening())
+        if self._run.is_over:
+            self.are_over = True
+            parts.append(self._stream.closing(self._run.outputs))
+        return b"".join(parts)
+
+    def _heartbeat(self) -> bytes:
+        is_silent = time.monotonic() - self._run.last_sent_s >= self._heartbeat_s
+        return self._stream.heartbeat if is_silent else b""
+
+
+async def send_start(send: Send, headers: Mapping[str, str], status: int = 200) -> None:
+    """Sends the head of an answer."""
+    encoded = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+
+
+async def send_whole(send: Send, body: bytes, headers: Mapping[str, str], status: int = 200) -> None:
+    """Sends an answer in one piece."""
+    await send_start(send, {**headers, "content-length": str(len(body))}, status)
+    await send({"type": "http.response.body", "body": body})
+
+
+@asynccontextmanager
+async def _watched(run: Run, receive: Receive) -> AsyncIterator[None]:
+    """Tells a run meanwhile when its client disconnects. The request's body has been read."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        run.leave()
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+
+
+def _size_of(run: Run) -> int:
+    """Returns about how many bytes an answer takes."""
+    entries = 0
+    for output in run.outputs:
+        params = run.generation.groups[0].submission.sampling
+        of_prompt = 0 if params.prompt_logprobs is None else len(output.prompt_token_ids) * (params.prompt_logprobs + 1)
+        of_outputs = 0 if params.logprobs is None else params.logprobs + 1
+        entries += of_prompt + of_outputs * sum(len(completion.token_ids) for completion in output.outputs)
+    return entries * _BYTES_PER_ENTRY

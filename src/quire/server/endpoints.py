@@ -1,0 +1,159 @@
+"""What each path answers. A request goes this way:
+
+gate          name, host, key                                              401, 403
+require_open  is the server up, and has it room?                           429, 503
+read_body     size, type, strict JSON                                      400, 413, 415
+read_...      fields, template, tokens, the engine's checks, in a worker   400, 404
+Answer        admission, headers, then steps of the engine                 429
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, Router
+
+from quire import __version__
+from quire.server.answers import Answer
+from quire.server.body import read_body
+from quire.server.chat import read_chat
+from quire.server.completions import read_completion
+from quire.server.errors import ApiError, Refusal, not_served
+from quire.server.gate import TENANT
+from quire.server.json_body import Fields, parse_body
+from quire.server.render import Call, to_json
+from quire.server.score import read_score
+from quire.server.service import Service
+from quire.server.tokens import detokenized, tokenized
+
+Read = Callable[[Fields, Service, str], Call]
+"""Translates the request of one API; raises ApiError or RequestError for what cannot be answered."""
+
+_NOT_YET = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/kv", "/metrics")
+_LISTED = (
+    "POST /v1/chat/completions",
+    "POST /v1/completions",
+    "POST /v1/score",
+    "GET /v1/models",
+    "POST /tokenize",
+    "POST /detokenize",
+    "GET /health",
+    "GET /ready",
+    "GET /version",
+)
+
+
+class Endpoints:
+    """The handlers of one server."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._reads: dict[str, Read] = {
+            "/v1/chat/completions": read_chat,
+            "/v1/completions": read_completion,
+            "/v1/score": read_score,
+        }
+
+    def router(self) -> Router:
+        """Returns the routes. No path is redirected to another."""
+        generated = [Route(path, self._generate, methods=["POST"]) for path in self._reads]
+        routes: list[BaseRoute] = [
+            *generated,
+            Route("/v1/models", self._models),
+            Route("/v1/models/{name:path}", self._model),
+            Route("/tokenize", self._tokenize, methods=["POST"]),
+            Route("/detokenize", self._detokenize, methods=["POST"]),
+            Route("/health", self._health),
+            Route("/ready", self._ready),
+            Route("/version", self._version),
+            Route("/", self._index),
+            *(Route(f"{path}{rest}", self._not_yet, methods=None) for path in _NOT_YET for rest in ("", "/{rest:path}")),
+        ]
+        return Router(routes, redirect_slashes=False)
+
+    # -- answers of the engine -------------------------------------------------------
+
+    async def _generate(self, request: Request) -> Any:
+        read = self._reads[request.scope["path"]]
+        self._service.require_open()
+        return Answer(await self._read(request, read), self._service)
+
+    async def _read(self, request: Request, read: Callable[[Fields, Service, str], Any]) -> Any:
+        """Returns what a request asks for, read in a worker if it is large."""
+        service, tenant = self._service, request.scope[TENANT]
+        body = await read_body(request, service.limits)
+        return await service.workers.run(len(body), lambda: read(parse_body(body, service.limits), service, tenant))
+
+    # -- answers of the server -------------------------------------------------------
+
+    async def _tokenize(self, request: Request) -> Response:
+        self._service.require_open()
+        return _json(await self._read(request, tokenized))
+
+    async def _detokenize(self, request: Request) -> Response:
+        self._service.require_open()
+        return _json(await self._read(request, detokenized))
+
+    async def _models(self, _request: Request) -> Response:
+        names = self._service.model.names
+        cards = [self._card(name) for name in names]
+        return _json({"object": "list", "data": cards, "has_more": False, "first_id": names[0], "last_id": names[-1]})
+
+    async def _model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._service.model.names:
+            raise ApiError(
+                "there is no model of this name here",
+                next_step="GET /v1/models lists the names.",
+                refusal=Refusal(status=404, param="model", code="model_not_found"),
+            )
+        return _json(self._card(name))
+
+    def _card(self, name: str) -> dict[str, Any]:
+        """Returns what clients of both vendors look for; the context is what one request can really use."""
+        service = self._service
+        return {
+            "id": name,
+            "object": "model",
+            "created": service.model.created,
+            "owned_by": "quire",
+            "type": "model",
+            "display_name": name,
+            "created_at": datetime.fromtimestamp(service.model.created, UTC).isoformat().replace("+00:00", "Z"),
+            "root": service.model.names[0],
+            "max_model_len": service.max_context,
+            "context_length": service.max_context,
+            "max_input_tokens": service.max_context - 1,
+            "max_tokens": service.max_context - 1,
+            "meta": {"n_ctx": service.max_context},
+        }
+
+    async def _health(self, _request: Request) -> Response:
+        trouble = self._service.trouble
+        return _json(
+            {"status": "ok"} if trouble is None else {"status": "failing", "reason": trouble}, 200 if trouble is None else 503
+        )
+
+    async def _ready(self, _request: Request) -> Response:
+        reason = "the server is shutting down" if self._service.is_draining else self._service.trouble
+        return _json(
+            {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}, 200 if reason is None else 503
+        )
+
+    async def _version(self, _request: Request) -> Response:
+        return _json({"version": __version__})
+
+    async def _index(self, _request: Request) -> Response:
+        return _json({"name": "quire", "version": __version__, "time": int(time.time()), "endpoints": _LISTED})
+
+    async def _not_yet(self, _request: Request) -> Response:
+        raise not_served("this server does not have this endpoint yet")
+
+
+def _json(value: object, status: int = 200) -> Response:
+    return Response(to_json(value), status_code=status, media_type="application/json")

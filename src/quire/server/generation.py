@@ -1,0 +1,135 @@
+"""The inner request and the inner events: what every API is translated into, and what its answers are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from quire.engine.completion import Progress, RequestGroup
+from quire.engine.core import StepEvent
+from quire.request import CompletionOutput, FinishReason, RequestOutput, TokenLogprobs
+from quire.server.admission import Load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxTokens:
+    """How long an answer was to be, and how long it may be: what fits behind the prompt. None: until the context is full."""
+
+    requested: int | None
+    kept: int | None
+
+    @property
+    def is_capped(self) -> bool:
+        return self.kept != self.requested
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A request that the engine has checked: one group per prompt, in their order, not yet begun.
+
+    A group computes one completion per choice, or one for all `num_choices` of its prompt where they would be equal
+    (`is_shared`). `drops_output`: the engine draws one token, since it cannot draw none, and nobody sees it.
+    """
+
+    groups: tuple[RequestGroup, ...]
+    num_choices: int
+    max_tokens: MaxTokens
+    seed: int | None = None  # of draws; None where nothing is drawn
+    is_shared: bool = False
+    drops_output: bool = False
+
+    @property
+    def load(self) -> Load:
+        """What the engine has to do for it."""
+        num_tokens = sum(len(group.submission.prompt.token_ids) for group in self.groups)
+        return Load(num_requests=sum(len(group.states) for group in self.groups), num_tokens=num_tokens)
+
+    def choices_of(self, group_idx: int, completion_idx: int) -> range:
+        """Returns the choices that one completion of one group is: all those of a prompt come before those of the next."""
+        first = group_idx * self.num_choices
+        return (
+            range(first, first + self.num_choices)
+            if self.is_shared
+            else range(first + completion_idx, first + completion_idx + 1)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What some steps added to one completion; `finish_reason` comes with the last one."""
+
+    group_idx: int
+    completion_idx: int
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens that a request took: of prompts, of them found in the cache and written into it, and of choices."""
+
+    num_prompt: int
+    num_cached: int
+    num_written: int
+    num_completion: int
+
+
+def deltas_of(events: Sequence[StepEvent], generation: Generation) -> Iterator[Delta]:
+    """Yields what events add, those of one completion joined: a reader that was slow gets one delta for many steps."""
+    numbers = {group.request_id: idx for idx, group in enumerate(generation.groups)}
+    joined: dict[tuple[int, int], list[Progress]] = {}
+    for event in events:
+        if isinstance(event, Progress):
+            joined.setdefault((numbers[event.request_id], event.index), []).append(event)
+    for (group_idx, completion_idx), steps in joined.items():
+        yield _seen(_delta(group_idx, completion_idx, steps), generation)
+
+
+def whole_delta(group_idx: int, completion: CompletionOutput, generation: Generation) -> Delta:
+    """Returns a whole completion as a single delta."""
+    delta = Delta(
+        group_idx=group_idx,
+        completion_idx=completion.index,
+        text=completion.text,
+        token_ids=completion.token_ids,
+        logprobs=completion.logprobs,
+        finish_reason=completion.finish_reason,
+    )
+    return _seen(delta, generation)
+
+
+def usage_of(outputs: Sequence[RequestOutput], generation: Generation, block_size: int) -> Usage:
+    """Returns the usage of a request that is done. Whole blocks are written; every choice counts, also an equal one."""
+    copies = generation.num_choices if generation.is_shared else 1
+    num_completion = sum(len(completion.token_ids) for output in outputs for completion in output.outputs) * copies
+    return Usage(
+        num_prompt=sum(len(output.prompt_token_ids) for output in outputs),
+        num_cached=sum(output.num_cached_tokens for output in outputs),
+        num_written=sum(_num_written(output, block_size) for output in outputs),
+        num_completion=0 if generation.drops_output else num_completion,
+    )
+
+
+def _seen(delta: Delta, generation: Generation) -> Delta:
+    """Returns what a client sees of a delta: of a generation that drops its output the end alone."""
+    if not generation.drops_output:
+        return delta
+    return Delta(group_idx=delta.group_idx, completion_idx=delta.completion_idx, finish_reason=FinishReason.LENGTH)
+
+
+def _num_written(output: RequestOutput, block_size: int) -> int:
+    return max(0, len(output.prompt_token_ids) // block_size * block_size - output.num_cached_tokens)
+
+
+def _delta(group_idx: int, completion_idx: int, steps: Sequence[Progress]) -> Delta:
+    logprobs = [step.logprobs for step in steps if step.logprobs is not None]
+    return Delta(
+        group_idx=group_idx,
+        completion_idx=completion_idx,
+        text="".join([step.text for step in steps]),
+        token_ids=tuple(token_id for step in steps for token_id in step.token_ids),
+        logprobs=tuple(entry for entries in logprobs for entry in entries) if logprobs else None,
+        finish_reason=steps[-1].finish_reason,
+    )

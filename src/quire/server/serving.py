@@ -1,0 +1,115 @@
+"""A server's life: it listens, answers, and on SIGTERM lets what runs come to its end.
+
+SIGTERM             /ready says 503, new requests get 503, streams go on
+all are done        the server ends
+--shutdown-timeout  streams end with an error event, then the server ends
+SIGTERM again       the same at once
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+
+from quire.errors import ConfigError
+from quire.server.auth import ApiKeys
+from quire.server.connection import guarded_protocol
+from quire.server.endpoints import Endpoints
+from quire.server.gate import Gate
+from quire.server.hosts import AllowedHosts, require_guarded
+from quire.server.service import Service
+
+_LAST_WORDS_S = 2
+"""How long connections may take to read what they were sent last."""
+
+_BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Where a server listens, by which other names it is known, and who may ask. Without keys everybody may."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require_guarded(self.host, has_keys=bool(self.keys))
+
+
+def listen(access: Access) -> socket.socket:
+    """Returns a socket that is bound to host and port, any free one for 0; raises ConfigError where that cannot be."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(access.host, access.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigError(
+            "the server cannot listen there",
+            given=f"host {access.host}, port {access.port}: {error.strerror}",
+            next_step="Choose another --port, such as 0 for any free one, or another --host.",
+        ) from error
+    return listener
+
+
+def application(service: Service, access: Access) -> Gate:
+    """Returns the ASGI application."""
+    return Gate(app=Endpoints(service).router(), keys=ApiKeys(access.keys), hosts=AllowedHosts(access.host, access.names))
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a drain of its own. Its tick of 0.1 s wakes silent streams too."""
+
+    def __init__(self, service: Service, access: Access, shutdown_timeout_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application(service, access),
+                http=guarded_protocol(service.limits),
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=int(service.limits.keep_alive_s),
+                timeout_graceful_shutdown=_LAST_WORDS_S,
+            )
+        )
+        self._service = service
+        self._shutdown_timeout_s = shutdown_timeout_s
+        self._end_by_s: float | None = None
+
+    def begin_drain(self) -> None:
+        """Begins to end; at the second call the end is now. Safe in a signal handler."""
+        is_again = self._service.is_draining
+        self._service.begin_drain()
+        self._end_by_s = time.monotonic() + (0.0 if is_again else self._shutdown_timeout_s)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        self.begin_drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        self._service.runs.wake_silent(self._service.limits.heartbeat_s)
+        return await super().on_tick(counter) or self._is_drained()
+
+    def _is_drained(self) -> bool:
+        if self._end_by_s is None:
+            return False
+        if self._service.runs.num_open == 0:
+            return True
+        if time.monotonic() < self._end_by_s:
+            return False
+        self._service.runs.end_all()
+        return True

@@ -1,0 +1,70 @@
+"""`POST /tokenize` and `/detokenize`, in vLLM's form and in llama-server's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.server.chat import ChatFields, template_inputs
+from quire.server.errors import refuse
+from quire.server.fields import RequestFields, read_fields
+from quire.server.json_body import Fields
+from quire.server.messages import MessageReader, render_chat
+from quire.server.prompts import require_ids
+from quire.server.service import Service
+from quire.text.tokenizer import AddSpecial
+
+
+class TokenizeFields(ChatFields):
+    """A `prompt`, a chat in `messages`, or llama-server's `content`: one of them."""
+
+    prompt: str | None = None
+    content: str | None = None
+    add_special_tokens: bool | None = None
+    add_special: bool | None = None
+    return_token_strs: bool | None = None
+    with_pieces: bool | None = None
+
+
+class DetokenizeFields(RequestFields):
+    """The `tokens` of a text."""
+
+    tokens: Any = None
+
+
+def tokenized(fields: Fields, service: Service, _tenant: str) -> dict[str, Any]:
+    """Returns the token ids of a text or of a rendered chat."""
+    request = read_fields(TokenizeFields, fields)
+    service.model.name_for(request.model)
+    token_ids = _token_ids(request, service)
+    answer = {"count": len(token_ids), "max_model_len": service.max_context, "tokens": token_ids}
+    if request.return_token_strs is True:
+        answer["token_strs"] = [service.source.tokenizer.token_text(token_id) for token_id in token_ids]
+    return answer
+
+
+def detokenized(fields: Fields, service: Service, _tenant: str) -> dict[str, Any]:
+    """Returns the text of token ids, special tokens written out, under both names that clients look for."""
+    request = read_fields(DetokenizeFields, fields)
+    service.model.name_for(request.model)
+    if not isinstance(request.tokens, list) or len(request.tokens) > service.limits.text_ids:
+        raise refuse(f"tokens must be a list of at most {service.limits.text_ids} token ids", "Send integers.", param="tokens")
+    require_ids(request.tokens, service, "tokens")
+    text = service.source.tokenizer.decode(request.tokens, skip_special=False)
+    return {"prompt": text, "content": text}
+
+
+def _token_ids(request: TokenizeFields, service: Service) -> list[int]:
+    given = [name for name in ("prompt", "content", "messages") if getattr(request, name) is not None]
+    if len(given) != 1:
+        raise refuse("one of prompt, messages and content is needed", "Send one of them.", param="prompt")
+    if request.messages is not None:
+        messages = MessageReader(service.limits).read(request.messages)
+        adds_prompt = request.add_generation_prompt is not False
+        inputs, _ = template_inputs(request, service)
+        prompt = render_chat(service.engine.frontend, messages, inputs, add_generation_prompt=adds_prompt)
+        return list(prompt.token_ids)
+    if request.content is not None:
+        special = AddSpecial.YES if request.add_special is True else AddSpecial.NO
+        return service.source.tokenizer.encode(request.content, special=special)
+    special = AddSpecial.NO if request.add_special_tokens is False else AddSpecial.YES
+    return service.source.tokenizer.encode(request.prompt or "", special=special)
