@@ -23,7 +23,7 @@ from quire.server.answers import Answer
 from quire.server.body import read_body
 from quire.server.chat import read_chat
 from quire.server.completions import read_completion
-from quire.server.errors import ApiError, Refusal, not_served
+from quire.server.errors import ApiError, Refusal
 from quire.server.gate import TENANT
 from quire.server.json_body import Fields, parse_body
 from quire.server.render import Call, to_json
@@ -34,7 +34,6 @@ from quire.server.tokens import detokenized, tokenized
 Read = Callable[[Fields, Service, str], Call]
 """Translates the request of one API; raises ApiError or RequestError for what cannot be answered."""
 
-_NOT_YET = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/kv", "/metrics")
 _LISTED = (
     "POST /v1/chat/completions",
     "POST /v1/completions",
@@ -72,7 +71,6 @@ class Endpoints:
             Route("/ready", self._ready),
             Route("/version", self._version),
             Route("/", self._index),
-            *(Route(f"{path}{rest}", self._not_yet, methods=None) for path in _NOT_YET for rest in ("", "/{rest:path}")),
         ]
         return Router(routes, redirect_slashes=False)
 
@@ -150,9 +148,6 @@ class Endpoints:
 
     async def _index(self, _request: Request) -> Response:
         return _json({"name": "quire", "version": __version__, "time": int(time.time()), "endpoints": _LISTED})
-
-    async def _not_yet(self, _request: Request) -> Response:
-        raise not_served("this server does not have this endpoint yet")
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -14,6 +14,7 @@ from quire.errors import CapacityError, EmptyPromptError, PromptTooLongError, Qu
 
 ANTHROPIC_PATHS = "/v1/messages"
 MAX_MESSAGE_CHARS = 600
+_PLANNED = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/kv", "/metrics")
 
 _OPENAI_TYPES: Mapping[int, str] = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error", 504: "timeout_error"}
@@ -54,9 +55,11 @@ def refuse(problem: str, next_step: str, *, param: str | None = None, code: str 
     return ApiError(problem, next_step=next_step, refusal=Refusal(param=param, code=code))
 
 
-def not_served(what: str) -> ApiError:
-    """Returns the error for a path that leads nowhere."""
-    return ApiError(what, next_step="GET / lists what is served here.", refusal=Refusal(status=404, code="unsupported_endpoint"))
+def not_served(path: str) -> ApiError:
+    """Returns the error for a path that leads nowhere, or not yet."""
+    is_planned = path.startswith(_PLANNED)
+    problem = "this server does not have this endpoint yet" if is_planned else "there is nothing at this path"
+    return ApiError(problem, next_step="GET / lists what is served here.", refusal=Refusal(status=404, code="unsupported_endpoint"))
 
 
 def api_error(error: BaseException) -> ApiError:

@@ -46,7 +46,7 @@ class Gate:
         except Exception as error:
             if sender.has_started:
                 raise
-            refused = _of_any(error)
+            refused = _of_any(error, scope["path"])
             if refused.refusal.status >= 500:
                 _log.error("%s failed: %s", request_id, type(error).__name__, exc_info=_traceback(error))
             await send_error(scope, sender, refused)
@@ -86,7 +86,7 @@ def _headers(names: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode("latin-1")) for name, value in names.items()]
 
 
-def _of_any(error: Exception) -> ApiError:
+def _of_any(error: Exception, path: str) -> ApiError:
     if not isinstance(error, HTTPException):
         return api_error(error)
     if error.status_code == 405:
@@ -97,7 +97,7 @@ def _of_any(error: Exception) -> ApiError:
             next_step="Use one of these.",
             refusal=Refusal(status=405, code="method_not_allowed", headers={"allow": allowed}),
         )
-    return not_served("there is nothing at this path")
+    return not_served(path)
 
 
 def _traceback(error: Exception) -> Exception | None:

@@ -45,8 +45,8 @@ class Access:
 def listen(access: Access) -> socket.socket:
     """Returns a socket that is bound to host and port, any free one for 0; raises ConfigError where that cannot be."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(access.host, access.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, address = socket.getaddrinfo(access.host, access.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)  # asyncio sends at once (TCP_NODELAY) where the protocol is named
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
