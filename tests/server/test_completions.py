@@ -31,9 +31,7 @@ def test_stream_joined_is_the_whole_answer_and_the_librarys(
 
 def test_token_ids_are_a_prompt(client: openai.OpenAI, llm: LLM) -> None:
     ids = llm.tokenizer.encode(PROMPT)
-    one, many, text = (
-        client.completions.create(model="any", prompt=prompt, temperature=0) for prompt in (ids, [ids], PROMPT)
-    )
+    one, many, text = (client.completions.create(model="any", prompt=prompt, temperature=0) for prompt in (ids, [ids], PROMPT))
     assert one.choices == many.choices == text.choices
     assert one.usage is not None
     assert one.usage.completion_tokens == 16, "the API's default"

@@ -36,7 +36,7 @@ def test_chosen_names_are_the_only_ones() -> None:
     assert "one, org/two" in answers[2].json()["error"]["message"]
 
 
-def test_recommended_parameters_stand_in_for_what_is_left_out(llm: LLM) -> None:
+def test_recommended_parameters_stand_in_for_what_is_left_out() -> None:
     question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 20}
     with served(recommended={"temperature": 0.0}) as running, httpx2.Client(base_url=running.url) as http:
         recommended = http.post("/v1/chat/completions", json=question)
@@ -88,7 +88,9 @@ def test_state_of_the_server(http: httpx2.Client) -> None:
     assert "POST /v1/chat/completions" in http.get("/").json()["endpoints"]
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completion", "/v1", "/v1/chat/completions/", "/api/tags", "/v1/responses", "/metrics"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completion", "/v1", "/v1/chat/completions/", "/api/tags", "/v1/responses", "/metrics"]
+)
 def test_unknown_path_is_not_found_in_the_form_of_openai(http: httpx2.Client, path: str) -> None:
     for answer in (http.get(path), http.post(path, json={})):
         assert answer.status_code == 404

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -69,19 +71,27 @@ def served(
     names: tuple[str, ...] = (),
     recommended: Mapping[str, float] | None = None,
     options: EngineOptions | None = None,
+    send_buffer_bytes: int | None = None,
 ) -> Iterator[Served]:
-    """Serves a model (None: the bundled one) on a free port of this machine. Any name is accepted unless `names` are given."""
+    """Serves a model (None: the bundled one) on a free port of this machine. Any name is accepted unless `names` are given.
+
+    `send_buffer_bytes` is how much of an answer the operating system takes before a client has read it.
+    """
     engine = AsyncEngine(model, **{"threads": 1, "kv_memory": "64MiB", **(options or {})})
     shown = ServedModel(names=names or ("bundled",), is_chosen=bool(names), recommended=recommended or {})
     service = Service(engine, shown, limits)
     access = access or Access(port=0)
     with listen(access) as listener:
         port = listener.getsockname()[1]
+        if send_buffer_bytes is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         server = Server(service, access, shutdown_timeout_s=0.0)
         server.config.app = streams = Streams(server.config.app)
         thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),))
         thread.start()
         try:
+            while not server.started:
+                time.sleep(0.005)
             yield Served(url=f"http://127.0.0.1:{port}", port=port, service=service, server=server, streams=streams)
         finally:
             server.begin_drain()

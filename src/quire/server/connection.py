@@ -21,7 +21,6 @@ from quire.server.errors import ApiError, Refusal, error_body
 from quire.server.limits import Limits
 
 _FIELD_EXTRA_BYTES = 4  # ": " and the line's end
-_RATE_CHECKS_S = 5.0
 
 
 class _Reading(Enum):
@@ -186,7 +185,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.flow.read_paused and self._body_bytes < late_s * self._limits.body_bytes_per_s:
             self.transport.abort()
         else:
-            self._read_timer = self.loop.call_later(_RATE_CHECKS_S, self._check_rate, began_s)
+            self._read_timer = self.loop.call_later(self._limits.body_grace_s / 2, self._check_rate, began_s)
 
     def _refuse_head(self) -> None:
         limits = self._limits

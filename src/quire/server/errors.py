@@ -59,7 +59,9 @@ def not_served(path: str) -> ApiError:
     """Returns the error for a path that leads nowhere, or not yet."""
     is_planned = path.startswith(_PLANNED)
     problem = "this server does not have this endpoint yet" if is_planned else "there is nothing at this path"
-    return ApiError(problem, next_step="GET / lists what is served here.", refusal=Refusal(status=404, code="unsupported_endpoint"))
+    return ApiError(
+        problem, next_step="GET / lists what is served here.", refusal=Refusal(status=404, code="unsupported_endpoint")
+    )
 
 
 def api_error(error: BaseException) -> ApiError:
@@ -84,7 +86,7 @@ def error_body(error: ApiError, path: str, request_id: str) -> bytes:
         body: object = {"type": "error", "error": {"type": kind, "message": message_of(error)}, "request_id": request_id}
     else:
         body = {"error": openai_error(error)}
-    return json.dumps(body).encode()
+    return json.dumps(body, ensure_ascii=False).encode()
 
 
 def openai_error(error: ApiError) -> dict[str, object]:

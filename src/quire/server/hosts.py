@@ -69,6 +69,6 @@ def _host_of_url(url: bytes) -> str | None:
         parts = urlsplit(url.decode("ascii"))
         if parts.scheme not in ("http", "https"):
             return None if parts.scheme else ""
-        return (parts.hostname or "").rstrip(".")
+        return "" if parts.port == 0 else (parts.hostname or "").rstrip(".")  # a port that is no number raises
     except ValueError:
         return ""

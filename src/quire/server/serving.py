@@ -88,14 +88,14 @@ class Server(uvicorn.Server):
             )
         )
         self._service = service
-        self._shutdown_timeout_s = shutdown_timeout_s
+        self.shutdown_timeout_s = shutdown_timeout_s
         self._end_by_s: float | None = None
 
     def begin_drain(self) -> None:
         """Begins to end; at the second call the end is now. Safe in a signal handler."""
         is_again = self._service.is_draining
         self._service.begin_drain()
-        self._end_by_s = time.monotonic() + (0.0 if is_again else self._shutdown_timeout_s)
+        self._end_by_s = time.monotonic() + (0.0 if is_again else self.shutdown_timeout_s)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         self.begin_drain()
