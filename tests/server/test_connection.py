@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -13,15 +14,20 @@ from quire.server.limits import Limits
 from support.served import Served, served
 
 POST = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-LIMITS = Limits(
-    head_bytes=4096, head_fields=20, head_s=0.4, body_grace_s=0.4, body_bytes_per_s=1000, write_s=0.5, keep_alive_s=1.0,
-    connections_per_address=8,
-)  # fmt: skip
+LIMITS = Limits(head_bytes=4096, head_fields=20, write_s=0.5, connections_per_address=8)
 
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Served]:
+    """A server with small limits of size."""
     with served(limits=LIMITS, send_buffer_bytes=8192) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Served]:
+    """A server that waits for nobody."""
+    with served(limits=Limits(head_s=0.3, body_grace_s=0.3, keep_alive_s=1.0)) as running:
         yield running
 
 
@@ -51,11 +57,15 @@ def _answer(connection: socket.socket) -> bytes:
 )
 def test_large_head_is_refused(strict: Served, head: bytes) -> None:
     with _connect(strict) as connection:
-        try:
+        with suppress(OSError):  # refused before all was sent
             connection.sendall(head)
-        except OSError:
-            return  # refused before all was sent
-        assert _answer(connection).startswith((b"HTTP/1.1 431 ", b""))
+        assert b"HTTP/1.1 200 " not in _answer(connection)
+
+
+def test_head_of_any_size_below_the_limit_is_read(strict: Served) -> None:
+    with _connect(strict) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: " + b"x" * 3900 + b"\r\n\r\n")
+        assert _answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_refusal_of_a_large_head_is_an_error_of_the_api(strict: Served) -> None:
@@ -67,42 +77,29 @@ def test_refusal_of_a_large_head_is_an_error_of_the_api(strict: Served) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nHost: loc", b"\r\n\r\n"])
-def test_head_that_does_not_come_is_refused(strict: Served, sent: bytes) -> None:
-    with _connect(strict) as connection:
+def test_head_that_does_not_come_is_refused(hasty: Served, sent: bytes) -> None:
+    with _connect(hasty) as connection:
         connection.sendall(sent)
         assert _answer(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_second_head_on_a_connection_has_a_time_limit_too(strict: Served) -> None:
-    with _connect(strict) as connection:
+def test_second_head_on_a_connection_has_a_time_limit_too(hasty: Served) -> None:
+    with _connect(hasty) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea")
-        answer = _answer(connection)
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert b"HTTP/1.1 408 " in answer
+        assert b"HTTP/1.1 408 " in _answer(connection)
 
 
-def test_idle_connection_is_closed(strict: Served) -> None:
-    with _connect(strict) as connection:
+def test_idle_connection_is_closed(hasty: Served) -> None:
+    with _connect(hasty) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert _answer(connection).count(b"HTTP/1.1 ") == 1
 
 
-def test_body_that_drips_is_cut(strict: Served) -> None:
+def test_body_that_drips_is_cut(hasty: Served) -> None:
     head = POST + b"Content-Length: 1000000\r\n\r\n"
-    with _connect(strict) as connection:
+    with _connect(hasty) as connection:
         connection.sendall(head + b"{")
         assert _answer(connection) == b""
-
-
-def test_body_that_comes_slowly_but_steadily_is_read(strict: Served) -> None:
-    body = json.dumps({"prompt": "x" * 3000}).encode()
-    head = POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n"
-    with _connect(strict) as connection:
-        connection.sendall(head % len(body))
-        for start in range(0, len(body), 800):
-            connection.sendall(body[start : start + 800])
-            time.sleep(0.2)
-        assert _answer(connection).startswith(b"HTTP/1.1 200 ")
 
 
 def test_what_is_no_http_is_refused(strict: Served) -> None:

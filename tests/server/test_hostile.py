@@ -65,6 +65,8 @@ FIELDS = (
     "ignore_eos", "cache_salt", "priority", "tools", "tool_choice", "response_format", "chat_template_kwargs", "documents",
     "reasoning_effort", "echo", "suffix", "user", "metadata",
 )  # fmt: skip
+OWN_FIELDS = ("model", "messages", "prompt", "context", "content", "tokens", "top_logprobs")
+"""Those that the smaller endpoints read."""
 
 
 def _check(answer: httpx2.Response) -> None:
@@ -87,7 +89,8 @@ def test_body_that_is_not_strict_json_is_refused(http: httpx2.Client, name: str)
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_any_value_in_any_field_is_answered_or_refused(http: httpx2.Client, field: str) -> None:
-    for path, value in product(PATHS, VALUES.values()):
+    paths = PATHS if field in OWN_FIELDS else PATHS[:2]
+    for path, value in product(paths, VALUES.values()):
         _check(http.post(path, json={**GOOD[path], field: value}))
 
 

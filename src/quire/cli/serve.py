@@ -79,7 +79,9 @@ def serve(serving: ServeOptions, engine: EngineChoice) -> None:
     """
     access = _access_of(serving)
     import asyncio
+    import logging
 
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of what is no HTTP, which anybody may send
     asyncio.run(_serve(access, serving, engine))
 
 

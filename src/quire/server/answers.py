@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from quire.server.errors import api_error
+from quire.server.errors import api_error, log_defect
 from quire.server.generation import Delta, deltas_of
 from quire.server.render import Call, StreamRenderer
 from quire.server.runs import Run
@@ -45,12 +45,12 @@ class Answer:
             await run.events()
             if run.is_gone:
                 raise ClientDisconnect
-        body = await self._service.workers.run(_size_of(run), lambda: self._call.renderer.whole(run.outputs))
+        body = await self._service.workers.finish(_size_of(run), lambda: self._call.renderer.whole(run.outputs))
         await send_whole(send, body, {**_JSON, **self._call.headers})
 
     async def _send_stream(self, run: Run, stream: StreamRenderer, send: Send) -> None:
         await send_start(send, {**_EVENT_STREAM, **self._call.headers})
-        chunks = _Chunks(run, stream, self._service.limits.heartbeat_s)
+        chunks = Chunks(run, stream, self._service.limits.heartbeat_s)
         while not run.is_over:
             chunk = await chunks.next()
             if run.is_gone:
@@ -62,7 +62,7 @@ class Answer:
                 return
 
 
-class _Chunks:
+class Chunks:
     """The bytes of one stream, piece by piece. An error ends it with the API's own event."""
 
     def __init__(self, run: Run, stream: StreamRenderer, heartbeat_s: float) -> None:
@@ -74,9 +74,11 @@ class _Chunks:
         """Waits and returns what there is to send, nothing where there is nothing yet."""
         try:
             events = await self._run.events()
-            return self._events(list(deltas_of(events, self._run.generation))) if events else self._heartbeat()
+            chunk = self._events(list(deltas_of(events, self._run.generation))) if events else b""
+            return chunk or self._heartbeat()  # text may be withheld for as long as it may become a stop string
         except Exception as error:
             self.are_over = True
+            log_defect(error)
             return self._stream.failure(api_error(error))
 
     def _events(self, deltas: list[Delta]) -> bytes:

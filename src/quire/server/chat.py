@@ -30,7 +30,7 @@ class ChatFields(SamplingFields):
     top_logprobs: int | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    documents: list[dict[str, Any]] | None = None
+    documents: Any = None
     add_generation_prompt: bool | None = None
 
 

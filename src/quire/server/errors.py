@@ -6,11 +6,14 @@ A message never repeats what the client sent: it names the field, the limit and 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from quire.errors import CapacityError, EmptyPromptError, PromptTooLongError, QuireError, RequestError, SamplingError
+
+_log = logging.getLogger("quire.server")
 
 ANTHROPIC_PATHS = "/v1/messages"
 MAX_MESSAGE_CHARS = 600
@@ -77,6 +80,12 @@ def api_error(error: BaseException) -> ApiError:
             refusal=Refusal(status=500, code="engine_error"),
         )
     return ApiError("the server failed", next_step="Report this as a defect.", refusal=Refusal(status=500, code="internal_error"))
+
+
+def log_defect(error: BaseException, name: str = "a request") -> None:
+    """Writes an error that nobody raised on purpose into the log, with its traceback and without values."""
+    if not isinstance(error, QuireError):
+        _log.error("%s failed: %s", name, type(error).__name__, exc_info=error)
 
 
 def error_body(error: ApiError, path: str, request_id: str) -> bytes:

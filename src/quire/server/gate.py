@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire.server.auth import ApiKeys
-from quire.server.errors import ApiError, Refusal, api_error, error_body, not_served
+from quire.server.errors import ApiError, Refusal, api_error, error_body, log_defect, not_served
 from quire.server.hosts import AllowedHosts
 
 TENANT, REQUEST_ID = "quire.tenant", "quire.request_id"
 """Keys of the scope: whose cache a request uses, and what its answer is called in headers and in the log."""
 
-_log = logging.getLogger("quire.server")
 _Message = MutableMapping[str, Any]
 
 
@@ -46,10 +44,9 @@ class Gate:
         except Exception as error:
             if sender.has_started:
                 raise
-            refused = _of_any(error, scope["path"])
-            if refused.refusal.status >= 500:
-                _log.error("%s failed: %s", request_id, type(error).__name__, exc_info=_traceback(error))
-            await send_error(scope, sender, refused)
+            if not isinstance(error, HTTPException):
+                log_defect(error, request_id)
+            await send_error(scope, sender, _of_any(error, scope["path"]))
 
 
 class _Sender:
@@ -98,8 +95,3 @@ def _of_any(error: Exception, path: str) -> ApiError:
             refusal=Refusal(status=405, code="method_not_allowed", headers={"allow": allowed}),
         )
     return not_served(path)
-
-
-def _traceback(error: Exception) -> Exception | None:
-    """Returns an error that nobody raised on purpose, whose traceback belongs into the log."""
-    return None if isinstance(error, ApiError) else error

@@ -107,18 +107,20 @@ def _forms(messages: Sequence[Message]) -> list[Sequence[Message]]:
     system = [message for message in messages if message["role"] == "system"]
     if not system or list(messages[:1]) == system:
         return [messages]
-    text = _BETWEEN_SYSTEM_TEXTS.join(_plain(message["content"]) for message in system)
+    text = _BETWEEN_SYSTEM_TEXTS.join(text for message in system for text in _texts_of(message))
     others = [message for message in messages if message["role"] != "system"]
     return [messages, [{"role": "system", "content": text}, *others]]
 
 
 def _shows_system(messages: Sequence[Message], rendered: str) -> bool:
-    texts = (_plain(message["content"]).strip() for message in messages if message["role"] == "system")
+    """Returns whether the first line of each system text is in a prompt: templates may change the space around it."""
+    texts = (text.strip() for message in messages if message["role"] == "system" for text in _texts_of(message))
     return all(line.strip() in rendered for text in texts for line in text.splitlines()[:1])
 
 
-def _plain(content: str | list[Message]) -> str:
-    return content if isinstance(content, str) else " ".join(part["text"] for part in content)
+def _texts_of(message: Message) -> list[str]:
+    content = message["content"]
+    return [content] if isinstance(content, str) else [part["text"] for part in content]
 
 
 def _text(value: object, place: str) -> str:

@@ -33,6 +33,8 @@ def wish_of(request: SamplingFields, service: Service, tenant: str, *, logprobs:
     n = 1 if request.n is None else request.n
     if not 1 <= n <= limits.completions:
         raise refuse(f"n must be from 1 to {limits.completions}", "Pass n within that range.", param="n")
+    if request.stream is True and request.prompt_logprobs is not None:
+        raise refuse("a stream has no prompt_logprobs", "Leave out one of the two.", param="prompt_logprobs")
     return Wish(
         params=params | {"logprobs": logprobs},
         n=n,

@@ -6,6 +6,7 @@ the loop        heartbeat, disconnect, shutdown -+--> Run.events()
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from quire.request import FinishReason, RequestOutput
 from quire.server.admission import Admission
 from quire.server.errors import ApiError, Refusal
 from quire.server.generation import Generation
+
+_log = logging.getLogger("quire.server")
 
 
 class EventReader:
@@ -125,7 +128,7 @@ class Run:
     def _note_ends(self, ended: list[RequestOutput]) -> None:
         for output in ended:
             if any(completion.finish_reason is FinishReason.ERROR for completion in output.outputs):
-                raise _failed()
+                raise _failed(output)
             if any(completion.finish_reason is FinishReason.ABORT for completion in output.outputs):
                 raise shutting_down()
         order = {group.request_id: idx for idx, group in enumerate(self.generation.groups)}
@@ -177,7 +180,10 @@ def shutting_down() -> ApiError:
     )
 
 
-def _failed() -> ApiError:
+def _failed(output: RequestOutput) -> ApiError:
+    """Returns the error for a request that the engine failed at; what failed is written into the log."""
+    message = next(completion.error for completion in output.outputs if completion.error is not None)
+    _log.error("%s failed: %r", output.request_id, message)
     return ApiError(
         "the engine could not compute this request",
         next_step="Try again; if it stays, see the server's log.",

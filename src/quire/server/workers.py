@@ -26,7 +26,7 @@ class Workers:
         self._num_jobs = 0
 
     async def run(self, num_bytes: int, job: Callable[[], _Result]) -> _Result:
-        """Returns what a job on so many bytes returns, computed here if they are few; raises ApiError (429, 504)."""
+        """Returns what a job on so many bytes returns, done here if they are few; raises ApiError (429, 504)."""
         if num_bytes <= _INLINE_BYTES:
             return job()
         if self._num_jobs >= self._limits.worker_jobs:
@@ -36,12 +36,8 @@ class Workers:
                 next_step="Try again later.",
                 refusal=Refusal(status=429, code="overloaded", headers={"retry-after": "1", "retry-after-ms": "1000"}),
             )
-        loop = asyncio.get_running_loop()
-        self._num_jobs += 1
-        future = self._pool.submit(job)
-        future.add_done_callback(lambda _: self._note_end(loop))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._limits.worker_s)
+            return await asyncio.wait_for(self._submitted(job), self._limits.worker_s)
         except TimeoutError as error:
             raise ApiError(
                 "reading the request took too long",
@@ -50,9 +46,20 @@ class Workers:
                 refusal=Refusal(status=504, code="request_timeout"),
             ) from error
 
+    async def finish(self, num_bytes: int, job: Callable[[], _Result]) -> _Result:
+        """Returns what the last job of a request returns, which has been accepted: no limit applies to it any more."""
+        return job() if num_bytes <= _INLINE_BYTES else await self._submitted(job)
+
     def close(self) -> None:
         """Ends the threads after the jobs that run."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submitted(self, job: Callable[[], _Result]) -> asyncio.Future[_Result]:
+        loop = asyncio.get_running_loop()
+        self._num_jobs += 1
+        future = self._pool.submit(job)
+        future.add_done_callback(lambda _: self._note_end(loop))
+        return asyncio.wrap_future(future)
 
     def _note_end(self, loop: asyncio.AbstractEventLoop) -> None:
         if not loop.is_closed():
