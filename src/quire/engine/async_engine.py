@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from quire.config import EngineConfig
+from quire.config import EngineConfig, PrefixCache
 from quire.engine.chats import Messages
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
@@ -118,9 +118,13 @@ class AsyncEngine(Uncopyable):
         self._engine.routed.leave([group.request_id for group in groups])
 
     @property
-    def fingerprint(self) -> bytes:
-        """The digest of weights, formats and numerics: with the same one, the same seed and prompt mean the same tokens."""
-        return self._engine.routed.core.scheduler.manager.fingerprint
+    def fingerprint(self) -> bytes | None:
+        """The digest of weights, formats and numerics: with the same one, the same seed and prompt mean the same tokens.
+
+        None without a prefix cache: weights are identified only where something is kept under their fingerprint.
+        """
+        manager = self._engine.routed.core.scheduler.manager
+        return manager.fingerprint if manager.prefix_cache is PrefixCache.ON else None
 
     @property
     def is_alive(self) -> bool:

@@ -51,15 +51,13 @@ class Answer:
     async def _send_stream(self, run: Run, stream: StreamRenderer, send: Send) -> None:
         await send_start(send, {**_EVENT_STREAM, **self._call.headers})
         chunks = Chunks(run, stream, self._service.limits.heartbeat_s)
-        while not run.is_over:
+        while not chunks.are_over:
             chunk = await chunks.next()
             if run.is_gone:
                 return
             if chunk:
                 run.last_sent_s = time.monotonic()
                 await send({"type": "http.response.body", "body": chunk, "more_body": not chunks.are_over})
-            if chunks.are_over:
-                return
 
 
 class Chunks:

@@ -61,7 +61,7 @@ class Envelope:
 
     kind: str  # "chat.completion", "text_completion"
     model: str
-    fingerprint: str
+    fingerprint: str | None  # None where the weights are not identified
     answer_id: str
     created: int = field(default_factory=lambda: int(time.time()))
 

@@ -62,7 +62,7 @@ class Service:
         self.max_context: int = core.scheduler.limits.max_tokens
         self.vocab_size: int = core.executor.spec.vocab_size
         self.source = AnswerSource(tokenizer=engine.tokenizer, block_size=core.scheduler.limits.block_size)
-        self.fingerprint = f"fp_{engine.fingerprint.hex()[:16]}"
+        self.fingerprint = None if engine.fingerprint is None else f"fp_{engine.fingerprint.hex()[:16]}"
 
     def warm_up(self) -> None:
         """Compiles the chat template, and keeps what is in memory now out of garbage collections."""

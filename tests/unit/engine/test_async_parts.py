@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from quire import LLM, AsyncEngine, SamplingParams
+from quire.engine.options import EngineOptions
 from quire.engine.readers import FinalOutputs
 from quire.errors import PromptTooLongError
 from quire.request import RequestOutput
@@ -86,8 +87,16 @@ def test_pulse_of_the_engine_thread() -> None:
 
 def test_fingerprint_names_weights_and_formats() -> None:
     fingerprints = []
-    for kv_format in ("float32", "float32", "bfloat16"):
-        engine = AsyncEngine(threads=1, kv_memory="16MiB", kv_format=kv_format)
+    options: list[EngineOptions] = [
+        {"kv_format": "float32"},
+        {"kv_format": "float32"},
+        {"kv_format": "bfloat16"},
+        {"kv_cache": "off"},
+    ]
+    for each in options:
+        engine = AsyncEngine(threads=1, kv_memory="16MiB", **each)
         fingerprints.append(engine.fingerprint)
         asyncio.run(engine.close())
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+    assert None not in fingerprints[:3]
+    assert fingerprints[3] is None
