@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
 
+get, post = (partial(ask, timeout=60) for ask in (httpx2.get, httpx2.post))
 KEY = "a-key-of-this-test"
 
 
@@ -53,10 +55,10 @@ def test_start_prints_what_a_client_needs_and_its_curl_line_works() -> None:
         assert any("a request may use 2,048" in line for line in lines)
         body = re.search(r"-d '(.*)'$", lines[-1])
         assert body is not None
-        answer = httpx2.post(f"{url}/v1/chat/completions", content=body[1], headers={"content-type": "application/json"})
+        answer = post(f"{url}/v1/chat/completions", content=body[1], headers={"content-type": "application/json"})
         assert "Paris" in answer.json()["choices"][0]["message"]["content"]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("is_file", [False, True])
@@ -67,8 +69,8 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, is_file: bool)
     with serving(*arguments, environment={"QUIRE_API_KEY": "another-key-of-this-test" if is_file else KEY}) as (_, lines):
         url = _url(lines)
         assert "API keys: 1" in lines
-        assert httpx2.get(f"{url}/v1/models").status_code == 401
-        assert httpx2.get(f"{url}/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+        assert get(f"{url}/v1/models").status_code == 401
+        assert get(f"{url}/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
 
 
 def test_second_signal_cuts_what_the_first_let_go_on() -> None:
@@ -79,12 +81,12 @@ def test_second_signal_cuts_what_the_first_let_go_on() -> None:
             chunks = answer.iter_raw()
             next(chunks)
             process.send_signal(signal.SIGTERM)
-            while httpx2.get(f"{url}/ready").status_code == 200:
+            while get(f"{url}/ready").status_code == 200:
                 pass
             next(chunks)
             process.send_signal(signal.SIGINT)
             rest = b"".join(chunks)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
     assert b'"code":"shutting_down"' in rest
     assert rest.endswith(b"data: [DONE]\n\n")
 

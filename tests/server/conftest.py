@@ -26,7 +26,7 @@ def client(server: Served) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="module")
 def http(server: Served) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=server.url, timeout=30) as client:
+    with httpx2.Client(base_url=server.url, timeout=60) as client:
         yield client
 
 

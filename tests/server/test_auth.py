@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -15,6 +16,7 @@ from quire.server.auth import MIN_KEY_CHARS, PUBLIC_PATHS, ApiKeys, read_key_fil
 from quire.server.serving import Access, listen
 from support.served import Served, served
 
+get, post = (partial(ask, timeout=60) for ask in (httpx2.get, httpx2.post))
 KEYS = ("first-secret-key", "second-secret-key")
 ODD_TARGETS = (
     "//v1/models", "/v1//models", "/v1/models/", "/./v1/models", "/health/../v1/models", "/health/%2e%2e/v1/models",
@@ -32,7 +34,7 @@ def guarded() -> Iterator[Served]:
 
 def _status(server: Served, head: str) -> int:
     """Returns the status of a request written by hand, which no client corrects."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
         connection.sendall(head.encode("latin-1"))
         return int(connection.makefile("rb").readline().split()[1])
 
@@ -61,12 +63,12 @@ def test_wrong_key_is_refused(guarded: Served, header: str) -> None:
 def test_known_keys_are_accepted_as_bearer_and_as_header(guarded: Served) -> None:
     for key in KEYS:
         for headers in ({"authorization": f"bearer {key}"}, {"x-api-key": key}, {"x-api-key": key, "authorization": "Bearer x"}):
-            assert httpx2.get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
+            assert get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("path", sorted(PUBLIC_PATHS))
 def test_public_paths_need_no_key(guarded: Served, path: str) -> None:
-    assert httpx2.get(guarded.url + path).status_code == 200
+    assert get(guarded.url + path).status_code == 200
 
 
 def test_client_without_the_key_gets_an_authentication_error(guarded: Served) -> None:
@@ -79,7 +81,7 @@ def test_client_without_the_key_gets_an_authentication_error(guarded: Served) ->
 def test_tenants_share_no_cache(guarded: Served) -> None:
     prompt = {"prompt": "A long text that fills more than one block of the cache: " + "word " * 60, "max_tokens": 1}
     cached = [
-        httpx2.post(f"{guarded.url}/v1/completions", json=prompt, headers={"x-api-key": key}).json()["usage"]
+        post(f"{guarded.url}/v1/completions", json=prompt, headers={"x-api-key": key}).json()["usage"]
         for key in (KEYS[0], KEYS[0], KEYS[1])
     ]
     first, again, other = (usage["prompt_tokens_details"]["cached_tokens"] for usage in cached)

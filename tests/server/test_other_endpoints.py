@@ -25,7 +25,7 @@ def test_model_list_has_what_clients_of_both_vendors_look_for(client: openai.Ope
 
 def test_chosen_names_are_the_only_ones() -> None:
     question = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-    with served(names=("one", "org/two")) as running, httpx2.Client(base_url=running.url) as http:
+    with served(names=("one", "org/two")) as running, httpx2.Client(base_url=running.url, timeout=60) as http:
         assert [card["id"] for card in http.get("/v1/models").json()["data"]] == ["one", "org/two"]
         assert http.get("/v1/models/org/two").status_code == 200
         answers = [http.post("/v1/chat/completions", json=question | {"model": name}) for name in ("one", "org/two", "bundled")]
@@ -38,7 +38,7 @@ def test_chosen_names_are_the_only_ones() -> None:
 
 def test_recommended_parameters_stand_in_for_what_is_left_out() -> None:
     question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 20}
-    with served(recommended={"temperature": 0.0}) as running, httpx2.Client(base_url=running.url) as http:
+    with served(recommended={"temperature": 0.0}) as running, httpx2.Client(base_url=running.url, timeout=60) as http:
         recommended = http.post("/v1/chat/completions", json=question)
         asked = http.post("/v1/chat/completions", json=question | {"temperature": 1, "seed": 1})
     assert "x-quire-seed" not in recommended.headers

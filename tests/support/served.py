@@ -91,6 +91,7 @@ def served(
         thread.start()
         try:
             while not server.started:
+                assert thread.is_alive(), "the server did not start"
                 time.sleep(0.005)
             yield Served(url=f"http://127.0.0.1:{port}", port=port, service=service, server=server, streams=streams)
         finally:

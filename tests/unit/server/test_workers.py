@@ -17,6 +17,15 @@ LARGE = 100_000
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
+    """Workers that have all the time they need."""
+    workers = Workers(Limits(worker_jobs=2, worker_s=60.0))
+    yield workers
+    workers.close()
+
+
+@pytest.fixture
+def hasty_workers() -> Iterator[Workers]:
+    """Workers for jobs that are never done in time."""
     workers = Workers(Limits(worker_jobs=2, worker_s=0.05))
     yield workers
     workers.close()
@@ -31,11 +40,11 @@ def test_small_work_is_done_at_once_and_large_work_elsewhere(workers: Workers) -
     assert there.startswith("quire-worker")
 
 
-def test_late_work_and_work_beyond_the_queue_are_refused(workers: Workers) -> None:
+def test_late_work_and_work_beyond_the_queue_are_refused(hasty_workers: Workers) -> None:
     gate = threading.Event()
 
     async def statuses() -> list[int]:
-        tasks = [asyncio.create_task(workers.run(LARGE, gate.wait)) for _ in range(3)]
+        tasks = [asyncio.create_task(hasty_workers.run(LARGE, gate.wait)) for _ in range(3)]
         done = await asyncio.gather(*tasks, return_exceptions=True)
         gate.set()
         return [each.refusal.status for each in done if isinstance(each, ApiError)]
@@ -43,12 +52,12 @@ def test_late_work_and_work_beyond_the_queue_are_refused(workers: Workers) -> No
     assert sorted(asyncio.run(statuses())) == [429, 504, 504]
 
 
-def test_what_was_accepted_is_finished_however_much_waits(workers: Workers) -> None:
+def test_what_was_accepted_is_finished_however_much_waits(hasty_workers: Workers) -> None:
     gate = threading.Event()
 
     async def result() -> int:
-        blocked = [asyncio.create_task(workers.finish(LARGE, gate.wait)) for _ in range(4)]
-        last = asyncio.create_task(workers.finish(LARGE, lambda: 7))
+        blocked = [asyncio.create_task(hasty_workers.finish(LARGE, gate.wait)) for _ in range(4)]
+        last = asyncio.create_task(hasty_workers.finish(LARGE, lambda: 7))
         await asyncio.sleep(0.1)
         gate.set()
         await asyncio.gather(*blocked)
