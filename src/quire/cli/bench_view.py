@@ -110,7 +110,8 @@ def _overhead_row(overhead: Overhead) -> tuple[str, ...]:
 
 
 def _limits(peak: MachinePeak) -> str:
-    return f"{peak.bandwidth / 1e9:.1f} GB/s, {peak.flops / 1e9:.0f} GFLOP/s"
+    reads = "" if peak.reads is None else f" ({peak.reads})"
+    return f"{peak.bandwidth / 1e9:.1f} GB/s{reads}, {peak.flops / 1e9:.0f} GFLOP/s"
 
 
 def _seconds(seconds: float) -> str:

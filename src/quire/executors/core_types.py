@@ -8,6 +8,19 @@ if TYPE_CHECKING:
     from quire.native import _core
 
 
+class ReadSpeed(Protocol):
+    """How fast a buffer was read in one pattern."""
+
+    @property
+    def prefetch(self) -> _core.Prefetch: ...
+    @property
+    def in_streams(self) -> bool: ...
+    @property
+    def in_halves(self) -> bool: ...
+    @property
+    def bytes_per_second(self) -> float: ...
+
+
 class Core(Protocol):
     """What is used of the compiled module."""
 
@@ -30,6 +43,7 @@ class Core(Protocol):
     KVFormat: type[_core.KVFormat]
     NormKind: type[_core.NormKind]
     NormPlacement: type[_core.NormPlacement]
+    Prefetch: type[_core.Prefetch]
     QKNorm: type[_core.QKNorm]
 
     Encoding: type[_core.Encoding]
@@ -40,6 +54,6 @@ class Core(Protocol):
 
     def available_isas(self) -> list[str]: ...
     def has_amx(self, isa: str) -> bool: ...
-    def measure_bandwidth(self, isa: str, threads: int, num_bytes: int, rounds: int) -> float: ...
+    def measure_reads(self, isa: str, threads: int, num_bytes: int, rounds: int) -> list[_core.ReadSpeed]: ...
     def measure_flops(self, isa: str, threads: int, panel_format: _core.PanelFormat, rounds: int) -> float: ...
     def uniform(self, seed: int, position: int) -> float: ...

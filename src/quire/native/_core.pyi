@@ -223,8 +223,24 @@ def available_isas() -> list[str]: ...
 def has_amx(isa: str) -> bool:
     """Returns whether an instruction set multiplies Encoding.INT8_AMX."""
 
-def measure_bandwidth(isa: str, threads: int, num_bytes: int, rounds: int) -> float:
-    """Returns bytes read per second, best of `rounds`."""
+class ReadSpeed:
+    """How fast a buffer was read in one pattern.
+
+    Each thread read one place or several side by side (`in_streams`), in its own contiguous part of the buffer (`in_halves`) or
+    in slices of 1 MiB as they came.
+    """
+
+    @property
+    def prefetch(self) -> Prefetch: ...
+    @property
+    def in_streams(self) -> bool: ...
+    @property
+    def in_halves(self) -> bool: ...
+    @property
+    def bytes_per_second(self) -> float: ...
+
+def measure_reads(isa: str, threads: int, num_bytes: int, rounds: int) -> list[ReadSpeed]:
+    """Returns how fast one buffer is read in every pattern, best of `rounds`."""
 
 def measure_flops(isa: str, threads: int, panel_format: PanelFormat, rounds: int) -> float:
     """Returns multiplications and additions per second in registers, best of `rounds`."""

@@ -67,7 +67,7 @@ def test_impossible_numbers_of_threads_are_refused(threads: int) -> None:
     with pytest.raises(ValueError, match="number of threads"):
         empty_decoder(threads=threads)
     with pytest.raises(ValueError, match="number of threads"):
-        core.measure_bandwidth("", threads, 1, 1)
+        core.measure_reads("", threads, 1, 1)
     with pytest.raises(ValueError, match="number of threads"):
         core.measure_flops("", threads, core.PanelFormat(core.Encoding.F32), 1)
 
@@ -75,11 +75,11 @@ def test_impossible_numbers_of_threads_are_refused(threads: int) -> None:
 def test_measurements_of_nothing_are_refused() -> None:
     for num_bytes, rounds in ((0, 1), (-1, 1), (1, 0), (1, -1)):
         with pytest.raises(ValueError, match="must be positive"):
-            core.measure_bandwidth("", 1, num_bytes, rounds)
+            core.measure_reads("", 1, num_bytes, rounds)
     with pytest.raises(ValueError, match="must be positive"):
         core.measure_flops("", 1, core.PanelFormat(core.Encoding.F32), 0)
     with pytest.raises((MemoryError, OverflowError)):
-        core.measure_bandwidth("", 1, 2**63 - 1, 1)
+        core.measure_reads("", 1, 2**63 - 1, 1)
 
 
 def test_kernels_alone_refuse_arrays_that_do_not_fit() -> None:

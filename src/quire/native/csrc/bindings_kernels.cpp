@@ -86,7 +86,12 @@ void bind_kernels(nb::module_& m) {
     return names;
   });
   m.def("has_amx", [](const std::string& isa) { return choose_kernels(isa).has_amx; }, nb::arg("isa"));
-  m.def("measure_bandwidth", &measure_bandwidth, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"),
+  nb::class_<ReadSpeed>(m, "ReadSpeed")
+      .def_prop_ro("prefetch", [](const ReadSpeed& each) { return each.pattern.prefetch; })
+      .def_prop_ro("in_streams", [](const ReadSpeed& each) { return each.pattern.in_streams; })
+      .def_prop_ro("in_halves", [](const ReadSpeed& each) { return each.pattern.in_halves; })
+      .def_ro("bytes_per_second", &ReadSpeed::bytes_per_second);
+  m.def("measure_reads", &measure_reads, nb::arg("isa"), nb::arg("threads"), nb::arg("num_bytes"),
         nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());
   m.def("measure_flops", &measure_flops, nb::arg("isa"), nb::arg("threads"), nb::arg("panel_format"),
         nb::arg("rounds"), nb::call_guard<nb::gil_scoped_release>());

@@ -23,17 +23,22 @@ static void softcap_all(float* x, int64_t count, float cap) {
   }
 }
 
-static uint64_t read(const char* data, int64_t num_bytes) {
-  constexpr int kStreams = 8;
-  vi acc[kStreams];
+// Reads a buffer as kStreams equal parts side by side.
+template <int kStreams>
+static uint64_t read_streams(const char* data, int64_t num_bytes, Prefetch prefetch) {
+  constexpr int kVectors = 8;
+  constexpr int64_t kStep = kVectors * sizeof(vi);
+  const int64_t part = num_bytes / (kStreams * kStep) * kStep;
+  vi acc[kVectors];
   for (vi& x : acc) x = set1_word(0);
-  for (int64_t i = 0; i + kStreams * static_cast<int64_t>(sizeof(vi)) <= num_bytes;
-       i += kStreams * sizeof(vi)) {
-    prefetch_stream(data + i, kStreams * sizeof(vi), Prefetch::kBoth);
+  for (int64_t i = 0; i < part; i += kStep)
+    for (int s = 0; s < kStreams; ++s) {
+      const char* at = data + s * part + i;
+      prefetch_stream(at, kStep, prefetch);
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s)
-      acc[s] = xor_bits(acc[s], load_words(reinterpret_cast<const uint32_t*>(data + i) + s * kLanes));
-  }
+      for (int v = 0; v < kVectors; ++v)
+        acc[v] = xor_bits(acc[v], load_words(reinterpret_cast<const uint32_t*>(at) + v * kLanes));
+    }
   uint64_t sum = 0;
   for (vi x : acc) {
     uint32_t lanes[kLanes];
@@ -41,6 +46,11 @@ static uint64_t read(const char* data, int64_t num_bytes) {
     for (uint32_t lane : lanes) sum += lane;
   }
   return sum;
+}
+
+static uint64_t read(const char* data, int64_t num_bytes, Prefetch prefetch, bool in_streams) {
+  return in_streams ? read_streams<kReadStreams>(data, num_bytes, prefetch)
+                    : read_streams<1>(data, num_bytes, prefetch);
 }
 
 #define QUIRE_TEXT(x) #x

@@ -188,6 +188,8 @@ struct LogitKernels {
                         double* sums);
 };
 
+constexpr int kReadStreams = 4;
+
 struct Kernels {
   const char* name;
   bool has_amx;                                        // it multiplies Encoding::kInt8Amx
@@ -212,9 +214,9 @@ struct Kernels {
   LogitKernels<float> logits;
   LogitKernels<double> double_logits;
   // The peaks of a roofline: multiply-adds in registers (returns their number of operations), and reading
-  // whole cache lines in order.
+  // memory, in order or as kReadStreams parts side by side; `num_bytes` is a multiple of 4 KB.
   int64_t (*peak_flops)(const PanelFormat&, int64_t rounds, float& sink);
-  uint64_t (*read)(const char* data, int64_t num_bytes);
+  uint64_t (*read)(const char* data, int64_t num_bytes, Prefetch, bool in_streams);
 };
 
 namespace generic {
