@@ -2,11 +2,13 @@
 
     QUIRE_ISA        use this instruction set instead of the fastest one (`quire info` lists the names)
     QUIRE_THREADS    worker threads, where the configuration leaves the number open
+    QUIRE_PREFETCH   auto, none, near, far or both: how kernels prefetch weights; auto: as a short probe at start finds best
     QUIRE_PACKED_CACHE  off, on or a directory: where packed weights are kept, where the option is left out
     QUIRE_API_KEY    the keys that `quire serve` accepts, one per line, where no file is given
     QUIRE_OFFLINE    1, true, yes or on: never use the network; models come from directories and the local cache
     HF_HUB_OFFLINE   the same, under the name other Hugging Face tools obey
-    XDG_CACHE_HOME   where digests of weight files, and packed weights if that is on, are kept; an absolute path, else ~/.cache
+    XDG_CACHE_HOME   where digests of weight files, what probes found, and packed weights if that is on, are kept; an absolute
+                     path, else ~/.cache
     XDG_STATE_HOME   where `quire chat` keeps its history; an absolute path, else ~/.local/state
 
 An option given in code or on the command line wins over a variable. An empty variable counts as unset.
@@ -15,6 +17,7 @@ An option given in code or on the command line wins over a variable. An empty va
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,8 @@ from types import MappingProxyType
 from quire.errors import ConfigError
 
 MAX_THREADS = 1024
+_PREFETCH_WORDS = ("auto", "none", "near", "far", "both")
+_PROCESSOR_FIELDS = ("vendor_id", "cpu family", "model", "stepping", "model name", "CPU implementer", "CPU part", "CPU variant")
 _SWITCH_VALUES: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off", ""), False)
 )
@@ -41,6 +46,7 @@ class Environment:
     state_home: Path | None = None
     packed_cache: str | None = None
     api_keys: str | None = None
+    prefetch: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         state_home=_read_absolute(source.get("XDG_STATE_HOME", "")),
         packed_cache=source.get("QUIRE_PACKED_CACHE", "").strip() or None,
         api_keys=source.get("QUIRE_API_KEY", "").strip() or None,
+        prefetch=_read_prefetch(source.get("QUIRE_PREFETCH", "").strip().lower()),
     )
 
 
@@ -107,6 +114,18 @@ def _read_threads(text: str) -> int | None:
     return int(text)
 
 
+def _read_prefetch(text: str) -> str | None:
+    """Returns the word; None for `auto`, which is what an unset variable means."""
+    if text and text not in _PREFETCH_WORDS:
+        raise ConfigError(
+            "QUIRE_PREFETCH names no way to prefetch",
+            given=text[:40],
+            limit=", ".join(_PREFETCH_WORDS),
+            next_step="Correct or unset QUIRE_PREFETCH.",
+        )
+    return text if text not in ("", "auto") else None
+
+
 def _read_absolute(text: str) -> Path | None:
     """Returns the directory; None for a relative one, which the XDG specification says to ignore."""
     return Path(text) if Path(text).is_absolute() else None
@@ -117,6 +136,14 @@ def _read_switch(name: str, source: Mapping[str, str]) -> bool:
     if text not in _SWITCH_VALUES:
         raise ConfigError(f"{name} must be on or off", given=text[:40], limit="1 or 0", next_step=f"Correct or unset {name}.")
     return _SWITCH_VALUES[text]
+
+
+def processor(root: Path = Path("/")) -> str:
+    """Returns what tells this processor's kind from others. `root` holds proc."""
+    lines = (line.partition(":") for line in reversed(_read(root / "proc/cpuinfo").splitlines()))
+    fields = {name.strip(): value.strip() for name, _, value in lines}  # of the first core
+    known = [fields[name] for name in _PROCESSOR_FIELDS if fields.get(name)]
+    return " ".join(known) or platform.processor() or platform.machine()
 
 
 def read_memory(root: Path = Path("/")) -> Memory | None:

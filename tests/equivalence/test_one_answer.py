@@ -12,6 +12,7 @@ import pytest
 from quire.config import DType, KVFormat, Quantize, WeightFormat
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.options import ExecutorOptions
+from quire.executors.prefetch import Prefetch
 from quire.executors.protocol import Executor, Float32Array, StepBatch, kv_layout
 from quire.executors.reference import ReferenceExecutor
 from quire.models.checkpoint import Checkpoint, load_checkpoint
@@ -174,6 +175,23 @@ def test_prompts_around_a_block_border_keep_the_promise(checkpoint: Checkpoint, 
     expected = replay(executor, ORACLE, PROMPT[:length], NUM_NEW)
     for scenario in (Scenario(chunk=1), Scenario(chunk=7), Scenario(prefix=Prefix.WARM)):
         assert_same_bits(replay(executor, scenario, PROMPT[:length], NUM_NEW), expected, scenario)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize(("dtype", "quantize"), FORMATS)
+def test_prefetch_changes_no_bit(
+    checkpoint: Checkpoint, dtype: DType, quantize: Quantize, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUIRE_ISA", isa)
+    answers = []
+    for pattern in Prefetch:
+        monkeypatch.setenv("QUIRE_PREFETCH", pattern.value)
+        executor = make_executor(checkpoint, dtype, quantize, threads=2)
+        assert isinstance(executor, NativeExecutor)
+        assert executor.prefetch.pattern is pattern
+        answers.append(replay(executor, Scenario(chunk=7), PROMPT, NUM_NEW).logits.tobytes())
+    assert len(answers) == 4
+    assert len(set(answers)) == 1
 
 
 def test_block_size_changes_no_bit(checkpoint: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import quire
-from quire.environment import Environment, Memory, cache_directory, read_environment, read_memory
+from quire.environment import Environment, Memory, cache_directory, processor, read_environment, read_memory
 from quire.errors import ConfigError
 
 SWITCHES = ["QUIRE_OFFLINE", "HF_HUB_OFFLINE"]
@@ -46,6 +46,21 @@ def test_either_switch_keeps_quire_offline(name: str, text: str, is_offline: boo
 def test_switch_that_is_neither_on_nor_off_is_refused(name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=name):
         read_environment({name: text})
+
+
+@pytest.mark.parametrize(("text", "word"), [("none", "none"), (" Far ", "far"), ("auto", None), ("", None)])
+def test_prefetch_is_one_of_its_words(text: str, word: str | None) -> None:
+    assert read_environment({"QUIRE_PREFETCH": text}).prefetch == word
+    with pytest.raises(ConfigError, match="QUIRE_PREFETCH"):
+        read_environment({"QUIRE_PREFETCH": f"{text}x"})
+
+
+def test_a_processor_is_known_by_its_first_core(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    core = "vendor_id\t: V\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: Fast {}\nstepping\t: 1\n\n"
+    (tmp_path / "proc/cpuinfo").write_text(core.format(1) + core.format(2))
+    assert processor(tmp_path) == "V 25 17 1 Fast 1"
+    assert processor(tmp_path / "nothing")
 
 
 def test_place_for_packed_weights_is_read() -> None:

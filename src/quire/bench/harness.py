@@ -129,6 +129,7 @@ class Harness:
             after=after,
             speeds=tuple(speed_of(each, best) for each in samples),
             notes=tuple(notes),
+            prefetch=str(self.executor.prefetch) if isinstance(self.executor, NativeExecutor) else None,
         )
 
     @property

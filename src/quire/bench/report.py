@@ -32,7 +32,10 @@ class Speed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Speeds, and the machine's peak before and after them. `notes` say how to read the figures."""
+    """Speeds, and the machine's peak before and after them. `notes` say how to read the figures.
+
+    `prefetch` says how kernels prefetched weights and who chose that; None for an executor without the choice.
+    """
 
     bench: str
     executor: str
@@ -43,6 +46,7 @@ class Report:
     after: MachinePeak
     speeds: tuple[Speed, ...]
     notes: tuple[str, ...] = ()
+    prefetch: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,8 @@ def _print(report: Report) -> None:
     console.print(listing(title, _HEADERS, [_row(speed) for speed in report.speeds]))
     for when, peak in (("before", report.before), ("after", report.after)):
         console.print(f"machine peak {when}: {_limits(peak)}")
+    if report.prefetch is not None:
+        console.print(f"weights are prefetched: {report.prefetch}")
     for line in dict.fromkeys(f"ratio: {speed.ratio_is}" for speed in report.speeds if speed.ratio_is is not None):
         console.print(line)
     for note in report.notes:

@@ -32,6 +32,7 @@ class Info:
     """Everything `quire info` shows; `isa` and `numerics` are None if no compiled core can run, `bundled_model` if there is none.
 
     `numerics` names what the bits depend on besides weights and formats: the kernels' version and the instruction set.
+    `prefetch` says how kernels prefetch weights, as far as that is known before a model is loaded.
     """
 
     version: str
@@ -39,6 +40,7 @@ class Info:
     isas: tuple[str, ...]
     isa: str | None
     numerics: str | None
+    prefetch: str | None
     threads: int
     executors: tuple[ExecutorState, ...]
     packages: dict[str, str | None]
@@ -51,7 +53,7 @@ class Info:
 def info(as_json: bool) -> None:
     """Show the machine, instruction sets, executors, threads and versions.
 
-    QUIRE_ISA forces a slower instruction set, QUIRE_THREADS sets the number of threads.
+    QUIRE_ISA forces a slower instruction set, QUIRE_THREADS sets the number of threads, QUIRE_PREFETCH how kernels prefetch.
 
     \b
     Example:
@@ -81,12 +83,23 @@ def gather_info() -> Info:
         isas=isas,
         isa=isa,
         numerics=None if isa is None else f"native-{NUMERICS_VERSION} {isa}",
+        prefetch=None if isa is None else _prefetch(isa, default_threads()),
         threads=default_threads(),
         executors=tuple(_executor_state(kind, isas, environment.isa) for kind in ExecutorKind),
         packages={name: _version_of(name) for name in PACKAGES},
         python=platform.python_version(),
         bundled_model=_bundled_model(),
     )
+
+
+def _prefetch(isa: str, threads: int) -> str:
+    """Returns what QUIRE_PREFETCH says, or what probes found, by weight format."""
+    from quire.executors.prefetch import all_remembered
+
+    if (forced := read_environment().prefetch) is not None:
+        return f"{forced} (QUIRE_PREFETCH)"
+    known = [f"{weights} {pattern.value}" for weights, pattern in sorted(all_remembered(isa, threads).items())]
+    return f"{'; '.join(known)} (probed)" if known else "probed when a model is loaded"
 
 
 def _executor_state(kind: ExecutorKind, isas: tuple[str, ...], forced_isa: str | None) -> ExecutorState:
@@ -140,6 +153,7 @@ def _engine_rows(facts: Info) -> dict[str, str]:
     return executors | {
         "instruction sets": isas or "none compiled",
         "numerics": facts.numerics or "not bit-stable: only the reference executor can run",
+        "prefetch": facts.prefetch or "none",
         "threads": str(facts.threads),
         "bundled model": facts.bundled_model or "none",
     }

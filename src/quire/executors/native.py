@@ -10,6 +10,7 @@ from quire.arrays import Float32Array, Int32Array
 from quire.config import KVFormat, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorUnavailableError
+from quire.executors import prefetch
 from quire.executors.checks import check_weights
 from quire.executors.core_errors import translated_errors
 from quire.executors.core_types import Core
@@ -19,7 +20,7 @@ from quire.executors.native_sampler import NativeSampler
 from quire.executors.native_shape import panel_formats, shape_of
 from quire.executors.options import ExecutorOptions, calibration_name
 from quire.executors.packed_cache import PackedFile, packed_key
-from quire.executors.packing import Encoding, PackLayout, matrix_formats
+from quire.executors.packing import Encoding, PackLayout, matrix_formats, weights_by_format
 from quire.executors.protocol import ArgmaxTokens, StepBatch
 from quire.executors.rotation import input_factors
 from quire.models.group_format import GroupBlocks
@@ -57,6 +58,9 @@ class NativeExecutor:
             self._sampler = NativeSampler(core, core.BatchSampler(self._decoder))
         self._set_input_factors()
         self._load(weights, on_progress)
+        where = prefetch.circumstances(self._decoder.isa, self._weights_in_words(), options.threads)
+        self.prefetch = prefetch.choose(where, self._probe_prefetch)
+        self._decoder.prefetch = core.Prefetch[self.prefetch.pattern.name]
         layout = self.layout
         with translated_errors(core):
             kv_format = core.KVFormat.F32 if layout.format is KVFormat.FLOAT32 else core.KVFormat.BF16
@@ -147,6 +151,25 @@ class NativeExecutor:
         pages = self._blocks.pages_of(data)
         with translated_errors(self._core):
             self._decoder.import_block(block, pages)
+
+    def _weights_in_words(self) -> str:
+        """Returns how matrices lie in memory; of stored formats, which may be a mix, the one of most weights."""
+        weight_format = self._options.weight_format
+        if weight_format is WeightFormat.STORED:
+            return next(iter(weights_by_format(self.spec, self._formats))).description
+        return str(weight_format.value)
+
+    def _probe_prefetch(self) -> prefetch.Prefetch | None:
+        """Returns None for weights that are too small to be read from memory."""
+        decoder = self._decoder
+        if decoder.weight_bytes < prefetch.MIN_WEIGHT_BYTES:
+            return None
+        num_regions = decoder.divide_weights(prefetch.NUM_REGIONS, prefetch.REGION_BYTES)
+
+        def read(region: int, pattern: prefetch.Prefetch) -> float:
+            return decoder.read_seconds(region, self._core.Prefetch[pattern.name])
+
+        return prefetch.fastest(read, num_regions)
 
     def _load(self, weights: Weights, on_progress: Progress | None) -> None:
         directory = self._options.packed_cache

@@ -201,6 +201,12 @@ class Decoder:
     def argmax(self, rows: Int32Array, token_ids: Int32Array, num_not_finite: Int32Array) -> None:
         """Fills token_ids [len(rows)] and num_not_finite [len(rows)] for rows of the latest step; ValueError as `head`."""
     def read_kv(self, layer: int, slots: Int32Array, keys: Float32Array, values: Float32Array) -> None: ...
+    def divide_weights(self, count: int, num_bytes: int) -> int:
+        """Chooses `count` regions of at most `num_bytes`, evenly spread over the weights; 0 if they have too few panels."""
+    def read_seconds(self, region: int, prefetch: Prefetch) -> float:
+        """Returns the seconds that products of one row with a region take; ValueError if there is no such region."""
+    prefetch: Prefetch
+    """How products prefetch weights."""
     def copy_block(self, source: int, target: int) -> None: ...
     def export_block(self, block: int) -> bytes:
         """Returns all layers' pages of a block, as they lie in memory."""

@@ -49,6 +49,7 @@ def test_decode_reports_prefill_and_steps(checkpoint: Checkpoint) -> None:
     report = measure(checkpoint, work, OPTIONS, "decode", lambda *what: told.append(what))
     assert names(report) == ["prefill 20", "decode at 20, batch 2"]
     assert (report.bench, report.weights, report.kv_format, report.threads) == ("decode", "bfloat16", "bfloat16", 1)
+    assert report.prefetch == "both (default)"
     assert told[-1] == ("Measuring batch 2", 2, 2)
     assert report.speeds[0].share_of_bandwidth is None
     assert all(speed.roofline_seconds and speed.tokens_per_second for speed in report.speeds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,7 @@ from quire.cli.info import gather_info, info
 from quire.cli.machine import cpu_name
 from quire.cli.main import cli
 from quire.executors import native
+from quire.executors.prefetch import Prefetch, circumstances, remember
 
 CPUINFO = "processor\t: 0\nvendor_id\t: X\nmodel name\t: Fast CPU 9\nflags\t\t: a b\n\nprocessor\t: 1\nmodel name\t: Fast CPU 9\n"
 
@@ -38,6 +40,23 @@ def test_json_says_what_the_tables_say() -> None:
     shown = CliRunner().invoke(info).stdout
     for text in (found["version"], found["python"], found["machine"]["cpu"], *found["isas"]):
         assert text in shown
+
+
+@pytest.mark.skipif(not native.available_isas(), reason="no compiled core here")
+def test_prefetch_is_what_probes_found_unless_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("QUIRE_THREADS", "3")
+    monkeypatch.delenv("QUIRE_PREFETCH", raising=False)
+    isa = gather_info().isa
+    assert isa is not None
+    assert gather_info().prefetch == "probed when a model is loaded"
+    remember(circumstances(isa, "int8", 3), Prefetch.NEAR)
+    remember(circumstances(isa, "bfloat16", 3), Prefetch.NONE)
+    remember(circumstances(isa, "int4", 2), Prefetch.NONE)
+    assert gather_info().prefetch == "bfloat16 none; int8 near (probed)"
+    assert "bfloat16 none; int8 near (probed)" in CliRunner().invoke(info).stdout
+    monkeypatch.setenv("QUIRE_PREFETCH", "far")
+    assert gather_info().prefetch == "far (QUIRE_PREFETCH)"
 
 
 def test_missing_core_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,22 @@ def test_measurements_of_nothing_are_refused() -> None:
         core.measure_reads("", 1, 2**63 - 1, 1)
 
 
+def test_regions_that_are_not_there_are_refused() -> None:
+    decoder = empty_decoder()
+    with pytest.raises(ValueError, match="no such region"):
+        decoder.read_seconds(0, core.Prefetch.NONE)
+    for count, num_bytes in ((0, 1), (-1, 1), (1, 0), (2**16 + 1, 1)):
+        with pytest.raises(ValueError, match="there must be regions"):
+            decoder.divide_weights(count, num_bytes)
+    assert decoder.divide_weights(2**16, 2**20) == 0
+    assert decoder.divide_weights(1, 1) == 0
+    assert decoder.divide_weights(2, 2**40) == 2
+    for region in (-1, 2, 2**62):
+        with pytest.raises(ValueError, match="no such region"):
+            decoder.read_seconds(region, core.Prefetch.BOTH)
+    assert decoder.read_seconds(1, core.Prefetch.BOTH) > 0
+
+
 def test_kernels_alone_refuse_arrays_that_do_not_fit() -> None:
     weight, a, out = floats(3, 8), floats(2, 8), floats(2, 3)
     f32 = core.PanelFormat(core.Encoding.F32)

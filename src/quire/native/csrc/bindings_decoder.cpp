@@ -201,6 +201,22 @@ static void allocate_kv(Decoder& d, int64_t num_blocks, int64_t block_size, KVFo
   d.allocate_kv(num_blocks, block_size, format, bytes_per_block);
 }
 
+static int64_t divide_weights(Decoder& d, int64_t count, int64_t bytes) {
+  auto lock = alone_with(d);
+  return d.divide_weights(count, bytes);
+}
+
+static double read_seconds(Decoder& d, int64_t region, Prefetch prefetch) {
+  auto lock = alone_with(d);
+  nb::gil_scoped_release release;
+  return d.read_seconds(region, prefetch);
+}
+
+static void set_prefetch(Decoder& d, Prefetch prefetch) {
+  auto lock = alone_with(d);
+  d.set_prefetch(prefetch);
+}
+
 // Arrays are never converted on the way in: what is written to a converted copy would be lost.
 void bind_decoder(nb::module_& m) {
   nb::exception<BusyError>(m, "BusyError", PyExc_RuntimeError);
@@ -228,6 +244,9 @@ void bind_decoder(nb::module_& m) {
            nb::arg("num_not_finite").noconvert())
       .def("read_kv", &read_kv, nb::arg("layer"), nb::arg("slots").noconvert(), nb::arg("keys").noconvert(),
            nb::arg("values").noconvert())
+      .def("divide_weights", &divide_weights, nb::arg("count"), nb::arg("num_bytes"))
+      .def("read_seconds", &read_seconds, nb::arg("region"), nb::arg("prefetch"))
+      .def_prop_rw("prefetch", &Decoder::prefetch, &set_prefetch)
       .def("copy_block", &copy_block, nb::arg("source"), nb::arg("target"))
       .def("export_block", &export_block, nb::arg("block"))
       .def("import_block", &import_block, nb::arg("block"), nb::arg("pages"))

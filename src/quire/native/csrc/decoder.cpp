@@ -55,10 +55,10 @@ ActivationRows Decoder::floats_in(const Buffer& buffer, int64_t k) const {
 }
 
 // The rows of a buffer, [.., K of `next`], in the activation format that its product reads.
-ActivationRows Decoder::rows_for(const Linear& next, const Buffer& buffer) const {
-  ActivationRows rows = floats_in(buffer, next.weight.k());
-  rows.format = kernels_.activation_formats[static_cast<int>(next.weight.panels().encoding())];
-  rows.input_factors = next.weight.panels().input_factors;
+ActivationRows Decoder::rows_for(const PackedMatrix& next, const Buffer& buffer) const {
+  ActivationRows rows = floats_in(buffer, next.k());
+  rows.format = kernels_.activation_formats[static_cast<int>(next.panels().encoding())];
+  rows.input_factors = next.panels().input_factors;
   if (rows.format == ActivationFormat::kInt16Split) rows.stride = split_row_stride(rows.k);
   return rows;
 }
@@ -95,7 +95,7 @@ void Decoder::attention_block(const Step& step, int64_t index) {
   project_qkv(step, layer);
   rotate_append(step, index);
   attend(step, index);
-  ActivationRows mixed = rows_for(layer.out, mixed_);
+  ActivationRows mixed = rows_for(layer.out.weight, mixed_);
   observe(mixed, step.num_rows, observed_.out);
   add_product(layer.out, mixed, step.num_rows);
   add_normalized(layer.attn_post_norm, step.num_rows);
@@ -109,7 +109,7 @@ void Decoder::ffn_block(const Step& step, int64_t index) {
   up.epilogue = ffn.is_gated ? Epilogue::kGate : Epilogue::kActivate;
   up.activation = ffn.activation;
   observe(up.a, step.num_rows, observed_.up);
-  ActivationRows hidden = rows_for(layer.down, hidden_);
+  ActivationRows hidden = rows_for(layer.down.weight, hidden_);
   bool is_final =
       hidden.format != ActivationFormat::kInt16Split;  // whose scale spans more columns than a unit
   up.hidden = is_final ? hidden : floats_in(gated_, ffn.size);
@@ -132,7 +132,7 @@ ActivationRows Decoder::normalize(const NormWeights& norm, const Rows& rows, con
          stride_of(shape_.hidden_size),
          rows.ids,
          shape_.hidden_size,
-         rows_for(next, out),
+         rows_for(next.weight, out),
          false};
   threads_.run(rows.count, 2, [&](int64_t begin, int64_t end, int) { kernels_.norm(n, begin, end); });
   return n.out;
@@ -165,9 +165,14 @@ void Decoder::add_product(const Linear& linear, const ActivationRows& a, int64_t
 }
 
 void Decoder::multiply(const Gemm& g) {
-  int64_t units = g.weight.num_panels / (g.epilogue == Epilogue::kGate ? 2 : 1);
-  threads_.run(units, grain_of(kPanel * g.weight.k * g.rows),
-               [&](int64_t begin, int64_t end, int) { kernels_.gemm(g, begin, end); });
+  multiply_units(g, 0, g.weight.num_panels / (g.epilogue == Epilogue::kGate ? 2 : 1), prefetch_);
+}
+
+void Decoder::multiply_units(const Gemm& g, int64_t first, int64_t last, Prefetch prefetch) {
+  Gemm own = g;
+  own.prefetch = prefetch;
+  threads_.run(last - first, grain_of(kPanel * g.weight.k * g.rows),
+               [&](int64_t begin, int64_t end, int) { kernels_.gemm(own, first + begin, first + end); });
 }
 
 void Decoder::project_qkv(const Step& step, const Layer& layer) {
@@ -212,7 +217,7 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
 
 void Decoder::attend(const Step& step, int64_t index) {
   int64_t size = shape_.num_heads * shape_.head_dim;
-  ActivationRows mixed = rows_for(layers_[static_cast<size_t>(index)].out, mixed_);
+  ActivationRows mixed = rows_for(layers_[static_cast<size_t>(index)].out.weight, mixed_);
   Attention a{};
   a.pages = pages(index);
   a.q = queries_.get();

@@ -128,6 +128,16 @@ class Decoder {
   void export_block(int64_t block, char* pages) const;
   void import_block(int64_t block, const char* pages);
 
+  // How products prefetch weights; changes no bit.
+  void set_prefetch(Prefetch prefetch) { prefetch_ = prefetch; }
+  Prefetch prefetch() const { return prefetch_; }
+
+  // Splits some of the packed weights into `count` regions of nearly equal size, at most `bytes` each, evenly
+  // spread; none if there are fewer panels than that. Then returns the seconds that products of one row take
+  // to read a region.
+  int64_t divide_weights(int64_t count, int64_t bytes);
+  double read_seconds(int64_t region, Prefetch prefetch);
+
   // Held during a call from Python; and how often the process had been forked when the last call began.
   std::mutex& one_caller() { return one_caller_; }
   std::atomic<uint64_t>& forks_before_call() { return forks_before_call_; }
@@ -146,6 +156,12 @@ class Decoder {
     const int32_t* ids;
   };
 
+  // Panels [begin, end) of a matrix.
+  struct PanelRange {
+    const PackedMatrix* matrix;
+    int64_t begin, end;
+  };
+
   void add_norm(const std::string& name, NormWeights& norm);
   void add_linear(const std::string& name, Linear& linear, const TensorShape& shape, bool has_bias,
                   const MatrixFormats& formats);
@@ -161,7 +177,7 @@ class Decoder {
   int64_t stride_of(int64_t size) const { return columns_of(size) + 16; }
   int64_t qkv_stride() const { return stride_of(layers_[0].qkv.weight.num_panels() * kPanel); }
   ActivationRows floats_in(const Buffer& buffer, int64_t k) const;
-  ActivationRows rows_for(const Linear& next, const Buffer& buffer) const;
+  ActivationRows rows_for(const PackedMatrix& next, const Buffer& buffer) const;
 
   void reserve(const Step& step);
   void plan_attention(const Step& step);
@@ -180,6 +196,7 @@ class Decoder {
   void add_normalized(const NormWeights& norm, int64_t num_rows);
   void add_product(const Linear& linear, const ActivationRows& a, int64_t num_rows);
   void multiply(const Gemm& gemm);
+  void multiply_units(const Gemm& gemm, int64_t first, int64_t last, Prefetch prefetch);
   Gemm head_product(const int32_t* rows, int64_t count);
   void merge_panels(Gemm product, int64_t begin, int64_t end, float* logits, Argmax* bests);
 
@@ -187,6 +204,7 @@ class Decoder {
   std::atomic<uint64_t> forks_before_call_{0};
   ModelShape shape_;
   const Kernels& kernels_;
+  Prefetch prefetch_ = Prefetch::kBoth;
   ThreadPool threads_;
   int64_t widest_ffn_;
 
@@ -195,6 +213,7 @@ class Decoder {
   NormWeights final_norm_;
   std::vector<Layer> layers_;
   TensorTable tensors_;
+  std::vector<std::vector<PanelRange>> regions_;  // for read_seconds
 
   Buffer kv_;
   KVFormat kv_format_ = KVFormat::kF32;

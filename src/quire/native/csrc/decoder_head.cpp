@@ -17,6 +17,7 @@ Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
   Gemm g = head.product(normalize(final_norm_, {count, rows}, head, sampled_), count);
   g.epilogue = Epilogue::kStore;
   g.num_columns = shape_.vocab_size;
+  g.prefetch = prefetch_;
   return g;
 }
 

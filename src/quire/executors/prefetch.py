@@ -1,0 +1,176 @@
+"""How the native kernels prefetch weights: chosen by a short probe over the model's own, and remembered per machine.
+
+No bit depends on it.
+
+Processors differ: hardware prefetchers that keep up want to be left alone, others gain from ours. And virtual machines differ in
+how their pages lie in memory, so patterns are compared region by region of the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from pathlib import Path
+from statistics import median
+
+from quire.environment import cache_directory, processor, read_environment
+
+PROBE_VERSION = 1
+"""Raised when a kernel reads weights in another way, so that what was remembered no longer counts."""
+
+BUDGET_S = 0.03
+NUM_REGIONS = 16
+REGION_BYTES = 8 << 20
+MIN_WEIGHT_BYTES = 128 << 20  # less may stay in a cache
+
+_CLEAR = 0.97  # of the default's time
+_MIN_REGIONS = 8
+_MAX_CHOICES = 64
+_MAX_FILE_BYTES = 1 << 16
+_FILE_NAME = "prefetch.json"
+
+
+class Prefetch(Enum):
+    """How far ahead products of few rows prefetch weights: not at all, a short distance into L1, far into L2, or both."""
+
+    NONE = "none"
+    NEAR = "near"
+    FAR = "far"
+    BOTH = "both"
+
+
+DEFAULT = Prefetch.BOTH
+
+TimedRead = Callable[[int, Prefetch], float]
+"""Reads a region of the weights and returns the seconds that took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What a choice is remembered for."""
+
+    processor: str
+    isa: str
+    weights: str
+    threads: int
+    version: int = PROBE_VERSION
+
+
+def circumstances(isa: str, weights: str, threads: int) -> Circumstances:
+    """Returns those of this machine."""
+    return Circumstances(processor=processor(), isa=isa, weights=weights, threads=threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A pattern, and where it comes from."""
+
+    pattern: Prefetch
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.pattern.value} ({self.source})"
+
+
+def choose(where: Circumstances, probe: Callable[[], Prefetch | None]) -> Choice:
+    """Returns what QUIRE_PREFETCH says, an earlier start remembered, or the probe finds, which is remembered; else the default.
+
+    Raises ConfigError for a QUIRE_PREFETCH that means nothing.
+    """
+    if (forced := read_environment().prefetch) is not None:
+        return Choice(pattern=Prefetch(forced), source="QUIRE_PREFETCH")
+    if (known := remembered(where)) is not None:
+        return Choice(pattern=known, source="remembered")
+    if (found := probe()) is None:
+        return Choice(pattern=DEFAULT, source="default")
+    remember(where, found)
+    return Choice(pattern=found, source="probed")
+
+
+def fastest(read: TimedRead, num_regions: int, budget_s: float = BUDGET_S) -> Prefetch | None:
+    """Returns the fastest pattern, or the default unless another is clearly faster; None if the budget did not suffice.
+
+    Every pattern reads every region. A region is read again only after others, so that no cache holds it; further sweeps
+    follow while the budget lasts, and the best time of a region counts. The median over regions decides.
+    """
+    if num_regions < _MIN_REGIONS:
+        return None
+    patterns = tuple(Prefetch)
+    spent = slowest = read(num_regions - 1, DEFAULT)  # wakes the threads
+    count = min(num_regions, int((budget_s - spent) / (spent * len(patterns) * 1.1)))
+    if count < _MIN_REGIONS:
+        return None
+    regions = [index * num_regions // count for index in range(count)]
+    best: dict[tuple[int, Prefetch], float] = {}
+    is_swept = False
+    while True:
+        for turn in range(len(patterns)):
+            for index, region in enumerate(regions):
+                if spent + slowest > budget_s:
+                    return _clear_winner(best, regions) if is_swept else None
+                pattern = patterns[(index + turn) % len(patterns)]
+                seconds = read(region, pattern)
+                spent, slowest = spent + seconds, max(slowest, seconds)
+                best[region, pattern] = min(seconds, best.get((region, pattern), seconds))
+        is_swept = True
+
+
+def _clear_winner(best: dict[tuple[int, Prefetch], float], regions: Sequence[int]) -> Prefetch:
+    shares = {each: median(best[region, each] / best[region, DEFAULT] for region in regions) for each in Prefetch}
+    winner = min(shares, key=lambda each: shares[each])
+    return winner if shares[winner] < _CLEAR else DEFAULT
+
+
+def remembered(where: Circumstances) -> Prefetch | None:
+    """Returns what was remembered for these circumstances; None if nothing was, or the file is damaged."""
+    return next((pattern for known, pattern in _choices() if known == where), None)
+
+
+def all_remembered(isa: str, threads: int) -> dict[str, Prefetch]:
+    """Returns what was remembered on this machine, by weights."""
+    here = circumstances(isa, "", threads)
+    return {known.weights: pattern for known, pattern in _choices() if replace(known, weights="") == here}
+
+
+def remember(where: Circumstances, pattern: Prefetch) -> None:
+    """Keeps a choice for later starts, if there is a place for it and the disk takes it."""
+    directory = cache_directory()
+    if directory is None:
+        return
+    others = [(known, each) for known, each in _choices() if known != where]
+    kept = [*others, (where, pattern)][-_MAX_CHOICES:]
+    entries = [{"for": asdict(known), "prefetch": each.value} for known, each in kept]
+    with suppress(OSError):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _replace(directory / _FILE_NAME, json.dumps({"choices": entries}, indent=1))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes under another name first: a reader finds the old file or the new one, whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _choices() -> list[tuple[Circumstances, Prefetch]]:
+    """Returns what the file holds, oldest first; nothing where it is missing or damaged."""
+    directory = cache_directory()
+    if directory is None:
+        return []
+    try:
+        with (directory / _FILE_NAME).open("rb") as file:
+            entries = json.loads(file.read(_MAX_FILE_BYTES))["choices"]
+        return [(Circumstances(**each["for"]), Prefetch(each["prefetch"])) for each in entries]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        return []
