@@ -2,7 +2,7 @@
 
     QUIRE_ISA        use this instruction set instead of the fastest one (`quire info` lists the names)
     QUIRE_THREADS    worker threads, where the configuration leaves the number open
-    QUIRE_PREFETCH   auto, none, near, far or both: how kernels prefetch weights; auto: as a short probe at start finds best
+    QUIRE_PREFETCH   auto, none, near, far, both or paced: how kernels prefetch weights; auto: as a short probe finds best
     QUIRE_PACKED_CACHE  off, on or a directory: where packed weights are kept, where the option is left out
     QUIRE_API_KEY    the keys that `quire serve` accepts, one per line, where no file is given
     QUIRE_OFFLINE    1, true, yes or on: never use the network; models come from directories and the local cache
@@ -26,7 +26,7 @@ from types import MappingProxyType
 from quire.errors import ConfigError
 
 MAX_THREADS = 1024
-_PREFETCH_WORDS = ("auto", "none", "near", "far", "both")
+_PREFETCH_WORDS = ("auto", "none", "near", "far", "both", "paced")
 _PROCESSOR_FIELDS = ("vendor_id", "cpu family", "model", "stepping", "model name", "CPU implementer", "CPU part", "CPU variant")
 _SWITCH_VALUES: Mapping[str, bool] = MappingProxyType(
     dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off", ""), False)

@@ -48,7 +48,7 @@ def test_a_benchmark_ends_with_its_circumstances(shape: Path, arguments: tuple[s
     common = ("--config", str(shape), "--repeat", "1", "--threads", "1")
     result = CliRunner().invoke(cli, ("bench", *arguments, *common))
     assert result.exit_code == 0, result.output
-    assert re.search(r"peak after: \d+\.\d GB/s \(\w+ prefetch(es)?, \w+ streams?, ", result.stdout)
+    assert re.search(r"peak after: \d+\.\d GB/s \(\w+ (prefetch|prefetches|loads), \w+ streams?, ", result.stdout)
     assert "weights are prefetched: both (default)" in result.stdout or arguments[0] == "start"
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["bench"] == arguments[0]

@@ -47,9 +47,8 @@ def best_read(speeds: Sequence[ReadSpeed]) -> ReadSpeed:
 
 def described(read: ReadSpeed) -> str:
     """Returns how the buffer was read, such as "no prefetch, several streams, a part per thread"."""
-    prefetch = {"NONE": "no prefetch", "BOTH": "both prefetches"}.get(
-        read.prefetch.name, f"{read.prefetch.name.lower()} prefetch"
-    )
+    words = {"NONE": "no prefetch", "BOTH": "both prefetches", "PACED": "paced loads"}
+    prefetch = words.get(read.prefetch.name, f"{read.prefetch.name.lower()} prefetch")
     streams = "several streams" if read.in_streams else "one stream"
     return f"{prefetch}, {streams}, {'a part per thread' if read.in_halves else 'slices as they come'}"
 

@@ -36,12 +36,16 @@ _FILE_NAME = "prefetch.json"
 
 
 class Prefetch(Enum):
-    """How far ahead products of few rows prefetch weights: not at all, a short distance into L1, far into L2, or both."""
+    """How products of few rows prefetch weights: not at all, a short distance ahead into L1, far ahead into L2, or both.
+
+    PACED prefetches nothing but keeps loads apart, so that a core does not run ahead of its hardware prefetchers.
+    """
 
     NONE = "none"
     NEAR = "near"
     FAR = "far"
     BOTH = "both"
+    PACED = "paced"
 
 
 DEFAULT = Prefetch.BOTH

@@ -13,15 +13,16 @@ pytestmark = pytest.mark.skipif(not available_isas(), reason="the native core is
 @pytest.mark.parametrize("isa", available_isas())
 def test_every_pattern_is_measured_and_none_is_faster_than_the_best(isa: str) -> None:
     speeds = load_core().measure_reads(isa, 2, 3 << 20, 2)
-    assert len({(each.prefetch, each.in_streams, each.in_halves) for each in speeds}) == len(speeds) == 16
+    assert len({(each.prefetch, each.in_streams, each.in_halves) for each in speeds}) == len(speeds) == 20
     assert all(0 < each.bytes_per_second <= best_read(speeds).bytes_per_second for each in speeds)
 
 
 def test_every_pattern_has_words_of_its_own() -> None:
     speeds = load_core().measure_reads("", 1, 1, 1)
     words = {described(each) for each in speeds}
-    assert len(words) == 16
+    assert len(words) == 20
     assert "no prefetch, one stream, slices as they come" in words
+    assert "paced loads, one stream, a part per thread" in words
     assert "both prefetches, several streams, a part per thread" in words
 
 

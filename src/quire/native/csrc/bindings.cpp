@@ -17,7 +17,8 @@ static void bind_enums(nb::module_& m) {
       .value("NONE", Prefetch::kNone)
       .value("NEAR", Prefetch::kNear)
       .value("FAR", Prefetch::kFar)
-      .value("BOTH", Prefetch::kBoth);
+      .value("BOTH", Prefetch::kBoth)
+      .value("PACED", Prefetch::kPaced);
   nb::enum_<NormKind>(m, "NormKind").value("RMS", NormKind::kRms).value("LAYER", NormKind::kLayer);
   nb::enum_<NormPlacement>(m, "NormPlacement")
       .value("PRE", NormPlacement::kPre)

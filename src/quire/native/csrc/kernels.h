@@ -25,9 +25,11 @@ enum class Epilogue {
 };
 
 // How a product of few rows prefetches weights that stream from memory, besides what the hardware does: a
-// short distance ahead into L1, far ahead into L2, or both. It changes no bit; the fastest differs between
-// machines.
-enum class Prefetch { kNone = 0, kNear = 1, kFar = 2, kBoth = kNear | kFar };
+// short distance ahead into L1, far ahead into L2, or both; or not at all but at a pace that lets the
+// hardware's prefetchers stay ahead. It changes no bit; the fastest differs between machines.
+enum class Prefetch { kNone = 0, kNear = 1, kFar = 2, kBoth = kNear | kFar, kPaced = 4 };
+constexpr Prefetch kAllPrefetches[] = {Prefetch::kNone, Prefetch::kNear, Prefetch::kFar, Prefetch::kBoth,
+                                       Prefetch::kPaced};
 
 // C = A W^T + bias, then the epilogue. A unit is a panel of W (kGate: a pair).
 struct Gemm {

@@ -70,7 +70,7 @@ std::vector<ReadSpeed> measure_reads(const std::string& isa, int num_threads, in
   ThreadPool threads(num_threads);
   ReadBuffer buffer(kernels, threads, num_bytes);
   std::vector<ReadSpeed> speeds;
-  for (Prefetch prefetch : {Prefetch::kNone, Prefetch::kNear, Prefetch::kFar, Prefetch::kBoth})
+  for (Prefetch prefetch : kAllPrefetches)
     for (bool in_streams : {false, true})
       for (bool in_halves : {false, true}) speeds.push_back({{prefetch, in_streams, in_halves}, 0});
   for (int round = 0; round < rounds; ++round)

@@ -31,6 +31,12 @@ static QUIRE_INLINE bool has(Prefetch prefetch, Prefetch part) {
   return (static_cast<int>(prefetch) & static_cast<int>(part)) != 0;
 }
 
+// Keeps a few lines' loads apart. A core that runs far ahead has its line buffers full of loads, and the
+// hardware prefetchers, which bring more lines at a time, get none.
+static QUIRE_INLINE void pace(int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += kLineBytes) asm volatile(".rept 16\n\tnop\n\t.endr");
+}
+
 // For a memory-bound reader at `at` that is about to read `bytes`: far ahead into L2, which has more line
 // buffers than L1, and from there a shorter distance ahead into L1; or what `prefetch` has of these.
 static QUIRE_INLINE void prefetch_stream(const char* at, int64_t bytes, Prefetch prefetch) {
@@ -38,6 +44,7 @@ static QUIRE_INLINE void prefetch_stream(const char* at, int64_t bytes, Prefetch
     for (int64_t line = 0; line < bytes; line += kLineBytes) prefetch_l2(at + kL2Ahead + line);
   if (has(prefetch, Prefetch::kNear))
     for (int64_t line = 0; line < bytes; line += kLineBytes) prefetch_l1(at + kL1Ahead + line);
+  if (has(prefetch, Prefetch::kPaced)) pace(bytes);
 }
 
 }  // namespace quire::QUIRE_ISA
