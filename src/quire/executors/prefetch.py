@@ -23,13 +23,14 @@ from quire.environment import cache_directory, processor, read_environment
 PROBE_VERSION = 1
 """Raised when a kernel reads weights in another way, so that what was remembered no longer counts."""
 
-BUDGET_S = 0.03
+BUDGET_S = 0.025  # of reads; what surrounds them takes a few milliseconds more
 NUM_REGIONS = 16
 REGION_BYTES = 8 << 20
 MIN_WEIGHT_BYTES = 128 << 20  # less may stay in a cache
 
 _CLEAR = 0.97  # of the default's time
 _MIN_REGIONS = 8
+_FIRST_READS = 3
 _MAX_CHOICES = 64
 _MAX_FILE_BYTES = 1 << 16
 _FILE_NAME = "prefetch.json"
@@ -97,7 +98,7 @@ def choose(where: Circumstances, probe: Callable[[], Prefetch | None]) -> Choice
 
 
 def fastest(read: TimedRead, num_regions: int, budget_s: float = BUDGET_S) -> Prefetch | None:
-    """Returns the fastest pattern, or the default unless another is clearly faster; None if the budget did not suffice.
+    """Returns the fastest pattern; None if none is clearly faster than the default, or the budget did not suffice.
 
     Every pattern reads every region. A region is read again only after others, so that no cache holds it; further sweeps
     follow while the budget lasts, and the best time of a region counts. The median over regions decides.
@@ -105,8 +106,11 @@ def fastest(read: TimedRead, num_regions: int, budget_s: float = BUDGET_S) -> Pr
     if num_regions < _MIN_REGIONS:
         return None
     patterns = tuple(Prefetch)
-    spent = slowest = read(num_regions - 1, DEFAULT)  # wakes the threads
-    count = min(num_regions, int((budget_s - spent) / (spent * len(patterns) * 1.1)))
+    first: list[float] = []  # reads that wake the threads and tell how many regions the budget allows
+    while len(first) < _FIRST_READS and sum(first) < budget_s / 8:
+        first.append(read(num_regions - 1 - len(first), DEFAULT))
+    spent, slowest = sum(first), min(first)
+    count = min(num_regions, int((budget_s - spent) / (slowest * len(patterns) * 1.1)))
     if count < _MIN_REGIONS:
         return None
     regions = [index * num_regions // count for index in range(count)]
@@ -124,10 +128,10 @@ def fastest(read: TimedRead, num_regions: int, budget_s: float = BUDGET_S) -> Pr
         is_swept = True
 
 
-def _clear_winner(best: dict[tuple[int, Prefetch], float], regions: Sequence[int]) -> Prefetch:
+def _clear_winner(best: dict[tuple[int, Prefetch], float], regions: Sequence[int]) -> Prefetch | None:
     shares = {each: median(best[region, each] / best[region, DEFAULT] for region in regions) for each in Prefetch}
     winner = min(shares, key=lambda each: shares[each])
-    return winner if shares[winner] < _CLEAR else DEFAULT
+    return winner if winner is DEFAULT or shares[winner] < _CLEAR else None
 
 
 def remembered(where: Circumstances) -> Prefetch | None:

@@ -65,8 +65,9 @@ def test_the_fastest_pattern_is_found(winner: Prefetch) -> None:
     assert fastest(memory.read, NUM_REGIONS) is winner
 
 
-def test_a_difference_that_may_be_noise_keeps_the_default() -> None:
-    assert fastest(Memory(seconds_of(1e-4, near=0.98, none=0.99)).read, NUM_REGIONS) is DEFAULT
+def test_a_difference_that_may_be_noise_decides_nothing() -> None:
+    assert fastest(Memory(seconds_of(1e-4, near=0.98, none=0.99)).read, NUM_REGIONS) is None
+    assert fastest(Memory(seconds_of(1e-4, near=1.02, none=1.01, far=1.1, paced=1.2)).read, NUM_REGIONS) is DEFAULT
 
 
 def test_disturbed_reads_do_not_sway_the_choice() -> None:
@@ -74,7 +75,7 @@ def test_disturbed_reads_do_not_sway_the_choice() -> None:
     assert fastest(memory.read, NUM_REGIONS) is Prefetch.NONE
 
 
-@pytest.mark.parametrize("unit", [1e-6, 1e-5, 1e-4, 3e-4, 5e-4, 7e-4, 1e-3, 1.0])
+@pytest.mark.parametrize("unit", [1e-6, 1e-5, 1e-4, 2e-4, 4e-4, 7e-4, 1e-3, 1.0])
 def test_the_probe_spends_no_more_than_its_budget(unit: float) -> None:
     memory = Memory(seconds_of(unit, far=1.3, near=0.5))
     found = fastest(memory.read, NUM_REGIONS)
@@ -84,9 +85,9 @@ def test_the_probe_spends_no_more_than_its_budget(unit: float) -> None:
 
 
 def test_every_pattern_reads_every_region_and_none_twice_in_a_row() -> None:
-    memory = Memory(seconds_of(3e-4))
+    memory = Memory(seconds_of(2.5e-4))
     fastest(memory.read, NUM_REGIONS)
-    sweep = memory.reads[1 : 1 + len(Prefetch) * NUM_REGIONS]
+    sweep = memory.reads[3 : 3 + len(Prefetch) * NUM_REGIONS]
     assert set(Counter(sweep).values()) == {1}
     assert len(set(sweep)) == len(Prefetch) * NUM_REGIONS
     for start in range(len(sweep) - NUM_REGIONS + 1):
