@@ -25,12 +25,13 @@ PROBE_VERSION = 1
 
 BUDGET_S = 0.025  # of reads; what surrounds them takes a few milliseconds more
 NUM_REGIONS = 16
-REGION_BYTES = 8 << 20
+REGION_BYTES = 4 << 20
 MIN_WEIGHT_BYTES = 128 << 20  # less may stay in a cache
 
 _CLEAR = 0.97  # of the default's time
 _MIN_REGIONS = 8
 _FIRST_READS = 3
+_SLACK = 1.5  # reads may take this much longer than the first ones
 _MAX_CHOICES = 64
 _MAX_FILE_BYTES = 1 << 16
 _FILE_NAME = "prefetch.json"
@@ -101,7 +102,8 @@ def fastest(read: TimedRead, num_regions: int, budget_s: float = BUDGET_S) -> Pr
     """Returns the fastest pattern; None if none is clearly faster than the default, or the budget did not suffice.
 
     Every pattern reads every region. A region is read again only after others, so that no cache holds it; further sweeps
-    follow while the budget lasts, and the best time of a region counts. The median over regions decides.
+    follow while the budget lasts, and the best time of a region counts. The median over the regions that every pattern read
+    decides.
     """
     if num_regions < _MIN_REGIONS:
         return None
@@ -109,27 +111,28 @@ def fastest(read: TimedRead, num_regions: int, budget_s: float = BUDGET_S) -> Pr
     first: list[float] = []  # reads that wake the threads and tell how many regions the budget allows
     while len(first) < _FIRST_READS and sum(first) < budget_s / 8:
         first.append(read(num_regions - 1 - len(first), DEFAULT))
-    spent, slowest = sum(first), min(first)
-    count = min(num_regions, int((budget_s - spent) / (slowest * len(patterns) * 1.1)))
+    spent, typical = sum(first), min(first)
+    count = min(num_regions, int((budget_s - spent) / (typical * len(patterns) * _SLACK)))
     if count < _MIN_REGIONS:
         return None
     regions = [index * num_regions // count for index in range(count)]
     best: dict[tuple[int, Prefetch], float] = {}
-    is_swept = False
     while True:
         for turn in range(len(patterns)):
             for index, region in enumerate(regions):
-                if spent + slowest > budget_s:
-                    return _clear_winner(best, regions) if is_swept else None
+                if spent + typical > budget_s:
+                    return _clear_winner(best, regions)
                 pattern = patterns[(index + turn) % len(patterns)]
                 seconds = read(region, pattern)
-                spent, slowest = spent + seconds, max(slowest, seconds)
+                spent += seconds
                 best[region, pattern] = min(seconds, best.get((region, pattern), seconds))
-        is_swept = True
 
 
 def _clear_winner(best: dict[tuple[int, Prefetch], float], regions: Sequence[int]) -> Prefetch | None:
-    shares = {each: median(best[region, each] / best[region, DEFAULT] for region in regions) for each in Prefetch}
+    whole = [region for region in regions if all((region, each) in best for each in Prefetch)]
+    if len(whole) < _MIN_REGIONS:
+        return None
+    shares = {each: median(best[region, each] / best[region, DEFAULT] for region in whole) for each in Prefetch}
     winner = min(shares, key=lambda each: shares[each])
     return winner if winner is DEFAULT or shares[winner] < _CLEAR else None
 
