@@ -40,7 +40,7 @@ def shape(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("decode", "--depth", "40", "--new", "4"), 2),
         (("batch", "--new", "3", "--largest", "2"), 2),
         (("prefix", "--requests", "2", "--shared", "64", "--own", "16", "--new", "2"), 4),
-        (("start",), 12),
+        (("start",), 18),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )

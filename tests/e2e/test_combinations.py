@@ -81,8 +81,13 @@ def prompt_logprobs(output: RequestOutput) -> tuple[float, ...]:
 
 
 def tolerance(words: dict[str, Any]) -> float:
-    """Returns how far a log-probability may move with its batch neighbors: by nothing on the native executor."""
-    return 0.0 if words["executor"] == ExecutorKind.NATIVE.value else 0.1
+    """Returns how far a log-probability may move with its batch neighbors: by nothing on the native executor.
+
+    Elsewhere sums may be added in another order, and an activation next to a half may round to another integer.
+    """
+    if words["executor"] == ExecutorKind.NATIVE.value:
+        return 0.0
+    return 0.25 if words["quantize"] == Quantize.INT4.value else 0.1
 
 
 @pytest.mark.parametrize(("dtype", "quantize"), FORMATS)

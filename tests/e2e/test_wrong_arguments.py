@@ -176,7 +176,7 @@ CONFIGS = {
     "format": "None",
     "packed_cache": "None",
     **dict.fromkeys(("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"), "5"),
-    **dict.fromkeys(("dtype", "executor"), "None"),
+    **dict.fromkeys(("dtype", "executor", "weight_format"), "None"),
     **dict.fromkeys(("max_context", "threads"), "None 5"),
 }
 

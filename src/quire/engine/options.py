@@ -145,7 +145,7 @@ def _calibrate(word: str | Path) -> Calibrate | Path:
     chosen = _chosen(word, Calibrate)
     if chosen is not None:
         return chosen
-    if not isinstance(word, (str, Path)) or not str(word).strip() or not _is_path(str(word)):
+    if not isinstance(word, (str, Path)) or not _is_path(str(word)) or not Path(word).is_file():
         raise ConfigError("calibrate is no text file", given=shown(word), next_step="Use auto, none, or a text file.")
     return Path(word)
 

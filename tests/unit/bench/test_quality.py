@@ -98,7 +98,7 @@ def test_every_format_is_compared_and_only_one_changes_at_a_time(report: Quality
 def test_bits_are_those_of_the_elements_and_their_scales(report: QualityReport) -> None:
     layers = {each.weights: each.bits.layers for each in report.formats}
     assert layers["float32"] == 2 * layers["bfloat16"] >= 32  # rows are padded to panels of 64
-    assert 4 < layers["int4"] / layers["float32"] * 32 < 5
+    assert 4 < layers["int4"] / layers["float32"] * 32 < 8  # rows of 64 have the header of 256
     assert 8 < layers["int8"] / layers["float32"] * 32 < 9
     assert all(each.bits.everywhere >= 4 for each in report.formats)
 
