@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import quire
-
-SOURCE = Path(quire.__file__).parent
-DOCUMENTS = Path(__file__).parents[2] / "docs"
+REPOSITORY = Path(__file__).parents[2]
+SOURCE, DOCUMENTS = REPOSITORY / "src" / "quire", REPOSITORY / "docs"
 PLACES = {"architecture.md": SOURCE, "numerics.md": SOURCE / "native" / "csrc"}
 QUESTIONS = ("evicted", "chunk boundary", "step raises", "add a family", "int4 weights unpacked")
 _NAMED = re.compile(r"`([\w/*]+\.(?:py|h|cpp))`: ((?:`[\w.:]+`(?:, | and )?)+)")
