@@ -256,6 +256,11 @@ static inline void multiply_chunk(WeightChunk& chunk, IntActivations a, ChunkPas
   totals.store_all();
 }
 
+// The pattern was chosen for products of few rows; those of more compute between reads, and want lines ahead.
+static inline Prefetch prefetch_of(const Gemm& g) {
+  return g.rows <= kMaxIntRows ? g.prefetch : Prefetch::kBoth;
+}
+
 // One chunk for up to kMcRows rows. One row panel prefetches what all of them read next.
 template <int kBits, Grouping kGrouping>
 struct IntRowPanels {
@@ -267,7 +272,7 @@ struct IntRowPanels {
 
   template <int R>
   void run(int64_t row, int64_t row_panel) const {
-    const ChunkPass pass{row_panel == 0, row_panel == prefetching_panel ? g.prefetch : Prefetch::kNone};
+    const ChunkPass pass{row_panel == 0, row_panel == prefetching_panel ? prefetch_of(g) : Prefetch::kNone};
     multiply_chunk<kBits, kGrouping, R>(chunk, IntActivations(g.a, first_row + row, first_block), pass,
                                         y + row * kLdy);
   }
