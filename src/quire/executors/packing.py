@@ -125,8 +125,7 @@ def chosen_formats(spec: ModelSpec, weight_format: WeightFormat, layout: PackLay
     """
     shapes = matrix_shapes(spec)
     formats = {name: panel_format_of(name, weight_format, layout) for name in shapes}
-    is_uneven = any(columns % WORD for _, columns in shapes.values())
-    if is_uneven and len({each.encoding for each in formats.values()}) > 1:
+    if _has_uneven_rows(spec) and len({each.encoding for each in formats.values()}) > 1:
         return {name: PanelFormat(Encoding.GROUPS, each.groups) for name, each in formats.items()}
     return formats
 
@@ -139,7 +138,13 @@ def matrix_formats(spec: ModelSpec, weights: Weights, weight_format: WeightForma
     for index in range(spec.num_layers):
         for parts in _FUSED:
             _unify(formats, [f"layers.{index}.{part}.weight" for part in parts if f"layers.{index}.{part}.weight" in formats])
+    if _has_uneven_rows(spec):
+        _unify(formats, list(formats))
     return formats
+
+
+def _has_uneven_rows(spec: ModelSpec) -> bool:
+    return any(columns % WORD for _, columns in matrix_shapes(spec).values())
 
 
 def _stored(weights: Weights, name: str) -> PanelFormat:
@@ -152,7 +157,7 @@ def _stored(weights: Weights, name: str) -> PanelFormat:
 
 
 def _unify(formats: dict[str, PanelFormat], names: list[str]) -> None:
-    """Widens matrices that are multiplied together to float32 unless they have one encoding."""
+    """Widens matrices to float32 unless they have one encoding."""
     if len({formats[name].encoding for name in names}) > 1:
         formats.update(dict.fromkeys(names, PanelFormat(Encoding.FLOAT32)))
 
