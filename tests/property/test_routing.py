@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.engine.core import StepEvent
 from quire.engine.routing import RoutedCore
+from quire.engine.step_events import StepEvent
 from quire.errors import RequestError
 from quire.request import FinishReason, RequestOutput
 from quire.text.tokenizer import Tokenizer

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from quire.engine.prompts import Submission
+from quire.engine.step_events import Progress, PromptProgress
 from quire.errors import failure_message, is_failure
 from quire.request import MAX_SEED, CompletionOutput, FinishReason, Request, RequestMetrics, RequestOutput, TokenLogprobs
 from quire.sample.noise import child_seed
@@ -15,23 +16,6 @@ from quire.sched.plan import ScheduledChunk
 from quire.text.banned_words import BannedTokens
 from quire.text.output_text import OutputText, OutputWords, name_tokens
 from quire.text.tokenizer import Tokenizer
-
-
-@dataclass(slots=True)  # neither frozen nor by keyword: one is made per token, in a third of the time
-class Progress:
-    """What one step added to completion `index` of a request. `text` may be empty: half a character, or a possible stop.
-
-    `logprobs` holds one mapping for each of `token_ids`, or is None where none were asked for.
-    """
-
-    request_id: str
-    index: int
-    text: str
-    token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    cumulative_logprob: float | None = None
-    finish_reason: FinishReason | None = None
-    stop_reason: int | str | None = None
 
 
 class CompletionState:
@@ -83,6 +67,10 @@ class CompletionState:
                 self._note_logprobs(logprobs[num_taken], token_id)
             num_taken += 1
         return self._progress(token_ids[:num_taken], FinishReason.STOP if is_over else None)
+
+    def prompt_progress(self, num_computed_tokens: int) -> PromptProgress:
+        """Returns the progress of a prompt of which so many tokens have K/V."""
+        return PromptProgress(self.group_id, self._num_prompt, self.request.num_cached_tokens, num_computed_tokens)
 
     def end(self, error: str | None = None) -> Progress:
         """Releases the text still held back, unless an error ended it, and returns what the last step added with that.
@@ -161,7 +149,7 @@ class RequestGroup:
         self._ended_s: float | None = None
 
     def note_chunk(self, chunk: ScheduledChunk, step: int, now: float) -> None:
-        """Counts a step that computed tokens of any completion, and remembers when the first token came."""
+        """Counts a step that computes tokens of any completion, and remembers when the first token came."""
         if step != self._last_step:
             self._num_steps += 1
             self._last_step = step

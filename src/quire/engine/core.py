@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 from quire.engine.batch import PaddedTables, argmax_slices, build_batch, logit_slices
 from quire.engine.books import Books
 from quire.engine.capacity import require_logprob_room
-from quire.engine.completion import CompletionState, Progress, RequestGroup
+from quire.engine.completion import CompletionState, RequestGroup
 from quire.engine.prompts import Submission
+from quire.engine.step_events import Progress, PromptProgress, StepEvent
 from quire.engine.step_sampler import StepSampler, StepTokens
 from quire.engine.watch import StepRecord, StepWatcher
 from quire.errors import DuplicateRequestError, IntegrityError, failure_message, is_failure
@@ -34,9 +35,6 @@ from quire.sched.limits import require_known_prompt
 from quire.sched.plan import ScheduledChunk, StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
-
-StepEvent = Progress | RequestOutput
-"""A token of one completion, or the final output of a request."""
 
 
 class EngineCore:
@@ -187,7 +185,7 @@ class EngineCore:
 
     def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
-        self._note_step(plan)
+        prompts = self._note_step(plan)
         states, logprobs = self._states, drawn.logprobs
         steps: dict[str, Progress] = {}
         sampled: dict[str, Sequence[int]] = {}
@@ -208,13 +206,19 @@ class EngineCore:
         finished = self.scheduler.complete_step(plan, sampled, ended)
         for request in finished:
             steps[request.request_id] = states[request.request_id].end(errors.get(request.request_id))
-        return [*steps.values(), *(output for request in finished if (output := self._close(request)) is not None)]
+        return [*prompts, *steps.values(), *(output for request in finished if (output := self._close(request)) is not None)]
 
-    def _note_step(self, plan: StepPlan) -> None:
+    def _note_step(self, plan: StepPlan) -> list[PromptProgress]:
+        """Counts the step for its requests; returns how far it brought prompts of which this is told."""
         now, step = self._clock(), plan.step
-        groups, states = self._groups, self._states
+        groups, states, prompts = self._groups, self._states, []
         for chunk in plan.scheduled:
-            groups[states[chunk.request_id].group_id].note_chunk(chunk, step, now)
+            state = states[chunk.request_id]
+            group = groups[state.group_id]
+            group.note_chunk(chunk, step, now)
+            if group.submission.reports_prompt and state.index == 0 and not state.request.output_token_ids:
+                prompts.append(state.prompt_progress(chunk.stop))
+        return prompts
 
     def _note_scores(self, plan: StepPlan, drawn: StepTokens) -> None:
         """Keeps the prompt scores of a step, also of one that fails: those that come again are skipped."""

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from quire.engine.completion import RequestGroup
-from quire.engine.core import EngineCore, StepEvent
+from quire.engine.core import EngineCore
 from quire.engine.readers import Reader
 from quire.engine.routing import RoutedCore
+from quire.engine.step_events import StepEvent
 from quire.errors import ExecutorError, failure_message
 
 _log = logging.getLogger("quire")

@@ -36,13 +36,14 @@ class ParsedPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A prompt and how to continue it."""
+    """A prompt and how to continue it. With `reports_prompt` every step tells how far it brought the prompt."""
 
     request_id: str
     prompt: ParsedPrompt
     sampling: SamplingParams
     priority: int = 0
     tenant: str = ""
+    reports_prompt: bool = False
 
 
 def split_prompts(prompts: object, tokenizer: Tokenizer) -> list[ParsedPrompt]:

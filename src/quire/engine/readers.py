@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from quire.engine.completion import RequestGroup
-from quire.engine.core import StepEvent
+from quire.engine.step_events import Progress, PromptProgress, StepEvent
 from quire.request import RequestOutput
 
 
@@ -59,7 +59,7 @@ class Deltas:
     def __init__(self, group: RequestGroup) -> None:
         self.is_over = False  # whether the final output was taken
         self._group = group
-        self._events: deque[StepEvent] = deque()
+        self._events: deque[Progress | RequestOutput] = deque()
         self._error: BaseException | None = None
 
     @property
@@ -67,7 +67,8 @@ class Deltas:
         return bool(self._events) or self._error is not None
 
     def read(self, event: StepEvent) -> None:
-        self._events.append(event)
+        if not isinstance(event, PromptProgress):
+            self._events.append(event)
 
     def fail(self, error: BaseException) -> None:
         self._error = error

@@ -11,10 +11,11 @@ import copy
 from collections.abc import Callable, Sequence
 
 from quire.engine.completion import RequestGroup
-from quire.engine.core import EngineCore, StepEvent
+from quire.engine.core import EngineCore
 from quire.engine.inbox import Abort, Admission, Inbox
 from quire.engine.prompts import Submission
 from quire.engine.readers import Reader
+from quire.engine.step_events import StepEvent
 from quire.errors import QuireError, RequestError, is_failure
 from quire.kv.ledger import CacheExplanation
 from quire.request import RequestOutput

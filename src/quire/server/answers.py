@@ -1,21 +1,22 @@
 """Answers of the engine on their way out: whole, or as a stream of server-sent events.
 
-headers | heartbeat ... | opening, deltas ... | closing      whatever can be refused was refused before the headers
-                                failure                      an error after them is the end of the stream
+headers, accepted | prompt, heartbeat ... | opening, deltas ... | closing   what can be refused was refused before the headers
+                                                  failure                   an error after them is the end of the stream
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from quire.engine.step_events import PromptProgress, StepEvent
 from quire.server.errors import api_error, log_defect
-from quire.server.generation import Delta, deltas_of
+from quire.server.generation import deltas_of
 from quire.server.render import Call, StreamRenderer
 from quire.server.runs import Run
 from quire.server.service import Service
@@ -51,6 +52,8 @@ class Answer:
     async def _send_stream(self, run: Run, stream: StreamRenderer, send: Send) -> None:
         await send_start(send, {**_EVENT_STREAM, **self._call.headers})
         chunks = Chunks(run, stream, self._service.limits.heartbeat_s)
+        if accepted := stream.accepted():
+            await send({"type": "http.response.body", "body": accepted, "more_body": True})
         while not chunks.are_over:
             chunk = await chunks.next()
             if run.is_gone:
@@ -72,18 +75,19 @@ class Chunks:
         """Waits and returns what there is to send, nothing where there is nothing yet."""
         try:
             events = await self._run.events()
-            chunk = self._events(list(deltas_of(events, self._run.generation))) if events else b""
-            return chunk or self._heartbeat()  # text may be withheld for as long as it may become a stop string
+            return self._events(events) or self._heartbeat()  # text may be withheld for as long as it may become a stop string
         except Exception as error:
             self.are_over = True
             log_defect(error)
             return self._stream.failure(api_error(error))
 
-    def _events(self, deltas: list[Delta]) -> bytes:
-        parts = [self._stream.delta(delta) for delta in deltas]
-        if parts and not self._has_begun:
+    def _events(self, events: Sequence[StepEvent]) -> bytes:
+        parts = [self._stream.prompt(event) for event in events if isinstance(event, PromptProgress)]
+        deltas = list(deltas_of(events, self._run.generation))
+        if deltas and not self._has_begun:
             self._has_begun = True
-            parts.insert(0, self._stream.opening())
+            parts.append(self._stream.opening())
+        parts += [self._stream.delta(delta) for delta in deltas]
         if self._run.is_over:
             self.are_over = True
             parts.append(self._stream.closing(self._run.outputs))
@@ -91,7 +95,7 @@ class Chunks:
 
     def _heartbeat(self) -> bytes:
         is_silent = time.monotonic() - self._run.last_sent_s >= self._heartbeat_s
-        return self._stream.heartbeat if is_silent else b""
+        return self._stream.heartbeat() if is_silent else b""
 
 
 async def send_start(send: Send, headers: Mapping[str, str], status: int = 200) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from quire.server.chat_messages import MessageReader, render_chat
 from quire.server.chat_render import ChatForm, ChatRenderer
 from quire.server.errors import refuse
 from quire.server.fields import SamplingFields, ignored_fields, ignored_header, read_fields, require_logprobs
 from quire.server.json_body import Fields
 from quire.server.limits import Limits
-from quire.server.messages import MessageReader, render_chat
 from quire.server.planning import plan, wish_of
 from quire.server.render import Call, Envelope, new_id
 from quire.server.service import Service

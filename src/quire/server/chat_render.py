@@ -17,7 +17,17 @@ from quire.request import CompletionOutput, RequestOutput
 from quire.server.errors import ApiError
 from quire.server.generation import Delta, Generation, usage_of, whole_delta
 from quire.server.logprobs import chat_entries, prompt_entries
-from quire.server.render import DONE, HEARTBEAT, AnswerSource, Envelope, event, failure_events, json_text, to_json, usage_fields
+from quire.server.render import (
+    DONE,
+    AnswerSource,
+    Envelope,
+    OpenAIStream,
+    event,
+    failure_events,
+    json_text,
+    to_json,
+    usage_fields,
+)
 
 _CHUNK = "chat.completion.chunk"
 
@@ -31,10 +41,8 @@ class ChatForm:
     has_token_ids: bool
 
 
-class ChatRenderer:
+class ChatRenderer(OpenAIStream):
     """Writes one answer of the chat API."""
-
-    heartbeat = HEARTBEAT
 
     def __init__(self, envelope: Envelope, generation: Generation, form: ChatForm, source: AnswerSource) -> None:
         self._envelope, self._generation, self._form, self._source = envelope, generation, form, source

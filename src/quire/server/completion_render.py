@@ -11,7 +11,7 @@ from quire.request import CompletionOutput, RequestOutput, TokenLogprobs
 from quire.server.errors import ApiError
 from quire.server.generation import Delta, Generation, usage_of, whole_delta
 from quire.server.logprobs import CompletionEntries, prompt_entries
-from quire.server.render import DONE, HEARTBEAT, AnswerSource, Envelope, event, failure_events, to_json, usage_fields
+from quire.server.render import DONE, AnswerSource, Envelope, OpenAIStream, event, failure_events, to_json, usage_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +24,8 @@ class CompletionForm:
     has_token_ids: bool
 
 
-class CompletionRenderer:
+class CompletionRenderer(OpenAIStream):
     """Writes one answer of the completions API."""
-
-    heartbeat = HEARTBEAT
 
     def __init__(self, envelope: Envelope, generation: Generation, form: CompletionForm, source: AnswerSource) -> None:
         self._envelope, self._generation, self._form, self._source = envelope, generation, form, source

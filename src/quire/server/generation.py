@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from quire.engine.completion import Progress, RequestGroup
-from quire.engine.core import StepEvent
+from quire.engine.completion import RequestGroup
+from quire.engine.step_events import Progress, StepEvent
 from quire.request import CompletionOutput, FinishReason, RequestOutput, TokenLogprobs
 from quire.server.admission import Load
 
@@ -56,7 +56,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
-    """What some steps added to one completion; `finish_reason` comes with the last one."""
+    """What some steps added to one completion; why it ended comes with the last one, `stop_reason` where a stop was found."""
 
     group_idx: int
     completion_idx: int
@@ -64,6 +64,7 @@ class Delta:
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] | None = None
     finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,7 @@ def whole_delta(group_idx: int, completion: CompletionOutput, generation: Genera
         token_ids=completion.token_ids,
         logprobs=completion.logprobs,
         finish_reason=completion.finish_reason,
+        stop_reason=completion.stop_reason,
     )
     return _seen(delta, generation)
 
@@ -132,4 +134,5 @@ def _delta(group_idx: int, completion_idx: int, steps: Sequence[Progress]) -> De
         token_ids=tuple(token_id for step in steps for token_id in step.token_ids),
         logprobs=tuple(entry for entries in logprobs for entry in entries) if logprobs else None,
         finish_reason=steps[-1].finish_reason,
+        stop_reason=steps[-1].stop_reason,
     )

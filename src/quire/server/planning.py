@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quire.engine.prompts import ParsedPrompt
@@ -24,6 +24,7 @@ class Wish:
     max_tokens: int | None
     priority: int
     tenant: str
+    reports_prompt: bool = False
 
 
 def wish_of(request: SamplingFields, service: Service, tenant: str, *, logprobs: int | None, max_tokens: int | None) -> Wish:
@@ -56,7 +57,10 @@ def plan(prompts: Sequence[ParsedPrompt], wish: Wish, service: Service) -> Gener
     rooms = [_room_behind(prompt, service) for prompt in prompts]
     params = [_fitting_params(wish, room, n=1 if is_shared else wish.n) for room in rooms]
     submissions = [
-        service.engine.frontend.submission(prompt, each, priority=wish.priority, tenant=wish.tenant)
+        replace(
+            service.engine.frontend.submission(prompt, each, priority=wish.priority, tenant=wish.tenant),
+            reports_prompt=wish.reports_prompt,
+        )
         for prompt, each in zip(prompts, params, strict=True)
     ]
     requested = wish.max_tokens

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from quire.engine.step_events import PromptProgress
 from quire.request import RequestOutput
 from quire.server.errors import ApiError, openai_error
 from quire.server.generation import Delta, Generation, Usage
@@ -31,11 +32,29 @@ class Renderer(Protocol):
     def whole(self, outputs: Sequence[RequestOutput]) -> bytes: ...
 
 
+class OpenAIStream:
+    """What the streams of both OpenAI completion APIs do alike: nothing before the first token but comments."""
+
+    def accepted(self) -> bytes:
+        return b""
+
+    def heartbeat(self) -> bytes:
+        return HEARTBEAT
+
+    def prompt(self, progress: PromptProgress) -> bytes:  # noqa: ARG002 - the protocol's signature
+        return b""
+
+
 class StreamRenderer(Protocol):
-    """Writes one answer as a stream. `opening` comes before the first delta, `closing` or `failure` is the end."""
+    """Writes one answer as a stream: what follows the headers, each step's part, and `closing` or `failure` as the end.
 
-    heartbeat: bytes
+    `accepted` comes right behind the headers, `heartbeat` after a silence at any time from then on, `prompt` after each step
+    that computed a part of the prompt (the first one says how much the cache held), `opening` before the first delta.
+    """
 
+    def accepted(self) -> bytes: ...
+    def heartbeat(self) -> bytes: ...
+    def prompt(self, progress: PromptProgress) -> bytes: ...
     def opening(self) -> bytes: ...
     def delta(self, delta: Delta) -> bytes: ...
     def closing(self, outputs: Sequence[RequestOutput]) -> bytes: ...

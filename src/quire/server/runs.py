@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Self
 
 from quire.engine.async_engine import AsyncEngine
-from quire.engine.core import StepEvent
 from quire.engine.engine_thread import LoopReader
+from quire.engine.step_events import StepEvent
 from quire.errors import RequestError
 from quire.request import FinishReason, RequestOutput
 from quire.server.admission import Admission

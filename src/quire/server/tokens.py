@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from quire.server.chat import ChatFields, template_inputs
+from quire.server.chat_messages import MessageReader, render_chat
 from quire.server.errors import refuse
 from quire.server.fields import RequestFields, read_fields
 from quire.server.json_body import Fields
-from quire.server.messages import MessageReader, render_chat
 from quire.server.prompts import require_ids
 from quire.server.service import Service
 from quire.text.tokenizer import AddSpecial

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from quire.engine.completion import Progress
 from quire.engine.core import EngineCore
+from quire.engine.step_events import Progress
 from quire.request import FinishReason, RequestOutput
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import E_ACUTE, EOS, FakeExecutor, letters_of, letters_only, make_core, run_all, submission

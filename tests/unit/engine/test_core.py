@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from quire.config import KVCacheMode, PrefixCache
-from quire.engine.completion import CompletionState, Progress
+from quire.engine.completion import CompletionState
 from quire.engine.core import EngineCore
+from quire.engine.step_events import Progress, PromptProgress
 from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError, SamplingError
 from quire.executors.protocol import Float32Array, StepBatch
 from quire.request import FinishReason, RequestOutput
@@ -48,6 +49,23 @@ def test_cache_off_computes_every_token_in_every_step(tokenizer: Tokenizer) -> N
     core = make_core(executor, tokenizer, prefix_cache=PrefixCache.OFF, mode=KVCacheMode.OFF)
     run_all(core, submission("a", PROMPT, max_tokens=10))
     assert executor.num_tokens == sum(len(PROMPT) + step for step in range(10))
+
+
+def test_a_submission_that_asks_is_told_how_far_its_prompt_is(tokenizer: Tokenizer) -> None:
+    core = make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=25)
+    run_all(core, submission("cold", PROMPT[:40], max_tokens=2))
+    core.submit(replace(submission("warm", PROMPT, max_tokens=4, n=2, temperature=1.0, seed=1), reports_prompt=True))
+    core.submit(submission("silent", PROMPT[:10], max_tokens=4))
+    told: list[PromptProgress] = []
+    while core.has_work:
+        events = core.step()
+        told += [event for event in events if isinstance(event, PromptProgress)]
+    assert {event.request_id for event in told} == {"warm"}
+    cached = told[0].num_cached_tokens
+    assert 0 < cached < 40
+    assert {(event.num_tokens, event.num_cached_tokens) for event in told} == {(60, cached)}
+    assert [event.num_computed_tokens for event in told] == sorted({event.num_computed_tokens for event in told})
+    assert told[-1].num_computed_tokens == 60
 
 
 def test_preemption_changes_no_token(tokenizer: Tokenizer) -> None:

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quire.config import KVCacheMode, PrefixCache
-from quire.engine.completion import Progress
 from quire.engine.core import EngineCore
+from quire.engine.step_events import Progress
 from quire.request import FinishReason, RequestOutput
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import FakeExecutor, make_core, run_all, submission

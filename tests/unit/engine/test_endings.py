@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from quire.engine.completion import CompletionState, Progress
+from quire.engine.completion import CompletionState
+from quire.engine.step_events import Progress
 from quire.request import CompletionOutput, FinishReason
 from quire.text.tokenizer import AddSpecial
 from support import tiny_tokenizers as tiny

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from quire.engine.completion import Progress
+from quire.engine.step_events import Progress, PromptProgress
 from quire.request import RequestOutput
 from quire.server.answers import Chunks
 from quire.server.errors import ApiError
@@ -36,7 +36,11 @@ class Run:
 
 
 class Stream:
-    heartbeat = b"h"
+    def heartbeat(self) -> bytes:
+        return b"h"
+
+    def prompt(self, progress: PromptProgress) -> bytes:
+        return f"{progress.num_computed_tokens}/{progress.num_tokens} ".encode()
 
     def opening(self) -> bytes:
         return b"("
@@ -66,6 +70,11 @@ def step(text: str) -> list[Progress]:
 
 def test_opening_comes_before_the_first_text_and_closing_after_the_last() -> None:
     assert chunks_of(Run(step("a"), step("b") + step("c")), 2) == ([b"(a", b"bc)"], True)
+
+
+def test_progress_of_the_prompt_comes_before_the_opening() -> None:
+    run = Run([PromptProgress("r", 8, 2, 5)], [PromptProgress("r", 8, 2, 8), *step("a")])
+    assert chunks_of(run, 2) == ([b"5/8 ", b"8/8 (a)"], True)
 
 
 def test_heartbeat_fills_silence_and_only_silence() -> None:
