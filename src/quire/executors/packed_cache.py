@@ -15,7 +15,6 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
@@ -27,7 +26,7 @@ import numpy as np
 from quire.executors.core_errors import translated_errors
 from quire.executors.core_types import Core
 from quire.executors.packing import PanelFormat
-from quire.models.content_digest import remove_abandoned
+from quire.files import PART, remove_abandoned, replacing
 from quire.models.weights import Progress
 from quire.units import cdiv, format_bytes
 
@@ -137,19 +136,9 @@ class PackedFile:
     # -- writing ---------------------------------------------------------------------
 
     def _write(self) -> None:
-        """Writes under another name, brings it to the disk, and only then gives it its name."""
-        descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=f"{self._key.hex()}.", suffix=f"{SUFFIX}.part")
-        try:
-            with open(descriptor, "wb", buffering=0) as file:
-                for piece in self._contents():
-                    _write_exactly(file.fileno(), piece)
-                os.fsync(file.fileno())
-            os.replace(name, self.path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
-        _sync_directory(self._directory)
+        with replacing(self.path, is_shared=True) as part, part.open("wb") as file:
+            for piece in self._contents():
+                file.write(piece)
 
     def _contents(self) -> Iterator[Buffer]:
         with translated_errors(self._core):
@@ -182,7 +171,7 @@ class PackedFile:
 
 def forget_oldest(directory: Path, keep: Path) -> None:
     """Removes what was used longest ago until files and bytes are within the caps, and what interrupted starts left behind."""
-    remove_abandoned(directory, f"*{SUFFIX}.part", keep)
+    remove_abandoned(directory, f"*{SUFFIX}{PART}", keep)
     files = [(path.stat(), path) for path in directory.glob(f"*{SUFFIX}") if path != keep]
     num_bytes, num_files = keep.stat().st_size, 1
     for status, path in sorted(files, key=lambda each: each[0].st_mtime, reverse=True):
@@ -202,17 +191,3 @@ def _read_exactly(file: int, count: int) -> bytes:
     while len(content) < count and (piece := os.read(file, count - len(content))):
         content += piece
     return content
-
-
-def _write_exactly(file: int, content: Buffer) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

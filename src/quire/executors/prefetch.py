@@ -9,16 +9,14 @@ how their pages lie in memory, so patterns are compared region by region of the 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from pathlib import Path
 from statistics import median
 
 from quire.environment import cache_directory, processor, read_environment
+from quire.files import replacing
 
 PROBE_VERSION = 1
 """Raised when a kernel reads weights in another way, so that what was remembered no longer counts."""
@@ -158,20 +156,8 @@ def remember(where: Circumstances, pattern: Prefetch) -> None:
     entries = [{"for": asdict(known), "prefetch": each.value} for known, each in kept]
     with suppress(OSError):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(directory / _FILE_NAME, json.dumps({"choices": entries}, indent=1))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes under another name first: a reader finds the old file or the new one, whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)
-        raise
+        with replacing(directory / _FILE_NAME, is_shared=True) as part:
+            part.write_text(json.dumps({"choices": entries}, indent=1), encoding="utf-8")
 
 
 def _choices() -> list[tuple[Circumstances, Prefetch]]:

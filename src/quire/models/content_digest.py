@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from quire.environment import cache_directory, default_threads
+from quire.files import PART, remove_abandoned
 from quire.units import cdiv
 
 FORMAT_VERSION = 1
@@ -33,8 +34,6 @@ MAX_ENTRIES = 1024
 _MAX_THREADS = 8
 _SETTLED_NS = 2_000_000_000  # file systems keep times this coarsely: what changed later may change again without a trace
 _DIGEST_BYTES = 32
-_PART = ".part"
-_ABANDONED_S = 24 * 3600
 
 Progress = Callable[[], None]
 
@@ -109,7 +108,7 @@ def _new_entry(directory: Path) -> Iterator[Path | None]:
     """Yields a new file, made before the content is read so that its time can be compared; None where none can be made."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=directory, suffix=_PART)
+        descriptor, name = tempfile.mkstemp(dir=directory, suffix=PART)
         os.close(descriptor)
     except OSError:
         yield None
@@ -130,24 +129,15 @@ def _remember(digest: bytes, file: MappedFile, part: Path, entry: Path) -> None:
         part.write_bytes(digest + _checksum(digest, entry))
         os.replace(part, entry)
         _forget_oldest(entry.parent)
-        remove_abandoned(entry.parent, f"*{_PART}", entry)
+        remove_abandoned(entry.parent, f"*{PART}", entry)
 
 
 def _checksum(digest: bytes, entry: Path) -> bytes:
     return sha256(digest + entry.name.encode()).digest()
 
 
-def remove_abandoned(directory: Path, pattern: str, newest: Path) -> None:
-    """Removes what killed processes left half written: files a day older than the `newest`, which was just written."""
-    limit = newest.stat().st_mtime - _ABANDONED_S
-    for part in directory.glob(pattern):
-        with suppress(OSError):
-            if part.stat().st_mtime < limit:
-                part.unlink()
-
-
 def _forget_oldest(directory: Path) -> None:
     """Removes the oldest digests beyond the limit, and leaves what another process is about to give its place."""
-    entries = sorted((path.stat().st_mtime_ns, path) for path in directory.iterdir() if path.suffix != _PART)
+    entries = sorted((path.stat().st_mtime_ns, path) for path in directory.iterdir() if path.suffix != PART)
     for _, path in entries[:-MAX_ENTRIES]:
         path.unlink(missing_ok=True)

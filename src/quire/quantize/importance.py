@@ -11,8 +11,6 @@ be kept costs the time to run the text again.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +24,7 @@ from quire.environment import cache_directory
 from quire.executors.native import NUMERICS_VERSION, isa_in_use
 from quire.executors.options import Importance
 from quire.executors.reference_math import Array, layer_norm, rms_norm
+from quire.files import PART, remove_abandoned, replacing
 from quire.models.checkpoint import Checkpoint
 from quire.models.spec import ModelSpec, NormKind
 from quire.models.weights import Progress
@@ -35,7 +34,6 @@ FORMAT_VERSION = 1
 MAX_ENTRIES = 64
 
 _DIGEST_BYTES = 32
-_PART = ".part"
 
 
 def find_importance(checkpoint: Checkpoint, pieces: Pieces, threads: int, on_progress: Progress | None = None) -> Importance:
@@ -118,18 +116,13 @@ def _remember(found: Importance, entry: Path) -> None:
     content = save(dict(found))
     with suppress(OSError):
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(dir=entry.parent, suffix=_PART)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(sha256(content).digest() + content)
-            os.replace(part, entry)
-        finally:
-            with suppress(OSError):
-                os.unlink(part)
+        with replacing(entry, is_shared=True) as part:
+            part.write_bytes(sha256(content).digest() + content)
+        remove_abandoned(entry.parent, f"*{PART}", entry)
         _forget_oldest(entry.parent)
 
 
 def _forget_oldest(directory: Path) -> None:
-    entries = sorted((path.stat().st_mtime_ns, path) for path in directory.iterdir() if path.suffix != _PART)
+    entries = sorted((path.stat().st_mtime_ns, path) for path in directory.iterdir() if path.suffix != PART)
     for _, path in entries[:-MAX_ENTRIES]:
         path.unlink(missing_ok=True)

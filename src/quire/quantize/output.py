@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from quire.errors import ConfigError
+from quire.files import replacing
 from quire.models.strict_json import parse_json
 from quire.quantize.packed_format import FileTensor, write_safetensors
 
 PROGRESS = "quantize-progress.json"
 INDEX, CONFIG = "model.safetensors.index.json", "config.json"
-_PART = ".part"
 
 
 class OutputDirectory:
@@ -98,11 +97,8 @@ class OutputDirectory:
     @contextmanager
     def _replacing(self, name: str) -> Iterator[Path]:
         """Yields the name under which a file is written before it takes its place."""
-        part = self.path / f"{name}{_PART}"
-        with _writing(self.path):
+        with _writing(self.path), replacing(self.path / name) as part:
             yield part
-            _flush(part)
-            os.replace(part, self.path / name)
 
 
 @contextmanager
@@ -132,11 +128,3 @@ def _read_progress(path: Path) -> dict[str, Any] | None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

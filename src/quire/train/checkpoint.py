@@ -7,9 +7,7 @@ what the state depends on. Nothing is pickled.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from quire.errors import CheckpointError
+from quire.files import replacing
 
 FORMAT = "quire-training-1"
 _MODEL, _OPTIMIZER = "model.", "optimizer."
@@ -50,21 +49,14 @@ def save_state(state: TrainingState, path: Path) -> None:
 
 
 def write_safely(path: Path, content: bytes) -> None:
-    """Writes a file so that its name always refers to a complete one: temporary file, fsync, rename, fsync of the directory.
+    """Writes a file so that its name always refers to a complete one: see `replacing`.
 
     Raises CheckpointError if the operating system refuses; an old file stays untouched.
     """
-    temporary = path.with_name(path.name + ".part")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _flush_directory(path.parent)
+        with replacing(path) as part:
+            part.write_bytes(content)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise CheckpointError(
             "the state of the training run cannot be written",
             given=f"{path}: {error.strerror or error}",
@@ -116,11 +108,3 @@ def _differences(value: str, saved: str) -> tuple[str, str]:
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _flush_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

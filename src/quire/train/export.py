@@ -28,6 +28,7 @@ from torch import Tensor
 
 from quire.errors import ConfigError
 from quire.executors.torch_decoder import Decoder
+from quire.files import flush
 from quire.models.config_file import Config, parse_config
 from quire.models.families import Family, build_spec, family_for
 from quire.models.quantized import QUANTIZATION_FIELDS
@@ -162,29 +163,20 @@ def _publish(stage: Path, directory: Path) -> None:
     """Moves flushed files into place. If another model is there, its config.json is removed first."""
     names = sorted(path.relative_to(stage).as_posix() for path in stage.rglob("*") if path.is_file())
     for name in names:
-        _flush(stage / name)
+        flush(stage / name)
     outdated = [name for name in tokenizer_files(directory) if name not in names]
     if outdated or not all(_is_unchanged(stage / name, directory / name) for name in names if name not in (WEIGHTS, CARD)):
         (directory / CONFIG).unlink(missing_ok=True)
-        _flush(directory)
+        flush(directory)
     for name in outdated:
         (directory / name).unlink()
     for name in sorted(names, key=lambda name: name == CONFIG):
         if name == CONFIG:
-            _flush(directory)
+            flush(directory)
         (directory / name).parent.mkdir(exist_ok=True)
         os.replace(stage / name, directory / name)
-    _flush(directory)
+    flush(directory)
 
 
 def _is_unchanged(fresh: Path, published: Path) -> bool:
     return published.exists() and filecmp.cmp(fresh, published, shallow=False)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file's content, or a directory's entries, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

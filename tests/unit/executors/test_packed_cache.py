@@ -211,14 +211,14 @@ def test_a_directory_that_cannot_be_made_is_told(spec: ModelSpec, tmp_path: Path
     assert "are not kept" in caplog.text
 
 
-@pytest.mark.parametrize("refuses", ["write", "fsync"])
+@pytest.mark.parametrize("refuses", ["quire.executors.packed_cache._padded", "quire.files.os.fsync", "quire.files.Path.replace"])
 def test_full_disk_leaves_nothing_behind(
     refuses: str, spec: ModelSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(f"quire.executors.packed_cache.os.{refuses}", refuse)
+    monkeypatch.setattr(refuses, refuse)
     executor = build(spec, tmp_path)
     monkeypatch.undo()
     assert same_bits(executor, build(spec, None))
