@@ -57,6 +57,7 @@ _RENAMED: Mapping[str, str] = MappingProxyType(
         "LLM.score": "return_loss perplexity",
         "LLM.block_size": "page_size",
         "LLM.packed_cache": "repack_cache",
+        "SamplingParams.allowed_token_ids": "prefix_allowed_tokens_fn",
         "SamplingParams.ignore_eos": "",
         "SamplingParams.presence_penalty": "",
         "SamplingParams.frequency_penalty": "",
@@ -123,7 +124,7 @@ _ABSENT: Mapping[str, str] = MappingProxyType(
         "guided_grammar structured_outputs response_format grammar grammar_file json_schema guided_decoding_backend",
         "the filters are top_k, top_p and min_p": "typical_p typical tfs_z tfs top_a mirostat mirostat_tau mirostat_eta "
         "mirostat_mode epsilon_cutoff eta_cutoff top_h xtc_probability xtc_threshold dry_multiplier samplers dynatemp_range "
-        "logits_processor logits_processors allowed_token_ids guidance_scale custom_params",
+        "logits_processor logits_processors guidance_scale custom_params",
         "the penalties are repetition_penalty, presence_penalty and frequency_penalty": "no_repeat_ngram_size repeat_last_n "
         "encoder_repetition_penalty penalize_nl penalize_newline exponential_decay_length_penalty last_n_tokens_size",
         "a prompt is never shortened": "truncate_prompt_tokens truncation n_keep keep num_keep context_shift",

@@ -21,6 +21,7 @@ MAX_STOPS = 64
 MAX_STOP_CHARS = 1024
 MAX_LOGPROBS = 1024
 MAX_NAMED_TOKENS = 4096  # in logit_bias or stop_token_ids
+MAX_ALLOWED_TOKENS = 2**18
 MAX_SEED = 2**63 - 1
 
 COUNT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
@@ -136,6 +137,9 @@ class SamplingParams:
     that would complete one, however its bytes are spread over tokens, is not chosen. Spaces before a word do not count,
     a special token is its text, and a word that begins in the prompt is not looked for. Where a tokenizer's decoder
     writes a token by its neighbors (WordPiece), a token counts as it is written behind another word.
+
+    `allowed_token_ids` are the only tokens that may be chosen; None allows all. An output goes on until its longest length
+    where none of them ends it.
     """
 
     n: int = 1
@@ -151,6 +155,7 @@ class SamplingParams:
     bad_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    allowed_token_ids: tuple[int, ...] | None = None
     ignore_eos: bool = False
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
@@ -171,6 +176,8 @@ class SamplingParams:
             self._set(name, _texts(name, getattr(self, name)))
         self._set("stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids))
         self._set("logit_bias", _biases(self.logit_bias))
+        if self.allowed_token_ids is not None:
+            self._set("allowed_token_ids", _allowed_ids(self.allowed_token_ids))
         self._set("top_k", max(self.top_k, 0))
         self._check_combinations()
 
@@ -185,6 +192,11 @@ class SamplingParams:
         return Draw(temperature=self.temperature, top_k=self.top_k or None, top_p=self.top_p, min_p=self.min_p)
 
     def _check_combinations(self) -> None:
+        if self.allowed_token_ids is not None and self.bad_words:
+            raise SamplingError(
+                "allowed_token_ids and bad_words may leave no token to choose",
+                next_step="Leave bad_words out, and the tokens that would write them too.",
+            )
         if self.top_p == 0:
             raise SamplingError("top_p must be above 0", given=0, next_step="Use temperature=0 for greedy decoding.")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
@@ -239,6 +251,19 @@ def _token_ids(name: str, value: object) -> tuple[int, ...]:
     token_ids = _entries(name, value, "token ids")
     _require_few(name, len(token_ids))
     return tuple(_int_within("a token id", token_id, 0, MAX_SEED) for token_id in token_ids)
+
+
+def _allowed_ids(value: object) -> tuple[int, ...]:
+    """Returns the distinct ids, ascending."""
+    token_ids = _entries("allowed_token_ids", value, "token ids")
+    if not 1 <= len(token_ids) <= MAX_ALLOWED_TOKENS:
+        raise SamplingError(
+            "allowed_token_ids must name at least one token, and not too many",
+            given=len(token_ids),
+            limit=f"1 to {MAX_ALLOWED_TOKENS}",
+            next_step="Name the tokens that may be chosen, or pass None to allow all.",
+        )
+    return tuple(sorted({_int_within("a token id", token_id, 0, MAX_SEED) for token_id in token_ids}))
 
 
 def _biases(value: object) -> Mapping[int, float]:

@@ -124,6 +124,7 @@ ACCEPTED = {
     **dict.fromkeys(("max_num_seqs", "max_context", "threads", "max_num_batched_tokens"), _COUNTS),
     **dict.fromkeys(("stop", "bad_words"), f"{_LISTS} text"),
     "stop_token_ids": f"{_LISTS} set",
+    "allowed_token_ids": "None set",
     "logit_bias": "None dictionary",
     **dict.fromkeys(("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"), "True"),
     "packed_cache": "None text",

@@ -21,6 +21,7 @@ from quire.request import (
     MAX_STOPS,
     SamplingParams,
 )
+from quire.sampling import MAX_ALLOWED_TOKENS
 
 COUNTS = {
     "n": (1, MAX_COMPLETIONS),
@@ -171,6 +172,16 @@ def test_stop_token_ids_must_be_a_list(value: object) -> None:
 @pytest.mark.parametrize("value", ["12", ["1"], {"a": 1}], ids=_short)
 def test_stop_token_ids_must_hold_ids(value: object) -> None:
     assert "token id" in str(_refusal(stop_token_ids=value))
+
+
+@pytest.mark.parametrize("value", [[], 5, "7", [-1], [True], [2**63], [0.5], list(range(MAX_ALLOWED_TOKENS + 1))])
+def test_allowed_token_ids_are_a_bounded_list_of_ids(value: object) -> None:
+    assert "token" in str(_refusal(allowed_token_ids=value))
+
+
+def test_allowed_token_ids_beside_bad_words_are_refused() -> None:
+    assert "no token to choose" in str(_refusal(allowed_token_ids=[1], bad_words=["a"]))
+    assert SamplingParams(allowed_token_ids=(3, 1, 3)).allowed_token_ids == (1, 3)
 
 
 def test_stop_token_ids_are_bounded() -> None:

@@ -30,7 +30,7 @@ from quire.engine.watch import StepRecord, StepWatcher
 from quire.errors import DuplicateRequestError, IntegrityError, failure_message, is_failure
 from quire.executors.protocol import Executor
 from quire.request import FinishReason, Request, RequestOutput
-from quire.sample.sampler import require_known_tokens
+from quire.sample.sampler import require_choice, require_known_tokens
 from quire.sched.limits import require_known_prompt
 from quire.sched.plan import ScheduledChunk, StepPlan
 from quire.sched.scheduler import Scheduler
@@ -84,6 +84,7 @@ class EngineCore:
         """
         vocab_size = self.executor.spec.vocab_size
         require_known_tokens(submission.sampling, vocab_size)
+        require_choice(submission.sampling, frozenset() if self.tokenizer is None else self.tokenizer.eos_token_ids)
         require_known_prompt(submission.prompt.token_ids, vocab_size)
         group = RequestGroup(submission, self.tokenizer, self._clock())
         self.scheduler.limits.check(group.states[0].request)

@@ -1,6 +1,6 @@
 """What a request asks to change in its logits before a token is chosen, in vLLM's order.
 
-bad words, min_tokens     banned tokens become -inf
+bad words, min_tokens     banned tokens become -inf, and all but allowed_token_ids
 logit_bias                added
 repetition_penalty        tokens of prompt or output: positive logits divided, negative ones multiplied
 frequency_penalty         output only: subtracted once per occurrence
@@ -79,11 +79,15 @@ class SampleRow:
     eos_token_ids: frozenset[int]
     ban: TokenBan | None = None
     counts: TokenCounts | None = None
+    allowed: TokenIds | None = field(init=False)
     _min_output: int = field(init=False)  # tokens from which on the best of the model's own logits is all that is asked for
 
     def __post_init__(self) -> None:
         params = self.params
-        changes = (params.logit_bias, self.ban is not None, _has_penalties(params), params.logprobs is not None)
+        allowed = None if params.allowed_token_ids is None else np.array(params.allowed_token_ids, dtype=np.int64)
+        object.__setattr__(self, "allowed", allowed)
+        bans = (self.ban is not None, allowed is not None)
+        changes = (params.logit_bias, *bans, _has_penalties(params), params.logprobs is not None)
         is_plain = params.temperature == 0 and not any(changes)
         object.__setattr__(self, "_min_output", params.min_tokens if is_plain else sys.maxsize)
 
@@ -123,7 +127,7 @@ class RowChanges:
 def changes_to(logits: Float32Array, row: SampleRow) -> RowChanges | None:
     """Returns what `row` changes in its logits [V], in float64; None where it changes nothing."""
     params = row.params
-    mask = TokenMask.banning(_banned_ids(row), logits.size)
+    mask = TokenMask.banning(_banned_ids(row), logits.size, row.allowed)
     if not params.logit_bias and not _has_penalties(params):
         return None if mask is None else RowChanges(_NO_IDS, _NO_LOGITS, mask)
     seen, output, occurrences = _counted(row)

@@ -21,12 +21,18 @@ class TokenMask:
         self.words = words
 
     @classmethod
-    def banning(cls, banned: Iterable[TokenIds], vocab_size: int) -> TokenMask | None:
-        """Returns the mask that allows all but these tokens, None where that is all; ids beyond the vocabulary do not count."""
+    def banning(cls, banned: Iterable[TokenIds], vocab_size: int, allowed: TokenIds | None = None) -> TokenMask | None:
+        """Returns the mask of the tokens `allowed` (None: all) without those `banned`, None where that is all.
+
+        Ids beyond the vocabulary do not count.
+        """
         known = [ids[ids < vocab_size] for ids in banned]
-        if not any(ids.size for ids in known):
+        if allowed is None and not any(ids.size for ids in known):
             return None
         is_allowed = np.ones(-(-vocab_size // _BITS_PER_WORD) * _BITS_PER_WORD, dtype=np.bool_)
+        if allowed is not None:
+            is_allowed[:vocab_size] = False
+            is_allowed[allowed[allowed < vocab_size]] = True
         for ids in known:
             is_allowed[ids] = False
         return cls(np.packbits(is_allowed, bitorder="little").view("<u4").astype(np.uint32, copy=False))

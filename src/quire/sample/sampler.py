@@ -17,7 +17,17 @@ from quire.request import SamplingParams, TokenLogprobs
 from quire.sample.definition import RowToken
 from quire.sample.filters import SampleRow, TokenCounts
 
-__all__ = ["RowSampler", "SampleRow", "SampledToken", "TokenCounts", "not_finite", "require_known_tokens", "sample", "score"]
+__all__ = [
+    "RowSampler",
+    "SampleRow",
+    "SampledToken",
+    "TokenCounts",
+    "not_finite",
+    "require_choice",
+    "require_known_tokens",
+    "sample",
+    "score",
+]
 
 
 class SampledToken(NamedTuple):
@@ -65,13 +75,24 @@ def score(sampler: RowSampler, logits: Float32Array, targets: Sequence[int], num
 
 def require_known_tokens(params: SamplingParams, vocab_size: int) -> None:
     """Raises SamplingError where `params` names a token id that the model does not have."""
-    unknown = [token_id for token_id in (*params.logit_bias, *params.stop_token_ids) if token_id >= vocab_size]
+    named = (*params.logit_bias, *params.stop_token_ids, *(params.allowed_token_ids or ()))
+    unknown = [token_id for token_id in named if token_id >= vocab_size]
     if unknown:
         raise SamplingError(
-            "logit_bias or stop_token_ids names a token the model does not have",
+            "logit_bias, stop_token_ids or allowed_token_ids names a token the model does not have",
             given=unknown[0],
             limit=vocab_size - 1,
             next_step="Use token ids of this model's vocabulary.",
+        )
+
+
+def require_choice(params: SamplingParams, eos_token_ids: frozenset[int]) -> None:
+    """Raises SamplingError where `min_tokens` leaves no token to choose: it keeps out those that end an output."""
+    allowed = params.allowed_token_ids
+    if allowed is not None and params.min_tokens and eos_token_ids.union(params.stop_token_ids).issuperset(allowed):
+        raise SamplingError(
+            "allowed_token_ids holds only tokens that end an output, which min_tokens keeps out",
+            next_step="Allow another token, or leave min_tokens out.",
         )
 
 
