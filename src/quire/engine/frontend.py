@@ -72,6 +72,13 @@ class Frontend:
         conversation = messages_of(messages)
         return self._rendered(conversation, datetime.now().astimezone(), inputs, add_generation_prompt=add_generation_prompt)
 
+    def unfinished_chat_prompt(self, messages: Messages, inputs: TemplateInputs) -> ParsedPrompt:
+        """Returns one conversation as a prompt that ends within its last message, which the output continues."""
+        require_known_inputs(inputs)
+        encoder = self._chat_encoder
+        chat = encoder.render_unfinished(messages_of(messages), now=datetime.now().astimezone(), **inputs)
+        return ParsedPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat)))
+
     def template_reads(self, variable: str) -> bool:
         """Returns whether the model's chat template reads a variable, so that giving it one has an effect."""
         try:

@@ -15,6 +15,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Any
 
+from quire.errors import TemplateError
 from quire.text.chat import ChatTemplate
 from quire.text.marked_text import MarkedText, encode_marked, escaped, unused_character
 from quire.text.plain_values import MAX_INPUT_DEPTH, mapping_of
@@ -62,6 +63,22 @@ class ChatEncoder:
         rendered = self._template.render(messages, add_generation_prompt=add_generation_prompt, now=now, **inputs)
         return MarkedText(rendered.replace(escaped(mark), mark) if mark else rendered, mark)
 
+    def render_unfinished(self, messages: Messages, *, now: datetime | None = None, **inputs: Any) -> MarkedText:
+        """Returns a chat up to the last character of its last message, so that what is generated continues that message.
+
+        Raises TemplateError where that message has no text, or where the template does not write it as it is.
+        """
+        end = unused_character(_texts_in([messages, inputs]))
+        unfinished = [*messages[:-1], *(_with_end(message, end) for message in messages[-1:])]
+        rendered = self.render(unfinished, add_generation_prompt=False, now=now, **inputs)
+        before, found, _ = rendered.marked.rpartition(end)
+        if not found:
+            raise TemplateError(
+                "the chat template does not write the last message as it is, so that it cannot be continued",
+                next_step="Let the last message be an assistant's, with a text.",
+            )
+        return MarkedText(before, rendered.mark)
+
     def encode(self, text: MarkedText, *, follows_text: bool = False) -> list[int]:
         """Returns the tokens of a rendered chat, or of a part of it that follows another part."""
         return encode_marked(self._tokenizer, text, follows_text=follows_text)
@@ -96,6 +113,16 @@ class ChatEncoder:
     def _marked(self, value: Any, mark: str, texts: TokenTexts | None = None) -> Any:
         found = texts or self._elsewhere
         return _changed(value, lambda text: found.marked(text, mark)) if mark else value
+
+
+def _with_end(message: Mapping[str, Any], end: str) -> Mapping[str, Any]:
+    """Returns a message with a character behind its text, behind the last one where its content has several parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return {**message, "content": content + end}
+    if isinstance(content, list) and content and isinstance(content[-1], dict) and isinstance(content[-1].get("text"), str):
+        return {**message, "content": [*content[:-1], {**content[-1], "text": content[-1]["text"] + end}]}
+    return message
 
 
 def _cut(name: str, mark: str) -> str:
