@@ -75,15 +75,15 @@ def score(sampler: RowSampler, logits: Float32Array, targets: Sequence[int], num
 
 def require_known_tokens(params: SamplingParams, vocab_size: int) -> None:
     """Raises SamplingError where `params` names a token id that the model does not have."""
-    named = (*params.logit_bias, *params.stop_token_ids, *(params.allowed_token_ids or ()))
-    unknown = [token_id for token_id in named if token_id >= vocab_size]
-    if unknown:
-        raise SamplingError(
-            "logit_bias, stop_token_ids or allowed_token_ids names a token the model does not have",
-            given=unknown[0],
-            limit=vocab_size - 1,
-            next_step="Use token ids of this model's vocabulary.",
-        )
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
+        unknown = next((token_id for token_id in getattr(params, name) or () if token_id >= vocab_size), None)
+        if unknown is not None:
+            raise SamplingError(
+                f"{name} names a token the model does not have",
+                given=unknown,
+                limit=vocab_size - 1,
+                next_step="Use token ids of this model's vocabulary.",
+            )
 
 
 def require_choice(params: SamplingParams, eos_token_ids: frozenset[int]) -> None:
