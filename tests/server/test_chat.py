@@ -155,6 +155,12 @@ def test_fields_without_effect_are_named(http: httpx2.Client) -> None:
     assert answer.headers["x-quire-ignored"] == "store, user, ?, refusal, messages.cache_control, messages.refusal"
 
 
+def test_null_fields_are_named_too(http: httpx2.Client) -> None:
+    answer = post(http, stop=None, tools=None, verbosity=None, seed=None, id_slot=1, timings_per_token=True)
+    named = answer.headers["x-quire-ignored"]
+    assert named == "seed, stop, tools, verbosity, id_slot, timings_per_token"
+
+
 def test_header_of_ignored_fields_is_bounded(http: httpx2.Client) -> None:
     answer = post(http, **{f"unknown_field_{number}": 1 for number in range(1000)})
     assert answer.status_code == 200
@@ -200,6 +206,9 @@ def test_message_cannot_forge_a_turn(http: httpx2.Client) -> None:
         ({"truncate_prompt_tokens": 10}, "truncate_prompt_tokens", "unsupported_truncation"),
         ({"modalities": ["text", "audio"]}, "modalities", "unsupported_modality"),
         ({"chat_template": "{{ x }}"}, "chat_template", "unsupported_template"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_tools"),
+        ({"allowed_token_ids": []}, "allowed_token_ids", None),
+        ({"allowed_token_ids": [1], "bad_words": ["a"]}, "allowed_token_ids", None),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0", "unsupported_tools"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x"}}]}]},
@@ -233,12 +242,21 @@ def test_what_cannot_be_answered_is_refused_by_name(
         assert (error["param"], error["code"]) == (param, code)
 
 
-@pytest.mark.parametrize("name", ["logit_bias", "stop_token_ids"])
+@pytest.mark.parametrize("name", ["logit_bias", "stop_token_ids", "allowed_token_ids"])
 def test_token_ids_are_checked_against_the_logits(http: httpx2.Client, server: Served, name: str) -> None:
     width = server.service.vocab_size
     for token_id, status in ((width - 1, 200), (width, 400), (2**31, 400)):
         value: object = {str(token_id): 1} if name == "logit_bias" else [token_id]
-        assert post(http, **{name: value}).status_code == status
+        answer = post(http, **{name: value})
+        assert answer.status_code == status
+        assert status == 200 or answer.json()["error"]["param"] == name
+
+
+def test_only_allowed_tokens_come(http: httpx2.Client) -> None:
+    allowed = [100, 200, 300]
+    answer = post(http, allowed_token_ids=allowed, return_token_ids=True, temperature=1).json()
+    assert set(answer["choices"][0]["token_ids"]) <= set(allowed)
+    assert answer["usage"]["completion_tokens"] == 8
 
 
 def test_token_ids_come_back_where_they_are_asked_for(http: httpx2.Client, llm: LLM) -> None:

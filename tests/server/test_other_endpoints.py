@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -21,6 +22,15 @@ def test_model_list_has_what_clients_of_both_vendors_look_for(client: openai.Ope
     assert (card["type"], card["max_input_tokens"]) == ("model", context - 1)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other/name")
+
+
+def test_strict_client_of_anthropic_lists_models(server: Served) -> None:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, _strict_response_validation=True) as client:
+        (model,) = client.models.list()
+        assert client.models.retrieve("bundled") == model
+    assert (model.id, model.type, model.lifecycle) == ("bundled", "model", "active")
+    assert model.capabilities is not None
+    assert model.max_input_tokens == server.service.max_context - 1
 
 
 def test_chosen_names_are_the_only_ones() -> None:
@@ -54,6 +64,18 @@ def test_tokens_of_a_text_and_back(http: httpx2.Client, llm: LLM) -> None:
     assert http.post("/tokenize", json={"content": text}).json()["tokens"] == ids
     back = http.post("/detokenize", json={"tokens": ids}).json()
     assert back["prompt"] == back["content"] == llm.tokenizer.decode(ids, skip_special=False)
+
+
+def test_tokens_are_told_in_the_forms_of_both_servers(http: httpx2.Client, llm: LLM) -> None:
+    text = "naïve 😀"
+    answer = http.post("/tokenize", json={"content": text, "with_pieces": True, "parse_special": True}).json()
+    pieces = [each["piece"] for each in answer["tokens"]]
+    whole = b"".join(piece.encode() if isinstance(piece, str) else bytes(piece) for piece in pieces)
+    assert (whole.decode(), [each["id"] for each in answer["tokens"]]) == (text, llm.tokenizer.encode(text))
+    assert any(isinstance(piece, list) for piece in pieces), "halves of characters are bytes"
+    plain = http.post("/tokenize", json={"prompt": text})
+    assert (plain.json()["token_strs"], "x-quire-ignored" in plain.headers) == (None, False)
+    assert http.post("/detokenize", json={"tokens": [1], "extra": 1}).headers["x-quire-ignored"] == "extra"
 
 
 def test_tokens_of_a_chat_are_those_that_an_answer_counts(http: httpx2.Client) -> None:

@@ -60,10 +60,13 @@ class ChatRules:
         if not chunk["choices"]:
             self._take_usage(chunk)
         for choice in chunk["choices"]:
-            self._take_choice(choice)
+            self._take_choice(choice, chunk)
 
-    def _take_choice(self, choice: Mapping[str, Any]) -> None:
+    def _take_choice(self, choice: Mapping[str, Any], chunk: Mapping[str, Any]) -> None:
         index, delta = choice["index"], choice["delta"]
+        if "prompt_progress" in chunk:
+            _require(self._num_roles == 0 and delta == {"content": ""}, "progress comes after the prompt")
+            return
         _require(index not in self._ended, "a choice goes on after its end")
         if "role" in delta:
             _require(index == self._num_roles and delta["role"] == "assistant", "roles are out of order")

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
-from quire.server.chat_messages import MessageReader, render_chat
+from quire.server.chat_messages import ChatEnd, MessageReader, render_chat
 from quire.server.chat_render import ChatForm, ChatRenderer
 from quire.server.errors import refuse
 from quire.server.fields import SamplingFields, ignored_fields, ignored_header, read_fields, require_logprobs
 from quire.server.json_body import Fields
 from quire.server.limits import Limits
 from quire.server.planning import plan, wish_of
+from quire.server.prompts import salted
 from quire.server.render import Call, Envelope, new_id
 from quire.server.service import Service
 from quire.server.told import headers_of
 from quire.text.template_inputs import TemplateInputs
 
-_NO_THINKING = "none"
+_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 class ChatFields(SamplingFields):
@@ -32,6 +32,7 @@ class ChatFields(SamplingFields):
     chat_template_kwargs: dict[str, Any] | None = None
     documents: Any = None
     add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
 def read_chat(fields: Fields, service: Service, tenant: str) -> Call:
@@ -42,13 +43,8 @@ def read_chat(fields: Fields, service: Service, tenant: str) -> Call:
     wish = wish_of(request, service, tenant, logprobs=num_top, max_tokens=_max_tokens(request))
     reader = MessageReader(service.limits)
     inputs, ignored = template_inputs(request, service)
-    prompt = render_chat(
-        service.engine.frontend,
-        reader.read(request.messages),
-        inputs,
-        add_generation_prompt=request.add_generation_prompt is not False,
-    )
-    generation = plan([replace(prompt, cache_salt=request.cache_salt or "")], wish, service)
+    prompt = render_chat(service.engine.frontend, reader.read(request.messages), inputs, end=chat_end(request))
+    generation = plan([salted(prompt, request)], wish, service)
     form = ChatForm(num_top=num_top, has_usage=request.includes_usage, has_token_ids=request.return_token_ids is True)
     envelope = Envelope(kind="chat.completion", model=model, fingerprint=service.fingerprint, answer_id=new_id("chatcmpl-"))
     names = ignored_header([*ignored_fields(request), *ignored, *reader.dropped], service.limits)
@@ -64,11 +60,15 @@ def read_chat(fields: Fields, service: Service, tenant: str) -> Call:
 def template_inputs(request: ChatFields, service: Service) -> tuple[TemplateInputs, Iterator[str]]:
     """Returns what the template gets besides messages, and the names of fields that it would not read.
 
-    No reasoning effort switches thinking off where the template has that switch.
+    A template that reads the reasoning effort gets it; in another, none of it switches thinking off where there is a switch.
     """
     variables = dict(request.chat_template_kwargs or {})
-    effort, ignored = request.reasoning_effort, []
-    if effort == _NO_THINKING and service.engine.frontend.template_reads("enable_thinking"):
+    effort, ignored, reads = request.reasoning_effort, [], service.engine.frontend.template_reads
+    if effort not in (None, *_EFFORTS):
+        raise refuse("reasoning_effort is not known", f"Use one of {', '.join(_EFFORTS)}.", param="reasoning_effort")
+    if effort is not None and reads("reasoning_effort"):
+        variables.setdefault("reasoning_effort", effort)
+    elif effort == _EFFORTS[0] and reads("enable_thinking"):
         variables.setdefault("enable_thinking", False)
     elif effort is not None:
         ignored.append("reasoning_effort")
@@ -76,6 +76,19 @@ def template_inputs(request: ChatFields, service: Service) -> tuple[TemplateInpu
     if request.documents:
         inputs["documents"] = request.documents
     return inputs, iter(ignored)
+
+
+def chat_end(request: ChatFields) -> ChatEnd:
+    """Returns what a request wants at the end of its prompt; raises ApiError where it wants an answer and a message to go on."""
+    if request.continue_final_message is not True:
+        return ChatEnd.MESSAGE if request.add_generation_prompt is False else ChatEnd.ANSWER
+    if request.add_generation_prompt is True:
+        raise refuse(
+            "continue_final_message and add_generation_prompt exclude each other",
+            "Leave out one of the two.",
+            param="continue_final_message",
+        )
+    return ChatEnd.UNFINISHED
 
 
 def _num_top(request: ChatFields, limits: Limits) -> int | None:

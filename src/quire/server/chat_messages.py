@@ -8,6 +8,7 @@ other keys  (ids, cache_control ...)       dropped, and named
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 from quire.engine.frontend import Frontend
@@ -82,8 +83,16 @@ class MessageReader:
         return {"type": "text", "text": _text(part.get(_TEXT_PARTS[kind]), f"{place}.{_TEXT_PARTS[kind]}")}
 
 
+class ChatEnd(Enum):
+    """What stands at the end of a chat: the beginning of the answer, the last message as it is, or that message unfinished."""
+
+    ANSWER = "answer"
+    MESSAGE = "message"
+    UNFINISHED = "unfinished"
+
+
 def render_chat(
-    frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, *, add_generation_prompt: bool = True
+    frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, *, end: ChatEnd = ChatEnd.ANSWER
 ) -> ParsedPrompt:
     """Returns a chat as a prompt. System messages are joined in front where the template refuses or ignores them elsewhere.
 
@@ -92,7 +101,7 @@ def render_chat(
     refused: TemplateError | None = None
     for form in _forms(messages):
         try:
-            prompt = frontend.chat_prompt(form, inputs, add_generation_prompt=add_generation_prompt)
+            prompt = _rendered(frontend, form, inputs, end)
         except TemplateError as error:
             refused = refused or error
             continue
@@ -101,6 +110,12 @@ def render_chat(
     if refused is not None:
         raise refused
     raise refuse("the model's chat template ignores system messages", "Write the text into a user message.", param="messages")
+
+
+def _rendered(frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, end: ChatEnd) -> ParsedPrompt:
+    if end is ChatEnd.UNFINISHED:
+        return frontend.unfinished_chat_prompt(messages, inputs)
+    return frontend.chat_prompt(messages, inputs, add_generation_prompt=end is ChatEnd.ANSWER)
 
 
 def _forms(messages: Sequence[Message]) -> list[Sequence[Message]]:

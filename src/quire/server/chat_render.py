@@ -1,5 +1,6 @@
 """Answers of `/v1/chat/completions`.
 
+data: {... "delta":{"content":""} ... "prompt_progress":{...}} if asked for, after each step on the prompt
 data: {... "delta":{"role":"assistant","content":""} ...}     one per choice, 0 first
 data: {... "delta":{"content":"Par"} ...}                     content is there in every delta
 data: {... "delta":{},"finish_reason":"stop" ...}             once per choice
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quire.engine.step_events import PromptProgress
 from quire.request import CompletionOutput, RequestOutput
 from quire.server.errors import ApiError
 from quire.server.generation import Delta, Generation, usage_of, whole_delta
@@ -50,6 +52,10 @@ class ChatRenderer(OpenAIStream):
         self._prefixes, self._suffix = self._prebuilt()
 
     # -- as a stream -----------------------------------------------------------------
+
+    def prompt(self, progress: PromptProgress) -> bytes:
+        """Returns how far the prompt is."""
+        return event({**self._chunk_fields(0, {"content": ""}), **self.progress_fields(progress)})
 
     def opening(self) -> bytes:
         """Returns the role of every choice."""
@@ -116,8 +122,11 @@ class ChatRenderer(OpenAIStream):
         return facts
 
     def _chunk(self, choice: int, delta: dict[str, Any], facts: dict[str, Any] | None = None) -> bytes:
+        return event(self._chunk_fields(choice, delta, facts))
+
+    def _chunk_fields(self, choice: int, delta: dict[str, Any], facts: dict[str, Any] | None = None) -> dict[str, Any]:
         body = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None, **(facts or {})}
-        return event({**self._envelope.fields(_CHUNK), "choices": [body], **self._usage})
+        return {**self._envelope.fields(_CHUNK), "choices": [body], **self._usage}
 
     def _prebuilt(self) -> tuple[list[bytes], bytes]:
         """Returns what stands before the text of each choice's chunks, and what stands behind it."""

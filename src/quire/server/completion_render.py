@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.engine.completion import RequestGroup
+from quire.engine.step_events import PromptProgress
 from quire.request import CompletionOutput, RequestOutput, TokenLogprobs
 from quire.server.errors import ApiError
 from quire.server.generation import Delta, Generation, usage_of, whole_delta
@@ -36,6 +37,12 @@ class CompletionRenderer(OpenAIStream):
         self._has_begun = [not form.has_echo for _ in generation.groups]
 
     # -- as a stream -----------------------------------------------------------------
+
+    def prompt(self, progress: PromptProgress) -> bytes:
+        """Returns how far one of the prompts is, as a chunk of its first choice."""
+        idx = next(idx for idx, group in enumerate(self._generation.groups) if group.request_id == progress.request_id)
+        choice = self._choice(idx * self._generation.num_choices, "", None, None)
+        return self._chunk(choice, self.progress_fields(progress))
 
     def opening(self) -> bytes:
         """Returns nothing: this API begins with text."""
@@ -141,5 +148,5 @@ class CompletionRenderer(OpenAIStream):
     def _choice(self, choice: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None) -> dict[str, Any]:
         return {"index": choice, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
 
-    def _chunk(self, choice: dict[str, Any]) -> bytes:
-        return event({**self._envelope.fields(self._envelope.kind), "choices": [choice], **self._usage})
+    def _chunk(self, choice: dict[str, Any], facts: dict[str, Any] | None = None) -> bytes:
+        return event({**self._envelope.fields(self._envelope.kind), "choices": [choice], **self._usage, **(facts or {})})

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from quire.engine.prompts import ParsedPrompt
 from quire.server.completion_render import CompletionForm, CompletionRenderer
 from quire.server.errors import refuse
 from quire.server.fields import SamplingFields, ignored_fields, ignored_header, read_fields, require_logprobs
+from quire.server.fill_in import ends_of, with_suffix
 from quire.server.json_body import Fields
-from quire.server.planning import plan, wish_of
-from quire.server.prompts import read_prompts
+from quire.server.planning import Wish, plan, wish_of
+from quire.server.prompts import read_prompts, salted
 from quire.server.render import Call, Envelope, new_id
 from quire.server.service import Service
 from quire.server.told import headers_of
@@ -24,6 +23,7 @@ class CompletionFields(SamplingFields):
     """The fields of a completion."""
 
     prompt: Any = None
+    suffix: str | None = None
     best_of: int | None = None
     echo: bool | None = None
     logprobs: int | None = None
@@ -40,8 +40,10 @@ def read_completion(fields: Fields, service: Service, tenant: str) -> Call:
     has_echo = request.echo is True
     if has_echo and num_top is not None:
         wish = replace(wish, params={**wish.params, "prompt_logprobs": max(num_top, request.prompt_logprobs or 0)})
-    prompts = _salted(read_prompts(request.prompt, service), request.cache_salt)
-    generation = plan(prompts, wish, service)
+    prompt = request.prompt
+    if request.suffix:
+        prompt, wish = _with_gap(request, wish, service)
+    generation = plan([salted(each, request) for each in read_prompts(prompt, service)], wish, service)
     form = CompletionForm(
         num_top=num_top,
         has_echo=has_echo,
@@ -58,8 +60,16 @@ def read_completion(fields: Fields, service: Service, tenant: str) -> Call:
     )
 
 
-def _salted(prompts: Sequence[ParsedPrompt], salt: str | None) -> list[ParsedPrompt]:
-    return [replace(prompt, cache_salt=salt or "") for prompt in prompts]
+def _with_gap(request: CompletionFields, wish: Wish, service: Service) -> tuple[str, Wish]:
+    """Returns a prompt that ends where the gap begins, and the wish to stop behind it."""
+    if request.echo is True:
+        raise refuse("echo and suffix exclude each other", "Leave out one of the two.", param="echo")
+    tokenizer = service.source.tokenizer
+    prompt = with_suffix(request.prompt, request.suffix or "", tokenizer)
+    stops = wish.params.get("stop_token_ids") or []
+    if not isinstance(stops, list):
+        return prompt, wish  # which the engine refuses
+    return prompt, replace(wish, params={**wish.params, "stop_token_ids": [*stops, *ends_of(tokenizer)]})
 
 
 def _max_tokens(request: CompletionFields) -> int:

@@ -10,7 +10,7 @@ Answer        admission, headers, then steps of the engine                 429
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route, Router
 from quire import __version__
 from quire.server.answers import Answer
 from quire.server.body import read_body
+from quire.server.capabilities import CAPABILITIES
 from quire.server.chat import read_chat
 from quire.server.completions import read_completion
 from quire.server.errors import ApiError, Refusal
@@ -30,6 +31,7 @@ from quire.server.render import Call, to_json
 from quire.server.score import read_score
 from quire.server.service import Service
 from quire.server.tokens import detokenized, tokenized
+from quire.server.told import Told
 
 Read = Callable[[Fields, Service, str], Call]
 """Translates the request of one API; raises ApiError or RequestError for what cannot be answered."""
@@ -90,12 +92,15 @@ class Endpoints:
     # -- answers of the server -------------------------------------------------------
 
     async def _tokenize(self, request: Request) -> Response:
-        self._service.require_open()
-        return _json(await self._read(request, tokenized))
+        return await self._tell(request, tokenized)
 
     async def _detokenize(self, request: Request) -> Response:
+        return await self._tell(request, detokenized)
+
+    async def _tell(self, request: Request, read: Callable[[Fields, Service, str], Told]) -> Response:
         self._service.require_open()
-        return _json(await self._read(request, detokenized))
+        told = await self._read(request, read)
+        return _json(told.body, headers=told.headers)
 
     async def _models(self, _request: Request) -> Response:
         names = self._service.model.names
@@ -123,6 +128,8 @@ class Endpoints:
             "type": "model",
             "display_name": name,
             "created_at": datetime.fromtimestamp(service.model.created, UTC).isoformat().replace("+00:00", "Z"),
+            "lifecycle": "active",
+            "capabilities": dict(CAPABILITIES),
             "root": service.model.names[0],
             "max_model_len": service.max_context,
             "context_length": service.max_context,
@@ -150,5 +157,5 @@ class Endpoints:
         return _json({"name": "quire", "version": __version__, "time": int(time.time()), "endpoints": _LISTED})
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(to_json(value), status_code=status, media_type="application/json")
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(to_json(value), status_code=status, media_type="application/json", headers=headers)

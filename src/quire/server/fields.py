@@ -21,6 +21,7 @@ _INT64 = (-(2**63), 2**63 - 1)
 _MAX_DRAWN_SEED_BITS = 53  # JavaScript keeps no larger integer
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
+_OF_TOKENS = ("stop_token_ids", "allowed_token_ids", "prompt_logprobs")
 _Model = TypeVar("_Model", bound="RequestFields")
 
 
@@ -41,7 +42,7 @@ class RequestFields(BaseModel):
 
 
 class SamplingFields(RequestFields):
-    """How to continue a prompt: OpenAI's fields, then vLLM's. The engine checks the values."""
+    """How to continue a prompt: OpenAI's fields, then vLLM's and llama-server's. The engine checks the values."""
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -59,12 +60,15 @@ class SamplingFields(RequestFields):
     repetition_penalty: float | None = None
     min_tokens: int | None = None
     stop_token_ids: Any = None
+    allowed_token_ids: Any = None
     bad_words: Any = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     prompt_logprobs: int | None = None
     return_token_ids: bool | None = None
+    return_progress: bool | None = None
+    cache_prompt: bool | None = None
     cache_salt: str | None = Field(None, max_length=MAX_LABEL_CHARS)
     priority: int | None = Field(None, ge=-100, le=100)
 
@@ -99,13 +103,10 @@ _UNSUPPORTED: Mapping[str, _Unsupported] = MappingProxyType(
         "audio": _Unsupported(what="audio", code="unsupported_audio"),
         "modalities": _Unsupported(what="anything but text", code="unsupported_modality", neutral=(["text"], [])),
         "chat_template": _Unsupported(what="a template of the request", code="unsupported_template"),
-        "continue_final_message": _Unsupported(what="continuing a message", code="unsupported_prefill", neutral=(False,)),
-        "allowed_token_ids": _Unsupported(what="a list of allowed tokens", code="unsupported_tokens"),
         "logits_processors": _Unsupported(what="code of the request", code="unsupported_code", neutral=([],)),
         "use_beam_search": _Unsupported(what="beam search", code="unsupported_beam_search", neutral=(False,)),
         "prompt_embeds": _Unsupported(what="embeddings as a prompt", code="unsupported_embeddings"),
         "kv_transfer_params": _Unsupported(what="a transfer of K/V", code="unsupported_transfer"),
-        "suffix": _Unsupported(what="filling in before a suffix", code="unsupported_suffix", neutral=("",)),
     }
 )
 
@@ -129,8 +130,13 @@ def read_fields(model: type[_Model], fields: Fields) -> _Model:
 
 
 def ignored_fields(request: RequestFields) -> Iterator[str]:
-    """Yields the fields that had no effect."""
-    return (name for name in request.model_extra or {} if name not in _UNSUPPORTED)
+    """Yields the fields that had no effect: those that are null, then those that are not known."""
+    for name in type(request).model_fields:
+        if name in request.model_fields_set and getattr(request, name) is None:
+            yield name
+    for name, value in (request.model_extra or {}).items():
+        if value is None or name not in _UNSUPPORTED:
+            yield name
 
 
 def ignored_header(names: Iterable[str], limits: Limits) -> str:
@@ -164,7 +170,7 @@ def sampling_of(request: SamplingFields, recommended: Mapping[str, float], limit
         "include_stop_str_in_output",
         "skip_special_tokens",
     )
-    given = {name: getattr(request, name) for name in (*names, "stop", "bad_words", "stop_token_ids", "prompt_logprobs")}
+    given = {name: getattr(request, name) for name in (*names, "stop", "bad_words", *_OF_TOKENS)}
     drawing = {name: getattr(request, name) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
     params = {**recommended, **{name: value for name, value in (given | drawing).items() if value is not None}}
     if 0 in (params.get("temperature"), params.get("top_p")):

@@ -43,6 +43,7 @@ def wish_of(request: SamplingFields, service: Service, tenant: str, *, logprobs:
         max_tokens=max_tokens,
         priority=request.priority or 0,
         tenant=tenant,
+        reports_prompt=request.stream is True and request.return_progress is True,
     )
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 from quire.engine.prompts import ParsedPrompt, read_prompt
 from quire.server.errors import ApiError, refuse
+from quire.server.fields import SamplingFields
 from quire.server.service import Service
+
+_BYPASS_BYTES = 16
 
 
 def read_prompts(prompt: object, service: Service) -> list[ParsedPrompt]:
@@ -22,6 +28,15 @@ def one_prompt(prompt: object, service: Service, place: str) -> ParsedPrompt:
     """Returns one prompt; raises ApiError for what is neither text nor token ids of the model."""
     require_prompt(prompt, service, place)
     return read_prompt(prompt, service.engine.tokenizer)
+
+
+def salted(prompt: ParsedPrompt, request: SamplingFields) -> ParsedPrompt:
+    """Returns a prompt that shares the cache with those of the same salt only.
+
+    `cache_prompt: false` draws a salt: nothing is taken from the cache, and no other prompt finds what this one puts there.
+    """
+    salt = os.urandom(_BYPASS_BYTES).hex() if request.cache_prompt is False else request.cache_salt or ""
+    return replace(prompt, cache_salt=salt)
 
 
 def require_prompt(prompt: object, service: Service, place: str) -> None:

@@ -33,16 +33,27 @@ class Renderer(Protocol):
 
 
 class OpenAIStream:
-    """What the streams of both OpenAI completion APIs do alike: nothing before the first token but comments."""
+    """What the streams of both OpenAI completion APIs do alike: nothing before the first token but comments and progress."""
+
+    _accepted_s = 0.0
 
     def accepted(self) -> bytes:
+        self._accepted_s = time.monotonic()
         return b""
 
     def heartbeat(self) -> bytes:
         return HEARTBEAT
 
-    def prompt(self, progress: PromptProgress) -> bytes:  # noqa: ARG002 - the protocol's signature
-        return b""
+    def progress_fields(self, progress: PromptProgress) -> dict[str, Any]:
+        """Returns how far a prompt is, as llama-server tells it; the time counts from the acceptance of the request."""
+        return {
+            "prompt_progress": {
+                "total": progress.num_tokens,
+                "cache": progress.num_cached_tokens,
+                "processed": progress.num_computed_tokens,
+                "time_ms": round((time.monotonic() - self._accepted_s) * 1000),
+            }
+        }
 
 
 class StreamRenderer(Protocol):

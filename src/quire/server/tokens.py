@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.server.chat import ChatFields, template_inputs
+from quire.server.chat import ChatFields, chat_end, template_inputs
 from quire.server.chat_messages import MessageReader, render_chat
 from quire.server.errors import refuse
-from quire.server.fields import RequestFields, read_fields
+from quire.server.fields import RequestFields, ignored_fields, ignored_header, read_fields
 from quire.server.json_body import Fields
 from quire.server.prompts import require_ids
 from quire.server.service import Service
-from quire.text.tokenizer import AddSpecial
+from quire.server.told import Told
+from quire.text.tokenizer import AddSpecial, Tokenizer
 
 
 class TokenizeFields(ChatFields):
@@ -31,18 +32,20 @@ class DetokenizeFields(RequestFields):
     tokens: Any = None
 
 
-def tokenized(fields: Fields, service: Service, _tenant: str) -> dict[str, Any]:
+def tokenized(fields: Fields, service: Service, _tenant: str) -> Told:
     """Returns the token ids of a text or of a rendered chat."""
     request = read_fields(TokenizeFields, fields)
     service.model.name_for(request.model)
-    token_ids = _token_ids(request, service)
-    answer = {"count": len(token_ids), "max_model_len": service.max_context, "tokens": token_ids}
-    if request.return_token_strs is True:
-        answer["token_strs"] = [service.source.tokenizer.token_text(token_id) for token_id in token_ids]
-    return answer
+    tokenizer, token_ids = service.source.tokenizer, _token_ids(request, service)
+    answer: dict[str, Any] = {"count": len(token_ids), "max_model_len": service.max_context, "tokens": token_ids}
+    if request.with_pieces is True:
+        answer["tokens"] = [{"id": token_id, "piece": _piece(token_id, tokenizer)} for token_id in token_ids]
+    is_named = request.return_token_strs is True
+    answer["token_strs"] = [tokenizer.token_text(token_id) for token_id in token_ids] if is_named else None
+    return _told(answer, request, service)
 
 
-def detokenized(fields: Fields, service: Service, _tenant: str) -> dict[str, Any]:
+def detokenized(fields: Fields, service: Service, _tenant: str) -> Told:
     """Returns the text of token ids, special tokens written out, under both names that clients look for."""
     request = read_fields(DetokenizeFields, fields)
     service.model.name_for(request.model)
@@ -50,7 +53,20 @@ def detokenized(fields: Fields, service: Service, _tenant: str) -> dict[str, Any
         raise refuse(f"tokens must be a list of at most {service.limits.text_ids} token ids", "Send integers.", param="tokens")
     require_ids(request.tokens, service, "tokens")
     text = service.source.tokenizer.decode(request.tokens, skip_special=False)
-    return {"prompt": text, "content": text}
+    return _told({"prompt": text, "content": text}, request, service)
+
+
+def _told(answer: dict[str, Any], request: RequestFields, service: Service) -> Told:
+    return Told(body=answer, ignored=ignored_header(ignored_fields(request), service.limits))
+
+
+def _piece(token_id: int, tokenizer: Tokenizer) -> str | list[int]:
+    """Returns a token as llama-server writes it: its text, or its bytes where these are no whole characters."""
+    content = tokenizer.bytes_of(token_id)
+    try:
+        return tokenizer.token_text(token_id) if content is None else content.decode()
+    except UnicodeDecodeError:
+        return list(content or b"")
 
 
 def _token_ids(request: TokenizeFields, service: Service) -> list[int]:
@@ -59,9 +75,8 @@ def _token_ids(request: TokenizeFields, service: Service) -> list[int]:
         raise refuse("one of prompt, messages and content is needed", "Send one of them.", param="prompt")
     if request.messages is not None:
         messages = MessageReader(service.limits).read(request.messages)
-        adds_prompt = request.add_generation_prompt is not False
         inputs, _ = template_inputs(request, service)
-        prompt = render_chat(service.engine.frontend, messages, inputs, add_generation_prompt=adds_prompt)
+        prompt = render_chat(service.engine.frontend, messages, inputs, end=chat_end(request))
         return list(prompt.token_ids)
     if request.content is not None:
         special = AddSpecial.YES if request.add_special is True else AddSpecial.NO
