@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -21,10 +23,12 @@ KEY = "a-key-of-this-test"
 
 
 @contextmanager
-def serving(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def serving(
+    *arguments: str, environment: dict[str, str] | None = None, **streams: Any
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """Starts `quire serve` on a free port and yields it with the lines that it prints; ends it at the latest in the end."""
     command = [sys.executable, "-m", "quire.cli", "serve", "--port", "0", "--threads", "1", "--kv-memory", "64MiB", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {}))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {}), **streams)
     watchdog = threading.Timer(120, process.kill)
     watchdog.start()
     try:
@@ -59,6 +63,15 @@ def test_start_prints_what_a_client_needs_and_its_curl_line_works() -> None:
         assert "Paris" in answer.json()["choices"][0]["message"]["content"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+def test_a_client_connects_once_it_has_read_the_address_and_the_end_is_silent(tmp_path: Path) -> None:
+    with (tmp_path / "errors").open("w+") as errors, serving(stderr=errors) as (process, lines):
+        socket.create_connection(("127.0.0.1", int(_url(lines).rpartition(":")[2]))).close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        errors.seek(0)
+        assert errors.read() == ""
 
 
 @pytest.mark.parametrize("is_file", [False, True])

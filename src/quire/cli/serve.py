@@ -89,11 +89,12 @@ async def _serve(access: Access, serving: ServeOptions, choice: EngineChoice) ->
     import asyncio
 
     from quire.cli.serve_view import show_start
-    from quire.server.serving import Server, listen
+    from quire.server.serving import BACKLOG, Server, listen
 
     with listen(access) as listener:
         service = await asyncio.to_thread(_load, serving, choice)
         async with service:
+            listener.listen(BACKLOG)  # a client may connect as soon as it has read the address
             show_start(service, access, listener.getsockname()[1])
             await Server(service, access, serving.shutdown_timeout).serve([listener])
 

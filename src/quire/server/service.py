@@ -77,6 +77,7 @@ class Service:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.workers.close()
         await self.engine.close()
+        gc.unfreeze()  # the interpreter's last collection reaches everything again
 
     def require_open(self) -> None:
         """Raises ApiError where no request is taken: 503 while the server ends, 429 while it has too many."""

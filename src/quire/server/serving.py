@@ -26,7 +26,8 @@ from quire.server.service import Service
 _LAST_WORDS_S = 2
 """How long connections may take to read what they were sent last."""
 
-_BACKLOG = 2048
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
                 timeout_keep_alive=int(service.limits.keep_alive_s),
                 timeout_graceful_shutdown=_LAST_WORDS_S,
             )
