@@ -24,7 +24,7 @@
         +-- SampleRowError                    one row of logits from which no token can be drawn
 
 Each says what was wrong, what was given, what the limit is, and what to do next.
-The HTTP API adds its ApiError (server/errors.py).
+The HTTP API adds its ApiError (server/errors.py), and `quire bench serve` its ExchangeError (bench/serve_http.py).
 """
 
 from __future__ import annotations

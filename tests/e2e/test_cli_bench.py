@@ -62,7 +62,7 @@ def test_a_benchmark_ends_with_its_circumstances(shape: Path, arguments: tuple[s
 
 
 def test_every_benchmark_has_help_with_an_example() -> None:
-    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start", "quality", "overhead"):
+    for name in ("decode", "prefill", "batch", "prefix", "kernels", "start", "quality", "overhead", "serve"):
         assert "Example:" in CliRunner().invoke(cli, ("bench", name, "--help")).stdout
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from quire.cli.bench_quality import quality
+from quire.cli.bench_serve import serve
 from quire.cli.options import OptionDecorator, Words, count_of, gathered, words
 from quire.config import DType, KVFormat
 from quire.engine.options import AUTO, WEIGHT_FORMATS
@@ -244,6 +245,7 @@ def overhead(model: str | None, num_steps: int, repeat: int, as_json: bool) -> N
 
 
 bench.add_command(quality)
+bench.add_command(serve)
 
 
 def _run(options: BenchOptions, settings: dict[str, Any], measure: Callable[..., Report]) -> None:
