@@ -83,7 +83,7 @@ class Chunks:
 
     def _events(self, events: Sequence[StepEvent]) -> bytes:
         parts = [self._stream.prompt(event) for event in events if isinstance(event, PromptProgress)]
-        deltas = list(deltas_of(events, self._run.generation))
+        deltas = deltas_of(events, self._run.generation)
         if deltas and not self._has_begun:
             self._has_begun = True
             parts.append(self._stream.opening())

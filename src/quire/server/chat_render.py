@@ -49,6 +49,7 @@ class ChatRenderer(OpenAIStream):
     def __init__(self, envelope: Envelope, generation: Generation, form: ChatForm, source: AnswerSource) -> None:
         self._envelope, self._generation, self._form, self._source = envelope, generation, form, source
         self._usage: dict[str, Any] = {"usage": None} if form.has_usage else {}
+        self._is_plain = form.num_top is None and not form.has_token_ids
         self._prefixes, self._suffix = self._prebuilt()
 
     # -- as a stream -----------------------------------------------------------------
@@ -65,6 +66,8 @@ class ChatRenderer(OpenAIStream):
     def delta(self, delta: Delta) -> bytes:
         """Returns the chunks of a delta, and of the end if it is the last one."""
         choices = self._generation.choices_of(delta.group_idx, delta.completion_idx)
+        if len(choices) == 1:
+            return self._content(choices[0], delta) + self._finish(choices[0], delta)
         return b"".join(self._content(choice, delta) + self._finish(choice, delta) for choice in choices)
 
     def closing(self, outputs: Sequence[RequestOutput]) -> bytes:
@@ -104,7 +107,7 @@ class ChatRenderer(OpenAIStream):
     # -- inside ----------------------------------------------------------------------
 
     def _content(self, choice: int, delta: Delta) -> bytes:
-        if self._form.num_top is None and not self._form.has_token_ids:
+        if self._is_plain:
             return self._prefixes[choice] + json_text(delta.text) + self._suffix if delta.text else b""
         return self._chunk(choice, {"content": delta.text}, self._facts(delta)) if delta.text or delta.token_ids else b""
 

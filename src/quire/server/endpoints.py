@@ -10,13 +10,14 @@ Answer        admission, headers, then steps of the engine                 429
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire import __version__
 from quire.server.answers import Answer
@@ -49,6 +50,17 @@ _LISTED = (
 )
 
 
+class _Direct:
+    """A handler as an ASGI application: starlette then passes on what an answer sends without a coroutine for each piece."""
+
+    def __init__(self, handler: Callable[[Request], Awaitable[ASGIApp]]) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._handler(Request(scope, receive))
+        await answer(scope, receive, send)
+
+
 class Endpoints:
     """The handlers of one server."""
 
@@ -62,7 +74,7 @@ class Endpoints:
 
     def router(self) -> Router:
         """Returns the routes. No path is redirected to another."""
-        generated = [Route(path, self._generate, methods=["POST"]) for path in self._reads]
+        generated = [Route(path, _Direct(self._generate), methods=["POST"]) for path in self._reads]
         routes: list[BaseRoute] = [
             *generated,
             Route("/v1/models", self._models),

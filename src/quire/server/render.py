@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from typing import Any, Protocol
 
 from quire.engine.step_events import PromptProgress
@@ -22,6 +23,7 @@ HEARTBEAT = b": ping\n\n"
 """A comment: every client skips it, and it resets the timers of those that count bytes."""
 
 DONE = b"data: [DONE]\n\n"
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _LINE_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 """What JSON may hold as it is, and some clients take for the end of a line."""
 
@@ -120,12 +122,12 @@ def new_id(prefix: str) -> str:
 
 def to_json(value: object) -> bytes:
     """Returns compact JSON in UTF-8; values hold no NaN."""
-    return escaped_lines(json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)).encode()
+    return escaped_lines(_COMPACT.encode(value)).encode()
 
 
 def json_text(text: str) -> bytes:
     """Returns a text as a JSON string in UTF-8."""
-    return escaped_lines(json.dumps(text, ensure_ascii=False)).encode()
+    return escaped_lines(encode_basestring(text)).encode()
 
 
 def escaped_lines(text: str) -> str:

@@ -131,7 +131,7 @@ class Run:
                 raise _failed(output)
             if any(completion.finish_reason is FinishReason.ABORT for completion in output.outputs):
                 raise shutting_down()
-        order = {group.request_id: idx for idx, group in enumerate(self.generation.groups)}
+        order = self.generation.numbers
         self.outputs = sorted([*self.outputs, *ended], key=lambda output: order[output.request_id])
 
 

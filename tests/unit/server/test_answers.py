@@ -14,7 +14,7 @@ from quire.server.answers import Chunks
 from quire.server.errors import ApiError
 from quire.server.generation import Delta
 
-GENERATION = SimpleNamespace(groups=[SimpleNamespace(request_id="r")], drops_output=False)
+GENERATION = SimpleNamespace(numbers={"r": 0}, drops_output=False)
 
 
 class Run:
