@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from itertools import count
+from typing import Any
 
 from quire.engine.chats import Messages, messages_of, require_known_inputs, split_conversations, template_of
 from quire.engine.prompts import (
@@ -33,6 +34,9 @@ from quire.text.tokenizer import Tokenizer
 
 SamplingParamsOfAll = SamplingParams | Sequence[SamplingParams] | None
 PriorityOfAll = int | Sequence[int]
+
+_LISTS = ("tools", "documents")
+"""Inputs of a template that are lists of dictionaries; others are variables."""
 
 
 class Frontend:
@@ -80,9 +84,10 @@ class Frontend:
         return ParsedPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat)))
 
     def template_reads(self, variable: str) -> bool:
-        """Returns whether the model's chat template reads a variable, so that giving it one has an effect."""
+        """Returns whether the model's chat template reads tools, documents or a variable, so that giving it one has an effect."""
+        inputs: dict[str, Any] = {variable: [{}]} if variable in _LISTS else {"variables": {variable: None}}
         try:
-            self._chat_template.check(variables={variable: None})
+            self._chat_template.check(**inputs)
         except TemplateError:
             return False
         return True

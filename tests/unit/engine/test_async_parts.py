@@ -73,7 +73,7 @@ def test_prompt_of_a_chat_can_end_without_the_start_of_an_answer(engine: AsyncEn
 
 
 def test_frontend_knows_what_its_template_reads(engine: AsyncEngine) -> None:
-    assert not engine.frontend.template_reads("enable_thinking")
+    assert not any(map(engine.frontend.template_reads, ("enable_thinking", "tools", "documents")))
 
 
 def test_pulse_of_the_engine_thread() -> None:
