@@ -1,9 +1,10 @@
-"""One server per module, with the bundled model, and the official client."""
+"""One server per module, with the bundled model, and the official clients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -40,4 +41,10 @@ def llm() -> Iterator[LLM]:
 def lenient_client(server: Served) -> Iterator[openai.OpenAI]:
     """A client for streams of completions: a strict one refuses OpenAI's own, whose chunks have no finish reason yet."""
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def anthropic_client(server: Served) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0, _strict_response_validation=True) as client:
         yield client

@@ -120,7 +120,7 @@ def test_unknown_path_is_not_found_in_the_form_of_openai(http: httpx2.Client, pa
         assert answer.headers["x-request-id"] == answer.headers["request-id"]
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("path", ["/v1/messages/batches", "/v1/messages/count_tokens/"])
 def test_path_of_anthropic_is_not_found_in_its_form(http: httpx2.Client, path: str) -> None:
     answer = http.post(path, json={})
     body = answer.json()

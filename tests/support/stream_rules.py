@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from support.messages_rules import messages_fault
+
 _DONE = "[DONE]"
 
 
@@ -15,6 +17,8 @@ class StreamFaultError(Exception):
 
 def fault_of(body: bytes, path: str, *, is_whole: bool) -> str | None:
     """Returns what is wrong with a stream, None if nothing is. One that is not whole was cut by its reader."""
+    if path in _FAULTS:
+        return _FAULTS[path](body, is_whole=is_whole)
     try:
         events = data_of(body)
         ended = events[-1:] == [_DONE]
@@ -120,6 +124,8 @@ class CompletionRules:
 
 
 _RULES: Mapping[str, Callable[[], Any]] = {"/v1/chat/completions": ChatRules, "/v1/completions": CompletionRules}
+_FAULTS: Mapping[str, Callable[..., str | None]] = {"/v1/messages": messages_fault}
+"""APIs whose events have names."""
 
 
 def _check_envelopes(chunks: list[dict[str, Any]]) -> None:

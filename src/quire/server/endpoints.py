@@ -28,6 +28,8 @@ from quire.server.completions import read_completion
 from quire.server.errors import ApiError, Refusal
 from quire.server.gate import TENANT
 from quire.server.json_body import Fields, parse_body
+from quire.server.messages.count import counted_tokens
+from quire.server.messages.read import read_message
 from quire.server.render import Call, to_json
 from quire.server.score import read_score
 from quire.server.service import Service
@@ -40,6 +42,8 @@ Read = Callable[[Fields, Service, str], Call]
 _LISTED = (
     "POST /v1/chat/completions",
     "POST /v1/completions",
+    "POST /v1/messages",
+    "POST /v1/messages/count_tokens",
     "POST /v1/score",
     "GET /v1/models",
     "POST /tokenize",
@@ -69,6 +73,7 @@ class Endpoints:
         self._reads: dict[str, Read] = {
             "/v1/chat/completions": read_chat,
             "/v1/completions": read_completion,
+            "/v1/messages": read_message,
             "/v1/score": read_score,
         }
 
@@ -77,6 +82,7 @@ class Endpoints:
         generated = [Route(path, _Direct(self._generate), methods=["POST"]) for path in self._reads]
         routes: list[BaseRoute] = [
             *generated,
+            Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"]),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
             Route("/tokenize", self._tokenize, methods=["POST"]),
@@ -102,6 +108,10 @@ class Endpoints:
         return await service.workers.run(len(body), lambda: read(parse_body(body, service.limits), service, tenant))
 
     # -- answers of the server -------------------------------------------------------
+
+    async def _count_tokens(self, request: Request) -> Response:
+        self._service.require_open()
+        return _json(await self._read(request, counted_tokens))
 
     async def _tokenize(self, request: Request) -> Response:
         return await self._tell(request, tokenized)
@@ -147,6 +157,7 @@ class Endpoints:
             "context_length": service.max_context,
             "max_input_tokens": service.max_context - 1,
             "max_tokens": service.max_context - 1,
+            "lifecycle": "active",
             "meta": {"n_ctx": service.max_context},
         }
 

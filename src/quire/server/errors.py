@@ -17,7 +17,7 @@ _log = logging.getLogger("quire.server")
 
 ANTHROPIC_PATHS = "/v1/messages"
 MAX_MESSAGE_CHARS = 600
-_PLANNED = ("/v1/responses", "/v1/messages", "/v1/embeddings", "/v1/kv", "/metrics")
+_PLANNED = ("/v1/responses", "/v1/embeddings", "/v1/kv", "/metrics")
 
 _OPENAI_TYPES: Mapping[int, str] = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error", 504: "timeout_error"}
@@ -27,6 +27,7 @@ _ANTHROPIC_TYPES: Mapping[int, str] = MappingProxyType(
         401: "authentication_error",
         403: "permission_error",
         404: "not_found_error",
+        408: "timeout_error",
         413: "request_too_large",
         429: "rate_limit_error",
         503: "overloaded_error",
@@ -91,8 +92,7 @@ def log_defect(error: BaseException, name: str = "a request") -> None:
 def error_body(error: ApiError, path: str, request_id: str) -> bytes:
     """Returns an error as JSON in the shape of the API to which a path belongs."""
     if path == ANTHROPIC_PATHS or path.startswith(f"{ANTHROPIC_PATHS}/"):
-        kind = _ANTHROPIC_TYPES.get(error.refusal.status, _by_class(error.refusal.status, "api_error"))
-        body: object = {"type": "error", "error": {"type": kind, "message": message_of(error)}, "request_id": request_id}
+        body: object = {"type": "error", "error": anthropic_error(error), "request_id": request_id}
     else:
         body = {"error": openai_error(error)}
     return json.dumps(body, ensure_ascii=False).encode()
@@ -103,6 +103,14 @@ def openai_error(error: ApiError) -> dict[str, object]:
     refusal = error.refusal
     kind = _OPENAI_TYPES.get(refusal.status, _by_class(refusal.status, "server_error"))
     return {"message": message_of(error), "type": kind, "param": refusal.param, "code": refusal.code}
+
+
+def anthropic_error(error: ApiError) -> dict[str, object]:
+    """Returns what Anthropic's clients expect below `error`, in a body and in a stream."""
+    refusal = error.refusal
+    kind = _ANTHROPIC_TYPES.get(refusal.status, _by_class(refusal.status, "api_error"))
+    details = {} if refusal.code is None else {"details": {"error_code": refusal.code}}
+    return {"type": kind, "message": message_of(error), **details}
 
 
 def message_of(error: QuireError) -> str:

@@ -112,9 +112,14 @@ def usage_of(outputs: Sequence[RequestOutput], generation: Generation, block_siz
     return Usage(
         num_prompt=sum(len(output.prompt_token_ids) for output in outputs),
         num_cached=sum(output.num_cached_tokens for output in outputs),
-        num_written=sum(_num_written(output, block_size) for output in outputs),
+        num_written=sum(num_written(len(each.prompt_token_ids), each.num_cached_tokens, block_size) for each in outputs),
         num_completion=0 if generation.drops_output else num_completion,
     )
+
+
+def num_written(num_prompt: int, num_cached: int, block_size: int) -> int:
+    """Returns how many tokens of a prompt are written into the cache: those of whole blocks that it did not have."""
+    return max(0, num_prompt // block_size * block_size - num_cached)
 
 
 def _seen(delta: Delta, generation: Generation) -> Delta:
@@ -122,10 +127,6 @@ def _seen(delta: Delta, generation: Generation) -> Delta:
     if not generation.drops_output:
         return delta
     return Delta(group_idx=delta.group_idx, completion_idx=delta.completion_idx, finish_reason=FinishReason.LENGTH)
-
-
-def _num_written(output: RequestOutput, block_size: int) -> int:
-    return max(0, len(output.prompt_token_ids) // block_size * block_size - output.num_cached_tokens)
 
 
 def _joined(steps: Sequence[Progress]) -> list[Progress]:

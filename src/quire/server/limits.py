@@ -35,6 +35,7 @@ class Limits:
     json_digits: int = _limit(20, "digits of an integer in a JSON body")
     messages: int = _limit(4096, "messages of a chat")
     parts: int = _limit(1024, "parts of a message")
+    tools: int = _limit(1024, "tools of a request")
     prompts: int = _limit(256, "prompts of a completion request")
     choices: int = _limit(512, "choices of a request: prompts times `n`")
     completions: int = _limit(MAX_COMPLETIONS, "`n`")

@@ -1,0 +1,70 @@
+"""`POST /v1/messages`: the request as Anthropic's clients spell it, and what it asks of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quire.server.errors import refuse
+from quire.server.fields import ignored_header
+from quire.server.json_body import Fields
+from quire.server.messages.fields import MessageFields, read_message_fields
+from quire.server.messages.prompts import UNSUPPORTED_TOOLS, PromptParts, prompt_parts
+from quire.server.messages.render import MessageHead, MessageRenderer
+from quire.server.messages.tools import forces_tool
+from quire.server.planning import plan, wish_of
+from quire.server.render import Call, new_id
+from quire.server.service import Service
+from quire.server.told import headers_of
+
+
+def read_message(fields: Fields, service: Service, tenant: str) -> Call:
+    """Returns the call for a request; raises ApiError or RequestError for what cannot be answered."""
+    request, ignored = read_message_fields(fields)
+    head = MessageHead(message_id=new_id("msg_"), model=service.model.name_for(request.model))
+    wish = wish_of(request, service, tenant, logprobs=None, max_tokens=_max_tokens(request))
+    parts = prompt_parts(request, service)
+    _refuse_tools(request, parts)
+    _require_open_turn(parts)
+    prompt = parts.rendered(service, request.cache_salt)
+    generation = plan([prompt], replace(wish, reports_prompt=request.stream is True), service)
+    renderer = MessageRenderer(head, generation, service.source.block_size)
+    return Call(
+        generation=generation,
+        renderer=renderer,
+        stream=renderer if request.stream is True else None,
+        headers=headers_of(generation, ignored_header([*ignored, *parts.ignored], service.limits)),
+    )
+
+
+def _max_tokens(request: MessageFields) -> int:
+    if request.max_tokens is None or request.max_tokens < 0:
+        raise refuse(
+            "max_tokens is missing or negative",
+            "Send how many tokens the answer may have, or 0 to compute the prompt alone.",
+            param="max_tokens",
+        )
+    return request.max_tokens
+
+
+def _refuse_tools(request: MessageFields, parts: PromptParts) -> None:
+    place = "tool_choice" if forces_tool(request.tool_choice) else parts.tool_place
+    if place is not None:
+        verb = "holds" if place.startswith("messages") else "asks for"
+        raise refuse(
+            f"{place} {verb} tool calls, which this server does not support yet",
+            "Leave tools, calls and their results out.",
+            param=place,
+            code=UNSUPPORTED_TOOLS,
+        )
+
+
+def _require_open_turn(parts: PromptParts) -> None:
+    """Raises ApiError for a conversation that ends with the assistant, whose text the API would go on with."""
+    spoken = [message["role"] for message in parts.messages if message["role"] != "system"]
+    if spoken[-1:] == ["assistant"]:
+        raise refuse(
+            "the last message is the assistant's, and continuing a message is not supported yet",
+            "End with a message of the user.",
+            param="messages",
+            code="unsupported_prefill",
+        )
