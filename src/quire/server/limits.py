@@ -46,6 +46,12 @@ class Limits:
     logprobs: int = _limit(20, "`top_logprobs`, `logprobs` of a completion, `prompt_logprobs`")
     text_ids: int = _limit(262_144, "token ids of `/detokenize`")
     label_chars: int = _limit(MAX_LABEL_CHARS, "characters of `model` and `cache_salt`")
+    metadata: int = _limit(
+        16, f"entries of `metadata`: {MAX_LABEL_CHARS // 4} characters of a name, {2 * MAX_LABEL_CHARS} of a value"
+    )
+    stored_bytes: int = _limit(64 * MIB, "responses that are kept; beyond, the least recently used of the owner of most go")
+    stored_responses: int = _limit(4096, "their number")
+    stored_s: float = _limit(86_400.0, "time that a response is kept after its last use")
     open_requests: int = _limit(2048, "choices that are computed or wait, of all clients; 429 beyond")
     open_tokens: int = _limit(1_000_000, "prompt tokens of these; 429 beyond")
     worker_jobs: int = _limit(64, "large requests that are read or wait for it; 429 beyond")
