@@ -72,6 +72,7 @@ def served(
     recommended: Mapping[str, float] | None = None,
     options: EngineOptions | None = None,
     send_buffer_bytes: int | None = None,
+    keeps_responses: bool = True,
 ) -> Iterator[Served]:
     """Serves a model (None: the bundled one) on a free port of this machine. Any name is accepted unless `names` are given.
 
@@ -79,7 +80,7 @@ def served(
     """
     engine = AsyncEngine(model, **{"threads": 1, "kv_memory": "64MiB", **(options or {})})
     shown = ServedModel(names=names or ("bundled",), is_chosen=bool(names), recommended=recommended or {})
-    service = Service(engine, shown, limits)
+    service = Service(engine, shown, limits, keeps_responses=keeps_responses)
     access = access or Access(port=0)
     with listen(access) as listener:
         port = listener.getsockname()[1]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from support.messages_rules import messages_fault
+from support.responses_rules import responses_fault
 
 _DONE = "[DONE]"
 
@@ -124,7 +125,7 @@ class CompletionRules:
 
 
 _RULES: Mapping[str, Callable[[], Any]] = {"/v1/chat/completions": ChatRules, "/v1/completions": CompletionRules}
-_FAULTS: Mapping[str, Callable[..., str | None]] = {"/v1/messages": messages_fault}
+_FAULTS: Mapping[str, Callable[..., str | None]] = {"/v1/messages": messages_fault, "/v1/responses": responses_fault}
 """APIs whose events have names."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from quire.server.chat_messages import ChatEnd, MessageReader, render_chat
 from quire.server.chat_render import ChatForm, ChatRenderer
@@ -57,7 +57,18 @@ def read_chat(fields: Fields, service: Service, tenant: str) -> Call:
     )
 
 
-def template_inputs(request: ChatFields, service: Service) -> tuple[TemplateInputs, Iterator[str]]:
+class TemplateFields(Protocol):
+    """What a request of any API gives the template besides messages."""
+
+    @property
+    def reasoning_effort(self) -> str | None: ...
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any] | None: ...
+    @property
+    def documents(self) -> Any: ...
+
+
+def template_inputs(request: TemplateFields, service: Service) -> tuple[TemplateInputs, Iterator[str]]:
     """Returns what the template gets besides messages, and the names of fields that it would not read.
 
     A template that reads the reasoning effort gets it; in another, none of it switches thinking off where there is a switch.

@@ -31,6 +31,8 @@ from quire.server.json_body import Fields, parse_body
 from quire.server.messages.count import counted_tokens
 from quire.server.messages.read import read_message
 from quire.server.render import Call, to_json
+from quire.server.responses.create import counted_input, num_continued_bytes, read_response
+from quire.server.responses.stored_endpoints import StoredEndpoints
 from quire.server.score import read_score
 from quire.server.service import Service
 from quire.server.tokens import detokenized, tokenized
@@ -44,6 +46,12 @@ _LISTED = (
     "POST /v1/completions",
     "POST /v1/messages",
     "POST /v1/messages/count_tokens",
+    "POST /v1/responses",
+    "POST /v1/responses/input_tokens",
+    "GET /v1/responses/{id}",
+    "DELETE /v1/responses/{id}",
+    "POST /v1/responses/{id}/cancel",
+    "GET /v1/responses/{id}/input_items",
     "POST /v1/score",
     "GET /v1/models",
     "POST /tokenize",
@@ -83,6 +91,9 @@ class Endpoints:
         routes: list[BaseRoute] = [
             *generated,
             Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"]),
+            Route("/v1/responses", _Direct(self._respond), methods=["POST"]),
+            Route("/v1/responses/input_tokens", self._count_input, methods=["POST"]),
+            *StoredEndpoints(self._service).routes(),
             Route("/v1/models", self._models),
             Route("/v1/models/{name:path}", self._model),
             Route("/tokenize", self._tokenize, methods=["POST"]),
@@ -101,11 +112,23 @@ class Endpoints:
         self._service.require_open()
         return Answer(await self._read(request, read), self._service)
 
+    async def _respond(self, request: Request) -> Any:
+        self._service.require_open()
+        return Answer(await self._read_turn(request, read_response), self._service)
+
     async def _read(self, request: Request, read: Callable[[Fields, Service, str], Any]) -> Any:
         """Returns what a request asks for, read in a worker if it is large."""
         service, tenant = self._service, request.scope[TENANT]
         body = await read_body(request, service.limits)
         return await service.workers.run(len(body), lambda: read(parse_body(body, service.limits), service, tenant))
+
+    async def _read_turn(self, request: Request, read: Callable[[Fields, Service, str], Any]) -> Any:
+        """Returns what a request asks for that may continue a conversation: then that decides how large it is."""
+        service, tenant = self._service, request.scope[TENANT]
+        body = await read_body(request, service.limits)
+        fields = await service.workers.run(len(body), lambda: parse_body(body, service.limits))
+        num_bytes = len(body) + num_continued_bytes(fields, service, tenant)
+        return await service.workers.run(num_bytes, lambda: read(fields, service, tenant))
 
     # -- answers of the server -------------------------------------------------------
 
@@ -123,6 +146,10 @@ class Endpoints:
         self._service.require_open()
         told = await self._read(request, read)
         return _json(told.body, headers=told.headers)
+
+    async def _count_input(self, request: Request) -> Response:
+        self._service.require_open()
+        return _json(await self._read_turn(request, counted_input))
 
     async def _models(self, _request: Request) -> Response:
         names = self._service.model.names
@@ -157,7 +184,6 @@ class Endpoints:
             "context_length": service.max_context,
             "max_input_tokens": service.max_context - 1,
             "max_tokens": service.max_context - 1,
-            "lifecycle": "active",
             "meta": {"n_ctx": service.max_context},
         }
 

@@ -16,6 +16,7 @@ from quire.server.admission import Admission
 from quire.server.errors import ApiError, Refusal
 from quire.server.limits import Limits
 from quire.server.render import AnswerSource
+from quire.server.responses.store import ResponseStore
 from quire.server.runs import Runs, shutting_down
 from quire.server.workers import Workers
 
@@ -49,14 +50,20 @@ class ServedModel:
 
 
 class Service:
-    """The state of a server, as an async context manager that closes the engine. Only `begin_drain` changes what it does."""
+    """The state of a server, as an async context manager that closes the engine. Only `begin_drain` changes what it does.
 
-    def __init__(self, engine: AsyncEngine, model: ServedModel, limits: Limits | None = None) -> None:
+    `stored` is None where no response is kept.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, model: ServedModel, limits: Limits | None = None, *, keeps_responses: bool = True
+    ) -> None:
         self.engine = engine
         self.model = model
         self.limits = Limits() if limits is None else limits
         self.workers = Workers(self.limits)
         self.runs = Runs(Admission(self.limits))
+        self.stored = ResponseStore(self.limits) if keeps_responses else None
         self.is_draining = False
         core = engine.core
         self.max_context: int = core.scheduler.limits.max_tokens

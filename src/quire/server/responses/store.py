@@ -162,3 +162,17 @@ class ResponseStore:
             max(self._shelves.values(), key=lambda shelf: shelf.num_bytes).drop_oldest()
         while self.num_responses > self._limits.stored_responses:
             max(self._shelves.values(), key=lambda shelf: len(shelf.entries)).drop_oldest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a response goes when it is done: whose it is, what it was given, and the turn that it continues."""
+
+    store: ResponseStore
+    owner: str
+    input: bytes
+    previous: Turn | None
+
+    def keep(self, response_id: str, body: bytes, output: bytes) -> None:
+        """Keeps a response with its output items as a JSON list."""
+        self.store.put(self.owner, response_id, body, Turn(input=self.input, output=output, previous=self.previous))

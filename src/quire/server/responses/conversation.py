@@ -1,0 +1,58 @@
+"""From the items of a conversation to messages as chat templates read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quire.engine.frontend import Frontend
+from quire.errors import RequestError
+from quire.server.chat_messages import Message
+from quire.server.responses.store import Item
+
+_MARK = "quirethought"
+_PROBE: tuple[Message, ...] = (
+    {"role": "user", "content": "x"},
+    {"role": "assistant", "content": "x", "reasoning_content": _MARK},
+)
+
+
+def messages_of(instructions: str | None, items: Sequence[Item], frontend: Frontend) -> tuple[list[Message], list[str]]:
+    """Returns the messages, instructions first, and the names of items without effect.
+
+    Reasoning becomes a part of the assistant's message behind it, where the template shows reasoning.
+    """
+    messages: list[Message] = [] if instructions is None else [{"role": "system", "content": instructions}]
+    has_reasoning = any(item["type"] == "reasoning" for item in items)
+    is_shown = has_reasoning and _shows_reasoning(frontend)
+    thought: str | None = None
+    for item in items:
+        if item["type"] == "reasoning":
+            thought = _thought_in(item)
+            continue
+        message = _message(item)
+        if is_shown and thought is not None and message["role"] == "assistant":
+            message["reasoning_content"] = thought
+        messages.append(message)
+        thought = None
+    return messages, ["input.reasoning"] if has_reasoning and not is_shown else []
+
+
+def _message(item: Item) -> Message:
+    """Returns a message; of one part the text itself, since not every template reads parts."""
+    texts = [part["text"] for part in item["content"]]
+    content = "".join(texts) if len(texts) < 2 else [{"type": "text", "text": text} for text in texts]
+    return {"role": "system" if item["role"] == "developer" else item["role"], "content": content}
+
+
+def _thought_in(item: Item) -> str:
+    parts = item["content"] or item["summary"]
+    return "\n\n".join(part["text"] for part in parts)
+
+
+def _shows_reasoning(frontend: Frontend) -> bool:
+    """Returns whether the template writes the reasoning of an answer into the prompt."""
+    try:
+        prompt = frontend.chat_prompt(_PROBE, {}, add_generation_prompt=False)
+    except RequestError:
+        return False
+    return _MARK in (prompt.text or "")

@@ -1,0 +1,141 @@
+"""`POST /v1/responses`: the request as OpenAI's and vLLM's clients spell it, and what it asks of the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from quire.engine.prompts import ParsedPrompt
+from quire.server.chat import template_inputs
+from quire.server.chat_messages import Message, render_chat
+from quire.server.errors import ApiError, Refusal, refuse
+from quire.server.fields import ignored_header, require_logprobs
+from quire.server.generation import Generation
+from quire.server.json_body import Fields
+from quire.server.planning import plan, wish_of
+from quire.server.render import Call, new_id, to_json
+from quire.server.responses.conversation import messages_of
+from quire.server.responses.fields import ResponseFields, ignored_names, read_response_fields
+from quire.server.responses.input_items import ItemReader
+from quire.server.responses.render import ResponseRenderer
+from quire.server.responses.response_object import ResponseFacts
+from quire.server.responses.store import Item, Place, Turn
+from quire.server.responses.tools import skipped_tools
+from quire.server.service import Service
+from quire.server.told import headers_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request that was read: its own items, the turn that it continues, and the prompt that both become."""
+
+    request: ResponseFields
+    model: str
+    items: list[Item]
+    previous: Turn | None
+    messages: list[Message]  # instructions first
+    prompt: ParsedPrompt
+    ignored: list[str]  # names of fields and items without effect
+
+
+def read_response(fields: Fields, service: Service, tenant: str) -> Call:
+    """Returns the call for a request; raises ApiError or RequestError for what cannot be answered."""
+    asked = _read(fields, service, tenant)
+    generation = _planned(asked, service, tenant)
+    place = _place_of(asked, service, tenant)
+    facts = ResponseFacts(
+        response_id=new_id("resp_"),
+        model=asked.model,
+        fingerprint=service.fingerprint,
+        request=asked.request,
+        sampling=generation.groups[0].submission.sampling,
+        max_output_tokens=generation.max_tokens.kept,
+        is_stored=place is not None,
+    )
+    unkept = ["store"] if asked.request.store is True and place is None else []
+    renderer = ResponseRenderer(facts, generation, service.source, place)
+    return Call(
+        generation=generation,
+        renderer=renderer,
+        stream=renderer if asked.request.stream is True else None,
+        headers=headers_of(generation, ignored_header([*asked.ignored, *unkept], service.limits)),
+    )
+
+
+def counted_input(fields: Fields, service: Service, tenant: str) -> dict[str, Any]:
+    """Returns what `POST /v1/responses/input_tokens` answers: the tokens of the prompt that a request would have."""
+    asked = _read(fields, service, tenant)
+    return {"object": "response.input_tokens", "input_tokens": len(asked.prompt.token_ids)}
+
+
+def num_continued_bytes(fields: Fields, service: Service, tenant: str) -> int:
+    """Returns the size of the conversation that a request continues, which its body does not show."""
+    named = fields.get("previous_response_id")
+    stored = service.stored.get(tenant, named) if service.stored is not None and isinstance(named, str) else None
+    return 0 if stored is None else stored.turn.num_conversation_bytes()
+
+
+def _read(fields: Fields, service: Service, tenant: str) -> Asked:
+    request = read_response_fields(fields, service.limits)
+    model = service.model.name_for(request.model)
+    skipped = list(skipped_tools(request.tools or (), request.tool_choice))
+    reader = ItemReader(service.limits)
+    items = reader.read(request.input)
+    previous = _turn_before(request.previous_response_id, service, tenant)
+    conversation = items if previous is None else [*previous.items(), *items]
+    if not 1 <= len(conversation) <= service.limits.messages:
+        raise refuse(f"a conversation has 1 to {service.limits.messages} items", "Send a text as input.", param="input")
+    frontend = service.engine.frontend
+    messages, without_effect = messages_of(request.instructions, conversation, frontend)
+    inputs, unread = template_inputs(request, service)
+    return Asked(
+        request=request,
+        model=model,
+        items=items,
+        previous=previous,
+        messages=messages,
+        prompt=replace(render_chat(frontend, messages, inputs), cache_salt=request.cache_salt or ""),
+        ignored=[*ignored_names(request), *map(_spelled, unread), *skipped, *reader.dropped, *without_effect],
+    )
+
+
+def _planned(asked: Asked, service: Service, tenant: str) -> Generation:
+    request = asked.request
+    require_logprobs("top_logprobs", request.top_logprobs, service.limits)
+    wish = wish_of(request, service, tenant, logprobs=request.num_top, max_tokens=_max_tokens(request))
+    return plan([asked.prompt], wish, service)
+
+
+def _max_tokens(request: ResponseFields) -> int | None:
+    """Returns the length of the answer, as OpenAI's clients spell it or as vLLM's do; 0 where only the prompt is wanted."""
+    name = "max_tokens" if request.max_output_tokens is None else "max_output_tokens"
+    value: int | None = getattr(request, name)
+    if value is not None and value < 1:
+        raise refuse(f"{name} must be at least 1", "Leave it out to go on until the context is full.", param=name)
+    return 0 if request.is_prewarming else value
+
+
+def _turn_before(response_id: str | None, service: Service, tenant: str) -> Turn | None:
+    """Returns the turn that a request continues; raises ApiError (404) for a response that is not kept for its owner."""
+    if response_id is None:
+        return None
+    stored = None if service.stored is None else service.stored.get(tenant, response_id)
+    if stored is None:
+        raise ApiError(
+            "there is no such previous response" if service.stored is not None else "this server keeps no responses",
+            next_step="Send the whole conversation as input.",
+            refusal=Refusal(status=404, param="previous_response_id", code="previous_response_not_found"),
+        )
+    return stored.turn
+
+
+def _place_of(asked: Asked, service: Service, tenant: str) -> Place | None:
+    """Returns where the response is kept, None where it is not: OpenAI keeps what a request does not forbid."""
+    if service.stored is None or asked.request.store is False:
+        return None
+    return Place(store=service.stored, owner=tenant, input=to_json(asked.items), previous=asked.previous)
+
+
+def _spelled(name: str) -> str:
+    """Returns a field of a chat as this API spells it."""
+    return "reasoning.effort" if name == "reasoning_effort" else name
