@@ -120,3 +120,10 @@ def test_wrong_options_are_refused_before_the_model_is_loaded(tmp_path: Path, ar
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_no_store_keeps_no_response() -> None:
+    with serving("--no-store") as (_, lines):
+        answer = post(f"{_url(lines)}/v1/responses", json={"input": "Hi", "max_output_tokens": 1, "store": True}).json()
+        assert answer["store"] is False
+        assert get(f"{_url(lines)}/v1/responses/{answer['id']}").status_code == 404

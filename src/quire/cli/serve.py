@@ -27,6 +27,7 @@ class ServeOptions:
     api_key_file: Path | None
     allowed_host: tuple[str, ...]
     served_model_name: tuple[str, ...]
+    no_store: bool
     shutdown_timeout: float
 
 
@@ -51,6 +52,7 @@ _SERVE_OPTIONS = (
         metavar="NAME",
         help="A name of the model; others are refused. Repeatable. [default: its directory's, and any name is accepted]",
     ),
+    click.option("--no-store", is_flag=True, help="Keep no responses: previous_response_id of /v1/responses finds none."),
     click.option(
         "--shutdown-timeout",
         type=click.FloatRange(0, _MAX_TIMEOUT_S),
@@ -115,7 +117,8 @@ def _load(serving: ServeOptions, choice: EngineChoice) -> Service:
         options["on_progress"] = on_progress
         engine = AsyncEngine(directory, **options)
     names = serving.served_model_name or (name if choice.model is None else _short_name(name),)
-    service = Service(engine, ServedModel(names=names, is_chosen=bool(serving.served_model_name), recommended=recommended))
+    model = ServedModel(names=names, is_chosen=bool(serving.served_model_name), recommended=recommended)
+    service = Service(engine, model, keeps_responses=not serving.no_store)
     service.warm_up()
     return service
 
