@@ -134,12 +134,13 @@ TokenLogprobs = Mapping[int, Logprob]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestMetrics:
-    """Seconds on the engine's clock and what the cache saved; `ttft_s` counts from submission."""
+    """Seconds on the engine's clock and what the cache saved. All times count from submission: `queue_s` to the first step."""
 
     ttft_s: float | None
     e2e_s: float | None
     num_preemptions: int
     num_steps: int
+    queue_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,14 +145,16 @@ class RequestGroup:
         self._num_steps = 0
         self._last_step: int | None = None
         self._submitted_s = now
+        self._begun_s: float | None = None
         self._first_token_s: float | None = None
         self._ended_s: float | None = None
 
-    def note_chunk(self, chunk: ScheduledChunk, step: int, now: float) -> None:
-        """Counts a step that computes tokens of any completion, and remembers when the first token came."""
+    def note_chunk(self, chunk: ScheduledChunk, step: int, began_s: float, now: float) -> None:
+        """Counts a step that computed tokens of any completion; remembers when the first began, and when a token came."""
         if step != self._last_step:
             self._num_steps += 1
             self._last_step = step
+            self._begun_s = began_s if self._begun_s is None else self._begun_s
         if self._first_token_s is None and chunk.num_sample_rows:
             self._first_token_s = now
 
@@ -186,8 +188,11 @@ class RequestGroup:
         )
         return self._output((completion,), None, is_final=False)
 
-    def _metrics(self) -> RequestMetrics:
+    @property
+    def metrics(self) -> RequestMetrics:
+        """What is known so far; may be read in any thread."""
         return RequestMetrics(
+            queue_s=None if self._begun_s is None else self._begun_s - self._submitted_s,
             ttft_s=None if self._first_token_s is None else self._first_token_s - self._submitted_s,
             e2e_s=None if self._ended_s is None else self._ended_s - self._submitted_s,
             num_preemptions=sum(state.request.num_preemptions for state in self.states),
@@ -205,7 +210,7 @@ class RequestGroup:
             prompt_logprobs=None if scores is None else tuple(scores),
             outputs=completions,
             num_cached_tokens=self.states[0].request.num_cached_tokens,
-            metrics=self._metrics(),
+            metrics=self.metrics,
             finished=is_final,
         )
 

@@ -58,6 +58,7 @@ class EngineCore:
         self._groups: dict[str, RequestGroup] = {}
         self._states: dict[str, CompletionState] = {}
         self._tables = PaddedTables()
+        self._ended: list[str] = []  # since the last record; empty without a watcher
 
     @property
     def scheduler(self) -> Scheduler:
@@ -138,6 +139,7 @@ class EngineCore:
 
         An error that belongs to one request ends that request; the others lose a step, but no token changes.
         """
+        began_s = self._clock()
         plan = self.scheduler.plan_step()
         if plan is None:
             return []
@@ -152,12 +154,17 @@ class EngineCore:
             self.scheduler.abandon(plan)
             events = [event for request_id, message in drawn.failures.items() for event in self._fail(request_id, message)]
         else:
-            events = self._complete(plan, drawn)
+            events = self._complete(plan, drawn, began_s)
         if not self._groups:
             self._books.check_idle()
         if self.watcher is not None:
-            self.watcher(StepRecord(plan, drawn, self.scheduler.manager.pool.take_events()))
+            self._report(self.watcher, plan, drawn, began_s)
         return events
+
+    def _report(self, watcher: StepWatcher, plan: StepPlan, drawn: StepTokens, began_s: float) -> None:
+        events, ended = self.scheduler.manager.pool.take_events(), tuple(self._ended)
+        self._ended.clear()
+        watcher(StepRecord(plan, drawn, events, ended, began_s, self._clock()))
 
     def _run_bisecting(self, chunks: Sequence[ScheduledChunk]) -> StepTokens:
         """Returns what the chunks bring; with `failures`, that of the requests which fail on their own counts alone."""
@@ -184,9 +191,9 @@ class EngineCore:
             drawn.take(self._run_bisecting(half))
         return drawn
 
-    def _complete(self, plan: StepPlan, drawn: StepTokens) -> list[StepEvent]:
+    def _complete(self, plan: StepPlan, drawn: StepTokens, began_s: float) -> list[StepEvent]:
         """Lets the scheduler count the step, and tells the readers. Text and stops are worked out first: they can fail."""
-        prompts = self._note_step(plan)
+        prompts = self._note_step(plan, began_s)
         states, logprobs = self._states, drawn.logprobs
         steps: dict[str, Progress] = {}
         sampled: dict[str, Sequence[int]] = {}
@@ -209,14 +216,14 @@ class EngineCore:
             steps[request.request_id] = states[request.request_id].end(errors.get(request.request_id))
         return [*prompts, *steps.values(), *(output for request in finished if (output := self._close(request)) is not None)]
 
-    def _note_step(self, plan: StepPlan) -> list[PromptProgress]:
+    def _note_step(self, plan: StepPlan, began_s: float) -> list[PromptProgress]:
         """Counts the step for its requests; returns how far it brought prompts of which this is told."""
         now, step = self._clock(), plan.step
         groups, states, prompts = self._groups, self._states, []
         for chunk in plan.scheduled:
             state = states[chunk.request_id]
             group = groups[state.group_id]
-            group.note_chunk(chunk, step, now)
+            group.note_chunk(chunk, step, began_s, now)
             if group.submission.reports_prompt and state.index == 0 and not state.request.output_token_ids:
                 prompts.append(state.prompt_progress(chunk.stop))
         return prompts
@@ -247,6 +254,8 @@ class EngineCore:
         """Forgets a finished completion; returns the final output when it was the last of its group."""
         group = self._group_of(request.request_id)
         del self._states[request.request_id]
+        if self.watcher is not None:
+            self._ended.append(request.request_id)
         group.note_end(self._clock())
         if group.num_open:
             return None

@@ -11,15 +11,19 @@ from quire.sched.plan import StepPlan
 
 
 class StepRecord(NamedTuple):
-    """A step's plan, what it drew, and the events of the pool since the record before; none where the pool keeps no log.
+    """A step's plan, what it drew, and what happened since the record before: events of the pool, and requests that ended.
 
-    With `drawn.failures` the plan was abandoned. A step that an interrupt ends has no record: its events, and that it was
-    abandoned, are in the next one.
+    `began_s` and `ended_s` are the core's clock around the step. There are no events where the pool keeps no log. With
+    `drawn.failures` the plan was abandoned. A step that an interrupt ends has no record: its events, and that it was abandoned,
+    are in the next one.
     """
 
     plan: StepPlan
     drawn: StepTokens
     events: tuple[LogEvent, ...]
+    ended: tuple[str, ...]
+    began_s: float
+    ended_s: float
 
 
 StepWatcher = Callable[[StepRecord], None]

@@ -76,6 +76,17 @@ class Scheduler:
     def num_running(self) -> int:
         return len(self._running)
 
+    @property
+    def num_held_tokens(self) -> int:
+        """Tokens whose K/V the held blocks have; those of a shared block count once."""
+        size, pool, block_ids = self._block_size, self.manager.pool, self.manager.block_ids
+        num_full, num_in_tails = pool.num_blocks - pool.num_free, 0
+        for request in self._running:  # whatever is not filled is held by one request alone
+            num_computed = request.num_computed_tokens
+            num_full -= len(block_ids(request.request_id)) - num_computed // size
+            num_in_tails += num_computed % size
+        return num_full * size + num_in_tails
+
     # -- requests come and go --------------------------------------------------------
 
     def submit(self, request: Request) -> None:

@@ -88,3 +88,21 @@ def test_log_survives_a_repair(tokenizer: Tokenizer) -> None:
     mirror = PoolMirror()
     mirror.fold(events)
     mirror.require_equal(core.scheduler.manager.pool)
+
+
+def test_record_tells_which_requests_ended_and_when_the_step_ran(tokenizer: Tokenizer) -> None:
+    core, records = make_core(FakeExecutor(), tokenizer), list[StepRecord]()
+    core.watcher = records.append
+    core.submit(submission("aborted", (5, 6), max_tokens=9))
+    core.step()
+    core.abort("aborted")
+    run_all(core, submission("a", (1, 2), max_tokens=2), submission("b", (3,), max_tokens=1))
+    assert [record.ended for record in records] == [(), ("aborted", "b"), ("a",)]
+    assert [(record.began_s, record.ended_s) for record in records] == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
+
+
+def test_queue_time_ends_where_the_first_step_begins(tokenizer: Tokenizer) -> None:
+    core = make_core(FakeExecutor(), tokenizer, max_num_seqs=1)
+    outputs = run_all(core, submission("first", (1, 2), max_tokens=3), submission("second", (3,), max_tokens=2))
+    metrics = [outputs[name].metrics for name in ("first", "second")]
+    assert [(each.queue_s, each.ttft_s, each.e2e_s) for each in metrics] == [(0.0, 1.0, 3.0), (3.0, 4.0, 5.0)]

@@ -312,3 +312,16 @@ def test_a_prefix_cache_without_a_cache_is_refused() -> None:
     manager = KVCacheManager(BlockPool(4, 4), fingerprint=b"model", prefix_cache=PrefixCache.ON)
     with pytest.raises(ConfigError, match="needs a KV cache"):
         Scheduler(SchedulerConfig(), manager, max_context=16, mode=KVCacheMode.OFF)
+
+
+def test_held_tokens_count_a_shared_block_once() -> None:
+    scheduler = scheduler_of()
+    assert scheduler.num_held_tokens == 0
+    scheduler.submit(request_of("a", range(10)))
+    step(scheduler)
+    assert scheduler.num_held_tokens == 10
+    scheduler.submit(request_of("b", range(10)))  # shares the first two blocks, computes tokens 8 and 9
+    step(scheduler)
+    assert scheduler.num_held_tokens == 11 + 2
+    scheduler.abort("a")
+    assert scheduler.num_held_tokens == 10
