@@ -110,9 +110,7 @@ def test_state_of_the_server(http: httpx2.Client) -> None:
     assert "POST /v1/chat/completions" in http.get("/").json()["endpoints"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/chat/completion", "/v1", "/v1/chat/completions/", "/api/tags", "/v1/responses/a/b", "/metrics"]
-)
+@pytest.mark.parametrize("path", ["/v1/chat/completion", "/v1", "/v1/chat/completions/", "/api/tags", "/v1/responses/a/b"])
 def test_unknown_path_is_not_found_in_the_form_of_openai(http: httpx2.Client, path: str) -> None:
     for answer in (http.get(path), http.post(path, json={})):
         assert answer.status_code == 404

@@ -17,7 +17,9 @@ from starlette.types import Receive, Scope, Send
 from quire.engine.step_events import PromptProgress, StepEvent
 from quire.server.errors import api_error, log_defect
 from quire.server.generation import deltas_of
+from quire.server.metrics_answers import facts_of
 from quire.server.render import Call, StreamRenderer
+from quire.server.request_record import ANSWER
 from quire.server.runs import Run
 from quire.server.service import Service
 
@@ -34,12 +36,16 @@ class Answer:
         self._call = call
         self._service = service
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = self._call.stream
         run = Run(self._call.generation, self._service.engine, self._service.runs, is_streamed=stream is not None)
         with run:
-            async with _watched(run, receive):
-                await (self._send_whole(run, send) if stream is None else self._send_stream(run, stream, send))
+            try:
+                async with _watched(run, receive):
+                    await (self._send_whole(run, send) if stream is None else self._send_stream(run, stream, send))
+            finally:
+                scope[ANSWER] = facts = facts_of(run, self._service.engine)
+                self._service.metrics.answers.note(facts)
 
     async def _send_whole(self, run: Run, send: Send) -> None:
         while not run.is_over:
@@ -51,7 +57,7 @@ class Answer:
 
     async def _send_stream(self, run: Run, stream: StreamRenderer, send: Send) -> None:
         await send_start(send, {**_EVENT_STREAM, **self._call.headers})
-        chunks = Chunks(run, stream, self._service.limits.heartbeat_s)
+        chunks = Chunks(run, stream, self._service)
         if accepted := stream.accepted():
             await send({"type": "http.response.body", "body": accepted, "more_body": True})
         while not chunks.are_over:
@@ -66,9 +72,9 @@ class Answer:
 class Chunks:
     """The bytes of one stream, piece by piece. An error ends it with the API's own event."""
 
-    def __init__(self, run: Run, stream: StreamRenderer, heartbeat_s: float) -> None:
+    def __init__(self, run: Run, stream: StreamRenderer, service: Service) -> None:
         self.are_over = False
-        self._run, self._stream, self._heartbeat_s = run, stream, heartbeat_s
+        self._run, self._stream, self._service = run, stream, service
         self._has_begun = False
 
     async def next(self) -> bytes:
@@ -94,8 +100,10 @@ class Chunks:
         return b"".join(parts)
 
     def _heartbeat(self) -> bytes:
-        is_silent = time.monotonic() - self._run.last_sent_s >= self._heartbeat_s
-        return self._stream.heartbeat() if is_silent else b""
+        if time.monotonic() - self._run.last_sent_s < self._service.limits.heartbeat_s:
+            return b""
+        self._service.metrics.answers.num_heartbeats += 1
+        return self._stream.heartbeat()
 
 
 async def send_start(send: Send, headers: Mapping[str, str], status: int = 200) -> None:

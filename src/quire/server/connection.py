@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, cast
 
@@ -32,8 +33,9 @@ class _Reading(Enum):
 class Connections:
     """How many connections are open, of all and of each address."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, on_refusal: Callable[[ApiError], None]) -> None:
         self.limits = limits
+        self.on_refusal = on_refusal
         self._by_address: Counter[str] = Counter()
 
     def open(self, address: str) -> bool:
@@ -49,9 +51,9 @@ class Connections:
             del self._by_address[address]
 
 
-def guarded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
-    """Returns the protocol class for `uvicorn.Config(http=...)` that keeps connections within limits."""
-    connections = Connections(limits)
+def guarded_protocol(limits: Limits, on_refusal: Callable[[ApiError], None]) -> type[HttpToolsProtocol]:
+    """Returns the protocol class for `uvicorn.Config(http=...)` that keeps connections within limits, and tells of refusals."""
+    connections = Connections(limits, on_refusal)
 
     class Guarded(GuardedProtocol):
         guard = connections
@@ -200,12 +202,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Answers outside of any request and closes the connection; nothing when an answer is on its way already."""
         self._is_refused = True
         self._stop_read_timer()
+        error = ApiError(problem, next_step=next_step, refusal=Refusal(status=status))
+        self.guard.on_refusal(error)
         if self._is_waiting:
-            self.transport.write(_last_words(status, problem, next_step))
+            self.transport.write(_last_words(error))
         self.transport.close()
 
 
-def _last_words(status: int, problem: str, next_step: str) -> bytes:
-    body = error_body(ApiError(problem, next_step=next_step, refusal=Refusal(status=status)), "", "")
+def _last_words(error: ApiError) -> bytes:
+    body = error_body(error, "", "")
     head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-    return STATUS_LINE[status] + head + body
+    return STATUS_LINE[error.refusal.status] + head + body

@@ -30,6 +30,7 @@ from quire.server.gate import TENANT
 from quire.server.json_body import Fields, parse_body
 from quire.server.messages.count import counted_tokens
 from quire.server.messages.read import read_message
+from quire.server.metrics import CONTENT_TYPE
 from quire.server.render import Call, to_json
 from quire.server.responses.create import counted_input, num_continued_bytes, read_response
 from quire.server.responses.stored_endpoints import StoredEndpoints
@@ -58,6 +59,7 @@ _LISTED = (
     "POST /detokenize",
     "GET /health",
     "GET /ready",
+    "GET /metrics",
     "GET /version",
 )
 
@@ -100,6 +102,7 @@ class Endpoints:
             Route("/detokenize", self._detokenize, methods=["POST"]),
             Route("/health", self._health),
             Route("/ready", self._ready),
+            Route("/metrics", self._metrics),
             Route("/version", self._version),
             Route("/", self._index),
         ]
@@ -198,6 +201,9 @@ class Endpoints:
         return _json(
             {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}, 200 if reason is None else 503
         )
+
+    async def _metrics(self, _request: Request) -> Response:
+        return Response(self._service.metrics.page(), media_type=CONTENT_TYPE)
 
     async def _version(self, _request: Request) -> Response:
         return _json({"version": __version__})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from quire.server.auth import ApiKeys
 from quire.server.errors import ApiError, Refusal, api_error, error_body, log_defect, not_served
 from quire.server.hosts import AllowedHosts
+from quire.server.observer import Observer
+from quire.server.request_record import REFUSAL, REQUEST_ID
 
-TENANT, REQUEST_ID = "quire.tenant", "quire.request_id"
-"""Keys of the scope: whose cache a request uses, and what its answer is called in headers and in the log."""
+TENANT = "quire.tenant"
+"""Key of the scope: whose cache a request uses."""
 
 _Message = MutableMapping[str, Any]
 
@@ -28,12 +31,19 @@ class Gate:
     app: ASGIApp
     keys: ApiKeys
     hosts: AllowedHosts
+    observer: Observer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise RuntimeError(f"a connection of type {scope['type']} is not served")
         scope[REQUEST_ID] = request_id = f"req_{os.urandom(12).hex()}"
-        sender = _Sender(send, request_id)
+        sender, began_s = _Sender(send, request_id), time.perf_counter()
+        try:
+            await self._answer(scope, receive, sender)
+        finally:
+            self.observer.note(scope, sender.status, began_s)
+
+    async def _answer(self, scope: Scope, receive: Receive, sender: _Sender) -> None:
         try:
             self.hosts.check(scope["headers"])
             scope[TENANT] = self.keys.tenant_of(scope["path"], scope["headers"])
@@ -42,18 +52,19 @@ class Gate:
         except ClientDisconnect:
             return
         except Exception as error:
-            if sender.has_started:
+            if sender.status is not None:
                 raise
             if not isinstance(error, HTTPException):
-                log_defect(error, request_id)
-            await send_error(scope, sender, _of_any(error, scope["path"]))
+                log_defect(error, scope[REQUEST_ID])
+            scope[REFUSAL] = refusal = _of_any(error, scope["path"])
+            await send_error(scope, sender, refusal)
 
 
 class _Sender:
     """Sends the answer of one request, under its name."""
 
     def __init__(self, send: Send, request_id: str) -> None:
-        self.has_started = False
+        self.status: int | None = None  # once an answer has begun
         self._send = send
         self._headers = _headers(
             {
@@ -66,7 +77,7 @@ class _Sender:
 
     def __call__(self, message: _Message) -> Awaitable[None]:
         if message["type"] == "http.response.start":
-            self.has_started = True
+            self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), *self._headers]
         return self._send(message)
 

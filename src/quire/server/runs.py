@@ -19,7 +19,7 @@ from quire.engine.step_events import StepEvent
 from quire.errors import RequestError
 from quire.request import FinishReason, RequestOutput
 from quire.server.admission import Admission
-from quire.server.errors import ApiError, Refusal
+from quire.server.errors import SHUTTING_DOWN, ApiError, Refusal
 from quire.server.generation import Generation
 
 _log = logging.getLogger("quire.server")
@@ -67,6 +67,7 @@ class Run:
     def __init__(self, generation: Generation, engine: AsyncEngine, runs: Runs, *, is_streamed: bool) -> None:
         self.generation = generation
         self.is_gone = False  # whether the client has disconnected
+        self.error: BaseException | None = None  # what `events` raised
         self.last_sent_s = time.monotonic()
         self.outputs: list[RequestOutput] = []
         self._engine, self._runs = engine, runs
@@ -88,11 +89,15 @@ class Run:
             if self._waiting is not None:
                 await self._waiting.until_ready()
             events = self._reader.take()
+            ended = [event for event in events if isinstance(event, RequestOutput)]
+            if ended:
+                self._note_ends(ended)
         except RequestError as error:  # it was checked before: what is refused now is everything
-            raise shutting_down() from error
-        ended = [event for event in events if isinstance(event, RequestOutput)]
-        if ended:
-            self._note_ends(ended)
+            self.error = shutting_down()
+            raise self.error from error
+        except Exception as error:
+            self.error = error
+            raise
         return events
 
     def wake(self) -> None:
@@ -176,7 +181,7 @@ def shutting_down() -> ApiError:
     return ApiError(
         "the server is shutting down",
         next_step="Ask again when it is back.",
-        refusal=Refusal(status=503, code="shutting_down", headers={"retry-after": "5", "retry-after-ms": "5000"}),
+        refusal=Refusal(status=503, code=SHUTTING_DOWN, headers={"retry-after": "5", "retry-after-ms": "5000"}),
     )
 
 

@@ -15,6 +15,7 @@ from quire.errors import RequestError
 from quire.server.admission import Admission
 from quire.server.errors import ApiError, Refusal
 from quire.server.limits import Limits
+from quire.server.observer import Observer
 from quire.server.render import AnswerSource
 from quire.server.responses.store import ResponseStore
 from quire.server.runs import Runs, shutting_down
@@ -56,7 +57,13 @@ class Service:
     """
 
     def __init__(
-        self, engine: AsyncEngine, model: ServedModel, limits: Limits | None = None, *, keeps_responses: bool = True
+        self,
+        engine: AsyncEngine,
+        model: ServedModel,
+        limits: Limits | None = None,
+        observer: Observer | None = None,
+        *,
+        keeps_responses: bool = True,
     ) -> None:
         self.engine = engine
         self.model = model
@@ -64,6 +71,9 @@ class Service:
         self.workers = Workers(self.limits)
         self.runs = Runs(Admission(self.limits))
         self.stored = ResponseStore(self.limits) if keeps_responses else None
+        self.observer = Observer() if observer is None else observer
+        self.metrics = self.observer.metrics
+        self.metrics.engine.watch(engine.core)
         self.is_draining = False
         core = engine.core
         self.max_context: int = core.scheduler.limits.max_tokens

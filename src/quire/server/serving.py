@@ -21,6 +21,9 @@ from quire.server.connection import guarded_protocol
 from quire.server.endpoints import Endpoints
 from quire.server.gate import Gate
 from quire.server.hosts import AllowedHosts, require_guarded
+from quire.server.limits import Limits
+from quire.server.loading import Door
+from quire.server.observer import Observer
 from quire.server.service import Service
 
 _LAST_WORDS_S = 2
@@ -28,6 +31,9 @@ _LAST_WORDS_S = 2
 
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
+
+_TICK_S = 0.1
+"""How long uvicorn's main loop sleeps between two ticks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,19 +69,28 @@ def listen(access: Access) -> socket.socket:
     return listener
 
 
-def application(service: Service, access: Access) -> Gate:
-    """Returns the ASGI application."""
-    return Gate(app=Endpoints(service).router(), keys=ApiKeys(access.keys), hosts=AllowedHosts(access.host, access.names))
-
-
 class Server(uvicorn.Server):
-    """uvicorn's server with a drain of its own. Its tick of 0.1 s wakes silent streams too."""
+    """uvicorn's server with a drain of its own. Its tick of 0.1 s wakes silent streams too.
 
-    def __init__(self, service: Service, access: Access, shutdown_timeout_s: float) -> None:
+    Without a service it says that the model is loading, until it is opened with one. `observer` is then what notes requests.
+    """
+
+    def __init__(
+        self, service: Service | None, access: Access, shutdown_timeout_s: float, observer: Observer | None = None
+    ) -> None:
+        self._observer = service.observer if service is not None else observer or Observer()
+        self._limits = Limits() if service is None else service.limits
+        self._door = Door()
+        gate = Gate(
+            app=self._door,
+            keys=ApiKeys(access.keys),
+            hosts=AllowedHosts(access.host, access.names),
+            observer=self._observer,
+        )
         super().__init__(
             uvicorn.Config(
-                application(service, access),
-                http=guarded_protocol(service.limits),
+                gate,
+                http=guarded_protocol(self._limits, self._observer.metrics.http.note_rejection),
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -84,31 +99,50 @@ class Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=int(service.limits.keep_alive_s),
+                timeout_keep_alive=int(self._limits.keep_alive_s),
                 timeout_graceful_shutdown=_LAST_WORDS_S,
             )
         )
-        self._service = service
+        self._service: Service | None = None
         self.shutdown_timeout_s = shutdown_timeout_s
         self._end_by_s: float | None = None
+        self._next_tick_s: float | None = None
+        if service is not None:
+            self.open(service)
+
+    def open(self, service: Service) -> None:
+        """Answers with a service from now on; one that was made with this server's observer."""
+        router = Endpoints(service).router()
+        self._observer.know_routes(router)
+        self._service = service
+        self._door.open(router)
 
     def begin_drain(self) -> None:
-        """Begins to end; at the second call the end is now. Safe in a signal handler."""
-        is_again = self._service.is_draining
-        self._service.begin_drain()
+        """Begins to end; at the second call the end is now, as it is while the model loads. Safe in a signal handler."""
+        is_again = self._end_by_s is not None
+        if self._service is not None:
+            self._service.begin_drain()
         self._end_by_s = time.monotonic() + (0.0 if is_again else self.shutdown_timeout_s)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         self.begin_drain()
 
     async def on_tick(self, counter: int) -> bool:
-        self._service.runs.wake_silent(self._service.limits.heartbeat_s)
-        return await super().on_tick(counter) or self._is_drained()
+        self._note_lag(time.monotonic())
+        if self._service is not None:
+            self._service.runs.wake_silent(self._limits.heartbeat_s)
+        is_over = await super().on_tick(counter) or self._is_drained()
+        self._next_tick_s = time.monotonic() + _TICK_S
+        return is_over
+
+    def _note_lag(self, now: float) -> None:
+        if self._next_tick_s is not None:
+            self._observer.metrics.http.note_lag(max(0.0, now - self._next_tick_s))
 
     def _is_drained(self) -> bool:
         if self._end_by_s is None:
             return False
-        if self._service.runs.num_open == 0:
+        if self._service is None or self._service.runs.num_open == 0:
             return True
         if time.monotonic() < self._end_by_s:
             return False

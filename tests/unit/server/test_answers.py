@@ -13,6 +13,8 @@ from quire.request import RequestOutput
 from quire.server.answers import Chunks
 from quire.server.errors import ApiError
 from quire.server.generation import Delta
+from quire.server.limits import Limits
+from quire.server.metrics import Metrics
 
 GENERATION = SimpleNamespace(numbers={"r": 0}, drops_output=False)
 
@@ -56,7 +58,8 @@ class Stream:
 
 
 def chunks_of(run: Run, number: int) -> tuple[list[bytes], bool]:
-    chunks = Chunks(run, Stream(), heartbeat_s=5.0)  # type: ignore[arg-type]
+    service = SimpleNamespace(limits=Limits(heartbeat_s=5.0), metrics=Metrics())
+    chunks = Chunks(run, Stream(), service)  # type: ignore[arg-type]
 
     async def read() -> list[bytes]:
         return [await chunks.next() for _ in range(number)]

@@ -91,7 +91,9 @@ class Transport:
 @pytest.fixture
 def opened() -> tuple[Any, Loop, Transport]:
     """A new connection with its clock."""
-    config = uvicorn.Config(_app, http=guarded_protocol(LIMITS), ws="none", lifespan="off", interface="asgi3", log_config=None)
+    config = uvicorn.Config(
+        _app, http=guarded_protocol(LIMITS, lambda _: None), ws="none", lifespan="off", interface="asgi3", log_config=None
+    )
     config.load()
     loop, transport = Loop(), Transport()
     protocol: Any = config.http_protocol_class(config, ServerState(), {}, _loop=loop)  # type: ignore[arg-type, call-arg]
