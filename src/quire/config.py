@@ -39,6 +39,10 @@ COUNT_LIMITS: Mapping[str, tuple[int, int]] = MappingProxyType(
 """The smallest and the largest value of every count, in Python and on the command line; MAX_COUNT is shown as no limit."""
 
 
+ITL_TARGET_LIMITS_S = (0.001, 60.0)
+"""The smallest and the largest `itl_target`."""
+
+
 class DType(Enum):
     """Number format of weights in memory. The exact one of the checkpoint unless the user asks for another."""
 
@@ -125,6 +129,19 @@ def checked_count(name: str, value: object) -> int:
     return count
 
 
+def checked_itl_target(value: object) -> float:
+    """Returns a time between two tokens in seconds; raises ConfigError for what is none."""
+    low, high = ITL_TARGET_LIMITS_S
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(
+            "itl_target is not a time between two tokens",
+            given=shown(value),
+            limit=f"{low:g} to {high:g} seconds",
+            next_step="Write it like 150ms or 0.15s, or leave it out.",
+        )
+    return float(value)
+
+
 def _check_counts(config: object, names: tuple[str, ...]) -> None:
     for name in names:
         object.__setattr__(config, name, checked_count(name, getattr(config, name)))
@@ -169,9 +186,12 @@ class SchedulerConfig:
     max_num_batched_tokens: int = 512  # a chunk long enough to saturate the cores, short enough to keep ITL low
     max_num_seqs: int = 64
     max_queued_requests: int = 100_000  # bounded queue; an offline batch may be large
+    itl_target_s: float | None = None  # time of a step in which others decode, which bounds its prompt tokens; None: no bound
 
     def __post_init__(self) -> None:
         _check_counts(self, ("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"))
+        if self.itl_target_s is not None:
+            object.__setattr__(self, "itl_target_s", checked_itl_target(self.itl_target_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

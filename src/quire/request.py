@@ -80,6 +80,7 @@ class Request:
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    waits_since_step: int = 0  # when it began to wait, or last got tokens of its prompt
 
     @property
     def num_tokens(self) -> int:

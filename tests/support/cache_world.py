@@ -296,7 +296,10 @@ class World:
     def check_urgency(self, plan: StepPlan) -> None:
         order = {name: (request.priority, request.arrival) for name, request in self.live.items()}
         for name in plan.preempted:
-            require(all(order[chunk.request_id] < order[name] for chunk in plan.scheduled), "preempted a more urgent request")
+            others = [
+                chunk.request_id for chunk in plan.scheduled if self.live[chunk.request_id].tenant == self.live[name].tenant
+            ]
+            require(all(order[other] < order[name] for other in others), "preempted a more urgent request")
 
     def check(self) -> None:
         self.manager.check()

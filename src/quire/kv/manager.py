@@ -161,15 +161,16 @@ class KVCacheManager:
 
     # -- holding -------------------------------------------------------------------
 
-    def admit(self, request: Request, match: PrefixMatch, num_tokens: int) -> tuple[int, ...] | None:
+    def admit(self, request: Request, match: PrefixMatch, num_tokens: int, num_kept: int = 0) -> tuple[int, ...] | None:
         """Shares the matched blocks and allocates the rest for tokens [0, num_tokens); None when the request does not fit now.
 
-        A request is let in only when blocks for *all* its tokens are free, so that it is not preempted on its way.
+        A request is let in only when blocks for *all* its tokens are free beside the `num_kept` that prompts on their way will
+        need, so that none is preempted there.
         """
         size, request_id = self.pool.block_size, request.request_id
         table = self._tables[request_id]
         num_revived = sum(block.ref_count == 0 for block in match.blocks)
-        if cdiv(request.num_tokens, size) - len(match.blocks) + num_revived > self.pool.num_free:
+        if cdiv(request.num_tokens, size) - len(match.blocks) + num_revived > self.pool.num_free - num_kept:
             return None
         if request.num_preemptions == 0:
             self._record(request, match.num_tokens, *self._reason(request, match))

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from quire.request import Request
-
 
 class ScheduledChunk(NamedTuple):
     """Tokens [start, start + num_tokens) of one request, computed in this step.
@@ -53,39 +51,3 @@ class StepPlan(NamedTuple):
     @property
     def num_tokens(self) -> int:
         return sum(chunk.num_tokens for chunk in self.scheduled)
-
-
-class StepPass:
-    """The short-lived notes of one scheduling pass: the budget that is left, and what `abandon` needs to take it back.
-
-    Filled by `plan_step`, kept while the step is in flight, dropped by `complete_step` or `abandon`.
-
-    tokens_left        token budget not given to a chunk yet
-    requests, chunks   the scheduled requests and the tokens of each, in the same order
-    num_blocks_before  blocks that a running request held before this step gave it more
-    admitted           ids of the requests that this step let in
-    is_full            no further request may be scheduled: memory or budget stopped a running one
-    """
-
-    __slots__ = ("admitted", "chunks", "is_full", "num_blocks_before", "plan", "preempted", "requests", "tokens_left")
-
-    def __init__(self, tokens_left: int) -> None:
-        self.tokens_left = tokens_left
-        self.requests: list[Request] = []
-        self.chunks: list[ScheduledChunk] = []
-        self.num_blocks_before: dict[str, int] = {}
-        self.admitted: set[str] = set()
-        self.preempted: list[str] = []
-        self.is_full = False
-        self.plan: StepPlan | None = None
-
-    def add(self, request: Request, num_tokens: int, block_ids: tuple[int, ...], *, is_last: bool) -> None:
-        """Schedules the next `num_tokens` tokens of a request, its last ones if `is_last`, and pays for them."""
-        start = request.num_computed_tokens
-        num_sample, num_scored = int(is_last), 0
-        if not request.output_token_ids and request.needs_prompt_logits:
-            num_context = max(0, request.first_logits_at - start)
-            num_scored = max(0, num_tokens - num_context - num_sample)
-        self.requests.append(request)
-        self.chunks.append(ScheduledChunk(request.request_id, start, num_tokens, block_ids, num_sample, num_scored))
-        self.tokens_left = max(0, self.tokens_left - num_tokens)

@@ -6,26 +6,29 @@ caught up with `num_tokens`:
     [0 ........ num_cached_tokens) [.......... num_computed_tokens) [...... chunk ......) [.... num_tokens)
      found by the first admission    computed by earlier steps        this step            later steps
 
-A chunk that reaches the last token samples a new one. Running requests are served first, most urgent first; then waiting
-ones are let in while token budget, sequence slots and blocks last. When blocks run out, the least urgent running request
-gives its blocks back and waits at its old place; it keeps its output, and its committed blocks stay findable.
+A chunk that reaches the last token samples a new one. Requests that draw a token in every step are served first. What is left
+of the token budget goes to prompts, begun or waiting, in the order of `Turns`, while sequence slots and blocks last. When
+blocks run out, a running request gives its blocks back and waits at its old place; it keeps its output, and its committed
+blocks stay findable.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.errors import CapacityError, ConfigError, defect
-from quire.kv.manager import KVCacheManager, PrefixMatch
+from quire.kv.manager import KVCacheManager
 from quire.request import FinishReason, Request, RequestStatus
 from quire.sched.limits import ContextBound, RequestLimits
-from quire.sched.plan import ScheduledChunk, StepPass, StepPlan
-from quire.sched.queue import WaitingQueue, urgency
-
-MAX_PASSED_OVER = 16
-"""Waiting requests that one step may skip because their prefix is being computed; bounds the work of a step."""
+from quire.sched.pace import Pace
+from quire.sched.places import Places
+from quire.sched.plan import ScheduledChunk, StepPlan
+from quire.sched.queue import urgency
+from quire.sched.room import Room
+from quire.sched.step_pass import StepPass
+from quire.sched.turns import Turns
 
 
 class Scheduler:
@@ -55,11 +58,14 @@ class Scheduler:
             context_bound=context_bound,
         )
         self._config = config
-        self._mode = mode
+        self._keeps_kv = mode is KVCacheMode.PAGED
         self._block_size = manager.pool.block_size
         self._requests: dict[str, Request] = {}
-        self._waiting = WaitingQueue()
-        self._running: list[Request] = []  # sorted by urgency; the last one is preempted first
+        self._places = Places(manager, max_short=config.max_num_batched_tokens)
+        self._running, self._waiting = self._places.running, self._places.waiting
+        max_running = min(config.max_num_seqs, config.max_num_batched_tokens)
+        self._room = Room(self._places, manager, max_running, keeps_kv=self._keeps_kv)
+        self._pace = None if config.itl_target_s is None else Pace(config.itl_target_s)
         self._num_arrived = 0
         self._num_steps = 0
         self._in_flight: StepPass | None = None
@@ -109,7 +115,7 @@ class Scheduler:
         request.max_num_tokens = self.limits.max_num_tokens(request)
         self._num_arrived += 1
         self._requests[request.request_id] = request
-        self._waiting.push(request)
+        self._places.enter(request, self._num_steps)
 
     def abort(self, request_id: str) -> Request | None:
         """Ends a request and gives its blocks back; its committed prefix stays findable. None if the id is not in progress."""
@@ -127,17 +133,27 @@ class Scheduler:
             raise defect("a step is planned while another is in flight")
         if not self._requests:
             return None
-        work = StepPass(self._config.max_num_batched_tokens)
+        work = StepPass(self._num_steps, self._config.max_num_batched_tokens)
         self.manager.begin_step(self._num_steps)
         self._serve_running(work)
-        if self._waiting and not work.is_full:
-            self._admit_waiting(work)
+        self._room.make_fair(work)
+        work.num_decoding = work.budget - work.tokens_left
+        if self._pace is not None and work.num_decoding and self._keeps_kv:
+            work.tokens_left = min(work.tokens_left, self._pace.max_prompt_tokens())
+        if work.begun or (self._waiting and self._room.is_open(work)):
+            self._serve_prompts(work)
         if not work.chunks:
             raise defect(f"{len(self._requests)} requests are in progress but none can advance")
         work.plan = StepPlan(step=self._num_steps, scheduled=tuple(work.chunks), preempted=tuple(work.preempted))
         self._num_steps += 1
         self._in_flight = work
         return work.plan
+
+    def note_step_time(self, plan: StepPlan, seconds: float) -> None:
+        """Learns how long the step in flight took; before `complete_step`. Only an `itl_target_s` makes use of it."""
+        if self._pace is not None:
+            num_decoding = self._landed(plan).num_decoding
+            self._pace.note(num_decoding, plan.num_tokens - num_decoding, seconds)
 
     def complete_step(
         self, plan: StepPlan, sampled: Mapping[str, Sequence[int]], ended: Mapping[str, FinishReason] | None = None
@@ -148,13 +164,16 @@ class Scheduler:
         says why the last of them ends its request. Tokens beyond the request's length are dropped, and it ends by that.
         """
         work = self._landed(plan)
-        alive = self._alive(work)
+        alive = work.alive
         for request, (_, _, _, _, num_sample_rows, _) in alive:
             if num_sample_rows and not sampled.get(request.request_id):
                 raise defect(f"no token was sampled for request {request.request_id}")
         self._in_flight = None
+        self._places.shares.charge(work.requests, work.chunks)
+        if work.turns is not None:
+            work.turns.settle()
         finished = []
-        keeps_kv, block_size = self._mode is KVCacheMode.PAGED, self._block_size
+        keeps_kv, block_size = self._keeps_kv, self._block_size
         for request, (request_id, start, num_tokens, _, num_sample_rows, _) in alive:
             if keeps_kv:
                 stop = request.num_computed_tokens = start + num_tokens
@@ -178,41 +197,73 @@ class Scheduler:
         work = self._landed(plan)
         self._in_flight = None
         self._num_steps -= 1
-        for request, _ in reversed(self._alive(work)):
-            if request.request_id in work.admitted:
-                self._stop(request)
-                if not request.num_preemptions:
-                    request.num_cached_tokens = 0
-            elif request.request_id in work.num_blocks_before:
-                self.manager.trim(request.request_id, work.num_blocks_before[request.request_id])
+        for request, _ in reversed(work.alive):
+            self._room.take_back(request, work)
         self.manager.abandon_step()
 
     # -- planning --------------------------------------------------------------------
 
     def _serve_running(self, work: StepPass) -> None:
+        """Gives every request that decodes its token, and gathers begun prompts; without a cache all are served alike."""
         running_idx = 0
-        while running_idx < len(self._running) and work.tokens_left and not work.is_full:
+        while running_idx < len(self._running) and work.tokens_left:
             running_idx += self._serve_decoding(running_idx, work)
-            if running_idx < len(self._running) and work.tokens_left:
-                self._serve(self._running[running_idx], work)
-                running_idx += 1
+            if running_idx == len(self._running) or not work.tokens_left or (work.is_full and not self._keeps_kv):
+                break
+            request = self._running[running_idx]
+            if self._keeps_kv and not self._is_decoding(request):
+                work.begun.append(request)
+            else:
+                self._serve(request, work)
+            running_idx = bisect_right(self._running, urgency(request), key=urgency)
 
     def _serve_decoding(self, running_idx: int, work: StepPass) -> int:
         """Schedules running requests up to the first that needs more than its newest token computed in blocks that it holds."""
         block_size, block_ids_of, chunks = self._block_size, self.manager.block_ids, work.chunks
         new = tuple.__new__  # a third less time than calling the class
         num_before = len(chunks)
-        for request in self._running[running_idx : running_idx + work.tokens_left]:
+        candidates = self._running[running_idx : running_idx + work.tokens_left]
+        for request in candidates:
             start, num_output = request.num_computed_tokens, len(request.output_token_ids)
             block_ids = block_ids_of(request.request_id)
             is_decode = num_output and len(request.prompt_token_ids) + num_output == start + 1
             if not is_decode or start >= len(block_ids) * block_size:
                 break
-            work.requests.append(request)
             chunks.append(new(ScheduledChunk, (request.request_id, start, 1, block_ids, 1, 0)))
         num_served = len(chunks) - num_before
+        work.requests += candidates[:num_served]
         work.tokens_left -= num_served
         return num_served
+
+    def _is_decoding(self, request: Request) -> bool:
+        """Whether a request has drawn tokens and has caught up but for the last few."""
+        return bool(request.output_token_ids) and request.num_pending_tokens <= self._block_size
+
+    def _serve_prompts(self, work: StepPass) -> None:
+        """Gives what is left of the budget to prompts; long ones leave a part of it to short ones, if there are any."""
+        turns = work.turns = Turns(work.begun, self._places, self._num_steps)
+        turns.closed = {self._requests[request_id].tenant for request_id in work.preempted}
+        turns.admits = self._room.is_open(work)
+        work.tokens_kept = turns.short_tokens(work.tokens_left) if self._keeps_kv else 0
+        while work.tokens_left:
+            request = turns.next(is_short=work.tokens_left <= work.tokens_kept)
+            if request is None and not work.tokens_kept:
+                break
+            if request is None:
+                work.tokens_kept = 0
+            else:
+                self._serve_turn(request, turns, work)
+        turns.close()
+
+    def _serve_turn(self, request: Request, turns: Turns, work: StepPass) -> None:
+        num_left = work.tokens_left
+        if request.status is RequestStatus.RUNNING:
+            self._serve(request, work)
+        else:
+            self._admit(request, turns, work)
+        turns.admits = turns.admits and self._room.is_open(work)
+        if work.tokens_left < num_left:
+            turns.note(request, num_left - work.tokens_left)
 
     def _serve(self, request: Request, work: StepPass) -> None:
         """Schedules a running request: its rest as far as the budget goes, with the blocks that it needs."""
@@ -223,87 +274,42 @@ class Scheduler:
             return
         stop = request.num_computed_tokens + num_tokens
         held = self.manager.block_ids(request.request_id)
-        block_ids = held if stop <= len(held) * self._block_size else self._grow(request, stop, work)
+        block_ids = held if stop <= len(held) * self._block_size else self._room.grow(request, stop, work)
         if block_ids is not None:
             work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)
 
-    def _grow(self, request: Request, num_tokens: int, work: StepPass) -> tuple[int, ...] | None:
-        num_held = len(self.manager.block_ids(request.request_id))
-        while (block_ids := self.manager.reserve(request.request_id, num_tokens)) is None:
-            work.is_full = True
-            if self._mode is KVCacheMode.OFF:
-                return None
-            victim = self._running[-1]
-            self._stop(victim)
-            victim.num_preemptions += 1
-            work.preempted.append(victim.request_id)
-            if victim is request:
-                return None
-        work.num_blocks_before[request.request_id] = num_held
-        return block_ids
-
-    def _admit_waiting(self, work: StepPass) -> None:
-        passed_over: list[Request] = []
-        while work.tokens_left and len(self._running) < self._config.max_num_seqs and len(passed_over) < MAX_PASSED_OVER:
-            if not self.manager.pool.num_free or (request := self._waiting.pop()) is None:
-                break
-            match = self.manager.match(request)
-            if self.manager.is_being_computed(match):
-                passed_over.append(request)
-            elif not self._admit(request, match, work):
-                passed_over.append(request)
-                break
-        for request in passed_over:
-            self._waiting.push(request)
-
-    def _admit(self, request: Request, match: PrefixMatch, work: StepPass) -> bool:
+    def _admit(self, request: Request, turns: Turns, work: StepPass) -> None:
+        """Lets a waiting request in, or passes it over: alone where its prefix is being computed, else with all others."""
+        match = self.manager.match(request)
         num_pending = request.num_tokens - match.num_tokens
         num_tokens = self._chunk_tokens(num_pending, work)
-        if num_tokens is None:
-            return False
-        block_ids = self.manager.admit(request, match, match.num_tokens + num_tokens)
-        if block_ids is None:
-            return False
-        if not request.num_preemptions:
-            request.num_cached_tokens = match.num_tokens
-        self._start(request, match.num_tokens)
-        work.admitted.add(request.request_id)
-        work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)
-        return True
+        is_computed, block_ids = self.manager.is_being_computed(match), None
+        if num_tokens is not None and not is_computed:
+            block_ids = self._room.let_in(request, match, match.num_tokens + num_tokens, work)
+        if num_tokens is None or block_ids is None:
+            turns.admits = turns.admits and is_computed
+            turns.pass_over(request, is_short=num_pending <= work.budget)
+        else:
+            work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)
 
     def _chunk_tokens(self, num_pending: int, work: StepPass) -> int | None:
-        if num_pending <= work.tokens_left:
+        """Returns how many tokens the next chunk of a request has; None where it cannot be a part of this step."""
+        num_left = work.tokens_left
+        if num_pending > work.budget and num_left > work.tokens_kept:
+            num_left -= work.tokens_kept
+        if num_pending <= num_left:
             return num_pending
-        if self._mode is KVCacheMode.PAGED:
-            return work.tokens_left
+        if self._keeps_kv:
+            return num_left
         return None if work.chunks else num_pending
 
     # -- changing places -------------------------------------------------------------
-
-    def _alive(self, work: StepPass) -> list[tuple[Request, ScheduledChunk]]:
-        running = RequestStatus.RUNNING
-        return [pair for pair in zip(work.requests, work.chunks, strict=True) if pair[0].status is running]
 
     def _landed(self, plan: StepPlan) -> StepPass:
         work = self._in_flight
         if work is None or work.plan is not plan:
             raise defect(f"step {plan.step} is completed or abandoned but is not in flight")
         return work
-
-    def _start(self, request: Request, num_computed: int) -> None:
-        request.status = RequestStatus.RUNNING
-        request.num_computed_tokens = num_computed
-        insort(self._running, request, key=urgency)
-
-    def _stop(self, request: Request) -> None:
-        self._leave_running(request)
-        self.manager.release(request.request_id)
-        request.status = RequestStatus.WAITING
-        request.num_computed_tokens = 0
-        self._waiting.push(request)
-
-    def _leave_running(self, request: Request) -> None:
-        del self._running[bisect_left(self._running, urgency(request), key=urgency)]
 
     def _end_early(self, request_id: str, reason: FinishReason) -> Request | None:
         request = self._requests.get(request_id)
@@ -312,10 +318,7 @@ class Scheduler:
         return request
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
-        if request.status is RequestStatus.RUNNING:
-            self._leave_running(request)
-        else:
-            self._waiting.remove(request.request_id)
+        self._places.leave(request)
         self.manager.close(request.request_id)
         del self._requests[request.request_id]
         request.status = RequestStatus.FINISHED

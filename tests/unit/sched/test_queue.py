@@ -16,7 +16,8 @@ def test_smaller_priority_first_then_earlier_arrival() -> None:
     queue = WaitingQueue()
     for waiting in (request(2), request(0, priority=1), request(1), request(3, priority=-1)):
         queue.push(waiting)
-    assert [waiting.arrival for waiting in queue] == [3, 1, 2, 0]
+    assert [waiting.arrival for waiting in queue] == [2, 0, 1, 3], "to look at, as they were pushed"
+    assert queue.first() is not None
     assert [waiting.arrival for waiting in iter(queue.pop, None) if waiting] == [3, 1, 2, 0]
 
 
@@ -34,7 +35,10 @@ def test_a_removed_request_is_never_popped() -> None:
     queue = WaitingQueue()
     for arrival in range(3):
         queue.push(request(arrival))
-    assert queue.remove("r1").arrival == 1
+    removed = queue.remove("r1")
+    assert removed is not None
+    assert removed.arrival == 1
+    assert queue.remove("r1") is None
     assert "r1" not in queue
     assert len(queue) == 2
     assert [waiting.arrival for waiting in iter(queue.pop, None) if waiting] == [0, 2]
