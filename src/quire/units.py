@@ -17,6 +17,9 @@ _SUFFIXES = MappingProxyType(
 )
 
 
+_TIME = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<suffix>ms|s)")
+
+
 def cdiv(numerator: int, denominator: int) -> int:
     """Returns the quotient rounded up."""
     return -(-numerator // denominator)
@@ -44,3 +47,11 @@ def parse_bytes(text: str) -> int:
     if size > MAX_BYTES:
         raise ValueError(f"{text.strip()[:20]!r} is not a size that a machine has; write one such as 2GiB")
     return int(size)
+
+
+def parse_seconds(text: str) -> float:
+    """Returns the seconds meant by `150ms` or `0.15s`; raises ValueError with the accepted forms."""
+    match = _TIME.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text[:40]!r} is not a time; write a number with ms or s, for example 150ms")
+    return float(match["number"]) / (1000 if match["suffix"] == "ms" else 1)

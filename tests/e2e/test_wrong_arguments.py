@@ -128,6 +128,7 @@ ACCEPTED = {
     "logit_bias": "None dictionary",
     **dict.fromkeys(("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"), "True"),
     "packed_cache": "None text",
+    "itl_target": "None 5 1.5",
     "on_progress": "None function type",
 }
 CALLS |= {
@@ -179,6 +180,7 @@ CONFIGS = {
     **dict.fromkeys(("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"), "5"),
     **dict.fromkeys(("dtype", "executor", "weight_format"), "None"),
     **dict.fromkeys(("max_context", "threads"), "None 5"),
+    "itl_target_s": "None 5 1.5",
 }
 
 

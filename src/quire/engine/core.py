@@ -38,7 +38,7 @@ from quire.text.tokenizer import Tokenizer
 
 
 class EngineCore:
-    """Drives scheduler, executor and output states. No threads; `clock` gives seconds and is only read for metrics.
+    """Drives scheduler, executor and output states. No threads; `clock` gives seconds, for metrics and the scheduler's pace.
 
     Without a tokenizer it computes tokens alone: texts stay empty, no token ends a sequence, and words cannot be looked for.
     """
@@ -219,6 +219,7 @@ class EngineCore:
     def _note_step(self, plan: StepPlan, began_s: float) -> list[PromptProgress]:
         """Counts the step for its requests; returns how far it brought prompts of which this is told."""
         now, step = self._clock(), plan.step
+        self.scheduler.note_step_time(plan, now - began_s)
         groups, states, prompts = self._groups, self._states, []
         for chunk in plan.scheduled:
             state = states[chunk.request_id]

@@ -22,12 +22,13 @@ from quire.config import (
     Quantize,
     SchedulerConfig,
     checked_count,
+    checked_itl_target,
 )
 from quire.counterparts import LLM, advice_for
 from quire.engine.words import word_advice
 from quire.environment import cache_directory, read_environment
 from quire.errors import ConfigError
-from quire.units import MAX_BYTES, parse_bytes
+from quire.units import MAX_BYTES, parse_bytes, parse_seconds
 from quire.values import as_int, shown
 
 LoadProgress = Callable[[int, int], None]
@@ -64,6 +65,7 @@ class EngineOptions(ModelOptions, total=False):
 
     dtype auto|float32|bfloat16, quantize none|int8|int4, kv_cache paged|off, prefix_cache on|off, executor auto|native|reference.
     calibrate auto|none or a text file: where weights are quantized, over which text the inputs that matter are found.
+    itl_target a time such as "150ms" or seconds: while others decode, steps compute as much of a prompt as keeps to it.
     """
 
     dtype: str
@@ -72,6 +74,7 @@ class EngineOptions(ModelOptions, total=False):
     kv_cache: str
     prefix_cache: str
     max_num_batched_tokens: int
+    itl_target: str | float | None
     executor: str
 
 
@@ -101,7 +104,7 @@ def _config(options: EngineOptions, names: frozenset[str]) -> EngineConfig:
     _check_progress(given.get("on_progress"))
     return EngineConfig(
         cache=_cache_config(given),
-        scheduler=SchedulerConfig(**steps),
+        scheduler=SchedulerConfig(**steps, itl_target_s=_itl_target(given.get("itl_target"))),
         dtype=_choose_or_auto("dtype", given.get("dtype", AUTO), DType),
         quantize=_choose("quantize", given.get("quantize", Quantize.NONE.value), Quantize),
         calibrate=_calibrate(given.get("calibrate", AUTO)),
@@ -138,6 +141,16 @@ def _cache_config(options: EngineOptions) -> CacheConfig:
         memory_bytes=_memory_bytes(options.get("kv_memory")),
         format=_choose_or_auto("kv_format", options.get("kv_format", AUTO), KVFormat),
     )
+
+
+def _itl_target(value: object) -> float | None:
+    """Returns seconds; what is no time is refused by the configuration, in its own words."""
+    if value is None:
+        return None
+    try:
+        return checked_itl_target(parse_seconds(value) if isinstance(value, str) else value)
+    except ValueError:
+        return checked_itl_target(value)
 
 
 def _calibrate(word: str | Path) -> Calibrate | Path:
