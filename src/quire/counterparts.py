@@ -57,6 +57,7 @@ _RENAMED: Mapping[str, str] = MappingProxyType(
         "LLM.score": "return_loss perplexity",
         "LLM.block_size": "page_size",
         "LLM.packed_cache": "repack_cache",
+        "LLM.itl_target": "max_itl target_itl tpot_target",
         "SamplingParams.allowed_token_ids": "prefix_allowed_tokens_fn",
         "SamplingParams.ignore_eos": "",
         "SamplingParams.presence_penalty": "",

@@ -150,11 +150,14 @@ def make_core(
     max_num_seqs: int = 8,
     prefix_cache: PrefixCache = PrefixCache.ON,
     mode: KVCacheMode = KVCacheMode.PAGED,
+    itl_target_s: float | None = None,
 ) -> EngineCore:
     """Returns a core over all blocks of the executor; its clock counts forward passes, a second each."""
     config = EngineConfig(
         cache=CacheConfig(mode=mode, prefix_cache=prefix_cache, format=KVFormat.FLOAT32, memory_bytes=DEFAULT_KV_MEMORY_BYTES),
-        scheduler=SchedulerConfig(max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs),
+        scheduler=SchedulerConfig(
+            max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, itl_target_s=itl_target_s
+        ),
         max_context=min(MAX_CONTEXT, executor.num_blocks * BLOCK_SIZE),
     )
     origin = Origin(weights_fingerprint=b"fake", model_context=MAX_CONTEXT)

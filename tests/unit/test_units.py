@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.units import GIB, KIB, MIB, cdiv, format_bytes, format_rate, parse_bytes
+from quire.units import GIB, KIB, MIB, cdiv, format_bytes, format_rate, parse_bytes, parse_seconds
 
 
 @given(numerator=st.integers(-(10**30), 10**30), denominator=st.integers(1, 10**30))
@@ -88,3 +88,14 @@ def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
         assert parse_bytes(text) >= 0
     except ValueError as error:
         assert "is not a size" in str(error)  # noqa: PT017 - the property has two outcomes
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("150ms", 0.15), ("0.15s", 0.15), (" 2 S ", 2.0), ("1.5 ms", 0.0015)])
+def test_times_are_read_with_their_unit(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "150", "ms", "-1s", "1m", "1e3s", "nan s", "1s 2"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="for example 150ms"):
+        parse_seconds(text)

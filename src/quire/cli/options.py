@@ -29,7 +29,7 @@ from quire.engine.options import AUTO, WEIGHT_FORMATS, EngineOptions
 from quire.engine.words import word_advice
 from quire.sampling import COUNT_LIMITS as SAMPLING_COUNTS
 from quire.sampling import NUMBER_LIMITS
-from quire.units import format_bytes, parse_bytes
+from quire.units import format_bytes, parse_bytes, parse_seconds
 
 _R = TypeVar("_R")
 OptionDecorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -46,9 +46,9 @@ def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 if TYPE_CHECKING:
-    _Choice = click.Choice[str]
+    _Choice, _Time = click.Choice[str], click.ParamType[float]
 else:
-    _Choice = click.Choice
+    _Choice, _Time = click.Choice, click.ParamType
 
 
 class Words(_Choice):
@@ -63,6 +63,25 @@ class Words(_Choice):
         if value not in self.choices:
             self.fail(f"{value!r} is not known here. {word_advice(self._name, str(value), self.choices)}", param, ctx)
         return str(value)
+
+
+class Seconds(_Time):
+    """A time within limits, written like 150ms or 0.15s."""
+
+    name = "time"
+
+    def __init__(self, low_s: float, high_s: float) -> None:
+        self._low_s, self._high_s = low_s, high_s
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Returns seconds."""
+        try:
+            seconds = parse_seconds(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
+        if not self._low_s <= seconds <= self._high_s:
+            self.fail(f"{value!r} is not from {self._low_s:g}s to {self._high_s:g}s.", param, ctx)
+        return seconds
 
 
 def words(name: str, choices: type[Enum], *extra: str) -> Words:

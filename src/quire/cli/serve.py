@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from quire.cli.options import EngineChoice, engine_options, gathered
+from quire.cli.options import EngineChoice, Seconds, engine_options, gathered
+from quire.config import ITL_TARGET_LIMITS_S
 from quire.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ServeOptions:
     allowed_host: tuple[str, ...]
     served_model_name: tuple[str, ...]
     no_store: bool
+    itl_target: float | None
     shutdown_timeout: float
 
 
@@ -53,6 +55,13 @@ _SERVE_OPTIONS = (
         help="A name of the model; others are refused. Repeatable. [default: its directory's, and any name is accepted]",
     ),
     click.option("--no-store", is_flag=True, help="Keep no responses: previous_response_id of /v1/responses finds none."),
+    click.option(
+        "--itl-target",
+        type=Seconds(*ITL_TARGET_LIMITS_S),
+        metavar="TIME",
+        help="While a prompt is computed, keep the time between two tokens of running streams at this, such as 150ms. "
+        "[default: as fast as the prompt allows]",
+    ),
     click.option(
         "--shutdown-timeout",
         type=click.FloatRange(0, _MAX_TIMEOUT_S),
@@ -113,6 +122,7 @@ def _load(serving: ServeOptions, choice: EngineChoice) -> Service:
     recommended = read_defaults(directory).recommended
     name = choice.model or "bundled"
     options = choice.options.copy()
+    options["itl_target"] = serving.itl_target
     with loading_bar(f"Loading {name}") as on_progress:
         options["on_progress"] = on_progress
         engine = AsyncEngine(directory, **options)

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from quire.cli.options import EngineChoice, SamplingOptions, engine_options, sampling_options
+from quire.cli.options import EngineChoice, SamplingOptions, Seconds, engine_options, sampling_options
 from quire.config import COUNT_LIMITS, DType, ExecutorKind, KVFormat
 from quire.engine.options import engine_config
 from quire.errors import ConfigError
@@ -139,3 +139,28 @@ def test_help_shows_the_limits() -> None:
     assert f"[{low}<=x<={high}]" in shown
     assert f"[1<=x<={COUNT_LIMITS['threads'][1]}]" in shown
     assert f"[x>={COUNT_LIMITS['max_context'][0]}]" in shown
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("150ms", 0.15), (0.2, 0.2), (1, 1.0), (None, None)])
+def test_itl_target_is_a_time_or_seconds(given: Any, seconds: float | None) -> None:
+    assert engine_config({"itl_target": given}).scheduler.itl_target_s == seconds
+
+
+@pytest.mark.parametrize("given", ["150", "fast", "0ms", "61s", 0, -1.0, float("nan"), True, [1]])
+def test_itl_target_that_is_no_time_is_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="Write it like 150ms"):
+        engine_config({"itl_target": given})
+
+
+@pytest.mark.parametrize(("text", "is_time"), [("150ms", True), ("0.15s", True), ("150", False), ("0ms", False), ("61s", False)])
+def test_a_time_on_the_command_line_has_a_unit_and_limits(text: str, is_time: bool) -> None:
+    seen: list[float] = []
+
+    @click.command()
+    @click.option("--itl-target", type=Seconds(0.001, 60))
+    def probe(itl_target: float) -> None:
+        seen.append(itl_target)
+
+    result = CliRunner().invoke(probe, ["--itl-target", text])
+    assert (result.exit_code, seen) == ((0, [0.15]) if is_time else (2, []))
+    assert is_time or "--itl-target" in result.stderr

@@ -14,6 +14,7 @@ from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError,
 from quire.executors.protocol import Float32Array, StepBatch
 from quire.request import FinishReason, RequestOutput
 from quire.sample.noise import child_seed
+from quire.sched.pace import MIN_TOKENS
 from quire.text.tokenizer import Tokenizer
 from support.fake_engine import EOS, VOCAB_SIZE, FakeExecutor, letters_only, make_core, run_all, submission
 
@@ -49,6 +50,20 @@ def test_cache_off_computes_every_token_in_every_step(tokenizer: Tokenizer) -> N
     core = make_core(executor, tokenizer, prefix_cache=PrefixCache.OFF, mode=KVCacheMode.OFF)
     run_all(core, submission("a", PROMPT, max_tokens=10))
     assert executor.num_tokens == sum(len(PROMPT) + step for step in range(10))
+
+
+def test_itl_target_cuts_a_prompt_while_others_decode_and_changes_no_answer(tokenizer: Tokenizer) -> None:
+    work = submission("stream", PROMPT[:5], max_tokens=30), submission("long", PROMPT * 4, max_tokens=3)
+    expected = run_all(make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=512), *work)
+    core = make_core(FakeExecutor(), tokenizer, max_num_batched_tokens=512, itl_target_s=0.5)  # every step takes a second
+    sizes: list[int] = []
+    core.watcher = lambda record: sizes.append(record.plan.num_tokens)
+    core.submit(work[0])
+    core.step()
+    outputs = run_all(core, work[1])
+    assert max(sizes[1:]) == MIN_TOKENS + 1
+    assert outputs["long"].outputs[0].token_ids == expected["long"].outputs[0].token_ids
+    assert outputs["stream"].outputs[0].token_ids == expected["stream"].outputs[0].token_ids
 
 
 def test_a_submission_that_asks_is_told_how_far_its_prompt_is(tokenizer: Tokenizer) -> None:
