@@ -1,7 +1,7 @@
 """What each path answers. A request goes this way:
 
 gate          name, host, key                                              401, 403
-require_open  is the server up, and has it room?                           429, 503
+reading       is the server up, and has it room?                           429, 503
 read_body     size, type, strict JSON                                      400, 413, 415
 read_...      fields, template, tokens, the engine's checks, in a worker   400, 404
 Answer        admission, headers, then steps of the engine                 429
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire import __version__
 from quire.server.answers import Answer
-from quire.server.body import read_body
+from quire.server.body import declared_bytes, read_body
 from quire.server.capabilities import CAPABILITIES
 from quire.server.chat import read_chat
 from quire.server.completions import read_completion
@@ -112,12 +113,17 @@ class Endpoints:
 
     async def _generate(self, request: Request) -> Any:
         read = self._reads[request.scope["path"]]
-        self._service.require_open()
-        return Answer(await self._read(request, read), self._service)
+        with self._reading(request):
+            call = await self._read(request, read)
+        return Answer(call, self._service)
 
     async def _respond(self, request: Request) -> Any:
-        self._service.require_open()
-        return Answer(await self._read_turn(request, read_response), self._service)
+        with self._reading(request):
+            call = await self._read_turn(request, read_response)
+        return Answer(call, self._service)
+
+    def _reading(self, request: Request) -> AbstractContextManager[None]:
+        return self._service.reading(request.scope[TENANT], declared_bytes(request))
 
     async def _read(self, request: Request, read: Callable[[Fields, Service, str], Any]) -> Any:
         """Returns what a request asks for, read in a worker if it is large."""

@@ -48,7 +48,8 @@ class Generation:
     def load(self) -> Load:
         """What the engine has to do for it."""
         num_tokens = sum(len(group.submission.prompt.token_ids) for group in self.groups)
-        return Load(num_requests=sum(len(group.states) for group in self.groups), num_tokens=num_tokens)
+        num_requests = sum(len(group.states) for group in self.groups)
+        return Load(num_requests=num_requests, num_tokens=num_tokens, tenant=self.groups[0].submission.tenant)
 
     def choices_of(self, group_idx: int, completion_idx: int) -> range:
         """Returns the choices that one completion of one group is: all those of a prompt come before those of the next."""

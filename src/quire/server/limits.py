@@ -54,6 +54,8 @@ class Limits:
     stored_s: float = _limit(86_400.0, "time that a response is kept after its last use")
     open_requests: int = _limit(2048, "choices that are computed or wait, of all clients; 429 beyond")
     open_tokens: int = _limit(1_000_000, "prompt tokens of these; 429 beyond")
+    open_requests_per_key: int = _limit(1024, "choices of one key that are computed or wait, where there are several; 429 beyond")
+    open_tokens_per_key: int = _limit(500_000, "prompt tokens of these; 429 beyond")
     worker_jobs: int = _limit(64, "large requests that are read or wait for it; 429 beyond")
     worker_s: float = _limit(60.0, "time to read, render and tokenize a request; 504 beyond")
     stall_s: float = _limit(120.0, "time of one step of the engine; beyond, `/health` says 503")

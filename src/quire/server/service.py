@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -101,6 +101,12 @@ class Service:
         if self.is_draining:
             raise shutting_down()
         self.runs.admission.require_room(time.monotonic())
+
+    def reading(self, tenant: str, num_bytes: int | None) -> AbstractContextManager[None]:
+        """Keeps a place in the queue while a request is read; entering it raises ApiError as `require_open`."""
+        if self.is_draining:
+            raise shutting_down()
+        return self.runs.admission.reading(time.monotonic(), tenant, num_bytes)
 
     def begin_drain(self) -> None:
         """Takes no more requests; those that run go on."""
