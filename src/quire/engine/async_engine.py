@@ -13,7 +13,7 @@ from quire.config import EngineConfig, PrefixCache
 from quire.engine.chats import Messages
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
-from quire.engine.engine_thread import EngineThread, LoopReader, ReaderT
+from quire.engine.engine_thread import EngineThread, FoundT, LoopReader, ReaderT
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
 from quire.engine.loading import load_engine
 from quire.engine.options import EngineOptions
@@ -101,7 +101,15 @@ class AsyncEngine(Uncopyable):
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        return self._engine.routed.explain(read_output(output))
+        return self._engine.routed.explain(read_output(output).request_id)
+
+    def explain_request(self, request_id: str) -> CacheExplanation | None:
+        """Returns the same by the id of a checked group; None also while the request waits."""
+        return self._engine.routed.explain(request_id)
+
+    async def look(self, look: Callable[[EngineCore], FoundT]) -> FoundT:
+        """Returns what a function finds in the core between two steps. It holds up the next one, so it must be short."""
+        return await self._engine.look(look)
 
     # -- the parts of a call, for a server that decides between them -------------------
 

@@ -78,6 +78,11 @@ class EngineCore:
         """The submissions without a final output yet, oldest first."""
         return tuple(self._groups)
 
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The unfinished requests of all submissions, to look at between two steps."""
+        return tuple(state.request for state in self._states.values())
+
     def check(self, submission: Submission) -> RequestGroup:
         """Returns the group of a submission, to `admit`. Changes nothing, so any thread may call it.
 

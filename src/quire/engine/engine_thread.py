@@ -13,11 +13,13 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
+from quire.engine.inbox import Look
 from quire.engine.readers import Reader
 from quire.engine.routing import RoutedCore
 from quire.engine.step_events import StepEvent
@@ -25,6 +27,7 @@ from quire.errors import ExecutorError, failure_message
 
 _log = logging.getLogger("quire")
 ReaderT = TypeVar("ReaderT", bound=Reader)
+FoundT = TypeVar("FoundT")
 
 
 class LoopReader(Generic[ReaderT]):
@@ -131,6 +134,20 @@ class EngineThread:
         waiting = LoopReader(reader, [group.request_id for group in groups], self._wakeups)
         self.routed.submit(groups, waiting)
         return waiting
+
+    async def look(self, look: Callable[[EngineCore], FoundT]) -> FoundT:
+        """Returns what a function finds in the core before the next step, in the engine thread."""
+        self.check_process()
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[FoundT] = loop.create_future()
+
+        def settle(how: Callable[[Any], None], value: object) -> None:
+            with suppress(RuntimeError):  # asyncio's answer for a closed loop
+                loop.call_soon_threadsafe(lambda: None if found.done() else how(value))
+
+        show = Look(lambda core: settle(found.set_result, look(core)), lambda error: settle(found.set_exception, error))
+        self.routed.look(show)
+        return await found
 
     def ask_to_stop(self) -> None:
         """Makes the step that runs the last one. Never waits."""

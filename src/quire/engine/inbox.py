@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from quire.engine.completion import RequestGroup
+from quire.engine.core import EngineCore
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,19 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """Asks to be shown the core before the next step; `fail` gets the error if `show` raises one or the core has ended."""
+
+    show: Callable[[EngineCore], None]
+    fail: Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
 class _WakeUp:
     """Asks for nothing: the thread that waits for a command looks around."""
 
 
-Command = Admission | Abort | _WakeUp
+Command = Admission | Abort | Look | _WakeUp
 
 
 class Inbox:
@@ -50,6 +59,10 @@ class Inbox:
     def abort(self, request_id: str) -> None:
         """Asks to end a request, if it still runs then."""
         self._commands.put(Abort(request_id))
+
+    def look(self, look: Look) -> None:
+        """Asks to be shown the core before the next step."""
+        self._commands.put(look)
 
     def wake(self) -> None:
         """Ends a `wait`."""

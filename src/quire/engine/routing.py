@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
-from quire.engine.inbox import Abort, Admission, Inbox
+from quire.engine.inbox import Abort, Admission, Inbox, Look
 from quire.engine.prompts import Submission
 from quire.engine.readers import Reader
 from quire.engine.step_events import StepEvent
@@ -93,6 +93,12 @@ class RoutedCore:
             if self._router.drop(request_id):
                 self.inbox.abort(request_id)
 
+    def look(self, look: Look) -> None:
+        """Shows the core between two steps, or tells that it has ended. For any thread."""
+        self.inbox.look(look)
+        if self._core is None:
+            raise self._end_error()
+
     def drain(self) -> None:
         """Does what the inbox asks for, without a step; forgets it once the core was ended."""
         if self._core is None:
@@ -110,10 +116,10 @@ class RoutedCore:
             self._router.deliver(event)
         return True
 
-    def explain(self, output: RequestOutput) -> CacheExplanation | None:
+    def explain(self, request_id: str) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
         manager = self.core.scheduler.manager
-        found = (manager.explain(request_id) for request_id in (output.request_id, f"{output.request_id}/0"))
+        found = (manager.explain(name) for name in (request_id, f"{request_id}/0"))
         return next((explanation for explanation in found if explanation is not None), None)
 
     def refuse(self) -> None:
@@ -129,6 +135,9 @@ class RoutedCore:
                 core.close()
         finally:
             self._router.fail_all(self._end_error)
+            for command in self.inbox.take():
+                if isinstance(command, Look):
+                    command.fail(self._end_error())
 
     def _obey(self, core: EngineCore) -> None:
         """Does what was asked. What the core refuses goes to the reader of that request and disturbs no other."""
@@ -140,6 +149,8 @@ class RoutedCore:
                 output = core.abort(command.request_id)
                 if output is not None:
                     self._router.deliver(output)
+            elif isinstance(command, Look):
+                _show(core, command)
 
     def _admit(self, core: EngineCore, group: RequestGroup) -> None:
         if not self._router.has(group.request_id):
@@ -154,3 +165,12 @@ class RoutedCore:
     def _end_error(self) -> QuireError:
         """Returns a copy for each caller: an exception keeps the traceback of the thread that raises it."""
         return copy.copy(self._refusal)
+
+
+def _show(core: EngineCore, look: Look) -> None:
+    try:
+        look.show(core)
+    except BaseException as error:
+        if not is_failure(error):
+            raise
+        look.fail(error)

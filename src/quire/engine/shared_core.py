@@ -63,7 +63,7 @@ class SharedCore:
 
     def explain(self, output: RequestOutput) -> CacheExplanation | None:
         """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        return self._routed.explain(output)
+        return self._routed.explain(output.request_id)
 
     def close(self) -> None:
         """Ends all requests, also those of other threads, whose calls raise RequestError; a second call does nothing."""
