@@ -171,7 +171,8 @@ class EngineThread:
                 self.routed.leave(self._wakeups.send())
                 if not has_computed:
                     self._step_began_s = None
-                    self.routed.inbox.wait()
+                    if not self._is_stopping:  # the step may have drained the wake-up of a stop
+                        self.routed.inbox.wait()
         except BaseException as crash:
             error = _crash_error(crash)
             _log.exception("The engine thread ended by an error, and every request with it")

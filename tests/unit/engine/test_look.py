@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from quire import AsyncEngine
 from quire.engine.core import EngineCore
+from quire.engine.engine_thread import EngineThread
 from quire.engine.inbox import Look
 from quire.engine.kv_map import BlockState, kv_map
 from quire.engine.routing import RoutedCore
 from quire.errors import RequestError
 from quire.text.tokenizer import Tokenizer
-from support.async_calls import GREEDY, LONG, OPTIONS, PREFIX, run, settled
+from support.async_calls import GREEDY, LONG, OPTIONS, PREFIX, WAIT_S, run, settled
 from support.fake_engine import FakeExecutor, make_core, submission
 from support.gated_executor import GatedExecutor
 
@@ -89,6 +91,21 @@ def test_look_at_an_engine_that_ends_is_refused() -> None:
             await engine.look(lambda core: core.has_work)
 
     run(calls())
+
+
+def test_stop_that_comes_while_the_inbox_is_drained_is_obeyed(tokenizer: Tokenizer) -> None:
+    engine = EngineThread(make_core(FakeExecutor(), tokenizer))
+    stopping = threading.Thread(target=engine.stop, daemon=True)
+
+    def stop_meanwhile(_core: EngineCore) -> None:
+        stopping.start()
+        while engine.routed.inbox.is_empty:
+            time.sleep(0.001)
+
+    run(engine.look(stop_meanwhile))
+    stopping.join(WAIT_S / 2)
+    assert not engine.is_alive
+    engine.stop()
 
 
 def test_look_comes_with_the_next_step_or_learns_of_the_end(tokenizer: Tokenizer) -> None:
