@@ -39,7 +39,7 @@ class Answer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         stream = self._call.stream
         run = Run(self._call.generation, self._service.engine, self._service.runs, is_streamed=stream is not None)
-        with run:
+        with run, self._service.noted(self._call.note):
             try:
                 async with _watched(run, receive):
                     await (self._send_whole(run, send) if stream is None else self._send_stream(run, stream, send))

@@ -8,6 +8,7 @@ other keys  (ids, cache_control ...)       dropped, and named
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -91,10 +92,25 @@ class ChatEnd(Enum):
     UNFINISHED = "unfinished"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedChat:
+    """A prompt, and the messages that the template wrote it from."""
+
+    prompt: ParsedPrompt
+    messages: Sequence[Message]
+
+
 def render_chat(
     frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, *, end: ChatEnd = ChatEnd.ANSWER
 ) -> ParsedPrompt:
-    """Returns a chat as a prompt. System messages are joined in front where the template refuses or ignores them elsewhere.
+    """Returns a chat as a prompt, as `render_form`."""
+    return render_form(frontend, messages, inputs, end=end).prompt
+
+
+def render_form(
+    frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, *, end: ChatEnd = ChatEnd.ANSWER
+) -> RenderedChat:
+    """Renders a chat. System messages are joined in front where the template refuses or ignores them elsewhere.
 
     Raises RequestError where the template refuses the messages, and ApiError where it shows no system message at all.
     """
@@ -106,7 +122,7 @@ def render_chat(
             refused = refused or error
             continue
         if _shows_system(form, prompt.text or ""):
-            return prompt
+            return RenderedChat(prompt=prompt, messages=form)
     if refused is not None:
         raise refused
     raise refuse("the model's chat template ignores system messages", "Write the text into a user message.", param="messages")

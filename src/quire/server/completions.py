@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from quire.server.completion_render import CompletionForm, CompletionRenderer
+from quire.server.diagnostics_notes import NoteAuthor
 from quire.server.errors import refuse
 from quire.server.fields import SamplingFields, ignored_fields, ignored_header, read_fields, require_logprobs
 from quire.server.fill_in import ends_of, with_suffix
@@ -57,6 +58,7 @@ def read_completion(fields: Fields, service: Service, tenant: str) -> Call:
         renderer=renderer,
         stream=renderer if request.stream is True else None,
         headers=headers_of(generation, ignored_header(ignored_fields(request), service.limits)),
+        note=NoteAuthor(digester=service.digester, owner=tenant).note(envelope.answer_id, generation.groups),
     )
 
 

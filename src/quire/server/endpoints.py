@@ -29,6 +29,7 @@ from quire.server.completions import read_completion
 from quire.server.errors import ApiError, Refusal
 from quire.server.gate import TENANT
 from quire.server.json_body import Fields, parse_body
+from quire.server.kv_endpoints import KVEndpoints
 from quire.server.messages.count import counted_tokens
 from quire.server.messages.read import read_message
 from quire.server.metrics import CONTENT_TYPE
@@ -58,6 +59,9 @@ _LISTED = (
     "GET /v1/models",
     "POST /tokenize",
     "POST /detokenize",
+    "GET /v1/kv/map",
+    "GET /v1/kv/ledger",
+    "GET /v1/kv/explain/ID",
     "GET /health",
     "GET /ready",
     "GET /metrics",
@@ -106,6 +110,7 @@ class Endpoints:
             Route("/metrics", self._metrics),
             Route("/version", self._version),
             Route("/", self._index),
+            *KVEndpoints(self._service).routes(),
         ]
         return Router(routes, redirect_slashes=False)
 

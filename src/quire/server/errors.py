@@ -18,7 +18,7 @@ _log = logging.getLogger("quire.server")
 ANTHROPIC_PATHS = "/v1/messages"
 MAX_MESSAGE_CHARS = 600
 SHUTTING_DOWN, LOADING = "shutting_down", "loading"
-_PLANNED = ("/v1/responses/compact", "/v1/embeddings", "/v1/kv")
+_PLANNED = ("/v1/responses/compact", "/v1/embeddings")
 
 _OPENAI_TYPES: Mapping[int, str] = MappingProxyType(
     {401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error", 504: "timeout_error"}

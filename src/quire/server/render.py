@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from quire.engine.step_events import PromptProgress
 from quire.request import RequestOutput
+from quire.server.diagnostics_notes import PromptNote
 from quire.server.errors import ApiError, openai_error
 from quire.server.generation import Delta, Generation, Usage
 from quire.text.tokenizer import Tokenizer
@@ -78,13 +79,14 @@ class StreamRenderer(Protocol):
 class Call:
     """A request that can be answered: what to compute, how to write it, and what its headers tell.
 
-    `stream` is None where the answer is wanted whole.
+    `stream` is None where the answer is wanted whole. `note` is kept of its prompt from its first step on.
     """
 
     generation: Generation
     renderer: Renderer
     stream: StreamRenderer | None
     headers: Mapping[str, str]
+    note: PromptNote | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from quire.engine.scores import Score, score_of
 from quire.request import RequestOutput, TokenLogprobs
+from quire.server.diagnostics_notes import NoteAuthor
 from quire.server.errors import refuse
 from quire.server.fields import RequestFields, ignored_fields, ignored_header, read_fields, require_logprobs
 from quire.server.generation import Generation, MaxTokens, usage_of
@@ -50,6 +51,7 @@ def read_score(fields: Fields, service: Service, tenant: str) -> Call:
         renderer=ScoreRenderer(envelope=envelope, generation=generation, service=service, num_top=num_top),
         stream=None,
         headers=headers_of(generation, ignored_header(ignored_fields(request), service.limits)),
+        note=NoteAuthor(digester=service.digester, owner=tenant).note(envelope.answer_id, generation.groups),
     )
 
 

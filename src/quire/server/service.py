@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -13,6 +13,8 @@ from typing import Self
 from quire.engine.async_engine import AsyncEngine
 from quire.errors import RequestError
 from quire.server.admission import Admission
+from quire.server.diagnostics_digests import Digester
+from quire.server.diagnostics_notes import PromptNote, PromptNotes, settle
 from quire.server.errors import ApiError, Refusal
 from quire.server.limits import Limits
 from quire.server.observer import Observer
@@ -74,6 +76,8 @@ class Service:
         self.observer = Observer() if observer is None else observer
         self.metrics = self.observer.metrics
         self.metrics.engine.watch(engine.core)
+        self.digester = Digester()
+        self.notes = PromptNotes(self.limits)
         self.is_draining = False
         core = engine.core
         self.max_context: int = core.scheduler.limits.max_tokens
@@ -107,6 +111,16 @@ class Service:
         if self.is_draining:
             raise shutting_down()
         return self.runs.admission.reading(time.monotonic(), tenant, num_bytes)
+
+    @contextmanager
+    def noted(self, note: PromptNote | None) -> Iterator[None]:
+        """Keeps a note on an answer while it is computed, and with the note then what the cache did."""
+        noted = None if note is None else self.notes.put(note)
+        try:
+            yield
+        finally:
+            if noted is not None:
+                settle(noted, self.engine)
 
     def begin_drain(self) -> None:
         """Takes no more requests; those that run go on."""
