@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from quire.server.chat_messages import ChatEnd, MessageReader, render_form
+from quire.server.chat_messages import ChatEnd, MessageReader, render_chat
 from quire.server.chat_render import ChatForm, ChatRenderer
 from quire.server.diagnostics_notes import NoteAuthor
 from quire.server.errors import refuse
@@ -45,7 +45,7 @@ def read_chat(fields: Fields, service: Service, tenant: str) -> Call:
     wish = wish_of(request, service, tenant, logprobs=num_top, max_tokens=_max_tokens(request))
     reader = MessageReader(service.limits)
     inputs, ignored = template_inputs(request, service)
-    chat = render_form(service.engine.frontend, reader.read(request.messages), inputs, end=chat_end(request))
+    chat = render_chat(service.engine.frontend, reader.read(request.messages), inputs, end=chat_end(request))
     generation = plan([salted(chat.prompt, request)], wish, service)
     form = ChatForm(num_top=num_top, has_usage=request.includes_usage, has_token_ids=request.return_token_ids is True)
     envelope = Envelope(kind="chat.completion", model=model, fingerprint=service.fingerprint, answer_id=new_id("chatcmpl-"))
@@ -57,7 +57,7 @@ def read_chat(fields: Fields, service: Service, tenant: str) -> Call:
         stream=renderer if request.stream is True else None,
         headers=headers_of(generation, names),
         note=NoteAuthor(digester=service.digester, owner=tenant, label=request.prompt_cache_key).note(
-            envelope.answer_id, generation.groups, service.digester.parts(chat.messages, inputs)
+            envelope.answer_id, generation.groups, service.digester.chat(chat.messages, chat.inputs)
         ),
     )
 

@@ -94,20 +94,14 @@ class ChatEnd(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedChat:
-    """A prompt, and the messages that the template wrote it from."""
+    """A prompt, and what the template wrote it from."""
 
     prompt: ParsedPrompt
     messages: Sequence[Message]
+    inputs: TemplateInputs
 
 
 def render_chat(
-    frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, *, end: ChatEnd = ChatEnd.ANSWER
-) -> ParsedPrompt:
-    """Returns a chat as a prompt, as `render_form`."""
-    return render_form(frontend, messages, inputs, end=end).prompt
-
-
-def render_form(
     frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, *, end: ChatEnd = ChatEnd.ANSWER
 ) -> RenderedChat:
     """Renders a chat. System messages are joined in front where the template refuses or ignores them elsewhere.
@@ -122,7 +116,7 @@ def render_form(
             refused = refused or error
             continue
         if _shows_system(form, prompt.text or ""):
-            return RenderedChat(prompt=prompt, messages=form)
+            return RenderedChat(prompt=prompt, messages=form, inputs=inputs)
     if refused is not None:
         raise refused
     raise refuse("the model's chat template ignores system messages", "Write the text into a user message.", param="messages")

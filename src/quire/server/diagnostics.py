@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from quire.server.diagnostics_digests import ChatDigests, is_cut, num_equal_tokens
-from quire.server.diagnostics_notes import PromptNote
+from quire.server.diagnostics_notes import PromptNote, PromptNotes
 
 
 class Change(Enum):
@@ -73,13 +73,21 @@ class Comparison:
             return Diagnosis(verdict=Verdict.UNAVAILABLE)
         return Diagnosis(
             verdict=Verdict.MISS,
-            change=change_of(self.earlier.parts, self.later.parts),
+            change=change_of(self.earlier.chat, self.later.chat),
             num_missed=num_reusable - num_cached,
             num_reusable=num_reusable,
         )
 
     def _whole(self, num_tokens: int) -> int:
         return num_tokens // self.block_size * self.block_size
+
+
+def comparison_with(earlier_id: str | None, later: PromptNote, notes: PromptNotes, block_size: int) -> Comparison | None:
+    """Returns the comparison of a request with an earlier answer to the same owner; None where no answer is named."""
+    if earlier_id is None:
+        return None
+    noted = notes.get(later.owner, earlier_id)
+    return Comparison(earlier=None if noted is None else noted.note, later=later, block_size=block_size)
 
 
 def num_equal(earlier: PromptNote, later: PromptNote) -> int:
@@ -143,7 +151,7 @@ def anthropic_diagnostics(diagnosis: Diagnosis) -> dict[str, Any] | None:
         return None
     if diagnosis.verdict is Verdict.NOT_FOUND:
         return {"cache_miss_reason": {"type": "previous_message_not_found"}}
-    if diagnosis.change not in _ANTHROPIC_REASONS:
+    reason = None if diagnosis.change is None else _ANTHROPIC_REASONS.get(diagnosis.change)
+    if reason is None:
         return {"cache_miss_reason": {"type": "unavailable"}}
-    reason = _ANTHROPIC_REASONS[diagnosis.change]
     return {"cache_miss_reason": {"type": reason, "cache_missed_input_tokens": diagnosis.num_missed}}

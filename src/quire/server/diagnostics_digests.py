@@ -55,14 +55,15 @@ class Digester:
         self._key = os.urandom(32)
         self._numbers = np.frombuffer(os.urandom(16), np.uint64)
 
-    def parts(self, messages: Sequence[Message], inputs: TemplateInputs) -> ChatDigests:
-        """Returns the digests of a chat as the template gets it. Documents count as system text."""
-        system = list(takewhile(lambda message: message["role"] == "system", messages))
+    def chat(self, messages: Sequence[Message], inputs: TemplateInputs) -> ChatDigests:
+        """Returns the digests of a chat as the template gets it. Documents count as system text, and a text is one part."""
+        plain = [_in_parts(message) for message in messages]
+        system = list(takewhile(lambda message: message["role"] == "system", plain))
         return ChatDigests(
             system=self._digest([system, inputs.get("documents")]),
             tools=self._digest(inputs.get("tools") or []),
             thinking=self._digest(inputs.get("variables") or {}),
-            messages=b"".join([self._digest(message) for message in messages[len(system) :]]),
+            messages=b"".join([self._digest(message) for message in plain[len(system) :]]),
         )
 
     def tokens(self, token_ids: Sequence[int]) -> bytes:
@@ -72,7 +73,7 @@ class Digester:
         for shift, factor in _MIX:
             numbers = (numbers ^ numbers >> np.uint64(shift)) * np.uint64(factor)
         numbers = (numbers ^ numbers >> _LAST_SHIFT) + self._numbers[1]
-        return numbers.view(np.uint8).reshape(-1, 8)[:, -TOKEN_BYTES:].tobytes()
+        return bytes(numbers.view(np.uint8).reshape(-1, 8)[:, -TOKEN_BYTES:].tobytes())
 
     def text(self, text: str) -> bytes:
         """Returns the digest of a text."""
@@ -101,6 +102,11 @@ def is_cut(earlier: ChatDigests, later: ChatDigests) -> bool:
     before, now = _split(earlier.messages), _split(later.messages)
     first = num_equal_messages(earlier, later)
     return bool(before) and before[-1] in now[first : len(before) - 1]
+
+
+def _in_parts(message: Message) -> Message:
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 def _split(joined: bytes) -> list[bytes]:

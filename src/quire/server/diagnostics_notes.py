@@ -28,14 +28,14 @@ _BYTES_PER_PROMPT = 512
 class PromptNote:
     """What is kept of the prompt of an answer, of the first one where it has several.
 
-    `tokens` and `parts` are digests; `parts` is None where no chat was rendered. `label` is the client's `prompt_cache_key`.
+    `tokens` and `chat` are digests; `chat` is None where no chat was rendered. `label` is the client's `prompt_cache_key`.
     `lengths` are tokens of each prompt, and `request_ids` what they are called in the engine.
     """
 
     owner: str
     answer_id: str
     tokens: bytes
-    parts: ChatDigests | None
+    chat: ChatDigests | None
     salt: bytes
     label: str | None
     request_ids: tuple[str, ...]
@@ -48,8 +48,8 @@ class PromptNote:
 
     @property
     def num_bytes(self) -> int:
-        parts = 0 if self.parts is None else self.parts.num_bytes
-        return _FLAT_BYTES + len(self.tokens) + parts + _BYTES_PER_PROMPT * len(self.lengths)
+        chat = 0 if self.chat is None else self.chat.num_bytes
+        return _FLAT_BYTES + len(self.tokens) + chat + _BYTES_PER_PROMPT * len(self.lengths)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +60,14 @@ class NoteAuthor:
     owner: str
     label: str | None = None
 
-    def note(self, answer_id: str, groups: Sequence[RequestGroup], parts: ChatDigests | None = None) -> PromptNote:
+    def note(self, answer_id: str, groups: Sequence[RequestGroup], chat: ChatDigests | None = None) -> PromptNote:
         """Returns the note on an answer to checked groups, one per prompt."""
         prompts = [group.submission.prompt for group in groups]
         return PromptNote(
             owner=self.owner,
             answer_id=answer_id,
             tokens=self.digester.tokens(prompts[0].token_ids),
-            parts=parts,
+            chat=chat,
             salt=self.digester.text(prompts[0].cache_salt),
             label=None if self.label is None else self.label[:MAX_LABEL_CHARS],
             request_ids=tuple(group.request_id for group in groups),

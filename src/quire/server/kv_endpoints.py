@@ -176,7 +176,7 @@ def _comparison(earlier: PromptNote, later: PromptNote) -> dict[str, Any]:
         "tokens": earlier.num_tokens,
         "equal_tokens": equal,
         "first_differing_token": equal if differs else None,
-        "changed": change_of(earlier.parts, later.parts).value if differs else None,
+        "changed": change_of(earlier.chat, later.chat).value if differs else None,
         "same_salt": earlier.salt == later.salt,
     }
 

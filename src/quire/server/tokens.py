@@ -76,8 +76,8 @@ def _token_ids(request: TokenizeFields, service: Service) -> list[int]:
     if request.messages is not None:
         messages = MessageReader(service.limits).read(request.messages)
         inputs, _ = template_inputs(request, service)
-        prompt = render_chat(service.engine.frontend, messages, inputs, end=chat_end(request))
-        return list(prompt.token_ids)
+        chat = render_chat(service.engine.frontend, messages, inputs, end=chat_end(request))
+        return list(chat.prompt.token_ids)
     if request.content is not None:
         special = AddSpecial.YES if request.add_special is True else AddSpecial.NO
         return service.source.tokenizer.encode(request.content, special=special)

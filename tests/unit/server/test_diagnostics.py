@@ -24,10 +24,10 @@ _BLOCK = 4
 DIGESTER = Digester()
 
 
-def parts(*texts: str, system: str = "Be brief.", **inputs: Any) -> ChatDigests:
+def chat(*texts: str, system: str = "Be brief.", **inputs: Any) -> ChatDigests:
     roles = ("user", "assistant")
-    chat = [{"role": roles[idx % 2], "content": text} for idx, text in enumerate(texts)]
-    return DIGESTER.parts([{"role": "system", "content": system}, *chat], inputs)
+    said = [{"role": roles[idx % 2], "content": text} for idx, text in enumerate(texts)]
+    return DIGESTER.chat([{"role": "system", "content": system}, *said], inputs)
 
 
 def note(
@@ -37,7 +37,7 @@ def note(
         owner=owner,
         answer_id=answer_id,
         tokens=DIGESTER.tokens(token_ids),
-        parts=of,
+        chat=of,
         salt=DIGESTER.text(salt),
         label=None,
         request_ids=("request-1",),
@@ -73,7 +73,7 @@ def test_equal_tokens_have_other_digests_at_other_places_and_in_other_processes(
 
 def test_digests_hold_no_text_and_no_token_id() -> None:
     phrase = "correct horse battery staple"
-    made = parts(phrase, system=phrase)
+    made = chat(phrase, system=phrase)
     kept = made.system + made.messages + made.thinking + made.tools
     assert phrase.encode() not in kept
     assert made.num_bytes == len(kept) == 4 * 8
@@ -89,33 +89,33 @@ _TOOLS = [{"type": "function", "function": {"name": "f"}}]
 @pytest.mark.parametrize(
     ("later", "change"),
     [
-        (parts("a", "b", "c", system="Be long."), Change.SYSTEM),
-        (parts("a", "b", "c", documents=[{"text": "x"}]), Change.SYSTEM),
-        (parts("a", "b", "c", tools=_TOOLS), Change.TOOLS),
-        (parts("a", "B", "c"), Change.MESSAGES),
-        (parts("a", "b"), Change.MESSAGES),
-        (parts("a", "b", "c", variables={"enable_thinking": False}), Change.THINKING),
-        (parts("a", "b", "c", "d", "e"), Change.RENDERING),
-        (DIGESTER.parts([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "c"}], {}), Change.HISTORY_CUT),
+        (chat("a", "b", "c", system="Be long."), Change.SYSTEM),
+        (chat("a", "b", "c", documents=[{"text": "x"}]), Change.SYSTEM),
+        (chat("a", "b", "c", tools=_TOOLS), Change.TOOLS),
+        (chat("a", "B", "c"), Change.MESSAGES),
+        (chat("a", "b"), Change.MESSAGES),
+        (chat("a", "b", "c", variables={"enable_thinking": False}), Change.THINKING),
+        (chat("a", "b", "c", "d", "e"), Change.RENDERING),
+        (DIGESTER.chat([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "c"}], {}), Change.HISTORY_CUT),
     ],
 )
 def test_what_changed_is_named(later: ChatDigests, change: Change) -> None:
-    assert change_of(parts("a", "b", "c"), later) is change
+    assert change_of(chat("a", "b", "c"), later) is change
 
 
 def test_history_is_cut_where_it_goes_on_from_the_same_last_message() -> None:
-    earlier = parts("one", "two", "three", "four", "five")
-    assert change_of(earlier, parts("three", "four", "five", "six", "seven")) is Change.HISTORY_CUT
-    assert change_of(earlier, parts("a summary", "x", "five", "six")) is Change.HISTORY_CUT
-    assert change_of(earlier, parts("one", "2", "three", "four", "five")) is Change.MESSAGES
-    assert change_of(earlier, parts("something else")) is Change.MESSAGES
+    earlier = chat("one", "two", "three", "four", "five")
+    assert change_of(earlier, chat("three", "four", "five", "six", "seven")) is Change.HISTORY_CUT
+    assert change_of(earlier, chat("a summary", "x", "five", "six")) is Change.HISTORY_CUT
+    assert change_of(earlier, chat("one", "2", "three", "four", "five")) is Change.MESSAGES
+    assert change_of(earlier, chat("something else")) is Change.MESSAGES
 
 
 def test_a_system_message_that_is_appended_is_no_changed_system_text() -> None:
     first = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
     longer = [*first, {"role": "system", "content": "from now on"}, {"role": "user", "content": "v"}]
-    assert DIGESTER.parts(longer, {}).messages.startswith(DIGESTER.parts(first, {}).messages)
-    assert DIGESTER.parts(longer, {}).system == DIGESTER.parts(first, {}).system
+    assert DIGESTER.chat(longer, {}).messages.startswith(DIGESTER.chat(first, {}).messages)
+    assert DIGESTER.chat(longer, {}).system == DIGESTER.chat(first, {}).system
 
 
 # -- verdicts --------------------------------------------------------------------------
@@ -131,18 +131,18 @@ def test_nothing_that_could_be_reused_was_computed_again() -> None:
 
 
 def test_counts_of_a_miss_add_up() -> None:
-    first = note([1, 2, 3, 4, 5, 6, 7, 8, 9], parts("a"))
-    missed = diagnosis(first, note([1, 2, 3, 4, 5, 0, 7, 8, 9, 10], parts("b")), 4)
+    first = note([1, 2, 3, 4, 5, 6, 7, 8, 9], chat("a"))
+    missed = diagnosis(first, note([1, 2, 3, 4, 5, 0, 7, 8, 9, 10], chat("b")), 4)
     assert missed == Diagnosis(verdict=Verdict.MISS, change=Change.MESSAGES, num_missed=4, num_reusable=8)
-    shorter = diagnosis(first, note([0, 2, 3, 4, 5, 6], parts("b")), 0)
+    shorter = diagnosis(first, note([0, 2, 3, 4, 5, 6], chat("b")), 0)
     assert (shorter.num_missed, shorter.num_reusable) == (4, 4)
 
 
 def test_equal_prompts_that_miss_are_unavailable() -> None:
-    first = note([1, 2, 3, 4, 5, 6, 7, 8, 9], parts("a"))
+    first = note([1, 2, 3, 4, 5, 6, 7, 8, 9], chat("a"))
     longer = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
-    assert diagnosis(first, note(longer, parts("a", "b")), 4).verdict is Verdict.UNAVAILABLE
-    assert diagnosis(first, note(longer, parts("a", "b"), salt="mine"), 0).verdict is Verdict.UNAVAILABLE
+    assert diagnosis(first, note(longer, chat("a", "b")), 4).verdict is Verdict.UNAVAILABLE
+    assert diagnosis(first, note(longer, chat("a", "b"), salt="mine"), 0).verdict is Verdict.UNAVAILABLE
     assert diagnosis(None, note(longer), 0).verdict is Verdict.NOT_FOUND
 
 

@@ -16,4 +16,4 @@ def counted_tokens(fields: Fields, service: Service, _tenant: str) -> dict[str, 
     service.model.name_for(request.model)
     parts = prompt_parts(request, service)
     require_template_with_tools(parts, service)
-    return {"input_tokens": len(parts.rendered(service, None).token_ids)}
+    return {"input_tokens": len(parts.rendered(service).prompt.token_ids)}

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from quire.engine.prompts import ParsedPrompt
-from quire.server.chat_messages import Message, render_chat
+from quire.server.chat_messages import Message, RenderedChat, render_chat
 from quire.server.errors import refuse
 from quire.server.messages.conversation import ConversationReader
 from quire.server.messages.fields import MessageFields
@@ -32,13 +31,12 @@ class PromptParts:
     tool_place: str | None
     ignored: Sequence[str]
 
-    def rendered(self, service: Service, cache_salt: str | None) -> ParsedPrompt:
-        """Returns the prompt; raises RequestError or ApiError where the model's template cannot render it."""
+    def rendered(self, service: Service) -> RenderedChat:
+        """Returns the chat with its prompt; raises RequestError or ApiError where the model's template cannot render it."""
         inputs = TemplateInputs(variables=self.variables)
         if self.tools:
             inputs["tools"] = self.tools
-        prompt = render_chat(service.engine.frontend, self.messages, inputs)
-        return replace(prompt, cache_salt=cache_salt or "")
+        return render_chat(service.engine.frontend, self.messages, inputs)
 
 
 def prompt_parts(request: MessageFields, service: Service) -> PromptParts:

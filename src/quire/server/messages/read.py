@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from quire.server.diagnostics import comparison_with
+from quire.server.diagnostics_notes import NoteAuthor
 from quire.server.errors import refuse
 from quire.server.fields import ignored_header
 from quire.server.json_body import Fields
@@ -25,14 +27,22 @@ def read_message(fields: Fields, service: Service, tenant: str) -> Call:
     parts = prompt_parts(request, service)
     _refuse_tools(request, parts)
     _require_open_turn(parts)
-    prompt = parts.rendered(service, request.cache_salt)
-    generation = plan([prompt], replace(wish, reports_prompt=request.stream is True), service)
-    renderer = MessageRenderer(head, generation, service.source.block_size)
+    chat = parts.rendered(service)
+    generation = plan(
+        [replace(chat.prompt, cache_salt=request.cache_salt or "")], replace(wish, reports_prompt=request.stream is True), service
+    )
+    note = NoteAuthor(digester=service.digester, owner=tenant).note(
+        head.message_id, generation.groups, service.digester.chat(chat.messages, chat.inputs)
+    )
+    previous_id = None if request.diagnostics is None else request.diagnostics.previous_message_id
+    comparison = comparison_with(previous_id, note, service.notes, service.source.block_size)
+    renderer = MessageRenderer(head, generation, service.source.block_size, comparison)
     return Call(
         generation=generation,
         renderer=renderer,
         stream=renderer if request.stream is True else None,
         headers=headers_of(generation, ignored_header([*ignored, *parts.ignored], service.limits)),
+        note=note,
     )
 
 

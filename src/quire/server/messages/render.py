@@ -17,6 +17,7 @@ from typing import Any
 
 from quire.engine.step_events import PromptProgress
 from quire.request import FinishReason, RequestOutput
+from quire.server.diagnostics import Comparison, anthropic_diagnostics
 from quire.server.errors import ApiError, anthropic_error
 from quire.server.generation import Delta, Generation, Usage, num_written, usage_of, whole_delta
 from quire.server.render import json_text, to_json
@@ -42,10 +43,10 @@ class MessageHead:
 
 
 class MessageRenderer:
-    """Writes one message."""
+    """Writes one message, with a diagnosis of the cache where the request is compared with an earlier one."""
 
-    def __init__(self, head: MessageHead, generation: Generation, block_size: int) -> None:
-        self._head, self._generation, self._block_size = head, generation, block_size
+    def __init__(self, head: MessageHead, generation: Generation, block_size: int, comparison: Comparison | None) -> None:
+        self._head, self._generation, self._block_size, self._comparison = head, generation, block_size, comparison
         self._has_begun = False
         self._end: dict[str, Any] = {}
 
@@ -112,7 +113,11 @@ class MessageRenderer:
             "content": content,
             **end,
             "usage": {**usage_fields(usage), "service_tier": "standard"},
+            "diagnostics": self._diagnostics(usage.num_cached),
         }
+
+    def _diagnostics(self, num_cached: int) -> dict[str, Any] | None:
+        return None if self._comparison is None else anthropic_diagnostics(self._comparison.diagnosis(num_cached))
 
     def _end_of(self, delta: Delta) -> dict[str, Any]:
         """Returns why a message ended: at its own end, at a stop sequence, or where the length or the context did."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quire.engine.prompts import ParsedPrompt
 from quire.server.chat import template_inputs
-from quire.server.chat_messages import Message, render_chat
+from quire.server.chat_messages import RenderedChat, render_chat
+from quire.server.diagnostics import comparison_with
+from quire.server.diagnostics_notes import NoteAuthor
 from quire.server.errors import ApiError, Refusal, refuse
 from quire.server.fields import ignored_header, require_logprobs
 from quire.server.generation import Generation
@@ -33,8 +34,7 @@ class Asked:
     model: str
     items: list[Item]
     previous: Turn | None
-    messages: list[Message]  # instructions first
-    prompt: ParsedPrompt
+    chat: RenderedChat  # instructions first
     ignored: list[str]  # names of fields and items without effect
 
 
@@ -53,19 +53,24 @@ def read_response(fields: Fields, service: Service, tenant: str) -> Call:
         is_stored=place is not None,
     )
     unkept = ["store"] if asked.request.store is True and place is None else []
-    renderer = ResponseRenderer(facts, generation, service.source, place)
+    author = NoteAuthor(digester=service.digester, owner=tenant, label=asked.request.prompt_cache_key)
+    chat = service.digester.chat(asked.chat.messages, asked.chat.inputs)
+    note = author.note(facts.response_id, generation.groups, chat)
+    comparison = comparison_with(asked.request.comparison_id, note, service.notes, service.source.block_size)
+    renderer = ResponseRenderer(facts, generation, service.source, place, comparison)
     return Call(
         generation=generation,
         renderer=renderer,
         stream=renderer if asked.request.stream is True else None,
         headers=headers_of(generation, ignored_header([*asked.ignored, *unkept], service.limits)),
+        note=note,
     )
 
 
 def counted_input(fields: Fields, service: Service, tenant: str) -> dict[str, Any]:
     """Returns what `POST /v1/responses/input_tokens` answers: the tokens of the prompt that a request would have."""
     asked = _read(fields, service, tenant)
-    return {"object": "response.input_tokens", "input_tokens": len(asked.prompt.token_ids)}
+    return {"object": "response.input_tokens", "input_tokens": len(asked.chat.prompt.token_ids)}
 
 
 def num_continued_bytes(fields: Fields, service: Service, tenant: str) -> int:
@@ -93,8 +98,7 @@ def _read(fields: Fields, service: Service, tenant: str) -> Asked:
         model=model,
         items=items,
         previous=previous,
-        messages=messages,
-        prompt=replace(render_chat(frontend, messages, inputs), cache_salt=request.cache_salt or ""),
+        chat=render_chat(frontend, messages, inputs),
         ignored=[*ignored_names(request), *map(_spelled, unread), *skipped, *reader.dropped, *without_effect],
     )
 
@@ -103,7 +107,7 @@ def _planned(asked: Asked, service: Service, tenant: str) -> Generation:
     request = asked.request
     require_logprobs("top_logprobs", request.top_logprobs, service.limits)
     wish = wish_of(request, service, tenant, logprobs=request.num_top, max_tokens=_max_tokens(request))
-    return plan([asked.prompt], wish, service)
+    return plan([replace(asked.chat.prompt, cache_salt=request.cache_salt or "")], wish, service)
 
 
 def _max_tokens(request: ResponseFields) -> int | None:

@@ -103,6 +103,11 @@ class ResponseFields(SamplingFields):
         return self.prompt_cache_options is not None and self.prompt_cache_options.prewarm is True
 
     @property
+    def comparison_id(self) -> str | None:
+        """The response with whose request this one is compared; None where no diagnosis of the cache is wanted."""
+        return None if self.prompt_cache_options is None else self.prompt_cache_options.comparison_response_id
+
+    @property
     def num_top(self) -> int | None:
         """How many candidates are wanted besides each token's log-probability; None: no log-probabilities."""
         return self.top_logprobs or 0 if _LOGPROBS in (self.include or ()) else None
@@ -142,7 +147,7 @@ def ignored_names(request: ResponseFields) -> Iterator[str]:
     if request.reasoning is not None:
         yield from request.reasoning.ignored("reasoning", "summary")
     if request.prompt_cache_options is not None:
-        yield from request.prompt_cache_options.ignored("prompt_cache_options", "comparison_response_id", "mode", "ttl")
+        yield from request.prompt_cache_options.ignored("prompt_cache_options", "mode", "ttl")
 
 
 def _require_text(text: TextFields | None) -> None:

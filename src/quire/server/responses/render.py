@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from quire.engine.step_events import PromptProgress
 from quire.request import RequestOutput
+from quire.server.diagnostics import Comparison, openai_diagnostics
 from quire.server.errors import ApiError
 from quire.server.generation import Delta, Generation, usage_of, whole_delta
 from quire.server.render import AnswerSource, json_text
@@ -24,10 +25,20 @@ _OF_PART = b',"output_index":0,"content_index":0'
 
 
 class ResponseRenderer:
-    """Writes one answer of the Responses API, and keeps it at its `place` when it is done. None: it is not kept."""
+    """Writes one answer of the Responses API, and keeps it at its `place` when it is done. None: it is not kept.
 
-    def __init__(self, facts: ResponseFacts, generation: Generation, source: AnswerSource, place: Place | None) -> None:
-        self._generation, self._source, self._place = generation, source, place
+    With a `comparison`, the response tells at its end why the cache held no more.
+    """
+
+    def __init__(
+        self,
+        facts: ResponseFacts,
+        generation: Generation,
+        source: AnswerSource,
+        place: Place | None,
+        comparison: Comparison | None,
+    ) -> None:
+        self._generation, self._source, self._place, self._comparison = generation, source, place, comparison
         self._response = ResponseObject(facts)
         self._message = MessageItem(facts.request.num_top, source.tokenizer)
         self._item_id = b'"item_id":"' + self._message.item_id.encode() + b'"'
@@ -89,7 +100,9 @@ class ResponseRenderer:
         """Returns the response at its end, which is kept from now on if it is to be kept."""
         output = b"" if self._generation.drops_output else self._message.ended(status)
         usage = usage_of(outputs, self._generation, self._source.block_size)
-        body = self._response.ended(status, output, usage)
+        compared = self._comparison
+        diagnostics = None if compared is None else openai_diagnostics(compared.diagnosis(usage.num_cached))
+        body = self._response.ended(status, output, usage, diagnostics)
         if self._place is not None:
             self._place.keep(self._response.response_id, body, b"[" + output + b"]")
         return body

@@ -41,22 +41,24 @@ class ResponseObject:
         """Returns the response as it stands until it is done."""
         return self._written({"status": "in_progress"}, b"", None)
 
-    def ended(self, status: str, output: bytes, usage: Usage) -> bytes:
+    def ended(self, status: str, output: bytes, usage: Usage, diagnostics: dict[str, Any] | None) -> bytes:
         """Returns the response at its end, with its output items as JSON."""
         outcome: dict[str, Any] = {"status": status}
         if status == COMPLETED:
             outcome["completed_at"] = int(time.time())
         else:
             outcome["incomplete_details"] = {"reason": "max_output_tokens"}
-        return self._written(outcome, output, usage)
+        return self._written(outcome, output, usage, diagnostics)
 
     def failed(self, error: ApiError) -> bytes:
         """Returns the response that an error ended. The code is the one that the API has for a fault of the server."""
         return self._written({"status": "failed", "error": {"code": "server_error", "message": message_of(error)}}, b"", None)
 
-    def _written(self, outcome: dict[str, Any], output: bytes, usage: Usage | None) -> bytes:
+    def _written(
+        self, outcome: dict[str, Any], output: bytes, usage: Usage | None, diagnostics: dict[str, Any] | None = None
+    ) -> bytes:
         head = {**self._head, "completed_at": None, "error": None, "incomplete_details": None, **outcome}
-        tail = {"usage": None if usage is None else _usage_fields(usage)}
+        tail = {"usage": None if usage is None else _usage_fields(usage), "prompt_cache_diagnostics": diagnostics}
         return to_json(head)[:-1] + b',"output":[' + output + b"]," + self._echo + b"," + to_json(tail)[1:]
 
 
