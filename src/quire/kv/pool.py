@@ -16,9 +16,7 @@ from quire.errors import defect
 from quire.kv.block import Block, FreeQueue
 from quire.kv.events import EventLog, KVEventKind, LogEvent
 from quire.kv.ledger import EvictedKeys
-
-MAX_COMPARED_SIBLINGS = 16
-"""Cached continuations of one prefix that `num_equal_tokens` looks at, so that a popular prefix stays cheap to explain."""
+from quire.kv.siblings import Siblings
 
 
 class BlockPool:
@@ -33,7 +31,7 @@ class BlockPool:
         self._blocks = [Block(block_id) for block_id in range(num_blocks)]
         self._free = FreeQueue(self._blocks)
         self._by_key: dict[bytes, Block] = {}
-        self._children: dict[bytes, dict[int, Block]] = {}  # parent key -> committed blocks that continue it, oldest first
+        self._children: dict[bytes, Siblings] = {}  # parent key -> committed blocks that continue it
         self.events = events
 
     @property
@@ -62,10 +60,7 @@ class BlockPool:
     def num_equal_tokens(self, parent: bytes, token_ids: Sequence[int]) -> int | None:
         """Returns how many of `token_ids` the most similar cached continuation of `parent` shares, or None without one."""
         children = self._children.get(parent)
-        if not children:
-            return None
-        newest = [block for block, _ in zip(reversed(children.values()), range(MAX_COMPARED_SIBLINGS), strict=False)]
-        return max(_common_prefix(block.token_ids, token_ids) for block in newest)
+        return None if children is None else children.num_equal_tokens(token_ids)
 
     def allocate(self, count: int, request_id: str) -> list[Block] | None:
         """Gives `count` blocks to a request, evicting cached content as needed; None, and nothing done, if too few are free."""
@@ -105,7 +100,7 @@ class BlockPool:
             return
         block.hash, block.parent, block.token_ids = key, parent, token_ids
         self._by_key[key] = block
-        self._children.setdefault(parent, {})[block.id] = block
+        self._children.setdefault(parent, Siblings()).add(token_ids)
         self.evicted.forget(key)
         self._record(KVEventKind.COMMITTED, block, request_id)
 
@@ -153,7 +148,7 @@ class BlockPool:
             return
         if self._by_key.get(block.hash) is not block or len(block.token_ids) != self.block_size:
             raise defect(f"block {block.id} has a key but is not full or not the one that is found")
-        if block.parent is None or self._children.get(block.parent, {}).get(block.id) is not block:
+        if block.parent is None or block.token_ids not in self._children.get(block.parent, ()):
             raise defect(f"block {block.id} is unknown to its parent")
 
     def _allocate_one(self, request_id: str) -> Block:
@@ -173,7 +168,8 @@ class BlockPool:
         self.evicted.remember(block.hash)
         self.num_cached -= 1
         siblings = self._children[block.parent]
-        del self._by_key[block.hash], siblings[block.id]
+        del self._by_key[block.hash]
+        siblings.remove(block.token_ids)
         if not siblings:
             del self._children[block.parent]
         block.hash = block.parent = None
@@ -182,10 +178,3 @@ class BlockPool:
     def _record(self, kind: KVEventKind, block: Block, request_id: str) -> None:
         if self.events is not None:
             self.events.record(kind, block.id, request_id, block.hash)
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    for position, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return position
-    return min(len(left), len(right))

@@ -125,6 +125,14 @@ def test_explains_the_first_token_that_diverged() -> None:
     assert reason_for(manager, second) == (4, MissReason.DIVERGED, 6)
 
 
+def test_explains_by_the_most_similar_of_many_continuations() -> None:
+    manager = manager_of(num_blocks=200)
+    computed(manager, "close", (0, 1, 2, 3, 4, 5, 6, 7))
+    for number in range(40):
+        computed(manager, f"far {number}", (0, 1, 2, 3, 100 + number, 5, 6, 7))
+    assert reason_for(manager, opened(manager, "r", (0, 1, 2, 3, 4, 5, 6, 99, 8))) == (4, MissReason.DIVERGED, 7)
+
+
 def test_explains_an_eviction() -> None:
     manager = manager_of(num_blocks=4)
     manager.close(computed(manager, "first", range(9)).request_id)

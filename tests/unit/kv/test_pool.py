@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -18,7 +19,7 @@ def allocate(pool: BlockPool, count: int, request_id: str = "a") -> list[Block]:
     return blocks
 
 
-def commit(pool: BlockPool, block: Block, token_ids: tuple[int, int], parent: bytes = ROOT) -> bytes:
+def commit(pool: BlockPool, block: Block, token_ids: tuple[int, ...], parent: bytes = ROOT) -> bytes:
     key = block_key(parent, token_ids)
     pool.commit(block, parent, key, token_ids, "a")
     return key
@@ -116,6 +117,27 @@ def test_the_most_similar_continuation_tells_where_tokens_diverge() -> None:
     assert pool.num_equal_tokens(ROOT, (1, 9)) == 1
     assert pool.num_equal_tokens(ROOT, (9, 9)) == 0
     assert pool.num_equal_tokens(b"elsewhere", (1, 2)) is None
+
+
+def test_divergence_is_exact_among_any_number_of_continuations() -> None:
+    rng = random.Random(5)
+    size, num_blocks = 8, 400
+    pool = BlockPool(num_blocks, size)
+    written: list[tuple[int, ...]] = []
+    for block in allocate(pool, num_blocks):
+        token_ids = tuple(rng.choices(range(3), k=size)) if written else (0,) * size
+        if token_ids not in written:
+            commit(pool, block, token_ids)
+            written.append(token_ids)
+    for _ in range(500):
+        wanted = tuple(rng.choices(range(4), k=size))
+        best = max(next((at for at in range(size) if wanted[at] != each[at]), size) for each in written)
+        assert pool.num_equal_tokens(ROOT, wanted) == best
+    pool.check()
+    for block in pool.blocks:
+        pool.release(block, "a")
+    allocate(pool, num_blocks // 2)
+    pool.check()
 
 
 def free_a_free_block(pool: BlockPool) -> None:

@@ -1,0 +1,53 @@
+"""The cached continuations of one prefix, and which of them shares most with another."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+from quire.errors import defect
+
+Tokens = tuple[int, ...]
+
+
+class Siblings:
+    """The tokens of committed blocks that follow the same block, in sorted order.
+
+    Whatever shares most with a block would stand next to it: so two comparisons are enough, however many there are.
+    """
+
+    __slots__ = ("_sorted",)
+
+    def __init__(self) -> None:
+        self._sorted: list[Tokens] = []
+
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def __contains__(self, token_ids: Tokens) -> bool:
+        place = bisect_left(self._sorted, token_ids)
+        return self._sorted[place : place + 1] == [token_ids]
+
+    def add(self, token_ids: Tokens) -> None:
+        """Notes a block that was committed."""
+        insort(self._sorted, token_ids)
+
+    def remove(self, token_ids: Tokens) -> None:
+        """Forgets a block that is evicted."""
+        place = bisect_left(self._sorted, token_ids)
+        if self._sorted[place : place + 1] != [token_ids]:
+            raise defect("a block is unknown to the one before it")
+        del self._sorted[place]
+
+    def num_equal_tokens(self, token_ids: Sequence[int]) -> int:
+        """Returns how many of these tokens the block that is most like them begins with."""
+        place = bisect_left(self._sorted, tuple(token_ids))
+        neighbors = self._sorted[max(0, place - 1) : place + 1]
+        return max((_common_prefix(each, token_ids) for each in neighbors), default=0)
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    for position, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return position
+    return min(len(left), len(right))
