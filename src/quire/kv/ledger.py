@@ -87,6 +87,10 @@ class Ledger:
         if len(self._explanations) > self._max_explanations:
             del self._explanations[next(iter(self._explanations))]
 
+    def forget(self, request_id: str) -> None:
+        """Drops an explanation that has become untrue."""
+        self._explanations.pop(request_id, None)
+
     def explain(self, request_id: str) -> CacheExplanation | None:
         """Returns what is known about a request, or None when it was never admitted or is long gone."""
         return self._explanations.get(request_id)

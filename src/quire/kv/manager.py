@@ -132,6 +132,10 @@ class KVCacheManager:
         """Returns what the cache did for a request when it was first admitted, or None when that is not known (any more)."""
         return self.ledger.explain(request_id)
 
+    def forget_admission(self, request_id: str) -> None:
+        """Notes that the first admission of a request was taken back, so that nothing was reused."""
+        self.ledger.forget(request_id)
+
     def usage(self, layout: KVLayout) -> KVUsage:
         """Returns where the pool's bytes are now."""
         pool = self.pool

@@ -61,6 +61,7 @@ class Room:
             self._places.stop(request)
             if not request.num_preemptions:
                 request.num_cached_tokens = 0
+                self._manager.forget_admission(request.request_id)
         elif request_id in work.num_blocks_before:
             self._manager.trim(request_id, work.num_blocks_before[request_id])
 

@@ -122,6 +122,17 @@ def _without_seeds(outputs: dict[str, RequestOutput]) -> dict[str, RequestOutput
     }
 
 
+def test_usage_and_explanation_of_a_failed_admission_agree(tokenizer: Tokenizer) -> None:
+    core = make_core(FakeExecutor(poison=25), tokenizer)
+    run_all(core, submission("warm", PROMPT, max_tokens=2))
+    outputs = run_all(core, submission("bad", (*PROMPT, 25, 1)), submission("good", (*PROMPT, 1, 1), max_tokens=2))
+    explain = core.scheduler.manager.explain
+    assert (outputs["bad"].num_cached_tokens, explain("bad")) == (0, None)
+    explanation = explain("good")
+    assert explanation is not None
+    assert outputs["good"].num_cached_tokens == explanation.num_reused_tokens == 32
+
+
 def test_request_that_starts_to_fail_in_decode_keeps_what_it_has(tokenizer: Tokenizer) -> None:
     healthy = run_all(make_core(FakeExecutor(), tokenizer), submission("a", PROMPT, max_tokens=20, **letters_only()))[
         "a"
