@@ -169,7 +169,7 @@ class EngineThread:
                 self._step_began_s = time.monotonic()
                 has_computed = self.routed.step()
                 self.routed.leave(self._wakeups.send())
-                if not has_computed:
+                if not has_computed and not self._is_stopping:  # a step may have taken the wake-up of the stop from the inbox
                     self._step_began_s = None
                     if not self._is_stopping:  # the step may have drained the wake-up of a stop
                         self.routed.inbox.wait()
