@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
+
+from support.serve_process import serving, url_in
 
 get, post = (partial(ask, timeout=60) for ask in (httpx2.get, httpx2.post))
 KEY = "a-key-of-this-test"
 
 
-@contextmanager
-def serving(
-    *arguments: str, environment: dict[str, str] | None = None, **streams: Any
-) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Starts `quire serve` on a free port and yields it with the lines that it prints; ends it at the latest in the end."""
-    command = [sys.executable, "-m", "quire.cli", "serve", "--port", "0", "--threads", "1", "--kv-memory", "64MiB", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {}), **streams)
-    watchdog = threading.Timer(120, process.kill)
-    watchdog.start()
-    try:
-        lines = []
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append(line.rstrip("\n"))
-            if line.startswith("try: "):
-                break
-        yield process, lines
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.communicate()
-
-
-def _url(lines: list[str]) -> str:
-    found = re.search(r"http://127\.0\.0\.1:\d+", "\n".join(lines))
-    assert found is not None, lines
-    return found[0]
-
-
 def test_start_prints_what_a_client_needs_and_its_curl_line_works() -> None:
     with serving() as (process, lines):
-        url = _url(lines)
-        assert lines[0] == f"Quire 0.1.0 serves bundled at {url}"
+        url = url_in(lines)
+        assert f"Quire 0.1.0 serves bundled at {url}" in lines
         assert f"base URL for OpenAI clients: {url}/v1" in lines
         assert any("a request may use 2,048" in line for line in lines)
         body = re.search(r"-d '(.*)'$", lines[-1])
@@ -65,13 +33,13 @@ def test_start_prints_what_a_client_needs_and_its_curl_line_works() -> None:
         assert process.wait(60) == 0
 
 
-def test_a_client_connects_once_it_has_read_the_address_and_the_end_is_silent(tmp_path: Path) -> None:
-    with (tmp_path / "errors").open("w+") as errors, serving(stderr=errors) as (process, lines):
-        socket.create_connection(("127.0.0.1", int(_url(lines).rpartition(":")[2]))).close()
+def test_a_client_connects_once_it_has_read_the_address_and_the_end_is_silent() -> None:
+    with serving() as (process, lines):
+        socket.create_connection(("127.0.0.1", int(url_in(lines).rpartition(":")[2]))).close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
-        errors.seek(0)
-        assert errors.read() == ""
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
 
 
 @pytest.mark.parametrize("is_file", [False, True])
@@ -80,7 +48,7 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, is_file: bool)
     file.write_text(f"{KEY}\n")
     arguments = ("--api-key-file", str(file)) if is_file else ()
     with serving(*arguments, environment={"QUIRE_API_KEY": "another-key-of-this-test" if is_file else KEY}) as (_, lines):
-        url = _url(lines)
+        url = url_in(lines)
         assert "API keys: 1" in lines
         assert get(f"{url}/v1/models").status_code == 401
         assert get(f"{url}/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
@@ -89,7 +57,7 @@ def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, is_file: bool)
 def test_second_signal_cuts_what_the_first_let_go_on() -> None:
     fields = {"prompt": "one, two,", "max_tokens": 2000, "ignore_eos": True, "stream": True, "n": 64, "temperature": 1}
     with serving("--shutdown-timeout", "50") as (process, lines):
-        url = _url(lines)
+        url = url_in(lines)
         with httpx2.stream("POST", f"{url}/v1/completions", json=fields, timeout=60) as answer:
             chunks = answer.iter_raw()
             next(chunks)
@@ -124,6 +92,6 @@ def test_wrong_options_are_refused_before_the_model_is_loaded(tmp_path: Path, ar
 
 def test_no_store_keeps_no_response() -> None:
     with serving("--no-store") as (_, lines):
-        answer = post(f"{_url(lines)}/v1/responses", json={"input": "Hi", "max_output_tokens": 1, "store": True}).json()
+        answer = post(f"{url_in(lines)}/v1/responses", json={"input": "Hi", "max_output_tokens": 1, "store": True}).json()
         assert answer["store"] is False
-        assert get(f"{_url(lines)}/v1/responses/{answer['id']}").status_code == 404
+        assert get(f"{url_in(lines)}/v1/responses/{answer['id']}").status_code == 404

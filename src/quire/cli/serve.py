@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +15,10 @@ from quire.config import ITL_TARGET_LIMITS_S
 from quire.errors import ConfigError
 
 if TYPE_CHECKING:
+    from quire.server.observer import Observer
     from quire.server.service import Service
     from quire.server.serving import Access
+    from quire.server.telemetry import Tracing
 
 _MAX_TIMEOUT_S = 86_400
 
@@ -31,6 +35,9 @@ class ServeOptions:
     no_store: bool
     itl_target: float | None
     shutdown_timeout: float
+    log_level: str
+    log_format: str
+    otel: bool
 
 
 _SERVE_OPTIONS = (
@@ -70,6 +77,15 @@ _SERVE_OPTIONS = (
         metavar="SECONDS",
         help="How long what runs may go on after SIGTERM or Ctrl-C; a second one ends it at once.",
     ),
+    click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        default="info",
+        show_default=True,
+        help="What is logged on standard error; info has a line for each request, without its text.",
+    ),
+    click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How lines look."),
+    click.option("--otel", is_flag=True, help="Send a span for each request to OTEL_EXPORTER_OTLP_ENDPOINT (extra: otel)."),
 )
 
 
@@ -90,27 +106,50 @@ def serve(serving: ServeOptions, engine: EngineChoice) -> None:
     """
     access = _access_of(serving)
     import asyncio
-    import logging
 
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # it warns of what is no HTTP, which anybody may send
-    asyncio.run(_serve(access, serving, engine))
+    from quire.server.logs import LogFormat, start_log
+    from quire.server.telemetry import start_tracing
+
+    tracing = start_tracing() if serving.otel else None
+    log = start_log(serving.log_level, LogFormat(serving.log_format))
+    try:
+        was_loaded = asyncio.run(_serve(access, serving, engine, tracing))
+    finally:
+        if tracing is not None:
+            tracing.close()
+        log.close()
+    if not was_loaded:
+        _leave_at_once()
 
 
-async def _serve(access: Access, serving: ServeOptions, choice: EngineChoice) -> None:
-    import asyncio
-
-    from quire.cli.serve_view import show_start
+async def _serve(access: Access, serving: ServeOptions, choice: EngineChoice, tracing: Tracing | None) -> bool:
+    from quire.cli.serve_view import show_listening, show_start
+    from quire.server.observer import Observer
     from quire.server.serving import BACKLOG, Server, listen
+    from quire.server.starting import serve_from_start
 
+    observer = Observer(trace=None if tracing is None else tracing.note)
     with listen(access) as listener:
-        service = await asyncio.to_thread(_load, serving, choice)
-        async with service:
-            listener.listen(BACKLOG)  # a client may connect as soon as it has read the address
-            show_start(service, access, listener.getsockname()[1])
-            await Server(service, access, serving.shutdown_timeout).serve([listener])
+        port = listener.getsockname()[1]
+        listener.listen(BACKLOG)  # a client may connect as soon as it has read the address
+        show_listening(access, port)
+        server = Server(None, access, serving.shutdown_timeout, observer)
+        return await serve_from_start(
+            server,
+            listener,
+            lambda: _load(serving, choice, observer),
+            lambda service: show_start(service, access, port),
+        )
 
 
-def _load(serving: ServeOptions, choice: EngineChoice) -> Service:
+def _leave_at_once() -> None:
+    """Ends the process although a thread still loads the model, which nothing else can stop."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _load(serving: ServeOptions, choice: EngineChoice, observer: Observer) -> Service:
     """Loads the model, and does what is done once before a client waits for it."""
     from quire.cli.defaults import read_defaults
     from quire.cli.display import loading_bar
@@ -128,7 +167,7 @@ def _load(serving: ServeOptions, choice: EngineChoice) -> Service:
         engine = AsyncEngine(directory, **options)
     names = serving.served_model_name or (name if choice.model is None else _short_name(name),)
     model = ServedModel(names=names, is_chosen=bool(serving.served_model_name), recommended=recommended)
-    service = Service(engine, model, keeps_responses=not serving.no_store)
+    service = Service(engine, model, observer=observer, keeps_responses=not serving.no_store)
     service.warm_up()
     return service
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import click
@@ -10,6 +11,13 @@ from quire import __version__
 from quire.server.hosts import is_loopback
 from quire.server.service import Service
 from quire.server.serving import Access
+
+_log = logging.getLogger("quire.server")
+
+
+def show_listening(access: Access, port: int) -> None:
+    """Writes into the log that the server is there before its model is."""
+    _log.info("listening at %s, the model is loading", base_url(access, port))
 
 
 def show_start(service: Service, access: Access, port: int) -> None:

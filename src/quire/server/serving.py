@@ -124,6 +124,11 @@ class Server(uvicorn.Server):
             self._service.begin_drain()
         self._end_by_s = time.monotonic() + (0.0 if is_again else self.shutdown_timeout_s)
 
+    def end(self) -> None:
+        """Ends now; what runs gets an error."""
+        self.begin_drain()
+        self.begin_drain()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
         self.begin_drain()
 
