@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anthropic
@@ -51,6 +52,17 @@ TEMPLATE = """
 {%- if add_generation_prompt %}{{ "<|assistant|>" }}{% endif -%}
 """
 
+ALTERNATING = """
+{%- if messages[0].role == "system" -%}
+{{- "<|system|>" + messages[0].content + "<|end|>" -}}{%- set messages = messages[1:] -%}
+{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role != ("user", "assistant")[loop.index0 % 2] %}{{ raise_exception("Roles must alternate.") }}{% endif -%}
+{{- "<|" + message.role + "|>" + message.content + "<|end|>" -}}
+{%- endfor -%}
+{{- "<|assistant|>" if add_generation_prompt -}}
+"""
+
 
 def post(http: httpx2.Client, path: str = "/v1/messages", **fields: object) -> httpx2.Response:
     return http.post(path, json={"messages": QUESTION, "temperature": 0, "max_tokens": 4, **fields})
@@ -65,14 +77,21 @@ def num_prompt(answer: httpx2.Response) -> int:
     return int(usage["input_tokens"] + usage["cache_creation_input_tokens"] + usage["cache_read_input_tokens"])
 
 
+@contextmanager
+def served_with(template: str, directory: Path) -> Iterator[tuple[httpx2.Client, Frontend]]:
+    """Serves the bundled model with another template."""
+    model = directory / "model"
+    shutil.copytree(Path(bundled.__file__).parent, model, ignore=shutil.ignore_patterns("*.py", "*.png", "__pycache__"))
+    (model / "chat_template.jinja").write_text(template)
+    with served(model) as running, httpx2.Client(base_url=running.url, timeout=60) as http:
+        yield http, running.service.engine.frontend
+
+
 @pytest.fixture(scope="module")
 def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx2.Client, Frontend]]:
     """A server whose template reads tools, reasoning and a switch for thinking."""
-    model = tmp_path_factory.mktemp("thinker") / "model"
-    shutil.copytree(Path(bundled.__file__).parent, model, ignore=shutil.ignore_patterns("*.py", "*.png", "__pycache__"))
-    (model / "chat_template.jinja").write_text(TEMPLATE)
-    with served(model) as running, httpx2.Client(base_url=running.url, timeout=60) as http:
-        yield http, running.service.engine.frontend
+    with served_with(TEMPLATE, tmp_path_factory.mktemp("thinker")) as thinker:
+        yield thinker
 
 
 def read(messages: list[dict[str, object]], system: object = None) -> list[dict[str, object]]:
@@ -126,6 +145,21 @@ def test_inline_system_message_reaches_the_model(http: httpx2.Client) -> None:
     inline = [*QUESTION, {"role": "system", "content": "Be brief."}]
     assert count(http, messages=inline).json() == count(http, system="Be brief.").json()
     assert post(http, messages=inline).status_code == 200
+
+
+def test_template_that_wants_turns_to_alternate_gets_them(tmp_path: Path) -> None:
+    inline = {"role": "system", "content": "Be kind."}
+    messages = [QUESTION[0], inline, QUESTION[0], {"role": "assistant", "content": "Paris"}, QUESTION[0]]
+    with served_with(ALTERNATING, tmp_path) as (http, frontend):
+        answer = post(http, system="Be brief.", messages=messages)
+        asked = QUESTION[0]["content"]
+        twice = [{"type": "text", "text": asked}] * 2
+        expected = frontend.chat_prompt(
+            [{"role": "system", "content": "Be brief.\n\nBe kind."}, {"role": "user", "content": twice}, *messages[3:]], {}
+        )
+        assert num_prompt(answer) == len(expected.token_ids)
+        assert (expected.text or "").startswith(f"<|system|>Be brief.\n\nBe kind.<|end|><|user|>{asked} {asked}<|end|>")
+        assert post(http, messages=[{"role": "assistant", "content": "Hi"}, QUESTION[0]]).status_code == 400
 
 
 @pytest.mark.parametrize(

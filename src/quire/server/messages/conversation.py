@@ -123,6 +123,21 @@ class ConversationReader:
         return {"role": "tool", "tool_call_id": call_id, "content": _content(texts)}
 
 
+def with_system_in_front(messages: Sequence[Message]) -> list[Message]:
+    """Returns the system messages first, and those of the user that they parted as one: turns alternate then."""
+    front = [message for message in messages if message["role"] == "system"]
+    for message in messages:
+        if front and message["role"] == front[-1]["role"] == "user":
+            front[-1] = {"role": "user", "content": [*_parts(front[-1]["content"]), *_parts(message["content"])]}
+        elif message["role"] != "system":
+            front.append(message)
+    return front
+
+
+def _parts(content: str | list[Message]) -> list[Message]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
 def _content(texts: Sequence[str]) -> str | list[Message]:
     """Returns texts as a content, one without its block, since marks of a client's cache turn texts into blocks."""
     return "".join(texts) if len(texts) < 2 else [{"type": "text", "text": text} for text in texts]

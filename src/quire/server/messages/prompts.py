@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from quire.errors import TemplateError
 from quire.server.chat_messages import Message, RenderedChat, render_chat
 from quire.server.errors import refuse
-from quire.server.messages.conversation import ConversationReader
+from quire.server.messages.conversation import ConversationReader, with_system_in_front
 from quire.server.messages.fields import MessageFields
 from quire.server.messages.tools import ToolReader
 from quire.server.service import Service
@@ -36,7 +37,14 @@ class PromptParts:
         inputs = TemplateInputs(variables=self.variables)
         if self.tools:
             inputs["tools"] = self.tools
-        return render_chat(service.engine.frontend, self.messages, inputs)
+        frontend = service.engine.frontend
+        try:
+            return render_chat(frontend, self.messages, inputs)
+        except TemplateError:
+            closed_up = with_system_in_front(self.messages)
+            if closed_up == self.messages:
+                raise
+            return render_chat(frontend, closed_up, inputs)
 
 
 def prompt_parts(request: MessageFields, service: Service) -> PromptParts:
