@@ -206,6 +206,16 @@ def test_end_by_length_says_whether_the_context_was_the_reason(http: httpx2.Clie
     assert (long.json()["stop_reason"], long.json()["usage"]["output_tokens"]) == ("model_context_window_exceeded", num_left)
 
 
+def test_answer_goes_on_where_the_assistant_stopped(anthropic_client: anthropic.Anthropic, server: Served, llm: LLM) -> None:
+    begun: Any = [*QUESTION, {"role": "assistant", "content": [{"type": "text", "text": "Paris is"}]}]
+    prompt = server.service.engine.frontend.unfinished_chat_prompt([*QUESTION, {"role": "assistant", "content": "Paris is"}], {})
+    answer = anthropic_client.messages.create(model="any", messages=begun, max_tokens=20, extra_body={"temperature": 0})
+    (expected,) = llm.generate([list(prompt.token_ids)], SamplingParams(temperature=0, max_tokens=20))
+    assert text_of(answer) == expected.outputs[0].text
+    count = anthropic_client.messages.count_tokens(model="any", messages=begun)
+    assert num_prompt(answer.usage) == count.input_tokens == len(prompt.token_ids)
+
+
 def test_no_tokens_at_all_computes_the_prompt_for_the_next_request(http: httpx2.Client) -> None:
     messages = [{"role": "user", "content": "Remember these words: " + "sea snow bread music " * 20}]
     for is_streamed in (False, True):

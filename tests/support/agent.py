@@ -1,9 +1,36 @@
-"""Requests shaped like those of Claude Code: an account's header before the system prompt, and marks that wander."""
+"""Requests shaped like those of Claude Code: an account's header before the system prompt, marks that wander, and tools."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
+
+import httpx2
+
+TOOL: dict[str, Any] = {
+    "name": "get_time",
+    "description": "Tells the time.",
+    "input_schema": {"type": "object", "properties": {"zone": {}}},
+}
+HOSTED = {"type": "web_search_20260318", "name": "web_search", "max_uses": 3}
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "What time is it?"},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": "I need a clock.", "signature": "s"},
+            {"type": "text", "text": "Let me look."},
+            {"type": "tool_use", "id": "toolu_1", "name": "get_time", "input": {"zone": "UTC"}},
+        ],
+    },
+    {
+        "role": "user",
+        "content": [
+            {"type": "tool_result", "tool_use_id": "toolu_1", "content": [{"type": "text", "text": "12:00"}], "is_error": False},
+            {"type": "text", "text": "Thanks."},
+        ],
+    },
+]
 
 _MARK = {"cache_control": {"type": "ephemeral"}}
 _RULES = (
@@ -38,3 +65,9 @@ def agent_request(questions: list[str], answers: list[str], **fields: Any) -> di
         "stream": True,
         **fields,
     }
+
+
+def num_prompt(answer: httpx2.Response) -> int:
+    """Returns how many tokens the prompt of a message had."""
+    usage = answer.json()["usage"]
+    return int(usage["input_tokens"] + usage["cache_creation_input_tokens"] + usage["cache_read_input_tokens"])

@@ -147,8 +147,7 @@ class Endpoints:
     # -- answers of the server -------------------------------------------------------
 
     async def _count_tokens(self, request: Request) -> Response:
-        self._service.require_open()
-        return _json(await self._read(request, counted_tokens))
+        return await self._tell(request, counted_tokens)
 
     async def _tokenize(self, request: Request) -> Response:
         return await self._tell(request, tokenized)

@@ -11,7 +11,7 @@ from quire.server.fields import SamplingFields, ignored_fields, read_fields
 from quire.server.json_body import Fields
 from quire.server.limits import MAX_LABEL_CHARS
 
-_OF_OTHER_APIS = ("n", "prompt_logprobs", "return_token_ids", "stream_options")
+OF_OTHER_APIS = ("n", "prompt_logprobs", "return_progress", "return_token_ids", "stop", "stream_options")
 _STRUCTURE = "unsupported_structured_output"
 
 
@@ -24,10 +24,11 @@ class Thinking(BaseModel):
 
 
 class OutputConfig(BaseModel):
-    """`output_config`."""
+    """`output_config`: how much the model thinks, and a schema of its answer."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: Any = None
 
 
@@ -44,7 +45,7 @@ class MessageFields(SamplingFields):
 
     messages: Any = None
     system: Any = None
-    stop: list[str] | None = Field(None, alias="stop_sequences")
+    stop_sequences: list[str] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     tools: Any = None
@@ -57,10 +58,12 @@ def read_message_fields(fields: Fields) -> tuple[MessageFields, list[str]]:
 
     Raises ApiError that names the field at fault, or one that is not supported.
     """
-    foreign = [name for name in _OF_OTHER_APIS if name in fields]
-    request = read_fields(MessageFields, {name: value for name, value in fields.items() if name not in _OF_OTHER_APIS})
+    foreign = [name for name in OF_OTHER_APIS if name in fields]
+    request = read_fields(MessageFields, {name: value for name, value in fields.items() if name not in OF_OTHER_APIS})
     _refuse_structure(request)
-    return request, [*foreign, *ignored_fields(request), *_ignored_inside(request)]
+    ignored = [*foreign, *ignored_fields(request), *_ignored_inside(request)]
+    request.stop = request.stop_sequences
+    return request, ignored
 
 
 def _refuse_structure(request: MessageFields) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import TemplateError
-from quire.server.chat_messages import Message, RenderedChat, render_chat
+from quire.server.chat_messages import ChatEnd, Message, RenderedChat, render_chat
 from quire.server.errors import refuse
 from quire.server.messages.conversation import ConversationReader, with_system_in_front
 from quire.server.messages.fields import MessageFields
@@ -16,7 +16,6 @@ from quire.server.service import Service
 from quire.text.template_inputs import TemplateInputs
 
 UNSUPPORTED_TOOLS = "unsupported_tools"
-_SWITCH = "enable_thinking"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +32,23 @@ class PromptParts:
     ignored: Sequence[str]
 
     def rendered(self, service: Service) -> RenderedChat:
-        """Returns the chat with its prompt; raises RequestError or ApiError where the model's template cannot render it."""
+        """Returns the chat with its prompt; raises RequestError or ApiError where the model's template cannot render it.
+
+        A conversation that ends with a text of the assistant ends the prompt: the answer goes on with it.
+        """
         inputs = TemplateInputs(variables=self.variables)
         if self.tools:
             inputs["tools"] = self.tools
         frontend = service.engine.frontend
+        is_unfinished = any(last["role"] == "assistant" and "tool_calls" not in last for last in self.messages[-1:])
+        end = ChatEnd.UNFINISHED if is_unfinished else ChatEnd.ANSWER
         try:
-            return render_chat(frontend, self.messages, inputs)
+            return render_chat(frontend, self.messages, inputs, end=end)
         except TemplateError:
             closed_up = with_system_in_front(self.messages)
             if closed_up == self.messages:
                 raise
-            return render_chat(frontend, closed_up, inputs)
+            return render_chat(frontend, closed_up, inputs, end=end)
 
 
 def prompt_parts(request: MessageFields, service: Service) -> PromptParts:
@@ -52,8 +56,7 @@ def prompt_parts(request: MessageFields, service: Service) -> PromptParts:
     reader = ConversationReader(service.limits)
     messages = reader.read(request.system, request.messages)
     tools = ToolReader(service.limits, reader.dropped).tools(request.tools)
-    variables = _thinking_switch(request, service)
-    unread = [] if request.thinking is None or variables else ["thinking"]
+    variables, unread = _variables(request, service)
     return PromptParts(
         messages=messages,
         tools=tools,
@@ -74,8 +77,12 @@ def require_template_with_tools(parts: PromptParts, service: Service) -> None:
         )
 
 
-def _thinking_switch(request: MessageFields, service: Service) -> dict[str, Any]:
-    """Returns the variable with which templates switch thinking, where the request and the model have such a switch."""
-    if request.thinking is None or not service.engine.frontend.template_reads(_SWITCH):
-        return {}
-    return {_SWITCH: request.thinking.type != "disabled"}
+def _variables(request: MessageFields, service: Service) -> tuple[dict[str, Any], list[str]]:
+    """Returns the variables with which templates switch thinking, and the names of fields for which this one has none."""
+    wanted: dict[str, tuple[str, Any]] = {}
+    if request.thinking is not None:
+        wanted["thinking"] = "enable_thinking", request.thinking.type != "disabled"
+    if request.output_config is not None and request.output_config.effort is not None:
+        wanted["output_config.effort"] = "reasoning_effort", request.output_config.effort
+    read = {name: variable for name, variable in wanted.items() if service.engine.frontend.template_reads(variable[0])}
+    return dict(read.values()), [name for name in wanted if name not in read]

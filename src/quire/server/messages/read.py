@@ -14,6 +14,7 @@ from quire.server.messages.prompts import UNSUPPORTED_TOOLS, PromptParts, prompt
 from quire.server.messages.render import MessageHead, MessageRenderer
 from quire.server.messages.tools import forces_tool
 from quire.server.planning import plan, wish_of
+from quire.server.prompts import salted
 from quire.server.render import Call, new_id
 from quire.server.service import Service
 from quire.server.told import headers_of
@@ -26,11 +27,8 @@ def read_message(fields: Fields, service: Service, tenant: str) -> Call:
     wish = wish_of(request, service, tenant, logprobs=None, max_tokens=_max_tokens(request))
     parts = prompt_parts(request, service)
     _refuse_tools(request, parts)
-    _require_open_turn(parts)
     chat = parts.rendered(service)
-    generation = plan(
-        [replace(chat.prompt, cache_salt=request.cache_salt or "")], replace(wish, reports_prompt=request.stream is True), service
-    )
+    generation = plan([salted(chat.prompt, request)], replace(wish, reports_prompt=request.stream is True), service)
     note = NoteAuthor(digester=service.digester, owner=tenant).note(
         head.message_id, generation.groups, service.digester.chat(chat.messages, chat.inputs)
     )
@@ -65,16 +63,4 @@ def _refuse_tools(request: MessageFields, parts: PromptParts) -> None:
             "Leave tools, calls and their results out.",
             param=place,
             code=UNSUPPORTED_TOOLS,
-        )
-
-
-def _require_open_turn(parts: PromptParts) -> None:
-    """Raises ApiError for a conversation that ends with the assistant, whose text the API would go on with."""
-    spoken = [message["role"] for message in parts.messages if message["role"] != "system"]
-    if spoken[-1:] == ["assistant"]:
-        raise refuse(
-            "the last message is the assistant's, and continuing a message is not supported yet",
-            "End with a message of the user.",
-            param="messages",
-            code="unsupported_prefill",
         )
