@@ -10,7 +10,7 @@ import httpx2
 TOOL: dict[str, Any] = {
     "name": "get_time",
     "description": "Tells the time.",
-    "input_schema": {"type": "object", "properties": {"zone": {}}},
+    "input_schema": {"type": "object", "properties": {"zone": {"type": "string"}}},
 }
 HOSTED = {"type": "web_search_20260318", "name": "web_search", "max_uses": 3}
 CALLED: list[dict[str, Any]] = [
