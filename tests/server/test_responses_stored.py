@@ -59,6 +59,23 @@ def test_second_turn_reuses_the_first_up_to_its_last_full_block(http: httpx2.Cli
     assert second["usage"]["input_tokens_details"]["cached_tokens"] == computed // size * size
 
 
+def test_item_may_be_named_instead_of_sent(client: openai.OpenAI) -> None:
+    first = client.responses.create(model="any", input=QUESTION, temperature=0)
+    (item,) = first.output
+    asked = {"role": "user", "content": QUESTION}, {"role": "user", "content": "And of Spain?"}
+    sent = client.responses.create(model="any", input=[asked[0], item.to_dict(), asked[1]], temperature=0)
+    for reference in ({"type": "item_reference", "id": item.id}, {"id": item.id}):
+        named = client.responses.create(model="any", input=[asked[0], reference, asked[1]], temperature=0)
+        assert named.output_text == sent.output_text
+        assert named.usage is not None
+        assert sent.usage is not None
+        assert named.usage.input_tokens == sent.usage.input_tokens
+    client.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError) as caught:
+        client.responses.create(model="any", input=[asked[0], reference, asked[1]])
+    assert (caught.value.param, caught.value.code) == ("input.1", "item_not_found")
+
+
 def test_stored_response_is_the_one_that_was_sent(client: openai.OpenAI) -> None:
     sent = client.responses.create(model="any", input=QUESTION, temperature=0, metadata={"a": "b"})
     assert client.responses.retrieve(sent.id) == sent
@@ -160,6 +177,8 @@ def test_server_that_keeps_nothing_says_so() -> None:
 def test_response_of_another_key_is_as_unknown_as_none(clients: list[httpx2.Client]) -> None:
     mine, yours = clients
     response_id = post(mine).json()["id"]
+    item = [{"id": response_id.replace("resp_", "msg_")}]
+    assert [post(each, input=item).status_code for each in (mine, yours)] == [200, 404]
     assert mine.get(f"/v1/responses/{response_id}").status_code == 200
     for path in (f"/v1/responses/{response_id}", f"/v1/responses/{response_id}/input_items"):
         foreign, unknown = yours.get(path), yours.get(path.replace(response_id, "resp_0"))

@@ -34,7 +34,7 @@ from quire.server.messages.count import counted_tokens
 from quire.server.messages.read import read_message
 from quire.server.metrics import CONTENT_TYPE
 from quire.server.render import Call, to_json
-from quire.server.responses.create import counted_input, num_continued_bytes, read_response
+from quire.server.responses.create import counted_input, num_named_bytes, read_response
 from quire.server.responses.stored_endpoints import StoredEndpoints
 from quire.server.score import read_score
 from quire.server.service import Service
@@ -137,11 +137,15 @@ class Endpoints:
         return await service.workers.run(len(body), lambda: read(parse_body(body, service.limits), service, tenant))
 
     async def _read_turn(self, request: Request, read: Callable[[Fields, Service, str], Any]) -> Any:
-        """Returns what a request asks for that may continue a conversation: then that decides how large it is."""
+        """Returns what a request asks for that may name what is kept: that counts when it is decided where to read it."""
         service, tenant = self._service, request.scope[TENANT]
         body = await read_body(request, service.limits)
-        fields = await service.workers.run(len(body), lambda: parse_body(body, service.limits))
-        num_bytes = len(body) + num_continued_bytes(fields, service, tenant)
+
+        def parsed() -> tuple[Fields, int]:
+            fields = parse_body(body, service.limits)
+            return fields, len(body) + num_named_bytes(fields, service, tenant)
+
+        fields, num_bytes = await service.workers.run(len(body), parsed)
         return await service.workers.run(num_bytes, lambda: read(fields, service, tenant))
 
     # -- answers of the server -------------------------------------------------------

@@ -10,6 +10,7 @@ from quire.sampling import MAX_COMPLETIONS, MAX_NAMED_TOKENS, MAX_STOP_CHARS, MA
 from quire.units import KIB, MIB, format_bytes
 
 MAX_LABEL_CHARS = 256
+MAX_METADATA_NAME_CHARS, MAX_METADATA_CHARS = 64, 512
 
 
 def _limit(default: float, meaning: str) -> Any:
@@ -46,7 +47,7 @@ class Limits:
     logprobs: int = _limit(20, "`top_logprobs`, `logprobs` of a completion, `prompt_logprobs`")
     text_ids: int = _limit(262_144, "token ids of `/detokenize`")
     metadata: int = _limit(
-        16, f"entries of `metadata`: {MAX_LABEL_CHARS // 4} characters of a name, {2 * MAX_LABEL_CHARS} of a value"
+        16, f"entries of `metadata`: names of {MAX_METADATA_NAME_CHARS} characters, texts of {MAX_METADATA_CHARS}"
     )
     stored_bytes: int = _limit(64 * MIB, "responses that are kept; beyond, the least recently used of the owner of most go")
     stored_responses: int = _limit(4096, "their number")

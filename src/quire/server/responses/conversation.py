@@ -21,7 +21,7 @@ def messages_of(instructions: str | None, items: Sequence[Item], frontend: Front
 
     Reasoning becomes a part of the assistant's message behind it, where the template shows reasoning.
     """
-    messages: list[Message] = [] if instructions is None else [{"role": "system", "content": instructions}]
+    messages: list[Message] = [] if not instructions else [{"role": "system", "content": instructions}]
     has_reasoning = any(item["type"] == "reasoning" for item in items)
     is_shown = has_reasoning and _shows_reasoning(frontend)
     thought: str | None = None

@@ -17,10 +17,10 @@ from quire.server.planning import plan, wish_of
 from quire.server.render import Call, new_id, to_json
 from quire.server.responses.conversation import messages_of
 from quire.server.responses.fields import ResponseFields, ignored_names, read_response_fields
-from quire.server.responses.input_items import ItemReader
+from quire.server.responses.input_items import ItemReader, referred_ids
 from quire.server.responses.render import ResponseRenderer
 from quire.server.responses.response_object import ResponseFacts
-from quire.server.responses.store import Item, Place, Turn
+from quire.server.responses.store import RESPONSE_PREFIX, Item, Place, Turn
 from quire.server.responses.tools import skipped_tools
 from quire.server.service import Service
 from quire.server.told import headers_of
@@ -44,7 +44,7 @@ def read_response(fields: Fields, service: Service, tenant: str) -> Call:
     generation = _planned(asked, service, tenant)
     place = _place_of(asked, service, tenant)
     facts = ResponseFacts(
-        response_id=new_id("resp_"),
+        response_id=new_id(RESPONSE_PREFIX),
         model=asked.model,
         fingerprint=service.fingerprint,
         request=asked.request,
@@ -73,18 +73,23 @@ def counted_input(fields: Fields, service: Service, tenant: str) -> dict[str, An
     return {"object": "response.input_tokens", "input_tokens": len(asked.chat.prompt.token_ids)}
 
 
-def num_continued_bytes(fields: Fields, service: Service, tenant: str) -> int:
-    """Returns the size of the conversation that a request continues, which its body does not show."""
-    named = fields.get("previous_response_id")
-    stored = service.stored.get(tenant, named) if service.stored is not None and isinstance(named, str) else None
-    return 0 if stored is None else stored.turn.num_conversation_bytes()
+def num_named_bytes(fields: Fields, service: Service, tenant: str) -> int:
+    """Returns the size of what a request names and its body does not show: a conversation, and items of others."""
+    store, named = service.stored, fields.get("previous_response_id")
+    if store is None:
+        return 0
+    previous = store.get(tenant, named) if isinstance(named, str) else None
+    holders = [store.holder_of(tenant, item_id) for item_id in referred_ids(fields.get("input"))]
+    of_items = sum(len(holder.turn.output) for holder in holders if holder is not None)
+    return of_items + (0 if previous is None else previous.turn.num_conversation_bytes())
 
 
 def _read(fields: Fields, service: Service, tenant: str) -> Asked:
     request = read_response_fields(fields, service.limits)
     model = service.model.name_for(request.model)
     skipped = list(skipped_tools(request.tools or (), request.tool_choice))
-    reader = ItemReader(service.limits)
+    store = service.stored
+    reader = ItemReader(service.limits, lambda item_id: None if store is None else store.item(tenant, item_id))
     items = reader.read(request.input)
     previous = _turn_before(request.previous_response_id, service, tenant)
     conversation = items if previous is None else [*previous.items(), *items]

@@ -11,11 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from quire.server.errors import ApiError, refuse
 from quire.server.fields import SamplingFields, ignored_fields, read_fields
 from quire.server.json_body import Fields
-from quire.server.limits import MAX_LABEL_CHARS, Limits
+from quire.server.limits import MAX_LABEL_CHARS, MAX_METADATA_CHARS, MAX_METADATA_NAME_CHARS, Limits
 
 Label = Annotated[str, Field(max_length=MAX_LABEL_CHARS)]
-_MetadataName = Annotated[str, Field(max_length=MAX_LABEL_CHARS // 4)]
-_MetadataValue = Annotated[str, Field(max_length=2 * MAX_LABEL_CHARS)]
 
 _LOGPROBS = "message.output_text.logprobs"
 _ACCEPTED_INCLUDES = (_LOGPROBS, "reasoning.encrypted_content")
@@ -81,7 +79,7 @@ class ResponseFields(SamplingFields):
     tools: list[Any] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    metadata: dict[_MetadataName, _MetadataValue] | None = None
+    metadata: Any = None
     prompt_cache_key: Label | None = None
     safety_identifier: Label | None = None
     user: Label | None = None
@@ -128,8 +126,7 @@ def read_response_fields(fields: Fields, limits: Limits) -> ResponseFields:
         raise refuse("a response has one output", "Leave n out, or use /v1/chat/completions.", param="n")
     if request.prompt_logprobs is not None:
         raise refuse("a response has no prompt_logprobs", "Leave it out, or use /v1/completions.", param="prompt_logprobs")
-    if len(request.metadata or {}) > limits.metadata:
-        raise refuse(f"metadata has at most {limits.metadata} entries", "Send fewer.", param="metadata")
+    _require_metadata(request.metadata, limits)
     _require_text(request.text)
     return request
 
@@ -148,6 +145,22 @@ def ignored_names(request: ResponseFields) -> Iterator[str]:
         yield from request.reasoning.ignored("reasoning", "summary")
     if request.prompt_cache_options is not None:
         yield from request.prompt_cache_options.ignored("prompt_cache_options", "mode", "ttl")
+
+
+def _require_metadata(metadata: Any, limits: Limits) -> None:
+    """Raises ApiError for what is no short mapping of short texts. Its names are the client's, so that none is repeated."""
+    is_mapping = metadata is None or (isinstance(metadata, dict) and len(metadata) <= limits.metadata)
+    if not is_mapping or any(not _is_entry(*entry) for entry in (metadata or {}).items()):
+        raise refuse(
+            f"metadata must map at most {limits.metadata} names of up to {MAX_METADATA_NAME_CHARS} characters "
+            f"to texts of up to {MAX_METADATA_CHARS}",
+            'Send {"name": "text"}, or leave it out.',
+            param="metadata",
+        )
+
+
+def _is_entry(name: str, value: object) -> bool:
+    return len(name) <= MAX_METADATA_NAME_CHARS and isinstance(value, str) and len(value) <= MAX_METADATA_CHARS
 
 
 def _require_text(text: TextFields | None) -> None:

@@ -4,13 +4,13 @@
 {"role", "content": text or parts}        a message, also without a type; parts are input_text, output_text, text, refusal or str
 {"type": "reasoning", ...}                what the model thought before its next message
 {"type": "function_call", ...}            refused until the server calls tools, like its output
-{"type": "item_reference", ...}           404
+{"type": "item_reference", "id": ...}     an item that the model wrote in a response that is kept, else 404; also without a type
 other types                               skipped, and named
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -24,17 +24,25 @@ _TEXT_PARTS: Mapping[str, str] = MappingProxyType(
     {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 )
 _TOOL_ITEMS = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
+_REFERENCE = "item_reference"
 _ITEM_KEYS = ("type", "id", "status", "role", "content")
 _PART_KEYS = ("type", "text", "refusal", "annotations", "logprobs")
 _REASONING_KEYS = ("type", "id", "status", "summary", "content", "encrypted_content")
 
 
-class ItemReader:
-    """Reads the input of one request and collects the names of what it dropped."""
+def referred_ids(given: object) -> list[str]:
+    """Returns the ids of items that an input names instead of sending them."""
+    items = [item for item in given if isinstance(item, dict)] if isinstance(given, list) else []
+    return [item["id"] for item in items if _kind_of(item) == _REFERENCE and isinstance(item.get("id"), str)]
 
-    def __init__(self, limits: Limits) -> None:
+
+class ItemReader:
+    """Reads the input of one request and collects the names of what it dropped. `find` looks up an item by its id."""
+
+    def __init__(self, limits: Limits, find: Callable[[str], Item | None]) -> None:
         self.dropped: list[str] = []
         self._limits = limits
+        self._find = find
 
     def read(self, given: object) -> list[Item]:
         """Returns messages and reasoning, with ids of the server; raises ApiError that names the place of a fault."""
@@ -53,7 +61,7 @@ class ItemReader:
 
     def _item(self, item: object, place: str) -> Item | None:
         """Returns an item as it is kept, None for one that is skipped."""
-        kind = item.get("type") or ("message" if "role" in item else None) if isinstance(item, dict) else None
+        kind = _kind_of(item) if isinstance(item, dict) else None
         if not isinstance(item, dict) or not isinstance(kind, str):
             raise refuse(f"{place} is no item", 'Send {"role": "user", "content": "..."}.', param=place)
         if kind == "message":
@@ -62,14 +70,21 @@ class ItemReader:
             return self._reasoning(item, place)
         if kind in _TOOL_ITEMS:
             raise _unsupported(place, "tool calls and their results", "unsupported_tools")
-        if kind == "item_reference":
-            raise ApiError(
-                f"{place} refers to an item, and items are not kept by themselves",
-                next_step="Send the item itself, or previous_response_id.",
-                refusal=Refusal(status=404, param=place, code="item_not_found"),
-            )
+        if kind == _REFERENCE:
+            return self._referred(item, place)
         self.dropped.append(f"input.{kind}")
         return None
+
+    def _referred(self, item: Mapping[str, Any], place: str) -> Item:
+        item_id = item.get("id")
+        found = self._find(item_id) if isinstance(item_id, str) else None
+        if found is None:
+            raise ApiError(
+                f"{place} refers to an item that is not kept",
+                next_step="Send the item itself.",
+                refusal=Refusal(status=404, param=place, code="item_not_found"),
+            )
+        return found
 
     def _message(self, item: Mapping[str, Any], place: str) -> Item:
         role, content = item.get("role"), item.get("content")
@@ -113,6 +128,12 @@ class ItemReader:
 
     def _drop(self, given: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
         self.dropped += [f"{where}.{key}" for key in given if key not in known]
+
+
+def _kind_of(item: Mapping[str, Any]) -> object:
+    """Returns the type of an item; messages and references may come without one."""
+    kind = item.get("type")
+    return kind if kind is not None else "message" if "role" in item else _REFERENCE if "id" in item else None
 
 
 def _message(role: str, texts: list[str]) -> Item:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from quire.server.generation import Delta
 from quire.server.logprobs import chat_entries
-from quire.server.render import json_text, new_id, to_json
+from quire.server.render import json_text, to_json
 from quire.text.tokenizer import Tokenizer
 
 
 class MessageItem:
     """One output item of type message with one part. `num_top` None: no log-probabilities."""
 
-    def __init__(self, num_top: int | None, tokenizer: Tokenizer) -> None:
-        self.item_id = new_id("msg_")
+    def __init__(self, item_id: str, num_top: int | None, tokenizer: Tokenizer) -> None:
+        self.item_id = item_id
         self._num_top, self._tokenizer = num_top, tokenizer
         self._texts: list[str] = []
         self._entries: list[bytes] = []

@@ -19,7 +19,7 @@ from quire.server.generation import Delta, Generation, usage_of, whole_delta
 from quire.server.render import AnswerSource, json_text
 from quire.server.responses.message_item import MessageItem
 from quire.server.responses.response_object import COMPLETED, ResponseFacts, ResponseObject, status_of
-from quire.server.responses.store import Place
+from quire.server.responses.store import RESPONSE_PREFIX, Place
 
 _OF_PART = b',"output_index":0,"content_index":0'
 
@@ -40,8 +40,9 @@ class ResponseRenderer:
     ) -> None:
         self._generation, self._source, self._place, self._comparison = generation, source, place, comparison
         self._response = ResponseObject(facts)
-        self._message = MessageItem(facts.request.num_top, source.tokenizer)
-        self._item_id = b'"item_id":"' + self._message.item_id.encode() + b'"'
+        item_id = facts.response_id.replace(RESPONSE_PREFIX, "msg_")
+        self._message = MessageItem(item_id, facts.request.num_top, source.tokenizer)
+        self._item_id = b'"item_id":"' + item_id.encode() + b'"'
         self._num_events = 0
 
     # -- as a stream -----------------------------------------------------------------

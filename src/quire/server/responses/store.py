@@ -20,6 +20,8 @@ from typing import Any
 
 from quire.server.limits import Limits
 
+RESPONSE_PREFIX = "resp_"
+
 Item = dict[str, Any]
 """An item of a conversation, as the API writes it."""
 
@@ -140,6 +142,16 @@ class ResponseStore:
                 return None
             shelf.entries[response_id] = StoredResponse(body=stored.body, turn=stored.turn, used_s=self._clock())
             return stored
+
+    def holder_of(self, owner: str, item_id: str) -> StoredResponse | None:
+        """Returns the response that has an item in its output: both are called alike behind their first words."""
+        return self.get(owner, RESPONSE_PREFIX + item_id.partition("_")[2])
+
+    def item(self, owner: str, item_id: str) -> Item | None:
+        """Returns an item that the model wrote, None where it is not kept for this owner."""
+        holder = self.holder_of(owner, item_id)
+        output: list[Item] = [] if holder is None else json.loads(holder.turn.output)
+        return next((item for item in output if item["id"] == item_id), None)
 
     def delete(self, owner: str, response_id: str) -> bool:
         """Forgets a response; returns whether it was there. Later turns keep what they were given."""

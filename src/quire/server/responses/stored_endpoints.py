@@ -24,6 +24,7 @@ class StoredEndpoints:
 
     def __init__(self, service: Service) -> None:
         self._store = service.stored
+        self._workers = service.workers
 
     def routes(self) -> list[Route]:
         """Returns the routes."""
@@ -57,7 +58,9 @@ class StoredEndpoints:
         )
 
     async def _input_items(self, request: Request) -> Response:
-        return _json(to_json(_page_of(self._found(request).turn.input_items(), request.query_params)))
+        turn, query = self._found(request).turn, request.query_params
+        page = await self._workers.run(turn.num_conversation_bytes(), lambda: to_json(_page_of(turn.input_items(), query)))
+        return _json(page)
 
     async def _compact(self, request: Request) -> Response:
         raise not_served(request.scope["path"])
