@@ -145,6 +145,13 @@ def test_reasoning_is_replayed_where_the_template_shows_it(thinking: httpx2.Clie
     assert "x-quire-ignored" not in replayed.headers
 
 
+def test_several_thoughts_before_one_answer_are_all_replayed(thinking: httpx2.Client) -> None:
+    before, answered = {"role": "user", "content": "Hi"}, {**ANSWER, "content": "Paris."}
+    several = post(thinking, input=[before, THOUGHT, THOUGHT, answered, before])
+    written = post(thinking, input=[before, {**ANSWER, "content": "It is Paris.\n\nIt is Paris.Paris."}, before])
+    assert said(several) == said(written)
+
+
 def test_no_reasoning_switches_thinking_off(thinking: httpx2.Client) -> None:
     off = post(thinking, reasoning={"effort": "none"})
     assert said(off) == said(post(thinking, chat_template_kwargs={"enable_thinking": False}))

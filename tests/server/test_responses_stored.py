@@ -172,6 +172,7 @@ def test_server_that_keeps_nothing_says_so() -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "previous_response_not_found")
     assert "keeps no responses" in refused.json()["error"]["message"]
     assert found.status_code == 404
+    assert "--no-store" in found.json()["error"]["message"]
 
 
 def test_response_of_another_key_is_as_unknown_as_none(clients: list[httpx2.Client]) -> None:

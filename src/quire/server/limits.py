@@ -49,8 +49,8 @@ class Limits:
     metadata: int = _limit(
         16, f"entries of `metadata`: names of {MAX_METADATA_NAME_CHARS} characters, texts of {MAX_METADATA_CHARS}"
     )
-    stored_bytes: int = _limit(64 * MIB, "responses that are kept; beyond, the least recently used of the owner of most go")
-    stored_responses: int = _limit(4096, "their number")
+    stored_bytes: int = _limit(64 * MIB, "responses that are kept; beyond, the least recently used of the key that has most go")
+    stored_responses: int = _limit(4096, "number of responses that are kept")
     stored_s: float = _limit(86_400.0, "time that a response is kept after its last use")
     label_chars: int = _limit(MAX_LABEL_CHARS, "characters of `model` and `cache_salt`; `prompt_cache_key` is cut there")
     noted_answers: int = _limit(4096, "answers whose prompts are known by digests, for cache diagnostics and `/v1/kv`")

@@ -9,6 +9,7 @@ from quire.errors import RequestError
 from quire.server.chat_messages import Message
 from quire.server.responses.store import Item
 
+_BETWEEN_THOUGHTS = "\n\n"
 _MARK = "quirethought"
 _PROBE: tuple[Message, ...] = (
     {"role": "user", "content": "x"},
@@ -24,16 +25,16 @@ def messages_of(instructions: str | None, items: Sequence[Item], frontend: Front
     messages: list[Message] = [] if not instructions else [{"role": "system", "content": instructions}]
     has_reasoning = any(item["type"] == "reasoning" for item in items)
     is_shown = has_reasoning and _shows_reasoning(frontend)
-    thought: str | None = None
+    thoughts: list[str] = []
     for item in items:
         if item["type"] == "reasoning":
-            thought = _thought_in(item)
+            thoughts += [part["text"] for part in item["content"] or item["summary"]]
             continue
         message = _message(item)
-        if is_shown and thought is not None and message["role"] == "assistant":
-            message["reasoning_content"] = thought
+        if is_shown and thoughts and message["role"] == "assistant":
+            message["reasoning_content"] = _BETWEEN_THOUGHTS.join(thoughts)
         messages.append(message)
-        thought = None
+        thoughts = []
     return messages, ["input.reasoning"] if has_reasoning and not is_shown else []
 
 
@@ -42,11 +43,6 @@ def _message(item: Item) -> Message:
     texts = [part["text"] for part in item["content"]]
     content = "".join(texts) if len(texts) < 2 else [{"type": "text", "text": text} for text in texts]
     return {"role": "system" if item["role"] == "developer" else item["role"], "content": content}
-
-
-def _thought_in(item: Item) -> str:
-    parts = item["content"] or item["summary"]
-    return "\n\n".join(part["text"] for part in parts)
 
 
 def _shows_reasoning(frontend: Frontend) -> bool:

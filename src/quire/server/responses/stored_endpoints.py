@@ -45,7 +45,7 @@ class StoredEndpoints:
     async def _delete(self, request: Request) -> Response:
         response_id = request.path_params["response_id"]
         if self._store is None or not self._store.delete(request.scope[TENANT], response_id):
-            raise _not_found()
+            raise self._not_found()
         return _json(to_json({"id": response_id, "object": "response", "deleted": True}))
 
     async def _cancel(self, request: Request) -> Response:
@@ -69,8 +69,16 @@ class StoredEndpoints:
         """Returns the response of a path; raises ApiError (404) for one that is not kept for its owner."""
         stored = None if self._store is None else self._store.get(request.scope[TENANT], request.path_params["response_id"])
         if stored is None:
-            raise _not_found()
+            raise self._not_found()
         return stored
+
+    def _not_found(self) -> ApiError:
+        makes_some = "POST /v1/responses makes one, and keeps it unless store is false."
+        return ApiError(
+            "there is no response of this id here, or not any more",
+            next_step=makes_some if self._store is not None else "Start the server without --no-store.",
+            refusal=Refusal(status=404, param="response_id", code="response_not_found"),
+        )
 
 
 def _page_of(items: list[Item], query: Mapping[str, str]) -> dict[str, Any]:
@@ -104,14 +112,6 @@ def _place_behind(item_id: str, items: list[Item]) -> int:
         if item["id"] == item_id:
             return place
     raise refuse("after names no item of this response", "Pass the id of an item of the page before.", param="after")
-
-
-def _not_found() -> ApiError:
-    return ApiError(
-        "there is no response of this id here, or not any more",
-        next_step="POST /v1/responses makes one, and keeps it unless store is false.",
-        refusal=Refusal(status=404, param="response_id", code="response_not_found"),
-    )
 
 
 def _json(body: bytes) -> Response:
