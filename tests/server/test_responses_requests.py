@@ -108,6 +108,8 @@ def test_what_no_item_says_is_skipped_and_named(http: httpx2.Client) -> None:
     shown = ignored(post(http, input=[call, {**USER, "phase": "commentary"}]))
     assert shown == ["input.web_search_call", "input.phase"]
     assert answer.json()["tools"] == []
+    counted = http.post("/v1/responses/input_tokens", json={"input": [call, USER]})
+    assert ignored(counted) == ["input.web_search_call"]
     for fields, names in (
         ({"tools": [{"type": "web_search"}]}, ["tools.web_search"]),
         ({"include": ["reasoning.encrypted_content"]}, [""]),

@@ -84,6 +84,20 @@ def test_stream_is_never_silent_and_its_heartbeat_has_a_name(gated: tuple[Served
     assert events[-1]["type"] == "response.incomplete"
 
 
+def test_progress_of_a_prompt_is_told_where_it_is_asked_for(server: Served) -> None:
+    fields = ASKED | {"input": "A tale of many words. " * 100, "max_output_tokens": 1, "stream": True}
+    silent, told = (
+        response_events(post(f"{server.url}/v1/responses", json=fields | extra).content)
+        for extra in ({"cache_salt": "a"}, {"cache_salt": "b", "return_progress": True})
+    )
+    assert not any("prompt_progress" in event for event in silent)
+    progress = [event["prompt_progress"] for event in told if "prompt_progress" in event]
+    num_prompt = told[-1]["response"]["usage"]["input_tokens"]
+    assert [(each["total"], each["cache"]) for each in progress] == [(num_prompt, 0)] * len(progress)
+    assert [each["processed"] for each in progress] == sorted(each["processed"] for each in progress)
+    assert progress[-1]["processed"] == num_prompt
+
+
 def test_error_in_the_middle_is_a_failed_response(gated: tuple[Served, GatedExecutor]) -> None:
     running, executor = gated
     executor.gate.clear()

@@ -166,7 +166,8 @@ class Endpoints:
 
     async def _count_input(self, request: Request) -> Response:
         self._service.require_open()
-        return _json(await self._read_turn(request, counted_input))
+        told = await self._read_turn(request, counted_input)
+        return _json(told.body, headers=told.headers)
 
     async def _models(self, _request: Request) -> Response:
         names = self._service.model.names

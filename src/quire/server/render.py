@@ -48,15 +48,19 @@ class OpenAIStream:
         return HEARTBEAT
 
     def progress_fields(self, progress: PromptProgress) -> dict[str, Any]:
-        """Returns how far a prompt is, as llama-server tells it; the time counts from the acceptance of the request."""
-        return {
-            "prompt_progress": {
-                "total": progress.num_tokens,
-                "cache": progress.num_cached_tokens,
-                "processed": progress.num_computed_tokens,
-                "time_ms": round((time.monotonic() - self._accepted_s) * 1000),
-            }
+        return progress_fields(progress, self._accepted_s)
+
+
+def progress_fields(progress: PromptProgress, accepted_s: float) -> dict[str, Any]:
+    """Returns how far a prompt is, as llama-server tells it; the time counts from the acceptance of the request."""
+    return {
+        "prompt_progress": {
+            "total": progress.num_tokens,
+            "cache": progress.num_cached_tokens,
+            "processed": progress.num_computed_tokens,
+            "time_ms": round((time.monotonic() - accepted_s) * 1000),
         }
+    }
 
 
 class StreamRenderer(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 from quire.server.chat import template_inputs
 from quire.server.chat_messages import RenderedChat, render_chat
@@ -14,6 +13,7 @@ from quire.server.fields import ignored_header, require_logprobs
 from quire.server.generation import Generation
 from quire.server.json_body import Fields
 from quire.server.planning import plan, wish_of
+from quire.server.prompts import salted
 from quire.server.render import Call, new_id, to_json
 from quire.server.responses.conversation import messages_of
 from quire.server.responses.fields import ResponseFields, ignored_names, read_response_fields
@@ -23,7 +23,7 @@ from quire.server.responses.response_object import ResponseFacts
 from quire.server.responses.store import RESPONSE_PREFIX, Item, Place, Turn
 from quire.server.responses.tools import skipped_tools
 from quire.server.service import Service
-from quire.server.told import headers_of
+from quire.server.told import Told, headers_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,10 +67,11 @@ def read_response(fields: Fields, service: Service, tenant: str) -> Call:
     )
 
 
-def counted_input(fields: Fields, service: Service, tenant: str) -> dict[str, Any]:
+def counted_input(fields: Fields, service: Service, tenant: str) -> Told:
     """Returns what `POST /v1/responses/input_tokens` answers: the tokens of the prompt that a request would have."""
     asked = _read(fields, service, tenant)
-    return {"object": "response.input_tokens", "input_tokens": len(asked.chat.prompt.token_ids)}
+    body = {"object": "response.input_tokens", "input_tokens": len(asked.chat.prompt.token_ids)}
+    return Told(body=body, ignored=ignored_header(asked.ignored, service.limits))
 
 
 def num_named_bytes(fields: Fields, service: Service, tenant: str) -> int:
@@ -112,7 +113,7 @@ def _planned(asked: Asked, service: Service, tenant: str) -> Generation:
     request = asked.request
     require_logprobs("top_logprobs", request.top_logprobs, service.limits)
     wish = wish_of(request, service, tenant, logprobs=request.num_top, max_tokens=_max_tokens(request))
-    return plan([replace(asked.chat.prompt, cache_salt=request.cache_salt or "")], wish, service)
+    return plan([salted(asked.chat.prompt, request)], wish, service)
 
 
 def _max_tokens(request: ResponseFields) -> int | None:

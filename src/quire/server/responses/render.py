@@ -9,6 +9,7 @@ response.completed | .incomplete | .failed         the whole response; nothing f
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from quire.engine.step_events import PromptProgress
@@ -16,7 +17,7 @@ from quire.request import RequestOutput
 from quire.server.diagnostics import Comparison, openai_diagnostics
 from quire.server.errors import ApiError
 from quire.server.generation import Delta, Generation, usage_of, whole_delta
-from quire.server.render import AnswerSource, json_text
+from quire.server.render import AnswerSource, json_text, progress_fields, to_json
 from quire.server.responses.message_item import MessageItem
 from quire.server.responses.response_object import COMPLETED, ResponseFacts, ResponseObject, status_of
 from quire.server.responses.store import RESPONSE_PREFIX, Place
@@ -44,20 +45,23 @@ class ResponseRenderer:
         self._message = MessageItem(item_id, facts.request.num_top, source.tokenizer)
         self._item_id = b'"item_id":"' + item_id.encode() + b'"'
         self._num_events = 0
+        self._accepted_s = 0.0
 
     # -- as a stream -----------------------------------------------------------------
 
     def accepted(self) -> bytes:
         """Returns the response as it stands, twice: as it is created, and in progress."""
+        self._accepted_s = time.monotonic()
         return self._lifecycle(b"created", self._response.running()) + self.heartbeat()
 
     def heartbeat(self) -> bytes:
         """Returns a named event, which resets the timer of every client."""
         return self._lifecycle(b"in_progress", self._response.running())
 
-    def prompt(self, progress: PromptProgress) -> bytes:  # noqa: ARG002 - the protocol's signature
-        """Returns nothing: the API has no event for a part of a prompt."""
-        return b""
+    def prompt(self, progress: PromptProgress) -> bytes:
+        """Returns how far the prompt is, in an event that every client knows."""
+        told = to_json(progress_fields(progress, self._accepted_s))[1:-1]
+        return self._event(b"in_progress", told + b',"response":' + self._response.running())
 
     def opening(self) -> bytes:
         """Returns the beginning of the message, unless the prompt alone was wanted."""
