@@ -170,6 +170,21 @@ def test_answer_repeats_what_was_asked_for(http: httpx2.Client) -> None:
     assert (answer["object"], answer["background"], answer["truncation"]) == ("response", False, "disabled")
 
 
+def test_answer_has_every_field_that_the_specifications_require(http: httpx2.Client) -> None:
+    """OpenAI's, and that of Open Responses, which asks for more."""
+    required = (
+        "id object created_at completed_at status incomplete_details model previous_response_id instructions output error tools "
+        "tool_choice truncation parallel_tool_calls text top_p presence_penalty frequency_penalty top_logprobs temperature "
+        "reasoning usage max_output_tokens max_tool_calls store background service_tier metadata safety_identifier "
+        "prompt_cache_key"
+    )
+    created, *_, last = response_events(post(http, stream=True, frequency_penalty=0.5).content)
+    for response in (created["response"], last["response"]):
+        assert [name for name in required.split() if name not in response] == []
+        assert (response["frequency_penalty"], response["presence_penalty"]) == (0.5, 0)
+    assert [name for name in ("id", "type", "status", "role", "content") if name not in last["response"]["output"][0]] == []
+
+
 def test_length_beyond_the_context_is_cut_and_told(http: httpx2.Client, server: Served) -> None:
     answer = post(http, max_output_tokens=32_000, stop=["."])
     kept = server.service.max_context - answer.json()["usage"]["input_tokens"]

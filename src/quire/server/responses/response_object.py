@@ -73,12 +73,14 @@ def _echo_of(facts: ResponseFacts) -> dict[str, Any]:
     verbosity = None if request.text is None else request.text.verbosity
     return {
         "background": False,
+        "frequency_penalty": facts.sampling.frequency_penalty,
         "instructions": request.instructions,
         "max_output_tokens": facts.max_output_tokens or None,
         "max_tool_calls": None,
         "metadata": request.metadata or {},
         "model": facts.model,
         "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "presence_penalty": facts.sampling.presence_penalty,
         "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {"effort": request.reasoning_effort, "summary": None},
