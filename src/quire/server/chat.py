@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from quire.server.chat_messages import ChatEnd, MessageReader, render_chat
 from quire.server.chat_render import ChatForm, ChatRenderer
 from quire.server.diagnostics_notes import NoteAuthor
 from quire.server.errors import refuse
-from quire.server.fields import SamplingFields, ignored_fields, ignored_header, read_fields, require_logprobs
+from quire.server.fields import RequestFields, SamplingFields, ignored_fields, ignored_header, read_fields, require_logprobs
 from quire.server.json_body import Fields
 from quire.server.limits import Limits
 from quire.server.planning import plan, wish_of
 from quire.server.prompts import salted
 from quire.server.render import Call, Envelope, new_id
+from quire.server.sampling_schema import Messages
 from quire.server.service import Service
 from quire.server.told import headers_of
 from quire.text.template_inputs import TemplateInputs
 
-_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_NO_THINKING = "none"
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
-class ChatFields(SamplingFields):
+class ChatPromptFields(RequestFields):
+    """What a chat's prompt is made of."""
+
+    messages: Messages = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+
+
+class ChatFields(ChatPromptFields, SamplingFields):
     """The fields of a chat."""
 
-    messages: Any = None
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    reasoning_effort: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    documents: Any = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
     prompt_cache_key: str | None = None
 
 
@@ -80,11 +87,9 @@ def template_inputs(request: TemplateFields, service: Service) -> tuple[Template
     """
     variables = dict(request.chat_template_kwargs or {})
     effort, ignored, reads = request.reasoning_effort, [], service.engine.frontend.template_reads
-    if effort not in (None, *_EFFORTS):
-        raise refuse("reasoning_effort is not known", f"Use one of {', '.join(_EFFORTS)}.", param="reasoning_effort")
     if effort is not None and reads("reasoning_effort"):
         variables.setdefault("reasoning_effort", effort)
-    elif effort == _EFFORTS[0] and reads("enable_thinking"):
+    elif effort == _NO_THINKING and reads("enable_thinking"):
         variables.setdefault("enable_thinking", False)
     elif effort is not None:
         ignored.append("reasoning_effort")
@@ -94,7 +99,7 @@ def template_inputs(request: TemplateFields, service: Service) -> tuple[Template
     return inputs, iter(ignored)
 
 
-def chat_end(request: ChatFields) -> ChatEnd:
+def chat_end(request: ChatPromptFields) -> ChatEnd:
     """Returns what a request wants at the end of its prompt; raises ApiError where it wants an answer and a message to go on."""
     if request.continue_final_message is not True:
         return ChatEnd.MESSAGE if request.add_generation_prompt is False else ChatEnd.ANSWER

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from quire.server.completion_render import CompletionForm, CompletionRenderer
 from quire.server.diagnostics_notes import NoteAuthor
@@ -14,6 +13,7 @@ from quire.server.json_body import Fields
 from quire.server.planning import Wish, plan, wish_of
 from quire.server.prompts import read_prompts, salted
 from quire.server.render import Call, Envelope, new_id
+from quire.server.sampling_schema import Prompts
 from quire.server.service import Service
 from quire.server.told import headers_of
 
@@ -23,7 +23,7 @@ _DEFAULT_MAX_TOKENS = 16
 class CompletionFields(SamplingFields):
     """The fields of a completion."""
 
-    prompt: Any = None
+    prompt: Prompts = None
     suffix: str | None = None
     best_of: int | None = None
     echo: bool | None = None

@@ -33,6 +33,7 @@ from quire.server.kv_endpoints import KVEndpoints
 from quire.server.messages.count import counted_tokens
 from quire.server.messages.read import read_message
 from quire.server.metrics import CONTENT_TYPE
+from quire.server.openapi import openapi
 from quire.server.render import Call, to_json
 from quire.server.responses.create import counted_input, num_named_bytes, read_response
 from quire.server.responses.stored_endpoints import StoredEndpoints
@@ -66,6 +67,7 @@ _LISTED = (
     "GET /ready",
     "GET /metrics",
     "GET /version",
+    "GET /openapi.json",
 )
 
 
@@ -85,6 +87,7 @@ class Endpoints:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._description = to_json(openapi(service.limits))
         self._reads: dict[str, Read] = {
             "/v1/chat/completions": read_chat,
             "/v1/completions": read_completion,
@@ -109,6 +112,7 @@ class Endpoints:
             Route("/ready", self._ready),
             Route("/metrics", self._metrics),
             Route("/version", self._version),
+            Route("/openapi.json", self._openapi),
             Route("/", self._index),
             *KVEndpoints(self._service).routes(),
         ]
@@ -222,6 +226,9 @@ class Endpoints:
 
     async def _version(self, _request: Request) -> Response:
         return _json({"version": __version__})
+
+    async def _openapi(self, _request: Request) -> Response:
+        return Response(self._description, media_type="application/json")
 
     async def _index(self, _request: Request) -> Response:
         return _json({"name": "quire", "version": __version__, "time": int(time.time()), "endpoints": _LISTED})

@@ -16,6 +16,7 @@ from quire.sampling import MAX_SEED
 from quire.server.errors import ApiError, refuse
 from quire.server.json_body import Fields
 from quire.server.limits import MAX_LABEL_CHARS, Limits
+from quire.server.sampling_schema import AllowedIds, Biases, NamedIds, Texts
 
 _INT64 = (-(2**63), 2**63 - 1)
 _MAX_DRAWN_SEED_BITS = 53  # JavaScript keeps no larger integer
@@ -48,20 +49,20 @@ class SamplingFields(RequestFields):
     stream_options: StreamOptions | None = None
     n: int | None = None
     seed: int | None = Field(None, ge=_INT64[0], le=_INT64[1])
-    stop: Any = None
+    stop: Texts = None
     temperature: float | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: Any = None
+    logit_bias: Biases = None
     max_tokens: int | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
     min_tokens: int | None = None
-    stop_token_ids: Any = None
-    allowed_token_ids: Any = None
-    bad_words: Any = None
+    stop_token_ids: NamedIds = None
+    allowed_token_ids: AllowedIds = None
+    bad_words: Texts = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
@@ -79,7 +80,7 @@ class SamplingFields(RequestFields):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Unsupported:
+class Unsupported:
     """A field that asks for something which is refused; `neutral` are the values with which it asks for nothing."""
 
     what: str
@@ -87,26 +88,26 @@ class _Unsupported:
     neutral: tuple[object, ...] = ()
 
 
-_STRUCTURE = _Unsupported(what="structured output", code="unsupported_structured_output")
-_TOOLS = _Unsupported(what="tool calls", code="unsupported_tools", neutral=([],))
-_CUTTING = _Unsupported(what="cutting the prompt: no prompt is shortened", code="unsupported_truncation")
+_STRUCTURE = Unsupported(what="structured output", code="unsupported_structured_output")
+_TOOLS = Unsupported(what="tool calls", code="unsupported_tools", neutral=([],))
+_CUTTING = Unsupported(what="cutting the prompt: no prompt is shortened", code="unsupported_truncation")
 
-_UNSUPPORTED: Mapping[str, _Unsupported] = MappingProxyType(
+UNSUPPORTED: Mapping[str, Unsupported] = MappingProxyType(
     dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"), _STRUCTURE)
     | dict.fromkeys(("tools", "functions"), _TOOLS)
     | {
-        "response_format": _Unsupported(what=_STRUCTURE.what, code=_STRUCTURE.code, neutral=({"type": "text"},)),
-        "tool_choice": _Unsupported(what=_TOOLS.what, code=_TOOLS.code, neutral=("auto", "none")),
-        "function_call": _Unsupported(what=_TOOLS.what, code=_TOOLS.code, neutral=("auto", "none")),
+        "response_format": Unsupported(what=_STRUCTURE.what, code=_STRUCTURE.code, neutral=({"type": "text"},)),
+        "tool_choice": Unsupported(what=_TOOLS.what, code=_TOOLS.code, neutral=("auto", "none")),
+        "function_call": Unsupported(what=_TOOLS.what, code=_TOOLS.code, neutral=("auto", "none")),
         "truncate_prompt_tokens": _CUTTING,
-        "truncation": _Unsupported(what=_CUTTING.what, code=_CUTTING.code, neutral=("disabled",)),
-        "audio": _Unsupported(what="audio", code="unsupported_audio"),
-        "modalities": _Unsupported(what="anything but text", code="unsupported_modality", neutral=(["text"], [])),
-        "chat_template": _Unsupported(what="a template of the request", code="unsupported_template"),
-        "logits_processors": _Unsupported(what="code of the request", code="unsupported_code", neutral=([],)),
-        "use_beam_search": _Unsupported(what="beam search", code="unsupported_beam_search", neutral=(False,)),
-        "prompt_embeds": _Unsupported(what="embeddings as a prompt", code="unsupported_embeddings"),
-        "kv_transfer_params": _Unsupported(what="a transfer of K/V", code="unsupported_transfer"),
+        "truncation": Unsupported(what=_CUTTING.what, code=_CUTTING.code, neutral=("disabled",)),
+        "audio": Unsupported(what="audio", code="unsupported_audio"),
+        "modalities": Unsupported(what="anything but text", code="unsupported_modality", neutral=(["text"], [])),
+        "chat_template": Unsupported(what="a template of the request", code="unsupported_template"),
+        "logits_processors": Unsupported(what="code of the request", code="unsupported_code", neutral=([],)),
+        "use_beam_search": Unsupported(what="beam search", code="unsupported_beam_search", neutral=(False,)),
+        "prompt_embeds": Unsupported(what="embeddings as a prompt", code="unsupported_embeddings"),
+        "kv_transfer_params": Unsupported(what="a transfer of K/V", code="unsupported_transfer"),
     }
 )
 
@@ -118,7 +119,7 @@ def read_fields(model: type[_Model], fields: Fields) -> _Model:
     except ValidationError as error:
         raise _of_validation(error) from None
     for name, value in (request.model_extra or {}).items():
-        unsupported = _UNSUPPORTED.get(name)
+        unsupported = UNSUPPORTED.get(name)
         if unsupported is not None and value is not None and value not in unsupported.neutral:
             raise refuse(
                 f"{name} asks for {unsupported.what}, which this server does not support yet",
@@ -135,7 +136,7 @@ def ignored_fields(request: RequestFields) -> Iterator[str]:
         if name in request.model_fields_set and getattr(request, name) is None:
             yield name
     for name, value in (request.model_extra or {}).items():
-        if value is None or name not in _UNSUPPORTED:
+        if value is None or name not in UNSUPPORTED:
             yield name
 
 

@@ -17,6 +17,7 @@ from quire.server.logprobs import number_of
 from quire.server.planning import require_fitting
 from quire.server.prompts import require_prompt
 from quire.server.render import Call, Envelope, new_id, to_json, usage_fields
+from quire.server.sampling_schema import MaybePrompt, Prompt
 from quire.server.service import Service
 from quire.server.told import headers_of
 
@@ -24,8 +25,8 @@ from quire.server.told import headers_of
 class ScoreFields(RequestFields):
     """The fields of a score. `context` and `prompt` are two texts, or two lists of token ids."""
 
-    prompt: Any = None
-    context: Any = None
+    prompt: Prompt = None
+    context: MaybePrompt = None
     top_logprobs: int | None = None
     priority: int | None = None
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from quire.server.chat import ChatFields, chat_end, template_inputs
+from quire.server.chat import ChatPromptFields, chat_end, template_inputs
 from quire.server.chat_messages import MessageReader, render_chat
 from quire.server.errors import refuse
 from quire.server.fields import RequestFields, ignored_fields, ignored_header, read_fields
 from quire.server.json_body import Fields
 from quire.server.prompts import require_ids
+from quire.server.sampling_schema import Ids, MaybeMessages
 from quire.server.service import Service
 from quire.server.told import Told
 from quire.text.tokenizer import AddSpecial, Tokenizer
 
 
-class TokenizeFields(ChatFields):
+class TokenizeFields(ChatPromptFields):
     """A `prompt`, a chat in `messages`, or llama-server's `content`: one of them."""
 
+    messages: MaybeMessages = None
     prompt: str | None = None
     content: str | None = None
     add_special_tokens: bool | None = None
@@ -29,7 +31,7 @@ class TokenizeFields(ChatFields):
 class DetokenizeFields(RequestFields):
     """The `tokens` of a text."""
 
-    tokens: Any = None
+    tokens: Ids = None
 
 
 def tokenized(fields: Fields, service: Service, _tenant: str) -> Told:
