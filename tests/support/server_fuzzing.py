@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quire.server.errors import ANTHROPIC_PATHS
+from quire.server.limits import Limits
 from support.asgi_client import Asked, Reply, ask, posting, running_app
 from support.request_mutations import mutation
 from support.stream_rules import fault_of
@@ -16,6 +17,7 @@ from support.stream_rules import fault_of
 MAX_CONTEXT = 256
 _MAX_ERROR_BYTES = 4096
 _TOGETHER = 16
+_PATIENCE_S = 600.0  # how long an answer takes says how busy the machine is
 _NORMAL = (
     posting(
         "/v1/chat/completions", {"messages": [{"role": "user", "content": "Name a color."}], "temperature": 0, "max_tokens": 8}
@@ -34,7 +36,7 @@ async def fuzz(count: int, first_seed: int) -> Counter[str]:
     Raises UnfitAnswerError, which names the seed. Between batches normal requests must get the answers that they got first.
     """
     found: Counter[str] = Counter()
-    async with running_app({"max_context": MAX_CONTEXT}) as (app, service):
+    async with running_app({"max_context": MAX_CONTEXT}, limits=Limits(worker_s=_PATIENCE_S)) as (app, service):
         expected = [await _normal_answer(app, asked) for asked in _NORMAL]
         for start in range(first_seed, first_seed + count, _TOGETHER):
             seeds = range(start, min(start + _TOGETHER, first_seed + count))
@@ -49,7 +51,7 @@ async def fuzz(count: int, first_seed: int) -> Counter[str]:
 async def _outcome(app: Any, seed: int) -> str:
     name, asked = mutation(seed)
     try:
-        reply = await ask(app, asked)
+        reply = await ask(app, asked, _PATIENCE_S)
     except Exception as error:
         raise UnfitAnswerError(f"seed {seed} ({name}): {type(error).__name__}: {error}") from error
     if fault := fault_in(reply, asked):

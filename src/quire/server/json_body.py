@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from quire.server.errors import ApiError, refuse
@@ -19,13 +20,14 @@ def parse_body(body: bytes, limits: Limits) -> Fields:
     Raises ApiError for anything else, for NaN and infinities, numbers too large to be kept, names that occur twice in one
     object, halves of characters, and deep nesting.
     """
+    may_be_long = re.search(rb"[0-9]{%d}" % (limits.json_digits + 1), body) is not None
     try:
         value = json.loads(
             body.decode(),
             object_pairs_hook=_unique_fields,
             parse_constant=_refuse_constant,
             parse_float=_finite,
-            parse_int=lambda digits: _short_int(digits, limits),
+            parse_int=(lambda digits: _short_int(digits, limits)) if may_be_long else None,
         )
     except ApiError:
         raise
@@ -62,7 +64,7 @@ def _finite(digits: str) -> float:
 
 
 def _short_int(digits: str, limits: Limits) -> int:
-    if len(digits) > limits.json_digits:
+    if len(digits.lstrip("-")) > limits.json_digits:
         raise _invalid(f"an integer has more than {limits.json_digits} digits")
     return int(digits)
 

@@ -77,7 +77,12 @@ def plan(prompts: Sequence[ParsedPrompt], wish: Wish, service: Service) -> Gener
 
 def require_fitting(prompt: ParsedPrompt, service: Service) -> None:
     """Raises ApiError for a prompt that leaves no room for a token; both numbers are told."""
-    num_tokens, longest = len(prompt.token_ids), service.max_context - 1
+    require_fitting_ids(len(prompt.token_ids), service)
+
+
+def require_fitting_ids(num_tokens: int, service: Service) -> None:
+    """Raises the same for the number of tokens alone: known before any token is looked at."""
+    longest = service.max_context - 1
     if num_tokens > longest:
         raise ApiError(
             f"prompt is too long: {num_tokens} tokens > {longest} maximum",

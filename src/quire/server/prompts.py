@@ -8,6 +8,7 @@ from dataclasses import replace
 from quire.engine.prompts import ParsedPrompt, read_prompt
 from quire.server.errors import ApiError, refuse
 from quire.server.fields import SamplingFields
+from quire.server.planning import require_fitting_ids
 from quire.server.service import Service
 
 _BYPASS_BYTES = 16
@@ -42,6 +43,7 @@ def salted(prompt: ParsedPrompt, request: SamplingFields) -> ParsedPrompt:
 def require_prompt(prompt: object, service: Service, place: str) -> None:
     """Raises ApiError for what is neither text nor token ids of the model."""
     if isinstance(prompt, list):
+        require_fitting_ids(len(prompt), service)
         require_ids(prompt, service, place)
     elif not isinstance(prompt, str):
         raise _not_a_prompt(place)
