@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from quire.engine.async_engine import AsyncEngine
@@ -37,6 +38,11 @@ class Reply:
     body: bytes
 
     @property
+    def content(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.body)
+
+    @property
     def is_stream(self) -> bool:
         return self.headers.get("content-type", "").startswith("text/event-stream")
 
@@ -46,20 +52,27 @@ def posting(path: str, fields: object) -> Asked:
     return Asked(path=path, body=json.dumps(fields).encode())
 
 
-async def ask(app: Any, asked: Asked, timeout_s: float = 60.0) -> Reply:
-    """Returns the answer; raises what the application raises, and TimeoutError where it takes too long."""
+async def ask(app: Any, asked: Asked, timeout_s: float = 60.0, *, leaves: bool = False) -> Reply:
+    """Returns the answer; raises what the application raises, and TimeoutError where it takes too long.
+
+    A client that `leaves` does so with the first part of the answer.
+    """
     messages: list[Any] = []
     is_read = False
+    left = asyncio.Event()
 
     async def receive() -> Any:
         nonlocal is_read
         if is_read:
-            await asyncio.Event().wait()
+            await left.wait()
+            return {"type": "http.disconnect"}
         is_read = True
         return {"type": "http.request", "body": asked.body, "more_body": False}
 
     async def send(message: Any) -> None:
         messages.append(message)
+        if leaves and message["type"] == "http.response.body":
+            left.set()
 
     await asyncio.wait_for(app(scope_of(asked), receive, send), timeout_s)
     start, *parts = messages
@@ -87,11 +100,51 @@ def scope_of(asked: Asked) -> dict[str, Any]:
     }
 
 
+class World:
+    """A running application, asked from tests that are not coroutines."""
+
+    def __init__(self, runner: asyncio.Runner, app: Any, service: Service) -> None:
+        self.service = service
+        self._runner, self._app = runner, app
+
+    def ask(self, *asked: Asked) -> list[Reply]:
+        """Returns the answers to requests that are sent together."""
+
+        async def ask_all() -> list[Reply]:
+            return await asyncio.gather(*(ask(self._app, each) for each in asked))
+
+        return self._runner.run(ask_all())
+
+    def leave(self, asked: Asked) -> None:
+        """Sends a request and disconnects with the first part of its answer."""
+        self._runner.run(ask(self._app, asked, leaves=True))
+
+    def post(self, path: str, fields: object, headers: Mapping[str, str] | None = None) -> Reply:
+        """Returns the answer to one request with a JSON body."""
+        asked = posting(path, fields)
+        (reply,) = self.ask(replace(asked, headers={**asked.headers, **(headers or {})}))
+        return reply
+
+
+@contextmanager
+def opened_world(
+    options: EngineOptions | None = None, *, access: Access | None = None, limits: Limits | None = None, model: Path | None = None
+) -> Iterator[World]:
+    """Runs an application in an event loop that waits between requests."""
+    with asyncio.Runner() as runner:
+        context = running_app(options, access=access, limits=limits, model=model)
+        app, service = runner.run(context.__aenter__())
+        try:
+            yield World(runner, app, service)
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+
+
 @asynccontextmanager
 async def running_app(
-    options: EngineOptions | None = None, *, access: Access | None = None, limits: Limits | None = None
+    options: EngineOptions | None = None, *, access: Access | None = None, limits: Limits | None = None, model: Path | None = None
 ) -> AsyncIterator[tuple[Any, Service]]:
-    """Runs the application of the bundled model and yields it, with the state behind it."""
-    engine = AsyncEngine(None, **{"threads": 1, "kv_memory": "64MiB", **(options or {})})
+    """Runs the application of a model (None: the bundled one) and yields it, with the state behind it."""
+    engine = AsyncEngine(model, **{"threads": 1, "kv_memory": "64MiB", **(options or {})})
     async with Service(engine, ServedModel(names=("bundled",)), limits) as service:
         yield application(service, access or Access()), service

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from quire.models import bundled
 
 _TURNS = ("<|system|>", "<|user|>", "<|assistant|>")
+BEYOND = "<|beyond|>"
 GAP = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
 
@@ -26,6 +28,18 @@ def with_template(directory: Path, template: str) -> Path:
     """Writes a model with another chat template."""
     _copy(directory)
     (directory / "chat_template.jinja").write_text(template)
+    return directory
+
+
+def with_token_beyond_logits(directory: Path) -> Path:
+    """Writes a model whose tokenizer has one token more than the logits are wide."""
+    _copy(directory)
+    path = directory / "tokenizer.json"
+    content = json.loads(path.read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    width = json.loads((directory / "config.json").read_text())["vocab_size"]
+    content["added_tokens"].append({"id": width, "content": BEYOND, **flags, "special": True})
+    path.write_text(json.dumps(content))
     return directory
 
 

@@ -89,11 +89,13 @@ class Unsupported:
 
 
 _STRUCTURE = Unsupported(what="structured output", code="unsupported_structured_output")
+_GRAMMAR = Unsupported(what=_STRUCTURE.what, code=_STRUCTURE.code, neutral=("",))
 _TOOLS = Unsupported(what="tool calls", code="unsupported_tools", neutral=([],))
 _CUTTING = Unsupported(what="cutting the prompt: no prompt is shortened", code="unsupported_truncation")
 
 UNSUPPORTED: Mapping[str, Unsupported] = MappingProxyType(
     dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"), _STRUCTURE)
+    | dict.fromkeys(("grammar", "json_schema", "regex", "ebnf", "structural_tag"), _GRAMMAR)
     | dict.fromkeys(("tools", "functions"), _TOOLS)
     | {
         "response_format": Unsupported(what=_STRUCTURE.what, code=_STRUCTURE.code, neutral=({"type": "text"},)),
