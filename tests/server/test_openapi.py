@@ -62,11 +62,11 @@ def test_every_status_of_an_error_is_in_the_guide() -> None:
 
 
 def test_refused_fields_appear_with_the_values_that_ask_for_nothing() -> None:
-    properties = DOCUMENT["components"]["schemas"]["ChatFields"]["properties"]
+    properties = DOCUMENT["components"]["schemas"]["ChatCompletionsRequest"]["properties"]
     assert properties["tools"]["enum"] == [None, []]
     assert properties["truncation"]["enum"] == [None, "disabled"]
     assert properties["n"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 64}
-    assert "messages" in DOCUMENT["components"]["schemas"]["ChatFields"]["required"]
+    assert "messages" in DOCUMENT["components"]["schemas"]["ChatCompletionsRequest"]["required"]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,14 @@ def test_refused_fields_appear_with_the_values_that_ask_for_nothing() -> None:
         ("/v1/completions", {"prompt": ["a", "b"], "max_tokens": 2, "logprobs": 2, "echo": True, "return_token_ids": True}),
         ("/v1/completions", {"prompt": [1, 2], "max_tokens": 0, "prompt_logprobs": 1}),
         ("/v1/score", {"prompt": "a b c", "context": "x", "top_logprobs": 2}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stop_sequences": ["x"]}),
+        ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "Hi"}]}),
+        (
+            "/v1/responses",
+            {"input": "Hi", "max_output_tokens": 2, "include": ["message.output_text.logprobs"], "top_logprobs": 2},
+        ),
+        ("/v1/responses", {"input": "Hi", "instructions": "Be brief.", "metadata": {"a": "b"}, "user": "x", "store": False}),
+        ("/v1/responses/input_tokens", {"input": "Hi"}),
         ("/tokenize", {"prompt": "a", "return_token_strs": True}),
         ("/tokenize", {"content": "a", "with_pieces": True}),
         ("/detokenize", {"tokens": [5]}),
@@ -97,6 +105,17 @@ def test_answer_with_everything_is_as_described(asking: httpx2.Client, path: str
     answer = asking.post(path, json=fields)
     assert answer.status_code == 200, answer.text
     _validate(DOCUMENT["paths"][path]["post"]["responses"]["200"], answer.json())
+
+
+def test_kept_response_is_as_described(asking: httpx2.Client) -> None:
+    response_id = asking.post("/v1/responses", json={"input": "Hi", "max_output_tokens": 2}).json()["id"]
+    for method, path in (
+        ("get", "/v1/responses/{response_id}"),
+        ("get", "/v1/responses/{response_id}/input_items"),
+        ("delete", "/v1/responses/{response_id}"),
+    ):
+        answer = asking.request(method.upper(), path.format(response_id=response_id))
+        _validate(DOCUMENT["paths"][path][method]["responses"]["200"], answer.json())
 
 
 def test_errors_have_the_form_of_their_api(asking: httpx2.Client) -> None:

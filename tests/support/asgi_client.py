@@ -14,7 +14,7 @@ from quire.engine.async_engine import AsyncEngine
 from quire.engine.options import EngineOptions
 from quire.server.limits import Limits
 from quire.server.service import ServedModel, Service
-from quire.server.serving import Access, application
+from quire.server.serving import Access, Server
 
 JSON_HEADERS = {"content-type": "application/json"}
 
@@ -147,4 +147,4 @@ async def running_app(
     """Runs the application of a model (None: the bundled one) and yields it, with the state behind it."""
     engine = AsyncEngine(model, **{"threads": 1, "kv_memory": "64MiB", **(options or {})})
     async with Service(engine, ServedModel(names=("bundled",)), limits) as service:
-        yield application(service, access or Access()), service
+        yield Server(service, access or Access(), shutdown_timeout_s=0.0).config.app, service

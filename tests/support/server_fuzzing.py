@@ -16,6 +16,7 @@ from support.stream_rules import fault_of
 
 MAX_CONTEXT = 256
 _MAX_ERROR_BYTES = 4096
+_FAILURES = (b'data: {"error"', b"event: error\n", b"event: response.failed\n")
 _TOGETHER = 16
 _PATIENCE_S = 600.0  # how long an answer takes says how busy the machine is
 _NORMAL = (
@@ -64,7 +65,7 @@ def fault_in(reply: Reply, asked: Asked) -> str | None:
     if reply.status >= 500:
         return "it is a 5xx"
     if reply.is_stream:
-        if b'"error":' in reply.body:
+        if any(failure in reply.body for failure in _FAILURES):
             return "the stream ends by an error"
         return fault_of(reply.body, asked.path, is_whole=True)
     if reply.status < 400:

@@ -46,9 +46,11 @@ def _parse_size(_ctx: click.Context, _param: click.Parameter, value: str | None)
 
 
 if TYPE_CHECKING:
-    _Choice, _Time = click.Choice[str], click.ParamType[float]
+    _Choice = click.Choice[str]
+    _Time = click.ParamType[float]
 else:
-    _Choice, _Time = click.Choice, click.ParamType
+    _Choice = click.Choice
+    _Time = click.ParamType
 
 
 class Words(_Choice):

@@ -169,9 +169,9 @@ class EngineThread:
                 self._step_began_s = time.monotonic()
                 has_computed = self.routed.step()
                 self.routed.leave(self._wakeups.send())
-                if not has_computed and not self._is_stopping:  # a step may have taken the wake-up of the stop from the inbox
+                if not has_computed:
                     self._step_began_s = None
-                    if not self._is_stopping:  # the step may have drained the wake-up of a stop
+                    if not self._is_stopping:  # the step may have taken the wake-up of a stop from the inbox
                         self.routed.inbox.wait()
         except BaseException as crash:
             error = _crash_error(crash)

@@ -134,10 +134,11 @@ def read_fields(model: type[_Model], fields: Fields) -> _Model:
 
 def ignored_fields(request: RequestFields) -> Iterator[str]:
     """Yields the fields that had no effect: those that are null, then those that are not known."""
-    for name in type(request).model_fields:
-        if name in request.model_fields_set and getattr(request, name) is None:
-            yield name
-    for name, value in (request.model_extra or {}).items():
+    others = request.model_extra or {}
+    for name, field in type(request).model_fields.items():
+        if name in request.model_fields_set.difference(others) and getattr(request, name) is None:
+            yield field.alias or name
+    for name, value in others.items():
         if value is None or name not in UNSUPPORTED:
             yield name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
@@ -35,12 +36,12 @@ ERRORS: Mapping[int, str] = MappingProxyType(
         429: "Too much is waiting; `Retry-After` is the time in which it should be done.",
         431: "The head of the request is too large.",
         500: "The engine failed at this request.",
-        503: "The server is ending.",
+        503: "The server is loading or ending.",
         504: "Reading the request took too long.",
     }
 )
-_ALWAYS = (400, 401, 403, 404, 405, 408, 429, 431, 500)
-_OF_BODIES = (413, 415, 503, 504)
+_ALWAYS = (400, 401, 403, 404, 405, 408, 429, 431, 500, 503)
+_OF_BODIES = (413, 415, 504)
 
 _HEADERS: Mapping[str, str] = MappingProxyType(
     {
@@ -58,7 +59,9 @@ def openapi(limits: Limits) -> dict[str, Any]:
     schemas = definitions["$defs"]
     for operation in OPERATIONS:
         if operation.fields is not None:
-            _complete(schemas[operation.fields.__name__], operation, limits)
+            schemas[_request_name(operation)] = _completed(schemas[operation.fields.__name__], operation, limits)
+    for model in {operation.fields for operation in OPERATIONS if operation.fields is not None}:
+        del schemas[model.__name__]
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
@@ -73,7 +76,7 @@ def openapi(limits: Limits) -> dict[str, Any]:
 
 @cache
 def _models() -> tuple[type[BaseModel], ...]:
-    answers = [operation.answer for operation in OPERATIONS]
+    answers = [operation.answer for operation in OPERATIONS if isinstance(operation.answer, type)]
     requests = [operation.fields for operation in OPERATIONS if operation.fields is not None]
     return tuple(dict.fromkeys([*requests, *answers]))
 
@@ -86,23 +89,27 @@ def _security() -> dict[str, Any]:
     return {"bearer": {"type": "http", "scheme": "bearer"}, "key": {"type": "apiKey", "in": "header", "name": "x-api-key"}}
 
 
-def _complete(schema: dict[str, Any], operation: Operation, limits: Limits) -> None:
-    """Adds to the schema of a request what the model of its fields does not say: ranges, refused fields, needed ones."""
+def _request_name(operation: Operation) -> str:
+    """Returns what the schema of a request is called: after its path."""
+    return "".join(part.capitalize() for part in re.split(r"[/_]", operation.path.removeprefix("/v1"))) + "Request"
+
+
+def _completed(schema: Mapping[str, Any], operation: Operation, limits: Limits) -> dict[str, Any]:
+    """Returns the schema of a request with what the model of its fields does not say: ranges, refused and needed fields."""
     fields = operation.fields
-    properties = schema["properties"]
+    properties = {name: dict(value) for name, value in schema["properties"].items() if name not in operation.unread}
     if fields is not None and issubclass(fields, SamplingFields):
         for name, limit in ranges_of(operation.path, limits).items():
-            properties[name] = _nullable({**_typed(properties[name]), **limit})
+            if name in properties:
+                properties[name] = _nullable({**_typed(properties[name]), **limit})
     for name, unsupported in UNSUPPORTED.items():
-        properties[name] = {
-            "enum": [None, *unsupported.neutral],
-            "description": f"Asks for {unsupported.what}, which is not supported yet.",
-        }
+        meaning = f"Asks for {unsupported.what}, which is not supported yet."
+        properties.setdefault(name, {"enum": [None, *unsupported.neutral], "description": meaning})
     for value in properties.values():
         value.pop("title", None)
         value.pop("default", None)
-    if operation.required:
-        schema["required"] = list(operation.required)
+    required = {"required": list(operation.required)} if operation.required else {}
+    return {**schema, "properties": properties, **required}
 
 
 def _typed(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,24 +125,32 @@ def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
 def _operation(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {"summary": operation.summary, "responses": _responses(operation)}
     if operation.fields is not None:
-        described["requestBody"] = {"required": True, "content": _json(operation.fields.__name__)}
-    if "{name}" in operation.path:
-        described["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": _TEXT}]
+        described["requestBody"] = {"required": True, "content": _json(_request_name(operation))}
+    named = re.findall(r"{(\w+)}", operation.path)
+    in_path = [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in named]
+    in_query = [{"name": name, "in": "query", "schema": schema} for name, schema in operation.query.items()]
+    if in_path or in_query:
+        described["parameters"] = [*in_path, *in_query]
     if operation.is_public:
         described["security"] = []
     return described
 
 
 def _responses(operation: Operation) -> dict[str, Any]:
-    content = _json(operation.answer.__name__)
-    if operation.streams:
-        content["text/event-stream"] = {"schema": _TEXT}
     headers = _described(_HEADERS) if operation.fields is not None else {}
-    answer = {"description": "The answer.", "headers": {**_names(), **headers}, "content": content}
+    answer = {"description": "The answer.", "headers": {**_names(), **headers}, "content": _content(operation)}
+    answered = () if operation.answer is None else (200, *operation.further)
     statuses = (*_ALWAYS, *(_OF_BODIES if operation.fields is not None else ()))
     error = AnthropicError if operation.speaks_anthropic else OpenAIError
     responses: dict[str, Any] = {str(status): {"$ref": _ERROR.format(error=error.__name__, status=status)} for status in statuses}
-    return dict(sorted((responses | {str(status): answer for status in (200, *operation.further)}).items()))
+    return dict(sorted((responses | {str(status): answer for status in answered}).items()))
+
+
+def _content(operation: Operation) -> dict[str, Any]:
+    if isinstance(operation.answer, str):
+        return {operation.answer: {"schema": _TEXT}}
+    streamed = {"text/event-stream": {"schema": _TEXT}} if operation.streams else {}
+    return streamed if operation.answer is None else {**_json(operation.answer.__name__), **streamed}
 
 
 def _errors() -> dict[str, Any]:

@@ -264,6 +264,7 @@ class AnthropicErrorBody(Answered):
 
     type: str
     message: str
+    details: dict[str, str] = Field(default_factory=dict)
 
 
 class AnthropicError(Answered):

@@ -16,6 +16,7 @@ from quire.sampling import (
 )
 from quire.server.limits import Limits
 
+_ANSWERED_WITHOUT_TOKENS = ("/v1/completions", "/v1/messages")
 _NULL = {"type": "null"}
 _STRING = {"type": "string"}
 _ID = {"type": "integer", "minimum": 0}
@@ -69,13 +70,15 @@ MaybeMessages = Annotated[Any, _any_of({"type": "array", "items": _MESSAGE, "min
 def ranges_of(path: str, limits: Limits) -> dict[str, dict[str, float]]:
     """Returns the least and the largest value of every number among the sampling parameters of an endpoint."""
     counts = {name: limit for name, limit in COUNT_LIMITS.items() if name not in ("seed", "logprobs", "max_tokens")}
-    ranges = {name: {"minimum": low, "maximum": high} for name, (low, high) in (counts | dict(NUMBER_LIMITS)).items()}
+    ranges: dict[str, dict[str, float]] = {
+        name: {"minimum": low, "maximum": high} for name, (low, high) in (counts | dict(NUMBER_LIMITS)).items()
+    }
     ranges["n"] = {"minimum": 1, "maximum": limits.completions}
     ranges["prompt_logprobs"] = {"minimum": 0, "maximum": limits.logprobs}
     if path == "/v1/completions":
-        return ranges | {"logprobs": {"minimum": 0, "maximum": limits.logprobs}, "max_tokens": {"minimum": 0}}
-    return ranges | {
-        "top_logprobs": {"minimum": 0, "maximum": limits.logprobs},
-        "max_tokens": {"minimum": 1},
-        "max_completion_tokens": {"minimum": 1},
+        ranges["logprobs"] = {"minimum": 0, "maximum": limits.logprobs}
+    least = 0 if path in _ANSWERED_WITHOUT_TOKENS else 1
+    longest: dict[str, dict[str, float]] = {
+        name: {"minimum": least} for name in ("max_tokens", "max_completion_tokens", "max_output_tokens")
     }
+    return ranges | longest | {"top_logprobs": {"minimum": 0, "maximum": limits.logprobs}}

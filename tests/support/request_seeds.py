@@ -1,0 +1,158 @@
+"""Good requests of every API, and values of their fields: those that endpoints take, and those at the edge of what there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SEEDS: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "/v1/chat/completions": (
+        {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1},
+        {
+            "model": "any",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            ],
+            "max_tokens": 1,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            "n": 2,
+            "seed": 1,
+            "logprobs": True,
+            "top_logprobs": 2,
+        },
+    ),
+    "/v1/completions": (
+        {"prompt": "Hi", "max_tokens": 1},
+        {
+            "prompt": [[5, 6], "Hi"],
+            "max_tokens": 1,
+            "echo": True,
+            "logprobs": 2,
+            "stream": True,
+            "stop": ["x"],
+            "n": 2,
+            "seed": 3,
+        },
+        {"prompt": [5, 6], "max_tokens": 0, "prompt_logprobs": 1, "logit_bias": {"5": 1}, "stop_token_ids": [7]},
+    ),
+    "/v1/messages": (
+        {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1},
+        {
+            "model": "any",
+            "system": [{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": "x", "signature": "y"}, {"type": "text", "text": "a"}],
+                },
+                {"role": "user", "content": "b"},
+            ],
+            "max_tokens": 1,
+            "stream": True,
+            "temperature": 1,
+            "thinking": {"type": "enabled", "budget_tokens": 1024},
+            "stop_sequences": ["x"],
+            "metadata": {"user_id": "u"},
+        },
+    ),
+    "/v1/messages/count_tokens": (
+        {"messages": [{"role": "user", "content": "Hi"}], "tools": [{"name": "f", "input_schema": {}}]},
+    ),
+    "/v1/responses": (
+        {"input": "Hi", "max_output_tokens": 1},
+        {
+            "input": [
+                {"role": "user", "content": [{"type": "input_text", "text": "Hi"}]},
+                {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "x"}]},
+                {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "a", "annotations": []}]},
+                {"role": "user", "content": "b"},
+            ],
+            "instructions": "Be brief.",
+            "max_output_tokens": 1,
+            "stream": True,
+            "store": True,
+            "include": ["message.output_text.logprobs"],
+            "top_logprobs": 2,
+            "text": {"format": {"type": "text"}, "verbosity": "low"},
+            "reasoning": {"effort": "low", "summary": "auto"},
+            "metadata": {"a": "b"},
+            "prompt_cache_options": {"prewarm": False},
+        },
+    ),
+    "/v1/responses/input_tokens": ({"input": "Hi"},),
+    "/v1/score": ({"prompt": "a b", "context": "c", "top_logprobs": 2},),
+    "/tokenize": (
+        {"prompt": "Hi", "return_token_strs": True},
+        {"content": "Hi", "with_pieces": True},
+        {"messages": [{"role": "user", "content": "Hi"}]},
+    ),
+    "/detokenize": ({"tokens": [5, 6]},),
+}
+
+EXTREMES: tuple[Any, ...] = (
+    None, True, False, 0, 1, -1, 2, 3071, 3072, 2**31 - 1, 2**31, 2**32, 2**53, 2**63 - 1, -(2**63), 0.5, -0.0, 1e-300, 1e300,
+    "", " ", "x", "\x00", "null", "1", "<|end|>", "\U0001f600" * 9, "a" * 5000, [], {}, [None], [[]], [{}], {"": ""}, [1, "x"],
+    [True], [-1], [3072], list(range(300)), ["x"] * 300, {"x": {"x": {"x": 1}}}, {"type": "text"}, {"type": "json_object"},
+    {"5": 1}, {"-1": 0}, {"1e3": 1}, [[1], ["x"]],
+)  # fmt: skip
+
+ACCEPTED: Mapping[str, tuple[Any, ...]] = {
+    "n": (2, 64),
+    "seed": (0, -(2**63), 2**63 - 1),
+    "stop": ("e", ["e", "\n"], [" "] * 64),
+    "temperature": (0, 1e-300, 100),
+    "top_p": (0, 1e-300, 1),
+    "top_k": (0, 1, -1, 2**62),
+    "min_p": (0, 1e-300, 1),
+    "repetition_penalty": (0.01, 100),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "max_tokens": (1, 2, 300, 2**62),
+    "max_completion_tokens": (1, 2**62),
+    "min_tokens": (0, 1, 2, 255, 2**62),
+    "stop_token_ids": ([3071], [0], list(range(3072))),
+    "allowed_token_ids": ([0], [3071], [5, 6]),
+    "bad_words": (["e"], list("abcdefghijklmnopqrstuvwxyz,.<|>"), [" "]),
+    "logit_bias": ({"0": 100}, {"3071": -100}),
+    "logprobs": (0, 20, True),
+    "top_logprobs": (0, 20),
+    "prompt_logprobs": (0, 20),
+    "ignore_eos": (True, False),
+    "echo": (True,),
+    "stream": (True,),
+    "stream_options": ({"include_usage": True}, {}),
+    "return_progress": (True,),
+    "return_token_ids": (True,),
+    "cache_prompt": (False,),
+    "cache_salt": ("", "x"),
+    "priority": (-100, 100),
+    "skip_special_tokens": (False,),
+    "include_stop_str_in_output": (True,),
+    "continue_final_message": (True,),
+    "add_generation_prompt": (True, False),
+    "suffix": ("x",),
+    "best_of": (1, 2),
+    "reasoning_effort": ("none", "high"),
+    "prompt": ("", [0], [3071], ["a", "b"], [[5], "a"], "a" * 400, [5] * 255, [5] * 256),
+    "context": ("x", [5]),
+    "content": ("x",),
+    "tokens": ([], [0, 3071]),
+    "add_special_tokens": (True, False),
+    "input": ("", "x", [], [{"role": "user", "content": "x"}]),
+    "instructions": ("", "x"),
+    "store": (True, False),
+    "max_output_tokens": (1, 2**62),
+    "previous_response_id": ("resp_x", ""),
+    "prompt_cache_options": ({"prewarm": True}, {"comparison_response_id": "x"}, {}),
+    "reasoning": ({"effort": "none"}, {}),
+    "text": ({"format": {"type": "text"}}, {}),
+    "metadata": ({}, {"a": "b"}),
+    "system": ("", "x", [], [{"type": "text", "text": "x"}]),
+    "stop_sequences": (["e"], [" "] * 64),
+    "thinking": ({"type": "disabled"}, {"type": "enabled", "budget_tokens": 1}),
+    "diagnostics": ({"previous_message_id": None}, {"previous_message_id": "msg_x"}),
+}
+"""Values that endpoints take, at the ends of what they take."""
