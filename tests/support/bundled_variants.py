@@ -32,7 +32,7 @@ def with_template(directory: Path, template: str) -> Path:
 
 
 def with_token_beyond_logits(directory: Path) -> Path:
-    """Writes a model whose tokenizer has one token more than the logits are wide."""
+    """Writes a model whose tokenizer has one token more than the logits are wide: for padding, which others need."""
     _copy(directory)
     path = directory / "tokenizer.json"
     content = json.loads(path.read_text())
@@ -40,6 +40,7 @@ def with_token_beyond_logits(directory: Path) -> Path:
     width = json.loads((directory / "config.json").read_text())["vocab_size"]
     content["added_tokens"].append({"id": width, "content": BEYOND, **flags, "special": True})
     path.write_text(json.dumps(content))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"pad_token": BEYOND, "eos_token": "<|end|>"}))
     return directory
 
 
