@@ -1,0 +1,1 @@
+"""Load on a real server with the bundled model: what the server promises, kept or broken."""
