@@ -19,8 +19,8 @@ _TOPICS = ("the sea", "a cat", "Paris", "numbers", "snow", "a river", "music", "
 _PATIENCE_S = 60.0
 
 
-def requests_of(num: int, max_tokens: int) -> list[Request]:
-    """Returns different chats, every other one of them drawn."""
+def requests_of(num: int, max_tokens: int, *, ignore_eos: bool = False) -> list[Request]:
+    """Returns different chats, every other one of them drawn. Answers end early unless they ignore the model's end."""
     return [
         {
             "model": "any",
@@ -28,6 +28,7 @@ def requests_of(num: int, max_tokens: int) -> list[Request]:
             "temperature": 0.7 * (idx % 2),
             "seed": idx,
             "max_tokens": max_tokens,
+            "ignore_eos": ignore_eos,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
@@ -38,15 +39,11 @@ def requests_of(num: int, max_tokens: int) -> list[Request]:
 def expected_texts(requests: Sequence[Request]) -> list[str]:
     """Returns what `LLM` answers to each request alone."""
     with LLM(threads=1, kv_memory="64MiB") as llm:
-        return [
-            llm.chat(
-                request["messages"],
-                SamplingParams(temperature=request["temperature"], seed=request["seed"], max_tokens=request["max_tokens"]),
-            )[0]
-            .outputs[0]
-            .text
-            for request in requests
-        ]
+        return [llm.chat(request["messages"], _params_of(request))[0].outputs[0].text for request in requests]
+
+
+def _params_of(request: Request) -> SamplingParams:
+    return SamplingParams(**{name: request[name] for name in ("temperature", "seed", "max_tokens", "ignore_eos")})
 
 
 def same_bits(found: Sequence[Numbered], expected: Sequence[str]) -> Promise:
