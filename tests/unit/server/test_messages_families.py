@@ -36,7 +36,7 @@ def service_with(family: str, directory: Path) -> Any:
 
 def rendered(fields: dict[str, Any], service: Any) -> str:
     request, _ = read_message_fields(fields)
-    return prompt_parts(request, service).rendered(service).text or ""
+    return prompt_parts(request, service).rendered(service).prompt.text or ""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
