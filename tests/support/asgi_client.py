@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -104,20 +104,24 @@ class World:
     """A running application, asked from tests that are not coroutines."""
 
     def __init__(self, runner: asyncio.Runner, app: Any, service: Service) -> None:
-        self.service = service
-        self._runner, self._app = runner, app
+        self.service, self.app = service, app
+        self._runner = runner
+
+    def run(self, *asking: Coroutine[Any, Any, Reply]) -> list[Reply]:
+        """Runs coroutines together and returns their results."""
+
+        async def run_all() -> list[Reply]:
+            return await asyncio.gather(*asking)
+
+        return self._runner.run(run_all())
 
     def ask(self, *asked: Asked) -> list[Reply]:
         """Returns the answers to requests that are sent together."""
-
-        async def ask_all() -> list[Reply]:
-            return await asyncio.gather(*(ask(self._app, each) for each in asked))
-
-        return self._runner.run(ask_all())
+        return self.run(*(ask(self.app, each) for each in asked))
 
     def leave(self, asked: Asked) -> None:
         """Sends a request and disconnects with the first part of its answer."""
-        self._runner.run(ask(self._app, asked, leaves=True))
+        self._runner.run(ask(self.app, asked, leaves=True))
 
     def post(self, path: str, fields: object, headers: Mapping[str, str] | None = None) -> Reply:
         """Returns the answer to one request with a JSON body."""
