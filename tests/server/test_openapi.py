@@ -89,7 +89,16 @@ def test_refused_fields_appear_with_the_values_that_ask_for_nothing() -> None:
         ("/v1/completions", {"prompt": [1, 2], "max_tokens": 0, "prompt_logprobs": 1}),
         ("/v1/score", {"prompt": "a b c", "context": "x", "top_logprobs": 2}),
         ("/v1/messages", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stop_sequences": ["x"]}),
+        (
+            "/v1/messages",
+            {
+                "messages": [{"role": "user", "content": "Hi"}],
+                "max_tokens": 2,
+                "diagnostics": {"previous_message_id": "msg_none"},
+            },
+        ),
         ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/responses", {"input": "Hi", "prompt_cache_options": {"comparison_response_id": "resp_none"}}),
         (
             "/v1/responses",
             {"input": "Hi", "max_output_tokens": 2, "include": ["message.output_text.logprobs"], "top_logprobs": 2},
@@ -112,10 +121,14 @@ def test_kept_response_is_as_described(asking: httpx2.Client) -> None:
     for method, path in (
         ("get", "/v1/responses/{response_id}"),
         ("get", "/v1/responses/{response_id}/input_items"),
+        ("get", "/v1/kv/explain/{response_id}"),
+        ("get", "/v1/kv/ledger"),
+        ("get", "/v1/kv/map"),
         ("delete", "/v1/responses/{response_id}"),
     ):
         answer = asking.request(method.upper(), path.format(response_id=response_id))
-        _validate(DOCUMENT["paths"][path][method]["responses"]["200"], answer.json())
+        described = DOCUMENT["paths"][path.replace("explain/{response_id}", "explain/{answer_id}")][method]
+        _validate(described["responses"]["200"], answer.json())
 
 
 def test_errors_have_the_form_of_their_api(asking: httpx2.Client) -> None:

@@ -51,6 +51,15 @@ class OutputMessage(Answered):
     content: list[OutputText]
 
 
+class CacheDiagnostics(Answered):
+    """Why the cache held less than another response's request would have left in it."""
+
+    type: str
+    reason: str | None = None
+    cache_missed_tokens: int | None = None
+    comparison_reusable_tokens: int | None = None
+
+
 class ResponseAnswer(Answered):
     """An answer of `/v1/responses`, new or kept."""
 
@@ -63,12 +72,14 @@ class ResponseAnswer(Answered):
     incomplete_details: dict[str, Any] | None
     output: list[OutputMessage]
     background: Literal[False]
+    frequency_penalty: float
     instructions: str | None
     max_output_tokens: int | None
     max_tool_calls: None
     metadata: dict[str, str]
     model: str
     parallel_tool_calls: bool
+    presence_penalty: float
     previous_response_id: str | None
     prompt_cache_key: str | None
     reasoning: dict[str, Any]
@@ -85,6 +96,7 @@ class ResponseAnswer(Answered):
     truncation: Literal["disabled"]
     user: str | None
     usage: ResponseUsage | None
+    prompt_cache_diagnostics: CacheDiagnostics | None
 
 
 class CountedInput(Answered):
@@ -136,6 +148,19 @@ class TextBlock(Answered):
     text: str
 
 
+class MissReason(Answered):
+    """What changed, and the tokens that were computed again for it."""
+
+    type: str
+    cache_missed_input_tokens: int | None = None
+
+
+class MessageDiagnostics(Answered):
+    """Why the cache held less than another message's request would have left in it."""
+
+    cache_miss_reason: MissReason
+
+
 class MessageAnswer(Answered):
     """An answer of `/v1/messages`."""
 
@@ -147,6 +172,7 @@ class MessageAnswer(Answered):
     stop_reason: Literal["end_turn", "stop_sequence", "max_tokens", "model_context_window_exceeded"]
     stop_sequence: str | None
     usage: MessageUsage
+    diagnostics: MessageDiagnostics | None
 
 
 class CountedTokens(Answered):

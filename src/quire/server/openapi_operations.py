@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel
@@ -48,6 +49,10 @@ class Operation:
 
 _OF_SAMPLING = (*(name for name in SamplingFields.model_fields if name != "model"), "stop_sequences")
 """What decides the answer and not the prompt, so that counting does not look at its values."""
+
+_PAGE: Mapping[str, dict[str, Any]] = MappingProxyType(
+    {"first": {"type": "integer", "minimum": 0, "maximum": 2**31}, "limit": {"type": "integer", "minimum": 1}}
+)
 
 OPERATIONS = (
     Operation(
@@ -174,6 +179,27 @@ OPERATIONS = (
         answer=answers.State,
         is_public=True,
         further=(503,),
+    ),
+    Operation(
+        method="get",
+        path="/v1/kv/map",
+        summary="Tells where the cache's memory is.",
+        answer=answers.CacheMap,
+        query=_PAGE,
+    ),
+    Operation(
+        method="get",
+        path="/v1/kv/ledger",
+        summary="Tells what the cache did for recent answers.",
+        answer=answers.CacheLedger,
+        query=_PAGE,
+    ),
+    Operation(
+        method="get",
+        path="/v1/kv/explain/{answer_id}",
+        summary="Tells what the cache did for one answer, and where its prompt parts from that of another.",
+        answer=answers.CacheExplanationAnswer,
+        query={"compared_with": {"type": "string"}},
     ),
     Operation(method="get", path="/metrics", summary="Tells counters as Prometheus reads them.", answer=CONTENT_TYPE),
     Operation(method="get", path="/version", summary="Tells the version.", answer=answers.VersionAnswer),
