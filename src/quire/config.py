@@ -14,7 +14,7 @@ from types import MappingProxyType
 from quire.environment import MAX_THREADS
 from quire.errors import ConfigError
 from quire.units import GIB, MAX_BYTES
-from quire.values import as_int, shown
+from quire.values import as_int, as_number, shown
 
 KERNEL_TILE_TOKENS = 32
 """Tokens of one K/V kernel tile; a block holds a whole number of tiles, so block size cannot change a bit."""
@@ -129,17 +129,18 @@ def checked_count(name: str, value: object) -> int:
     return count
 
 
-def checked_itl_target(value: object) -> float:
+def checked_itl_target(name: str, value: object) -> float:
     """Returns a time between two tokens in seconds; raises ConfigError for what is none."""
     low, high = ITL_TARGET_LIMITS_S
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+    seconds = as_number(value)
+    if seconds is None or not low <= seconds <= high:
         raise ConfigError(
-            "itl_target is not a time between two tokens",
+            f"{name} is not a time between two tokens",
             given=shown(value),
             limit=f"{low:g} to {high:g} seconds",
             next_step="Write it like 150ms or 0.15s, or leave it out.",
         )
-    return float(value)
+    return float(seconds)
 
 
 def _check_counts(config: object, names: tuple[str, ...]) -> None:
@@ -191,7 +192,7 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         _check_counts(self, ("max_num_batched_tokens", "max_num_seqs", "max_queued_requests"))
         if self.itl_target_s is not None:
-            object.__setattr__(self, "itl_target_s", checked_itl_target(self.itl_target_s))
+            object.__setattr__(self, "itl_target_s", checked_itl_target("itl_target_s", self.itl_target_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

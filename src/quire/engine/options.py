@@ -148,9 +148,9 @@ def _itl_target(value: object) -> float | None:
     if value is None:
         return None
     try:
-        return checked_itl_target(parse_seconds(value) if isinstance(value, str) else value)
+        return checked_itl_target("itl_target", parse_seconds(value) if isinstance(value, str) else value)
     except ValueError:
-        return checked_itl_target(value)
+        return checked_itl_target("itl_target", value)
 
 
 def _calibrate(word: str | Path) -> Calibrate | Path:
