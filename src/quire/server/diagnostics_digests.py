@@ -25,7 +25,7 @@ PART_BYTES = 8
 TOKEN_BYTES = 3
 
 _POSITION_SHIFT = np.uint64(32)  # token ids stay below it
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
 """Shifts and multipliers of SplitMix64 (Steele et al. 2014): every bit of a number reaches every bit of its digest."""
 _LAST_SHIFT = np.uint64(31)
 
@@ -45,7 +45,7 @@ class ChatDigests:
 
     @property
     def num_bytes(self) -> int:
-        return 3 * PART_BYTES + len(self.messages)
+        return len(self.system) + len(self.tools) + len(self.thinking) + len(self.messages)
 
 
 class Digester:
@@ -60,27 +60,28 @@ class Digester:
         plain = [_in_parts(message) for message in messages]
         system = list(takewhile(lambda message: message["role"] == "system", plain))
         return ChatDigests(
-            system=self._digest([system, inputs.get("documents")]),
-            tools=self._digest(inputs.get("tools") or []),
-            thinking=self._digest(inputs.get("variables") or {}),
-            messages=b"".join([self._digest(message) for message in plain[len(system) :]]),
+            system=self.digest([system, inputs["documents"]] if inputs.get("documents") else system),
+            tools=self.digest(inputs.get("tools")),
+            thinking=self.digest(inputs.get("variables")),
+            messages=b"".join([self.digest(message) for message in plain[len(system) :]]),
         )
 
     def tokens(self, token_ids: Sequence[int]) -> bytes:
         """Returns the digests of tokens at their places, joined."""
-        numbers = np.asarray(token_ids, np.uint64) | np.arange(len(token_ids), dtype=np.uint64) << _POSITION_SHIFT
+        numbers = np.arange(len(token_ids), dtype=np.uint64)
+        numbers <<= _POSITION_SHIFT
+        numbers |= np.array(token_ids, np.uint64)
         numbers ^= self._numbers[0]
         for shift, factor in _MIX:
-            numbers = (numbers ^ numbers >> np.uint64(shift)) * np.uint64(factor)
-        numbers = (numbers ^ numbers >> _LAST_SHIFT) + self._numbers[1]
+            numbers ^= numbers >> shift
+            numbers *= factor
+        numbers ^= numbers >> _LAST_SHIFT
+        numbers += self._numbers[1]
         return bytes(numbers.view(np.uint8).reshape(-1, 8)[:, -TOKEN_BYTES:].tobytes())
 
-    def text(self, text: str) -> bytes:
-        """Returns the digest of a text."""
-        return self._digest(text)
-
-    def _digest(self, value: object) -> bytes:
-        return blake2b(_canonical(value).encode(), key=self._key, digest_size=PART_BYTES).digest()
+    def digest(self, value: object) -> bytes:
+        """Returns the digest of a value that JSON can hold; nothing has an empty one."""
+        return b"" if not value else blake2b(_canonical(value).encode(), key=self._key, digest_size=PART_BYTES).digest()
 
 
 def num_equal_tokens(left: bytes, right: bytes) -> int:

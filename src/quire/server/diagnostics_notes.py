@@ -68,7 +68,7 @@ class NoteAuthor:
             answer_id=answer_id,
             tokens=self.digester.tokens(prompts[0].token_ids),
             chat=chat,
-            salt=self.digester.text(prompts[0].cache_salt),
+            salt=self.digester.digest(prompts[0].cache_salt),
             label=None if self.label is None else self.label[:MAX_LABEL_CHARS],
             request_ids=tuple(group.request_id for group in groups),
             lengths=tuple(len(prompt.token_ids) for prompt in prompts),

@@ -8,6 +8,7 @@ explain/{id}[?compared_with={id}]        one answer of any API, and where its pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -25,6 +26,9 @@ from quire.server.render import to_json
 from quire.server.service import Service
 
 _DEFAULT_ROWS = 256
+_BYTES_PER_ROW = 150
+"""A guess, for the decision where to write an answer."""
+
 _MAX_FIRST = 2**31
 
 
@@ -47,7 +51,7 @@ class KVEndpoints:
         rows = self._rows(request)
         is_alone = not request.scope[TENANT]
         found = await self._look(rows if is_alone else range(0))
-        return _json(_map_fields(found, rows if is_alone else None))
+        return await self._written(len(found.blocks), lambda: _map_fields(found, rows if is_alone else None))
 
     async def _look(self, rows: range) -> KVMap:
         """Returns the map after the step that runs; raises ApiError (429) where too many wait for that."""
@@ -67,18 +71,23 @@ class KVEndpoints:
     async def _ledger(self, request: Request) -> Response:
         rows = self._rows(request)
         found = self._service.notes.newest(request.scope[TENANT], rows.start, len(rows) + 1)
+        return await self._written(len(found), lambda: self._page(found, rows))
+
+    def _page(self, found: list[NotedAnswer], rows: range) -> dict[str, Any]:
         shown = found[: len(rows)]
         data = [_summary(noted.note, noted.explain(self._service.engine)) for noted in shown]
-        return _json({"object": "list", "data": data, "first": rows.start, "has_more": len(found) > len(shown)})
+        return {"object": "list", "data": data, "first": rows.start, "has_more": len(found) > len(shown)}
 
     async def _explain(self, request: Request) -> Response:
         noted = self._noted(request, request.path_params["answer_id"], "id")
-        fields = _explained(noted.note, noted.explain(self._service.engine))
         other_id = request.query_params.get("compared_with")
-        if other_id is not None:
-            other = self._noted(request, other_id, "compared_with")
-            fields["comparison"] = _comparison(other.note, noted.note)
-        return _json(fields)
+        other = None if other_id is None else self._noted(request, other_id, "compared_with")
+        explanations = noted.explain(self._service.engine)
+        return await self._written(len(explanations), lambda: _explained(noted.note, explanations, other))
+
+    async def _written(self, num_rows: int, fields: Callable[[], object]) -> Response:
+        body = await self._service.workers.finish(num_rows * _BYTES_PER_ROW, lambda: to_json(fields()))
+        return Response(body, media_type="application/json")
 
     def _noted(self, request: Request, answer_id: str, param: str) -> NotedAnswer:
         """Returns what is known of an answer; raises ApiError (404), the same for one that never was and for another key's."""
@@ -146,7 +155,7 @@ def _summary(note: PromptNote, explanations: tuple[CacheExplanation | None, ...]
     }
 
 
-def _explained(note: PromptNote, explanations: tuple[CacheExplanation | None, ...]) -> dict[str, Any]:
+def _explained(note: PromptNote, explanations: tuple[CacheExplanation | None, ...], other: NotedAnswer | None) -> dict[str, Any]:
     """Returns what the cache did for each prompt; nulls for one that waits, or that was forgotten while it ran."""
     prompts = [
         {
@@ -159,7 +168,9 @@ def _explained(note: PromptNote, explanations: tuple[CacheExplanation | None, ..
         }
         for length, explanation in zip(note.lengths, explanations, strict=True)
     ]
-    return {"id": note.answer_id, "object": "kv.explanation", "created": note.created, "label": note.label, "prompts": prompts}
+    head = {"id": note.answer_id, "object": "kv.explanation", "created": note.created, "label": note.label}
+    comparison = {} if other is None else {"comparison": _comparison(other.note, note)}
+    return {**head, "prompts": prompts, **comparison}
 
 
 def _sentence(explanation: CacheExplanation) -> str:
@@ -179,7 +190,3 @@ def _comparison(earlier: PromptNote, later: PromptNote) -> dict[str, Any]:
         "changed": change_of(earlier.chat, later.chat).value if differs else None,
         "same_salt": earlier.salt == later.salt,
     }
-
-
-def _json(value: object) -> Response:
-    return Response(to_json(value), media_type="application/json")

@@ -38,7 +38,7 @@ def note(
         answer_id=answer_id,
         tokens=DIGESTER.tokens(token_ids),
         chat=of,
-        salt=DIGESTER.text(salt),
+        salt=DIGESTER.digest(salt),
         label=None,
         request_ids=("request-1",),
         lengths=(len(token_ids),),
@@ -76,7 +76,7 @@ def test_digests_hold_no_text_and_no_token_id() -> None:
     made = chat(phrase, system=phrase)
     kept = made.system + made.messages + made.thinking + made.tools
     assert phrase.encode() not in kept
-    assert made.num_bytes == len(kept) == 4 * 8
+    assert made.num_bytes == len(kept) == 2 * 8
     ids = b"".join((12345).to_bytes(3, "little") for _ in range(100))
     assert not set(zip(*[iter(DIGESTER.tokens([12345] * 100))] * 3, strict=True)) & {tuple(ids[:3])}
 
