@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from quire.errors import IntegrityError, defect
+from quire.errors import IntegrityError, defect, failure_message, is_failure
 from quire.sched.scheduler import Scheduler
 
 IDLE_CHECK_BLOCKS = 1024
@@ -36,17 +36,23 @@ class Books:
         """Looks at everything, from end to end."""
         self._repair_unless(self.scheduler.manager.check)
 
+    def replace(self, error: BaseException) -> None:
+        """Reports what was found wrong and starts new books. What runs has to be queued in them again."""
+        _log.error("The KV cache's bookkeeping was inconsistent and was reset; cached prefixes are lost: %s", error)
+        self.errors.append(error if isinstance(error, IntegrityError) else defect(failure_message(error)))
+        broken, self.scheduler = self.scheduler, self._make_scheduler()
+        self.scheduler.manager.pool.take_place_of(broken.manager.pool)
+
     def _require_idle(self, blocks: range) -> None:
         self.scheduler.manager.check_idle(blocks)
         if self.scheduler.has_work:
             raise defect("the scheduler has requests left over while nothing runs")
 
     def _repair_unless(self, check: Callable[[], None]) -> None:
-        """Runs a check; if the books are wrong, reports it and starts new ones, which is safe while nothing runs."""
+        """Runs a check; if the books are wrong, starts new ones, which is safe while nothing runs."""
         try:
             check()
-        except IntegrityError as error:
-            _log.error("The KV cache's bookkeeping was inconsistent and was reset; cached prefixes are lost: %s", error)
-            self.errors.append(error)
-            broken, self.scheduler = self.scheduler, self._make_scheduler()
-            self.scheduler.manager.pool.take_place_of(broken.manager.pool)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self.replace(error)

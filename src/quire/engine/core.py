@@ -13,11 +13,15 @@ When the forward pass fails, halves of the batch are run to find the request at 
 
 Running a chunk again is harmless: it writes the same K/V into the same slots, logits do not depend on neighbors, and a draw
 is a function of seed and position.
+
+An error of the bookkeeping itself belongs to no request. The books are then begun again, and every request goes on in them as
+if it had been preempted, with the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 from quire.engine.batch import PaddedTables, argmax_slices, build_batch, logit_slices
 from quire.engine.books import Books
@@ -35,6 +39,8 @@ from quire.sched.limits import require_known_prompt
 from quire.sched.plan import ScheduledChunk, StepPlan
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
+
+_log = logging.getLogger("quire")
 
 
 class EngineCore:
@@ -59,6 +65,7 @@ class EngineCore:
         self._states: dict[str, CompletionState] = {}
         self._tables = PaddedTables()
         self._ended: list[str] = []  # since the last record; empty without a watcher
+        self._has_failed_plan = False  # since a request ended
 
     @property
     def scheduler(self) -> Scheduler:
@@ -125,10 +132,14 @@ class EngineCore:
         group = self._groups.get(request_id)
         if group is None:
             return None
-        for state in group.states:
-            if self.scheduler.abort(state.request.request_id) is not None:
-                state.end()
-                self._close(state.request)
+        try:
+            for state in group.states:
+                if self.scheduler.abort(state.request.request_id) is not None:
+                    state.end()
+                    self._close(state.request)
+        except BaseException as error:
+            request_ids = [state.request.request_id for state in group.states]
+            self._begin_again(error, [each for each in request_ids if each in self._states])
         if not self._groups:
             self._books.check_idle()
         return group.output()
@@ -145,7 +156,10 @@ class EngineCore:
         An error that belongs to one request ends that request; the others lose a step, but no token changes.
         """
         began_s = self._clock()
-        plan = self.scheduler.plan_step()
+        try:
+            plan = self.scheduler.plan_step()
+        except BaseException as error:
+            return self._begin_again(error, self._culprit_of_plan())
         if plan is None:
             return []
         try:
@@ -155,11 +169,7 @@ class EngineCore:
             raise
         if drawn.scores:
             self._note_scores(plan, drawn)
-        if drawn.failures:
-            self.scheduler.abandon(plan)
-            events = [event for request_id, message in drawn.failures.items() for event in self._fail(request_id, message)]
-        else:
-            events = self._complete(plan, drawn, began_s)
+        events = self._drop(plan, drawn.failures) if drawn.failures else self._complete(plan, drawn, began_s)
         if not self._groups:
             self._books.check_idle()
         if self.watcher is not None:
@@ -167,9 +177,16 @@ class EngineCore:
         return events
 
     def _report(self, watcher: StepWatcher, plan: StepPlan, drawn: StepTokens, began_s: float) -> None:
+        """Tells the watcher of a step, which must not lose its outputs by that."""
         events, ended = self.scheduler.manager.pool.take_events(), tuple(self._ended)
         self._ended.clear()
-        watcher(StepRecord(plan, drawn, events, ended, began_s, self._clock()))
+        try:
+            watcher(StepRecord(plan, drawn, events, ended, began_s, self._clock()))
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self.watcher = None
+            _log.exception("The engine's watcher failed and is not told of any further step")
 
     def _run_bisecting(self, chunks: Sequence[ScheduledChunk]) -> StepTokens:
         """Returns what the chunks bring; with `failures`, that of the requests which fail on their own counts alone."""
@@ -216,7 +233,10 @@ class EngineCore:
                     raise
                 errors[request_id] = failure_message(error)
                 sampled[request_id], ended[request_id] = token_ids[:1], FinishReason.ERROR
-        finished = self.scheduler.complete_step(plan, sampled, ended)
+        try:
+            finished = self.scheduler.complete_step(plan, sampled, ended)
+        except BaseException as error:  # which of these requests have their new token is not known
+            return self._begin_again(error, tuple(sampled))
         for request in finished:
             steps[request.request_id] = states[request.request_id].end(errors.get(request.request_id))
         return [*prompts, *steps.values(), *(output for request in finished if (output := self._close(request)) is not None)]
@@ -245,6 +265,29 @@ class EngineCore:
                         raise
                     drawn.failures[chunk.request_id] = failure_message(error)
 
+    def _drop(self, plan: StepPlan, failures: Mapping[str, str]) -> list[StepEvent]:
+        """Takes a plan back and ends the requests that made it fail."""
+        try:
+            self.scheduler.abandon(plan)
+            return [event for request_id, message in failures.items() for event in self._fail(request_id, message)]
+        except BaseException as error:
+            return self._begin_again(error, [request_id for request_id in failures if request_id in self._states])
+
+    def _culprit_of_plan(self) -> tuple[str, ...]:
+        """Returns the request to end for a plan that failed: none at first, as the books may be to blame, then the newest."""
+        is_again, self._has_failed_plan = self._has_failed_plan, True
+        return tuple(self._states)[-1:] if is_again else ()
+
+    def _begin_again(self, error: BaseException, blamed: Sequence[str]) -> list[StepEvent]:
+        """Begins new books after an error that left the old ones half written; the requests to blame end with it."""
+        if not is_failure(error):
+            raise error
+        self._books.replace(error)
+        for state in self._states.values():
+            self.scheduler.resume(state.request)
+        message = failure_message(error)
+        return [event for request_id in blamed for event in self._fail(request_id, message)]
+
     def _fail(self, request_id: str, message: str) -> list[StepEvent]:
         request = self.scheduler.fail(request_id)
         if request is None:
@@ -260,6 +303,7 @@ class EngineCore:
         """Forgets a finished completion; returns the final output when it was the last of its group."""
         group = self._group_of(request.request_id)
         del self._states[request.request_id]
+        self._has_failed_plan = False
         if self.watcher is not None:
             self._ended.append(request.request_id)
         group.note_end(self._clock())

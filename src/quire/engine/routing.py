@@ -37,12 +37,24 @@ class EventRouter:
     def has(self, request_id: str) -> bool:
         return request_id in self._readers
 
-    def deliver(self, event: StepEvent) -> None:
-        """Gives an event to its reader, the final one last; nothing where the reader has left."""
+    def deliver(self, event: StepEvent) -> bool:
+        """Gives an event to its reader, the final one last; nothing where the reader has left.
+
+        Returns False where the reader failed at it: that error is then the last that it gets.
+        """
         is_final = isinstance(event, RequestOutput)
         reader = self._readers.pop(event.request_id, None) if is_final else self._readers.get(event.request_id)
-        if reader is not None:
+        if reader is None:
+            return True
+        try:
             reader.read(event)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._readers.pop(event.request_id, None)
+            reader.fail(error)
+            return False
+        return True
 
     def fail(self, request_id: str, error: BaseException) -> None:
         """Gives an error to the reader of one request, as its last event."""
@@ -113,7 +125,8 @@ class RoutedCore:
         if not core.has_work:
             return False
         for event in core.step():
-            self._router.deliver(event)
+            if not self._router.deliver(event):
+                self.inbox.abort(event.request_id)
         return True
 
     def explain(self, request_id: str) -> CacheExplanation | None:

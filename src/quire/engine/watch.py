@@ -27,4 +27,4 @@ class StepRecord(NamedTuple):
 
 
 StepWatcher = Callable[[StepRecord], None]
-"""Called between steps, so it may look at the engine. It must not raise: the step's outputs would be lost."""
+"""Called between steps, so it may look at the engine. One that raises is not called again."""

@@ -117,6 +117,16 @@ class Scheduler:
         self._requests[request.request_id] = request
         self._places.enter(request, self._num_steps)
 
+    def resume(self, request: Request) -> None:
+        """Queues an unfinished request of a scheduler that was given up, at its old place, as one that was preempted."""
+        self.manager.open(request.request_id, tenant=request.tenant, salt=request.cache_salt)
+        request.status, request.finish_reason = RequestStatus.WAITING, None
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self._num_arrived = max(self._num_arrived, request.arrival + 1)
+        self._requests[request.request_id] = request
+        self._waiting.push(request)
+
     def abort(self, request_id: str) -> Request | None:
         """Ends a request and gives its blocks back; its committed prefix stays findable. None if the id is not in progress."""
         return self._end_early(request_id, FinishReason.ABORT)
