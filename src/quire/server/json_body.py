@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from functools import cache, partial
 from typing import Any, NoReturn
 
 from quire.server.errors import ApiError, refuse
@@ -22,13 +23,7 @@ def parse_body(body: bytes, limits: Limits) -> Fields:
     """
     may_be_long = re.search(rb"[0-9]{%d}" % (limits.json_digits + 1), body) is not None
     try:
-        value = json.loads(
-            body.decode(),
-            object_pairs_hook=_unique_fields,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=(lambda digits: _short_int(digits, limits)) if may_be_long else None,
-        )
+        value = _decoder(limits.json_digits if may_be_long else None).decode(body.decode())
     except ApiError:
         raise
     except RecursionError as error:
@@ -43,6 +38,17 @@ def parse_body(body: bytes, limits: Limits) -> Fields:
     if b"\\u" in body and not _is_unicode_throughout(value):
         raise _invalid("the body holds half a surrogate pair")
     return value
+
+
+@cache
+def _decoder(most_digits: int | None) -> json.JSONDecoder:
+    """Returns a decoder that counts the digits of integers, or none where no number of the text is that long."""
+    return json.JSONDecoder(
+        object_pairs_hook=_unique_fields,
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+        parse_int=None if most_digits is None else partial(_short_int, most_digits),
+    )
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> Fields:
@@ -63,9 +69,9 @@ def _finite(digits: str) -> float:
     return number
 
 
-def _short_int(digits: str, limits: Limits) -> int:
-    if len(digits.lstrip("-")) > limits.json_digits:
-        raise _invalid(f"an integer has more than {limits.json_digits} digits")
+def _short_int(most_digits: int, digits: str) -> int:
+    if len(digits.lstrip("-")) > most_digits:
+        raise _invalid(f"an integer has more than {most_digits} digits")
     return int(digits)
 
 
