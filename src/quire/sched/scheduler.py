@@ -125,7 +125,7 @@ class Scheduler:
         request.num_preemptions += 1
         self._num_arrived = max(self._num_arrived, request.arrival + 1)
         self._requests[request.request_id] = request
-        self._waiting.push(request)
+        self._places.enter(request, self._num_steps)
 
     def abort(self, request_id: str) -> Request | None:
         """Ends a request and gives its blocks back; its committed prefix stays findable. None if the id is not in progress."""
