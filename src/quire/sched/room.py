@@ -72,8 +72,8 @@ class Room:
         request = self._places.most_entitled()
         slots, blocks = self._held()
         need = cdiv(request.num_tokens, self._manager.pool.block_size)
-        fair_slots, fair_blocks = self._max_running // num_tenants, self._manager.pool.num_blocks // num_tenants
-        if slots[request.tenant] >= max(fair_slots, 1) or blocks[request.tenant] + need > fair_blocks:
+        fair_slots, fair_blocks = max(1, self._max_running // num_tenants), self._manager.pool.num_blocks // num_tenants
+        if slots[request.tenant] >= fair_slots or blocks[request.tenant] + need > fair_blocks:
             return
         while len(self._places.running) >= self._max_running and self._take_from_largest(slots, fair_slots, work):
             slots, blocks = self._held()

@@ -78,6 +78,16 @@ def test_flood_that_decodes_in_every_slot_gives_one_back_to_another_tenant() -> 
     assert not planned(scheduler).preempted, "four slots, three tenants: a fair share is one slot"
 
 
+def test_more_tenants_than_slots_take_none_from_each_other() -> None:
+    scheduler = large_scheduler(max_num_seqs=2)
+    for tenant in "abcde":
+        submit_many(scheduler, tenant, 2, 20, max_tokens=5)
+    while scheduler.has_work:
+        plan = planned(scheduler)
+        assert not plan.preempted
+        completed(scheduler, plan)
+
+
 def test_flood_that_holds_all_blocks_gives_some_back_to_another_tenant() -> None:
     scheduler = scheduler_of(num_blocks=32, budget=64, max_context=128)
     flood = submit_many(scheduler, "flood", 3, 60, max_tokens=60)
