@@ -12,6 +12,7 @@ from quire.kv.manager import KVCacheManager, PrefixMatch
 from quire.request import Request, RequestStatus
 from quire.sched.places import Places
 from quire.sched.step_pass import StepPass
+from quire.sched.turns import Turns
 from quire.units import cdiv
 
 
@@ -27,6 +28,11 @@ class Room:
     def is_open(self, work: StepPass) -> bool:
         """Whether any further request may be let in."""
         return not work.is_full and len(self._places.running) < self._max_running and self._manager.pool.num_free > 0
+
+    def tell(self, turns: Turns, work: StepPass) -> None:
+        """Tells the turns of a step for whom there is room: for nobody, or not for tenants that leave it to others."""
+        turns.admits = turns.admits and self.is_open(work)
+        turns.closed = work.closed | self._satisfied()
 
     def grow(self, request: Request, num_tokens: int, work: StepPass) -> tuple[int, ...] | None:
         """Returns the table of a running request, long enough for tokens [0, num_tokens); None if it was preempted itself."""
@@ -99,6 +105,17 @@ class Room:
             blocks[request.tenant] += len(self._manager.block_ids(request.request_id))
         return slots, blocks
 
+    def _satisfied(self) -> set[str]:
+        """Returns tenants with their fair share of slots, where those that are free are no more than waiting tenants below it."""
+        waiting, num_tenants = self._places.waiting.by_tenant, self._places.shares.num_active
+        if num_tenants < 2 or not waiting:
+            return set()
+        slots, _ = self._held()
+        fair = max(1, self._max_running // num_tenants)
+        num_below = sum(slots[tenant] < fair for tenant in waiting)
+        is_scarce = self._max_running - len(self._places.running) <= num_below
+        return {tenant for tenant in waiting if slots[tenant] >= fair} if is_scarce else set()
+
     def _take_from_largest(self, held: Counter[str], fair: int, work: StepPass) -> bool:
         tenant, num_held = max(held.items(), key=lambda item: item[1])
         if num_held <= fair:
@@ -108,6 +125,7 @@ class Room:
 
     def _preempt(self, request: Request, work: StepPass) -> None:
         work.drop(request.request_id)
+        work.closed.add(request.tenant)
         self._places.stop(request)
         request.num_preemptions += 1
         request.waits_since_step = work.step

@@ -252,8 +252,7 @@ class Scheduler:
     def _serve_prompts(self, work: StepPass) -> None:
         """Gives what is left of the budget to prompts; long ones leave a part of it to short ones, if there are any."""
         turns = work.turns = Turns(work.begun, self._places, self._num_steps)
-        turns.closed = {self._requests[request_id].tenant for request_id in work.preempted}
-        turns.admits = self._room.is_open(work)
+        self._room.tell(turns, work)
         work.tokens_kept = turns.short_tokens(work.tokens_left) if self._keeps_kv else 0
         while work.tokens_left:
             request = turns.next(is_short=work.tokens_left <= work.tokens_kept)
@@ -271,7 +270,7 @@ class Scheduler:
             self._serve(request, work)
         else:
             self._admit(request, turns, work)
-        turns.admits = turns.admits and self._room.is_open(work)
+        self._room.tell(turns, work)
         if work.tokens_left < num_left:
             turns.note(request, num_left - work.tokens_left)
 

@@ -18,6 +18,7 @@ class StepPass:
     requests, chunks   the scheduled requests and the tokens of each, in the same order
     num_blocks_before  blocks that a running request held before this step gave it more
     admitted           ids of the requests that this step let in
+    closed             tenants of preempted requests: no other of theirs is let in
     is_full            no further request may be let in: memory or budget stopped a running one
     num_decoding       tokens given to requests that draw one in every step
     begun              running requests whose prompt is not computed yet
@@ -29,6 +30,7 @@ class StepPass:
         "begun",
         "budget",
         "chunks",
+        "closed",
         "is_full",
         "num_blocks_before",
         "num_decoding",
@@ -52,6 +54,7 @@ class StepPass:
         self.num_blocks_before: dict[str, int] = {}
         self.admitted: set[str] = set()
         self.preempted: list[str] = []
+        self.closed: set[str] = set()
         self.is_full = False
         self.plan: StepPlan | None = None
 
