@@ -21,6 +21,7 @@ from support.stream_rules import data_of
 
 get, post, stream = (partial(ask, timeout=60) for ask in (httpx2.get, httpx2.post, httpx2.stream))
 LONG = {"prompt": "Count: one, two,", "max_tokens": 1900, "ignore_eos": True, "temperature": 0}
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 LIMITS = Limits(heartbeat_s=0.3, open_requests=3, stall_s=0.5)
 
 
@@ -55,9 +56,8 @@ def _is_at_rest(running: Served) -> bool:
 def _ask(running: Served, fields: dict[str, object]) -> socket.socket:
     """Sends a completion request and returns its connection."""
     body = json.dumps(fields).encode()
-    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     connection = socket.create_connection(("127.0.0.1", running.port), timeout=60)
-    connection.sendall(head % len(body) + body)
+    connection.sendall(HEAD % len(body) + body)
     return connection
 
 
@@ -153,6 +153,24 @@ def test_overload_is_a_429_with_a_time_and_what_was_admitted_is_answered(gated: 
     for thread in threads:
         thread.join()
     assert answers == [200] * 3
+
+
+def test_long_bodies_are_refused_unread_once_tokens_are_short() -> None:
+    words = "one two three four five six seven eight nine ten "
+    with served(limits=Limits(open_tokens=400)) as running:
+        core = running.service.engine.core
+        core.executor = executor = GatedExecutor(core.executor)  # type: ignore[assignment]
+        executor.gate.clear()
+        with _ask(running, LONG | {"prompt": words * 20, "max_tokens": 1}):
+            _until(lambda: running.service.runs.num_open == 1)
+            refused = post(f"{running.url}/v1/completions", json=LONG | {"prompt": words * 25})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+            with socket.create_connection(("127.0.0.1", running.port), timeout=60) as connection:
+                connection.sendall(HEAD % 9999)  # and no body
+                assert connection.recv(4096).startswith(b"HTTP/1.1 429 ")
+            executor.gate.set()
+            _until(lambda: running.service.runs.num_open == 0)
+        assert post(f"{running.url}/v1/completions", json=LONG | {"prompt": words * 25, "max_tokens": 1}).status_code == 200
 
 
 def test_several_choices_count_as_several(gated: tuple[Served, GatedExecutor]) -> None:
