@@ -131,6 +131,22 @@ def test_kept_response_is_as_described(asking: httpx2.Client) -> None:
         _validate(described["responses"]["200"], answer.json())
 
 
+def test_diagnoses_and_explanations_are_as_described(asking: httpx2.Client) -> None:
+    text = "Foxes and dogs, one after the other. " * 9
+    first = asking.post("/v1/responses", json={"input": text, "max_output_tokens": 1}).json()["id"]
+    for earlier in (first, "resp_0"):
+        fields = {"input": f"No. {text}", "max_output_tokens": 1, "prompt_cache_options": {"comparison_response_id": earlier}}
+        answer = asking.post("/v1/responses", json=fields).json()
+        _validate(DOCUMENT["paths"]["/v1/responses"]["post"]["responses"]["200"], answer)
+        chat = [{"role": "user", "content": f"Yes. {text}"}]
+        fields = {"messages": chat, "max_tokens": 1, "diagnostics": {"previous_message_id": earlier}}
+        message = asking.post("/v1/messages", json=fields).json()
+        _validate(DOCUMENT["paths"]["/v1/messages"]["post"]["responses"]["200"], message)
+    for path, query in (("map", "?limit=9"), ("ledger", ""), ("explain/{answer_id}", f"?compared_with={first}")):
+        found = asking.get(f"/v1/kv/{path.format(answer_id=answer['id'])}{query}")
+        _validate(DOCUMENT["paths"][f"/v1/kv/{path}"]["get"]["responses"]["200"], found.json())
+
+
 def test_errors_have_the_form_of_their_api(asking: httpx2.Client) -> None:
     for path, name in (("/nothing", "OpenAIError404"), ("/v1/messages/nothing", "AnthropicError404")):
         _validate(DOCUMENT["components"]["responses"][name], asking.get(path).json())

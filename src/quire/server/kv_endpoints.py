@@ -29,7 +29,8 @@ _DEFAULT_ROWS = 256
 _BYTES_PER_ROW = 150
 """A guess, for the decision where to write an answer."""
 
-_MAX_FIRST = 2**31
+MAX_FIRST = 2**31
+"""The largest row at which a page begins."""
 
 
 class KVEndpoints:
@@ -103,7 +104,7 @@ class KVEndpoints:
     def _rows(self, request: Request) -> range:
         """Returns the rows that a page shows, by `first` and `limit`."""
         limits = self._service.limits
-        first = _number(request, "first", default=0, least=0, most=_MAX_FIRST)
+        first = _number(request, "first", default=0, least=0, most=MAX_FIRST)
         limit = _number(request, "limit", default=min(_DEFAULT_ROWS, limits.kv_rows), least=1, most=limits.kv_rows)
         return range(first, first + limit)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from quire.server.openapi_answers import Answered, ChatEntry
+from quire.server.openapi_kv_answers import CacheMiss, MessageDiagnostics, NoCacheMiss
 
 
 class InputTokens(Answered):
@@ -51,15 +52,6 @@ class OutputMessage(Answered):
     content: list[OutputText]
 
 
-class CacheDiagnostics(Answered):
-    """Why the cache held less than another response's request would have left in it."""
-
-    type: str
-    reason: str | None = None
-    cache_missed_tokens: int | None = None
-    comparison_reusable_tokens: int | None = None
-
-
 class ResponseAnswer(Answered):
     """An answer of `/v1/responses`, new or kept."""
 
@@ -96,7 +88,7 @@ class ResponseAnswer(Answered):
     truncation: Literal["disabled"]
     user: str | None
     usage: ResponseUsage | None
-    prompt_cache_diagnostics: CacheDiagnostics | None
+    prompt_cache_diagnostics: CacheMiss | NoCacheMiss | None
 
 
 class CountedInput(Answered):
@@ -146,19 +138,6 @@ class TextBlock(Answered):
 
     type: Literal["text"]
     text: str
-
-
-class MissReason(Answered):
-    """What changed, and the tokens that were computed again for it."""
-
-    type: str
-    cache_missed_input_tokens: int | None = None
-
-
-class MessageDiagnostics(Answered):
-    """Why the cache held less than another message's request would have left in it."""
-
-    cache_miss_reason: MissReason
 
 
 class MessageAnswer(Answered):

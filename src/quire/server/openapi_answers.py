@@ -220,35 +220,6 @@ class State(BaseModel):
     reason: str | None = None
 
 
-class CacheMap(BaseModel):
-    """Where the cache's memory is; `blocks` is null where that would tell one key of another."""
-
-    object: Literal["kv.map"]
-    block_size: int
-    bytes_per_block: int
-    num_blocks: int
-    used: dict[str, int]
-    cached: dict[str, int]
-    empty: dict[str, int]
-    blocks: list[dict[str, Any]] | None
-    next: int | None
-
-
-class CacheLedger(BaseModel):
-    """What the cache did for recent answers, the newest first."""
-
-    object: Literal["list"]
-    data: list[dict[str, Any]]
-    first: int
-    has_more: bool
-
-
-class CacheExplanationAnswer(BaseModel):
-    """What the cache did for one answer."""
-
-    id: str
-
-
 class VersionAnswer(Answered):
     """The version of Quire."""
 

@@ -11,9 +11,12 @@ from pydantic import BaseModel
 
 from quire.server import openapi_agent_answers as of_agents
 from quire.server import openapi_answers as answers
+from quire.server import openapi_kv_answers as of_kv
 from quire.server.chat import ChatFields
 from quire.server.completions import CompletionFields
 from quire.server.fields import RequestFields, SamplingFields
+from quire.server.kv_endpoints import MAX_FIRST
+from quire.server.limits import Limits
 from quire.server.messages.fields import OF_OTHER_APIS, MessageFields
 from quire.server.metrics import CONTENT_TYPE
 from quire.server.responses.fields import ResponseFields
@@ -51,7 +54,10 @@ _OF_SAMPLING = (*(name for name in SamplingFields.model_fields if name != "model
 """What decides the answer and not the prompt, so that counting does not look at its values."""
 
 _PAGE: Mapping[str, dict[str, Any]] = MappingProxyType(
-    {"first": {"type": "integer", "minimum": 0, "maximum": 2**31}, "limit": {"type": "integer", "minimum": 1}}
+    {
+        "first": {"type": "integer", "minimum": 0, "maximum": MAX_FIRST},
+        "limit": {"type": "integer", "minimum": 1, "maximum": Limits().kv_rows},
+    }
 )
 
 OPERATIONS = (
@@ -166,6 +172,27 @@ OPERATIONS = (
     ),
     Operation(
         method="get",
+        path="/v1/kv/map",
+        summary="Tells where the cache's memory is.",
+        answer=of_kv.KVMapAnswer,
+        query=_PAGE,
+    ),
+    Operation(
+        method="get",
+        path="/v1/kv/ledger",
+        summary="Tells what the cache did for recent answers of a key.",
+        answer=of_kv.LedgerPage,
+        query=_PAGE,
+    ),
+    Operation(
+        method="get",
+        path="/v1/kv/explain/{answer_id}",
+        summary="Tells how much of an answer's prompts the cache held, and why not more.",
+        answer=of_kv.Explanation,
+        query={"compared_with": {"type": "string"}},
+    ),
+    Operation(
+        method="get",
         path="/health",
         summary="Tells whether the engine makes progress.",
         answer=answers.State,
@@ -179,27 +206,6 @@ OPERATIONS = (
         answer=answers.State,
         is_public=True,
         further=(503,),
-    ),
-    Operation(
-        method="get",
-        path="/v1/kv/map",
-        summary="Tells where the cache's memory is.",
-        answer=answers.CacheMap,
-        query=_PAGE,
-    ),
-    Operation(
-        method="get",
-        path="/v1/kv/ledger",
-        summary="Tells what the cache did for recent answers.",
-        answer=answers.CacheLedger,
-        query=_PAGE,
-    ),
-    Operation(
-        method="get",
-        path="/v1/kv/explain/{answer_id}",
-        summary="Tells what the cache did for one answer, and where its prompt parts from that of another.",
-        answer=answers.CacheExplanationAnswer,
-        query={"compared_with": {"type": "string"}},
     ),
     Operation(method="get", path="/metrics", summary="Tells counters as Prometheus reads them.", answer=CONTENT_TYPE),
     Operation(method="get", path="/version", summary="Tells the version.", answer=answers.VersionAnswer),
