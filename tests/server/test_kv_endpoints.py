@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from quire.kv.ledger import CacheExplanation, MissReason
 from quire.server.limits import Limits
 from quire.server.serving import Access
+from support.gated_executor import GatedExecutor
 from support.served import Served, served
 
 _KEYS = ("first-key-0123", "second-key-0123")
@@ -73,6 +75,11 @@ def test_every_api_is_found_by_the_id_of_its_answer(http: httpx2.Client) -> None
     prompts = {"prompt": ["Once upon a time", "Far away"], "max_tokens": 1}
     completion = http.post("/v1/completions", json=prompts).json()
     assert len(http.get(f"/v1/kv/explain/{completion['id']}").json()["prompts"]) == 2
+    hello = [{"role": "user", "content": "Hello"}]
+    response = http.post("/v1/responses", json={"input": hello, "max_output_tokens": 1}).json()
+    message = http.post("/v1/messages", json={"messages": hello, "max_tokens": 1}).json()
+    for answer in (response, message):
+        assert len(http.get(f"/v1/kv/explain/{answer['id']}").json()["prompts"]) == 1
     score = http.post("/v1/score", json={"prompt": "Once upon a time"}).json()
     assert len(http.get(f"/v1/kv/explain/{score['id']}").json()["prompts"]) == 1
     with http.stream("POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": "Hi"}], "stream": True}) as s:
@@ -85,6 +92,38 @@ def test_completions_of_one_prompt_are_explained_by_the_first(http: httpx2.Clien
     answer = chat(http, _TEXT + "n", n=3, temperature=1)
     (prompt,) = http.get(f"/v1/kv/explain/{answer['id']}").json()["prompts"]
     assert prompt["reused_tokens"] == answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+
+def test_request_that_waits_is_known_and_not_explained_yet() -> None:
+    body = {"prompt": _TEXT, "max_tokens": 1, "stream": True}
+    with served() as running, httpx2.Client(base_url=running.url, timeout=60) as http:
+        engine = running.service.engine
+        engine.core.executor = gated = GatedExecutor(engine.core.executor)  # type: ignore[assignment]
+        gated.gate.clear()
+        try:
+            with (
+                http.stream("POST", "/v1/completions", json=body) as first,
+                http.stream("POST", "/v1/completions", json=body) as second,
+            ):
+                ids = [row["id"] for row in http.get("/v1/kv/ledger").json()["data"]]
+                (waiting,) = http.get(f"/v1/kv/explain/{ids[0]}").json()["prompts"]
+                gated.gate.set()
+                assert "[DONE]" in list(first.iter_lines())[-2]
+                assert "[DONE]" in list(second.iter_lines())[-2]
+        finally:
+            gated.gate.set()
+        (explained,) = http.get(f"/v1/kv/explain/{ids[0]}").json()["prompts"]
+    assert len(ids) == 2
+    assert (waiting["reused_tokens"], waiting["reason"], waiting["text"]) == (None, None, None)
+    assert waiting["tokens"] == explained["tokens"]
+    assert explained["reused_tokens"] > 0
+
+
+def test_engine_that_has_ended_has_no_map() -> None:
+    with served() as running, httpx2.Client(base_url=running.url, timeout=60) as http:
+        asyncio.run(running.service.engine.close())
+        answer = http.get("/v1/kv/map")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
 
 
 @pytest.mark.parametrize("answer_id", ["chatcmpl-0", "request-1", "x" * 300, "%2e%2e", "None"])

@@ -23,6 +23,8 @@ _FLAT_BYTES = 1024
 _BYTES_PER_PROMPT = 512
 """About what a note and each of its prompts take besides digests."""
 
+Explanations = tuple[CacheExplanation | None, ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptNote:
@@ -82,9 +84,9 @@ class NotedAnswer:
 
     note: PromptNote
     noted_s: float
-    explanations: tuple[CacheExplanation | None, ...] | None = None
+    explanations: Explanations | None = None
 
-    def explain(self, engine: AsyncEngine) -> tuple[CacheExplanation | None, ...]:
+    def explain(self, engine: AsyncEngine) -> Explanations:
         """Returns what the cache did for each prompt; None for one that waits, or that was forgotten while it ran."""
         if self.explanations is not None:
             return self.explanations

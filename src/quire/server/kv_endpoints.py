@@ -16,13 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from quire.engine.kv_map import KVMap, kv_map
+from quire.errors import RequestError
 from quire.kv.ledger import CacheExplanation
 from quire.server.diagnostics import change_of, num_equal
-from quire.server.diagnostics_notes import NotedAnswer, PromptNote
+from quire.server.diagnostics_notes import Explanations, NotedAnswer, PromptNote
 from quire.server.errors import ApiError, Refusal, refuse
 from quire.server.gate import TENANT
 from quire.server.limits import MAX_LABEL_CHARS
 from quire.server.render import to_json
+from quire.server.runs import shutting_down
 from quire.server.service import Service
 
 _DEFAULT_ROWS = 256
@@ -66,6 +68,8 @@ class KVEndpoints:
         self._num_looks += 1
         try:
             return await self._service.engine.look(lambda core: kv_map(core, rows))
+        except RequestError as error:  # there is nothing else to refuse
+            raise shutting_down() from error
         finally:
             self._num_looks -= 1
 
@@ -76,15 +80,22 @@ class KVEndpoints:
 
     def _page(self, found: list[NotedAnswer], rows: range) -> dict[str, Any]:
         shown = found[: len(rows)]
-        data = [_summary(noted.note, noted.explain(self._service.engine)) for noted in shown]
+        data = [_summary(noted.note, self._explanations(noted)) for noted in shown]
         return {"object": "list", "data": data, "first": rows.start, "has_more": len(found) > len(shown)}
 
     async def _explain(self, request: Request) -> Response:
         noted = self._noted(request, request.path_params["answer_id"], "id")
         other_id = request.query_params.get("compared_with")
         other = None if other_id is None else self._noted(request, other_id, "compared_with")
-        explanations = noted.explain(self._service.engine)
+        explanations = self._explanations(noted)
         return await self._written(len(explanations), lambda: _explained(noted.note, explanations, other))
+
+    def _explanations(self, noted: NotedAnswer) -> Explanations:
+        """Returns what the cache did for each prompt of an answer; raises ApiError (503) where the engine has ended in it."""
+        try:
+            return noted.explain(self._service.engine)
+        except RequestError as error:
+            raise shutting_down() from error
 
     async def _written(self, num_rows: int, fields: Callable[[], object]) -> Response:
         body = await self._service.workers.finish(num_rows * _BYTES_PER_ROW, lambda: to_json(fields()))
@@ -141,7 +152,7 @@ def _map_fields(found: KVMap, rows: range | None) -> dict[str, Any]:
     return fields
 
 
-def _summary(note: PromptNote, explanations: tuple[CacheExplanation | None, ...]) -> dict[str, Any]:
+def _summary(note: PromptNote, explanations: Explanations) -> dict[str, Any]:
     """Returns one row of the ledger. The reasons are those of its prompts, each once."""
     known = [explanation for explanation in explanations if explanation is not None]
     return {
@@ -156,7 +167,7 @@ def _summary(note: PromptNote, explanations: tuple[CacheExplanation | None, ...]
     }
 
 
-def _explained(note: PromptNote, explanations: tuple[CacheExplanation | None, ...], other: NotedAnswer | None) -> dict[str, Any]:
+def _explained(note: PromptNote, explanations: Explanations, other: NotedAnswer | None) -> dict[str, Any]:
     """Returns what the cache did for each prompt; nulls for one that waits, or that was forgotten while it ran."""
     prompts = [
         {
