@@ -21,7 +21,7 @@ _SYSTEM = "You are brief, and you know everything about foxes and dogs, about ju
 
 @pytest.mark.parametrize(("kv_memory", "seen"), [("256MiB", "openai hit"), ("2MiB", "openai unavailable")])
 def test_diagnoses_are_those_worked_out_by_hand(tmp_path: Path, kv_memory: str, seen: str) -> None:
-    verdicts = edit(tmp_path, 60, kv_memory, seed=7)
+    verdicts = edit(tmp_path, 60, kv_memory, seed=2)
     assert sum(verdicts.values()) == 60
     assert verdicts[seen]
     assert len({verdict.partition(" ")[2] for verdict in verdicts}) >= 5

@@ -30,7 +30,7 @@ TEMPLATE = """{%- if enable_thinking is defined and not enable_thinking -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- "<|assistant|>" -}}{%- endif -%}"""
 _WORDS = ("sea", "cat", "Paris", "snow", "river", "music", "bread", "stone", "light", "house", "seven", "green", "slow", "above")
-_MAX_MESSAGES = 13
+_MAX_MESSAGES = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,8 @@ class Editor:
         return replace(chat, said=(*chat.said[:place], " ".join(words), *chat.said[place + 1 :]))
 
     def _other_system(self, chat: Chat) -> Chat:
-        return replace(chat, system=f"{chat.system} {self.rng.choice(_WORDS)}")
+        longer = f"{chat.system} {self.rng.choice(_WORDS)}"
+        return replace(chat, system=longer if len(longer) < 200 else self.text())
 
     def _cut(self, chat: Chat) -> Chat:
         return replace(chat, said=chat.said[2 * self.rng.randint(0, min(2, len(chat.said) // 2)) :])
@@ -127,6 +128,9 @@ class EditedChats:
         rng, known = self._editor.rng, self._asked
         chat = self._editor.edited(rng.choice(known[-3:]).chat) if known else self._editor.first()
         earlier = rng.choice((*known[-8:], None)) if known else None
+        if known and not rng.randrange(6):  # back to what may have been evicted meanwhile
+            earlier = rng.choice(known)
+            chat = earlier.chat
         ask = rng.choice((self._response, self._message))
         asked, told, num_cached, num_missed = ask(chat, "resp_unknown" if earlier is None else earlier.answer_id)
         expected = self._diagnosis(earlier, asked, num_cached)
