@@ -14,6 +14,7 @@ import numpy as np
 from quire.engine.core import EngineCore
 from quire.executors.protocol import Executor, StepBatch, StepHandle
 from quire.server.limits import Limits
+from quire.units import MIB
 from scripts.load.clients import closed_loop, end_amid, in_process, raise_descriptor_limit, silences, storm
 from scripts.load.promises import Promise, percentile, promise, timing
 from scripts.load.world import expected_texts, no_errors, requests_of, same_bits, server
@@ -26,7 +27,7 @@ _STREAMING: Mapping[str, Mapping[str, Any]] = {
     "/v1/messages": {"messages": [{"role": "user", "content": _LONG_TEXT}], "max_tokens": 4},
 }
 _SAMPLE_S = 5.0
-_WATCHED = (("resident memory", "MiB", 0.05), ("descriptors", "", 0.10), ("p50 step", "ms", 0.25))
+_WATCHED = (("resident memory", "MiB", 0.02), ("descriptors", "", 0.10), ("p50 step", "ms", 0.25))
 """What is sampled, and by which share it may seem to grow over the second half of a run."""
 
 
@@ -89,16 +90,18 @@ def soak(minutes: float = 60.0, num_clients: int = 8) -> list[Promise]:
     requests = requests_of(40, 48)
     expected = expected_texts(requests)
     seconds = minutes * 60
-    with server() as (running, inside):
+    with server(limits=Limits(noted_bytes=MIB)) as (running, inside):  # what is kept of answers is soon as much as it may be
         steps = _Steps(running.service.engine.core)
         asked = in_process(closed_loop, running.url, requests, num_clients, seconds)
         left = in_process(storm, running.url, requests_of(40, 100), int(seconds * 2), seconds)
         samples: list[tuple[float, float, float, float]] = []
         began_s = time.monotonic()
-        while not asked.done():
+        while True:
             time.sleep(min(_SAMPLE_S, seconds / 20))
+            if asked.done():
+                break
             at_s = time.monotonic() - began_s
-            samples.append((at_s, _resident_bytes() / 2**20, inside.num_descriptors, steps.take_median() * 1e3))
+            samples.append((at_s, _resident_bytes() / MIB, inside.num_descriptors, steps.take_median() * 1e3))
             print("soak: {:5.0f} s  {:7.1f} MiB  {:4.0f} descriptors  {:6.2f} ms a step".format(*samples[-1]), flush=True)
         found = asked.result()
         left.result()
