@@ -68,13 +68,15 @@ def ask_all(url: str, requests: Sequence[Request], num: int) -> list[Numbered]:
 def closed_loop(
     url: str, requests: Sequence[Request], num_clients: int, seconds: float, key: str | None = None
 ) -> list[Numbered]:
-    """Sends requests in turn from so many clients for a while."""
+    """Sends requests in turn from so many clients for a while. One that has a `cache_salt` gets a new one each time."""
     found: list[Numbered] = []
 
     async def client(first: int, end_s: float) -> None:
         number = first
         while time.monotonic() < end_s:
-            found.append((number % len(requests), await _ask(url, requests[number % len(requests)], key=key)))
+            request = requests[number % len(requests)]
+            fresh = {**request, "cache_salt": f"{number}"} if "cache_salt" in request else request
+            found.append((number % len(requests), await _ask(url, fresh, key=key)))
             number += num_clients
 
     async def run() -> None:

@@ -7,28 +7,38 @@ from collections.abc import Sequence
 
 from quire.server.limits import Limits
 from quire.server.serving import Access
-from scripts.load.clients import Numbered, attack, closed_loop, in_process, open_loop
+from scripts.load.clients import Numbered, Request, attack, closed_loop, in_process, open_loop
 from scripts.load.promises import Promise, percentile, promise, timing
 from scripts.load.world import expected_texts, no_errors, requests_of, same_bits, server
 
 _KINDS = 24
 _OVERLOADED = "HTTP 429 overloaded"
+_LONG_TEXT = "one two three four five six seven eight nine ten " * 30
 _VICTIM, _FLOOD = "key-of-the-victim", "key-of-the-flood"
 
 
 def flood(seconds: float = 30.0, num_flooding: int = 48) -> list[Promise]:
-    """Lets one key ask as much as it can while another asks now and then."""
-    requests = requests_of(_KINDS, 24)
-    expected = expected_texts(requests)
+    """Lets one key ask as much as it can while another sends long prompts, each of which is computed anew."""
+    flooding = requests_of(_KINDS, 24)
+    asked = [_lengthened(request) for request in requests_of(8, 8)]
     access = Access(port=0, keys=(_VICTIM, _FLOOD))
     with server(access=access) as (running, _):
-        alone = in_process(closed_loop, running.url, requests, 1, seconds, _VICTIM).result()
-        flooding = in_process(closed_loop, running.url, requests, num_flooding, seconds + 5, _FLOOD)
+        alone = in_process(closed_loop, running.url, asked, 1, seconds, _VICTIM).result()
+        crowd = in_process(closed_loop, running.url, flooding, num_flooding, seconds + 5, _FLOOD)
         time.sleep(3)
-        beside = in_process(closed_loop, running.url, requests, 1, seconds, _VICTIM).result()
-        flooded = flooding.result()
-    found = [*alone, *beside, *flooded]
-    return [no_errors(found), same_bits(found, expected), _ratio("another key's p99 TTFT", alone, beside, 1.5)]
+        beside = in_process(closed_loop, running.url, asked, 1, seconds, _VICTIM).result()
+        flooded = crowd.result()
+    return [
+        no_errors([*alone, *beside, *flooded]),
+        same_bits([*alone, *beside], expected_texts(asked)),
+        same_bits(flooded, expected_texts(flooding)),
+        _ratio("another key's p99 TTFT", alone, beside, 1.5),
+    ]
+
+
+def _lengthened(request: Request) -> Request:
+    (message,) = request["messages"]
+    return {**request, "messages": [{**message, "content": f"{message['content']} {_LONG_TEXT}"}], "cache_salt": ""}
 
 
 def overload(seconds: float = 60.0, factor: float = 20.0, warm_s: float = 20.0, max_tokens: int = 300) -> list[Promise]:
