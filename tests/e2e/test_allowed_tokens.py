@@ -34,5 +34,11 @@ def test_ids_beyond_the_logits_and_lists_without_a_choice_are_refused(tiny_model
     with LLM(tiny_model, kv_memory="8MiB") as llm:
         with pytest.raises(SamplingError, match="names a token the model does not have"):
             llm.generate("a", SamplingParams(allowed_token_ids=[1, 2**31]))
-        with pytest.raises(SamplingError, match="only tokens that end an output"):
+        with pytest.raises(SamplingError, match="leaves no token to choose"):
             llm.generate("a", SamplingParams(allowed_token_ids=[7], stop_token_ids=[7], min_tokens=1))
+        with pytest.raises(SamplingError, match="leaves no token to choose"):
+            llm.generate("a", SamplingParams(stop_token_ids=range(30), min_tokens=1))
+        held = [token_id for token_id in range(30) if "a" not in llm.tokenizer.token_text(token_id)]
+        with pytest.raises(SamplingError, match="leaves no token to choose"):
+            llm.generate("a", SamplingParams(stop_token_ids=held, bad_words=["a"], min_tokens=1))
+        assert llm.generate("a", SamplingParams(stop_token_ids=held, min_tokens=1, max_tokens=2))

@@ -87,6 +87,7 @@ def test_no_tokens_with_echo_scores_the_prompt(http: httpx2.Client, llm: LLM, is
         ({"logprobs": 21}, "logprobs"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"min_tokens": 20, "max_tokens": 10}, "min_tokens"),
+        ({"min_tokens": 1, "stop_token_ids": list(range(3072))}, "min_tokens"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_by_name(http: httpx2.Client, fields: dict[str, object], param: str) -> None:

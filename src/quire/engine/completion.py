@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from quire.engine.prompts import Submission
@@ -134,7 +134,7 @@ class RequestGroup:
         self.submission = submission
         self.request_id = submission.request_id
         self._tokenizer = tokenizer
-        words = OutputWords(submission.sampling, tokenizer)
+        self._words = words = OutputWords(submission.sampling, tokenizer)
         self.states = [
             CompletionState(each, index, self.request_id, tokenizer, words) for index, each in enumerate(_children(submission))
         ]
@@ -148,6 +148,13 @@ class RequestGroup:
         self._begun_s: float | None = None
         self._first_token_s: float | None = None
         self._ended_s: float | None = None
+
+    def bans(self) -> Iterator[Iterable[int]]:
+        """Yields the tokens that end an output by themselves, and those that a banned word may keep out."""
+        if self._tokenizer is not None:
+            yield self._tokenizer.eos_token_ids
+        if self._words.banned is not None:
+            yield self._words.banned.ever().tolist()
 
     def note_chunk(self, chunk: ScheduledChunk, step: int, began_s: float, now: float) -> None:
         """Counts a step that computed tokens of any completion; remembers when the first began, and when a token came."""

@@ -97,9 +97,9 @@ class EngineCore:
         """
         vocab_size = self.executor.spec.vocab_size
         require_known_tokens(submission.sampling, vocab_size)
-        require_choice(submission.sampling, frozenset() if self.tokenizer is None else self.tokenizer.eos_token_ids)
         require_known_prompt(submission.prompt.token_ids, vocab_size)
         group = RequestGroup(submission, self.tokenizer, self._clock())
+        require_choice(submission.sampling, vocab_size, *group.bans())
         self.scheduler.limits.check(group.states[0].request)
         require_logprob_room(submission.sampling, len(submission.prompt.token_ids))
         return group

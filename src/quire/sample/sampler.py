@@ -6,7 +6,7 @@ Log-probabilities describe the model: they are taken from the raw logits, before
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -86,13 +86,19 @@ def require_known_tokens(params: SamplingParams, vocab_size: int) -> None:
             )
 
 
-def require_choice(params: SamplingParams, eos_token_ids: frozenset[int]) -> None:
-    """Raises SamplingError where `min_tokens` leaves no token to choose: it keeps out those that end an output."""
-    allowed = params.allowed_token_ids
-    if allowed is not None and params.min_tokens and eos_token_ids.union(params.stop_token_ids).issuperset(allowed):
+def require_choice(params: SamplingParams, vocab_size: int, *bans: Iterable[int]) -> None:
+    """Raises SamplingError where `min_tokens` leaves no token to choose.
+
+    It keeps out the tokens that end an output; `bans` are those of the tokenizer, and those that may be banned besides.
+    """
+    if not params.min_tokens:
+        return
+    closed = set(params.stop_token_ids).union(*bans)
+    choice = range(vocab_size) if params.allowed_token_ids is None else params.allowed_token_ids
+    if all(token_id in closed for token_id in choice):
         raise SamplingError(
-            "allowed_token_ids holds only tokens that end an output, which min_tokens keeps out",
-            next_step="Allow another token, or leave min_tokens out.",
+            "min_tokens leaves no token to choose: each one ends the output, or may write one of bad_words",
+            next_step="Leave min_tokens out, or stop at fewer tokens.",
         )
 
 

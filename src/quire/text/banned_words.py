@@ -50,6 +50,10 @@ class BannedWords:
             found = self._cached[whole, shown] = self._find(whole, shown)
         return found
 
+    def ever(self) -> TokenIds:
+        """Returns the tokens that are banned behind some text, ascending."""
+        return _union([self._always, *(ids for begun in self._completing.values() for ids in begun)])
+
     def _note_completing(self, word: bytes) -> None:
         for num_read, state in enumerate(self.automaton.path(word[:-1]), start=1):
             ids = self.vocabulary.beginning_with(word[num_read:])
