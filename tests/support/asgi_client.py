@@ -25,6 +25,7 @@ class Asked:
 
     method: str = "POST"
     path: str
+    query: str = ""
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=lambda: dict(JSON_HEADERS))
 
@@ -91,7 +92,7 @@ def scope_of(asked: Asked) -> dict[str, Any]:
         "scheme": "http",
         "path": asked.path,
         "raw_path": asked.path.encode(errors="replace"),
-        "query_string": b"",
+        "query_string": asked.query.encode("latin-1"),
         "root_path": "",
         "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
         "client": ("127.0.0.1", 1),

@@ -15,6 +15,16 @@ from quire.server.openapi_operations import OPERATIONS
 from support.asgi_client import JSON_HEADERS, Asked
 from support.request_seeds import ACCEPTED, EXTREMES, SEEDS
 
+_QUERIED = (
+    "/v1/kv/map",
+    "/v1/kv/ledger",
+    "/v1/kv/explain/x",
+    "/v1/responses/resp_x",
+    "/v1/responses/resp_x/input_items",
+    "/v1/models",
+    "/metrics",
+    "/health",
+)
 _LONG = 10_000_000
 _RAW = {
     "NaN": "NaN",
@@ -166,6 +176,17 @@ def _elsewhere(rng: random.Random, path: str, good: dict[str, Any]) -> Asked:
     return replace(asked, path=rng.choice((path, *paths)), method=rng.choice(methods))
 
 
+def _with_query(rng: random.Random, _path: str, _good: dict[str, Any]) -> Asked:
+    name = rng.choice(("first", "limit", "after", "order", "compared_with", "stream", "beta", "no_such"))
+    value = rng.choice(
+        ("", "0", "-1", "1", "1024", "1025", "2147483648", "9" * 40, "1e3", "%00", "%ff", "\xff", "x" * 5000, "asc", "true")
+    )
+    query = rng.choice(
+        (f"{name}={value}", f"{name}={value}&{name}=1", name, f"{name}[]={value}", "&" * 50, f"{'&'.join('a' * 900)}")
+    )
+    return Asked(method=rng.choice(("GET", "GET", "DELETE", "POST")), path=rng.choice(_QUERIED), query=query)
+
+
 def _as_another_api(rng: random.Random, path: str, good: dict[str, Any]) -> Asked:
     return _posted(rng.choice([each for each in SEEDS if each != path]), json.dumps(good))
 
@@ -182,8 +203,9 @@ _MUTATIONS: Mapping[str, Callable[[random.Random, str, dict[str, Any]], Asked]] 
     "long value": _long,
     "path and method": _elsewhere,
     "another API": _as_another_api,
+    "query": _with_query,
 }
-_WEIGHTS = (24, 30, 14, 8, 3, 8, 3, 3, 1, 3, 3)
+_WEIGHTS = (24, 30, 14, 8, 3, 8, 3, 3, 1, 3, 3, 5)
 
 
 def _containers(value: Any) -> Any:
