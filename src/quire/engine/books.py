@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from quire.errors import IntegrityError, defect, failure_message, is_failure
+from quire.request import Request
 from quire.sched.scheduler import Scheduler
 
 IDLE_CHECK_BLOCKS = 1024
@@ -21,6 +22,7 @@ class Books:
     def __init__(self, make_scheduler: Callable[[], Scheduler]) -> None:
         self.scheduler = make_scheduler()
         self.errors: list[IntegrityError] = []
+        self.has_failed_plan = False  # since a request ended
         self._make_scheduler = make_scheduler
         self._next_checked = 0  # the block where the next idle check begins
 
@@ -35,6 +37,20 @@ class Books:
     def check(self) -> None:
         """Looks at everything, from end to end."""
         self._repair_unless(self.scheduler.manager.check)
+
+    def begin_again(self, error: BaseException, requests: Iterable[Request]) -> None:
+        """Starts new books in the middle of the work, in which unfinished requests go on; raises what is no failure."""
+        if not is_failure(error):
+            raise error
+        self.replace(error)
+        for request in requests:
+            self.scheduler.resume(request)
+
+    def culprits_of_plan(self, request_ids: Iterable[str]) -> tuple[str, ...]:
+        """Returns whom to end for a plan that failed, of ids oldest first: none at first, as the books may be at fault, then
+        the newest."""
+        is_again, self.has_failed_plan = self.has_failed_plan, True
+        return tuple(request_ids)[-1:] if is_again else ()
 
     def replace(self, error: BaseException) -> None:
         """Reports what was found wrong and starts new books. What runs has to be queued in them again."""

@@ -65,7 +65,6 @@ class EngineCore:
         self._states: dict[str, CompletionState] = {}
         self._tables = PaddedTables()
         self._ended: list[str] = []  # since the last record; empty without a watcher
-        self._has_failed_plan = False  # since a request ended
 
     @property
     def scheduler(self) -> Scheduler:
@@ -159,7 +158,7 @@ class EngineCore:
         try:
             plan = self.scheduler.plan_step()
         except BaseException as error:
-            return self._begin_again(error, self._culprit_of_plan())
+            return self._begin_again(error, self._books.culprits_of_plan(self._states))
         if plan is None:
             return []
         try:
@@ -273,18 +272,9 @@ class EngineCore:
         except BaseException as error:
             return self._begin_again(error, [request_id for request_id in failures if request_id in self._states])
 
-    def _culprit_of_plan(self) -> tuple[str, ...]:
-        """Returns the request to end for a plan that failed: none at first, as the books may be to blame, then the newest."""
-        is_again, self._has_failed_plan = self._has_failed_plan, True
-        return tuple(self._states)[-1:] if is_again else ()
-
     def _begin_again(self, error: BaseException, blamed: Sequence[str]) -> list[StepEvent]:
         """Begins new books after an error that left the old ones half written; the requests to blame end with it."""
-        if not is_failure(error):
-            raise error
-        self._books.replace(error)
-        for state in self._states.values():
-            self.scheduler.resume(state.request)
+        self._books.begin_again(error, [state.request for state in self._states.values()])
         message = failure_message(error)
         return [event for request_id in blamed for event in self._fail(request_id, message)]
 
@@ -303,7 +293,7 @@ class EngineCore:
         """Forgets a finished completion; returns the final output when it was the last of its group."""
         group = self._group_of(request.request_id)
         del self._states[request.request_id]
-        self._has_failed_plan = False
+        self._books.has_failed_plan = False
         if self.watcher is not None:
             self._ended.append(request.request_id)
         group.note_end(self._clock())

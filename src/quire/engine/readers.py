@@ -9,6 +9,7 @@ from typing import Protocol
 
 from quire.engine.completion import RequestGroup
 from quire.engine.step_events import Progress, PromptProgress, StepEvent
+from quire.errors import QuireError, is_failure
 from quire.request import RequestOutput
 
 
@@ -88,3 +89,51 @@ def _last_delta(output: RequestOutput) -> RequestOutput:
     """Returns a final output without the text and tokens that earlier deltas brought already."""
     ends = tuple(replace(completion, text="", token_ids=(), logprobs=None) for completion in output.outputs)
     return replace(output, outputs=ends)
+
+
+class EventRouter:
+    """The readers of the unfinished requests, by request id. Any thread may add and drop; each verb is one dictionary access."""
+
+    def __init__(self) -> None:
+        self._readers: dict[str, Reader] = {}
+
+    def add(self, request_id: str, reader: Reader) -> None:
+        self._readers[request_id] = reader
+
+    def drop(self, request_id: str) -> bool:
+        """Forgets a reader; returns whether there was one."""
+        return self._readers.pop(request_id, None) is not None
+
+    def has(self, request_id: str) -> bool:
+        return request_id in self._readers
+
+    def deliver(self, event: StepEvent) -> bool:
+        """Gives an event to its reader, the final one last; nothing where the reader has left.
+
+        Returns False where the reader failed at it: that error is then the last that it gets.
+        """
+        is_final = isinstance(event, RequestOutput)
+        reader = self._readers.pop(event.request_id, None) if is_final else self._readers.get(event.request_id)
+        if reader is None:
+            return True
+        try:
+            reader.read(event)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._readers.pop(event.request_id, None)
+            reader.fail(error)
+            return False
+        return True
+
+    def fail(self, request_id: str, error: BaseException) -> None:
+        """Gives an error to the reader of one request, as its last event."""
+        reader = self._readers.pop(request_id, None)
+        if reader is not None:
+            reader.fail(error)
+
+    def fail_all(self, make_error: Callable[[], QuireError]) -> None:
+        """Gives an error of its own to every reader."""
+        while self._readers:
+            _, reader = self._readers.popitem()
+            reader.fail(make_error())

@@ -68,6 +68,16 @@ class Places:
         account = self.shares.account(request.tenant)
         return account.num_served, account.num_open, *urgency(request)
 
+    def num_held_tokens(self) -> int:
+        """Returns the tokens whose K/V the held blocks have; those of a shared block count once."""
+        pool, block_ids = self._manager.pool, self._manager.block_ids
+        num_full, num_in_tails = pool.num_blocks - pool.num_free, 0
+        for request in self.running:  # whatever is not filled is held by one request alone
+            num_computed = request.num_computed_tokens
+            num_full -= len(block_ids(request.request_id)) - num_computed // pool.block_size
+            num_in_tails += num_computed % pool.block_size
+        return num_full * pool.block_size + num_in_tails
+
     def _queue(self, request: Request) -> None:
         num_tokens = request.num_tokens
         if num_tokens > self.max_short and len(self.waiting) < MAX_LOOKED_UP:

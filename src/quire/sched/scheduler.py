@@ -85,13 +85,7 @@ class Scheduler:
     @property
     def num_held_tokens(self) -> int:
         """Tokens whose K/V the held blocks have; those of a shared block count once."""
-        size, pool, block_ids = self._block_size, self.manager.pool, self.manager.block_ids
-        num_full, num_in_tails = pool.num_blocks - pool.num_free, 0
-        for request in self._running:  # whatever is not filled is held by one request alone
-            num_computed = request.num_computed_tokens
-            num_full -= len(block_ids(request.request_id)) - num_computed // size
-            num_in_tails += num_computed % size
-        return num_full * size + num_in_tails
+        return self._places.num_held_tokens()
 
     # -- requests come and go --------------------------------------------------------
 
@@ -110,22 +104,16 @@ class Scheduler:
                 limit=self._config.max_queued_requests,
                 next_step="Try again when some have been answered.",
             )
-        self.manager.open(request.request_id, tenant=request.tenant, salt=request.cache_salt)
         request.arrival = self._num_arrived
         request.max_num_tokens = self.limits.max_num_tokens(request)
-        self._num_arrived += 1
-        self._requests[request.request_id] = request
-        self._places.enter(request, self._num_steps)
+        self._enter(request)
 
     def resume(self, request: Request) -> None:
         """Queues an unfinished request of a scheduler that was given up, at its old place, as one that was preempted."""
-        self.manager.open(request.request_id, tenant=request.tenant, salt=request.cache_salt)
         request.status, request.finish_reason = RequestStatus.WAITING, None
         request.num_computed_tokens = 0
         request.num_preemptions += 1
-        self._num_arrived = max(self._num_arrived, request.arrival + 1)
-        self._requests[request.request_id] = request
-        self._places.enter(request, self._num_steps)
+        self._enter(request)
 
     def abort(self, request_id: str) -> Request | None:
         """Ends a request and gives its blocks back; its committed prefix stays findable. None if the id is not in progress."""
@@ -313,6 +301,12 @@ class Scheduler:
         return None if work.chunks else num_pending
 
     # -- changing places -------------------------------------------------------------
+
+    def _enter(self, request: Request) -> None:
+        self.manager.open(request.request_id, tenant=request.tenant, salt=request.cache_salt)
+        self._num_arrived = max(self._num_arrived, request.arrival + 1)
+        self._requests[request.request_id] = request
+        self._places.enter(request, self._num_steps)
 
     def _landed(self, plan: StepPlan) -> StepPass:
         work = self._in_flight

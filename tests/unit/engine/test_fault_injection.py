@@ -51,7 +51,7 @@ class Site:
 
 SITES = {
     "plan": Site(Scheduler, "plan_step", 0),
-    "plan: match": Site(KVCacheManager, "match", 0),
+    "match": Site(KVCacheManager, "match"),
     "plan: admit": Site(KVCacheManager, "admit", 0),
     "plan: reserve": Site(KVCacheManager, "reserve", 0),
     "plan: allocate": Site(BlockPool, "allocate", 0),
