@@ -24,6 +24,7 @@ def test_start_prints_what_a_client_needs_and_its_curl_line_works() -> None:
         url = url_in(lines)
         assert f"Quire 0.1.0 serves bundled at {url}" in lines
         assert f"base URL for OpenAI clients: {url}/v1" in lines
+        assert f"base URL for Anthropic clients: {url}" in lines
         assert any("a request may use 2,048" in line for line in lines)
         body = re.search(r"-d '(.*)'$", lines[-1])
         assert body is not None

@@ -40,6 +40,7 @@ def start_lines(service: Service, access: Access, port: int) -> Iterator[str]:
     )
     yield f"API keys: {_keys_line(access)}"
     yield f"base URL for OpenAI clients: {url}/v1"
+    yield f"base URL for Anthropic clients: {url}"
     auth = " -H 'Authorization: Bearer KEY'" if access.keys else ""
     message = '{"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}'
     yield f"try: curl {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' -d '{message}'"
