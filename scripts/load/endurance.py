@@ -71,7 +71,20 @@ def sigterm(num: int = 50, max_tokens: int = 120) -> list[Promise]:
     """Ends a server that has so many streams."""
     requests = requests_of(min(num, 25), max_tokens)
     expected = expected_texts(requests)
-    command = [sys.executable, "-m", "quire.cli", "serve", "--port", "0", "--threads", "1", "--kv-memory", "64MiB"]
+    command = [
+        sys.executable,
+        "-m",
+        "quire.cli",
+        "serve",
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--kv-memory",
+        "64MiB",
+        "--log-level",
+        "warning",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         url = next(line for line in process.stdout or () if line.startswith("base URL")).rpartition(" ")[2].strip()
         found, off_s = in_process(end_amid, url, requests, num, process.pid).result()

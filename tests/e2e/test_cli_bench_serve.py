@@ -20,7 +20,7 @@ def bench(*arguments: str) -> Result:
     return CliRunner().invoke(cli, ("bench", "serve", *arguments))
 
 
-def test_a_server_of_its_own_is_started_measured_and_ended() -> None:
+def test_a_server_of_its_own_is_started_measured_and_ended(capfd: pytest.CaptureFixture[str]) -> None:
     result = bench(*SHORT, "--concurrency", "2", "--threads", "1", "--kv-memory", "64MiB", "--goodput", "ttft:60s")
     assert result.exit_code == 0, result.output
     assert "answered" in result.stdout
@@ -31,6 +31,7 @@ def test_a_server_of_its_own_is_started_measured_and_ended() -> None:
     assert report["mean_output_tokens"] == 4
     assert {"machine", "versions", "latencies"} <= set(report)
     assert (report["settings"]["model"], report["settings"]["threads"]) == ("bundled", 1)
+    assert "request" not in capfd.readouterr().err  # the server writes no line for each
 
 
 @pytest.mark.parametrize(("api", "workload"), [("chat", "agent"), ("completions", "shared-prefix")])

@@ -20,7 +20,7 @@ def own_server(arguments: Sequence[str]) -> Iterator[str]:
 
     Its own errors go to standard error; raises ExecutorError where it does not start.
     """
-    command = [sys.executable, "-m", "quire.cli", "serve", "--port", "0", *arguments]
+    command = [sys.executable, "-m", "quire.cli", "serve", "--port", "0", "--log-level", "warning", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield _url_of(process)
