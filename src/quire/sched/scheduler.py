@@ -135,7 +135,7 @@ class Scheduler:
         self.manager.begin_step(self._num_steps)
         self._serve_running(work)
         self._room.make_fair(work)
-        work.num_decoding = work.budget - work.tokens_left
+        work.num_decoding = len(work.chunks)
         if self._pace is not None and work.num_decoding and self._keeps_kv:
             work.tokens_left = min(work.tokens_left, self._pace.max_prompt_tokens())
         if work.begun or (self._waiting and self._room.is_open(work)):
@@ -150,8 +150,9 @@ class Scheduler:
     def note_step_time(self, plan: StepPlan, seconds: float) -> None:
         """Learns how long the step in flight took; before `complete_step`. Only an `itl_target_s` makes use of it."""
         if self._pace is not None:
-            num_decoding = self._landed(plan).num_decoding
-            self._pace.note(num_decoding, plan.num_tokens - num_decoding, seconds)
+            work = self._landed(plan)
+            prompts = work.chunks[work.num_decoding :]
+            self._pace.note(work.num_decoding, sum(chunk.num_tokens for chunk in prompts), seconds)
 
     def complete_step(
         self, plan: StepPlan, sampled: Mapping[str, Sequence[int]], ended: Mapping[str, FinishReason] | None = None

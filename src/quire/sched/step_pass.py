@@ -20,7 +20,7 @@ class StepPass:
     admitted           ids of the requests that this step let in
     closed             tenants of preempted requests: no other of theirs is let in
     is_full            no further request may be let in: memory or budget stopped a running one
-    num_decoding       tokens given to requests that draw one in every step
+    num_decoding       chunks of requests that draw a token in every step; they are the first ones
     begun              running requests whose prompt is not computed yet
     turns              who of them, and of those that wait, was served; None where all decode
     """
@@ -76,6 +76,7 @@ class StepPass:
         for idx, chunk in enumerate(self.chunks):
             if chunk.request_id == request_id:
                 self.tokens_left += chunk.num_tokens
+                self.num_decoding -= int(idx < self.num_decoding)
                 del self.requests[idx], self.chunks[idx]
                 return
 

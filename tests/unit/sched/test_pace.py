@@ -7,7 +7,9 @@ import random
 import pytest
 
 from quire.sched.pace import MIN_TOKENS, Pace
-from support.sched_world import completed, large_scheduler, planned, prompt_of
+from quire.sched.plan import StepPlan
+from quire.sched.scheduler import Scheduler
+from support.sched_world import completed, large_scheduler, planned, prompt_of, scheduler_of
 
 TARGET_S = 0.15
 
@@ -114,3 +116,28 @@ def test_without_a_target_times_change_nothing() -> None:
         assert plan.num_tokens == 512
         scheduler.note_step_time(plan, 100.0)
         completed(scheduler, plan)
+
+
+def test_prompt_tokens_are_counted_without_the_requests_that_made_room_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[tuple[int, int]] = []
+    monkeypatch.setattr(Pace, "note", lambda _, num_decoding, num_prompt, __: noted.append((num_decoding, num_prompt)))
+    scheduler = scheduler_of(22, budget=64, itl_target_s=TARGET_S)
+    for index in range(3):
+        scheduler.submit(prompt_of(f"decodes{index}", 4, index, max_tokens=30, priority=1))
+    while not noted or noted[-1][0] < 3:
+        _measured_step(scheduler)
+    scheduler.submit(prompt_of("long", 60, 4, max_tokens=1))
+    num_preempted = 0
+    while scheduler.has_work:
+        plan = _measured_step(scheduler)
+        num_preempted += len(plan.preempted)
+        num_drawn = sum(chunk.request_id.startswith("decodes") and chunk.num_tokens == 1 for chunk in plan.scheduled)
+        assert noted[-1] == (num_drawn, plan.num_tokens - num_drawn)
+    assert num_preempted
+
+
+def _measured_step(scheduler: Scheduler) -> StepPlan:
+    plan = planned(scheduler)
+    scheduler.note_step_time(plan, 0.1)
+    completed(scheduler, plan)
+    return plan
