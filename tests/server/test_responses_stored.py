@@ -76,6 +76,18 @@ def test_item_may_be_named_instead_of_sent(client: openai.OpenAI) -> None:
     assert (caught.value.param, caught.value.code) == ("input.1", "item_not_found")
 
 
+def test_item_that_is_named_often_is_read_once(client: openai.OpenAI, server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    (item,) = client.responses.create(model="any", input=QUESTION, temperature=0).output
+    asked: list[str] = []
+    store = server.service.stored
+    assert store is not None
+    read = store.item
+    monkeypatch.setattr(store, "item", lambda owner, item_id: (asked.append(item_id), read(owner, item_id))[1])
+    named = client.responses.create(model="any", input=[{"type": "item_reference", "id": item.id}] * 20, temperature=0)
+    assert named.status == "completed"
+    assert asked == [item.id]
+
+
 def test_stored_response_is_the_one_that_was_sent(client: openai.OpenAI) -> None:
     sent = client.responses.create(model="any", input=QUESTION, temperature=0, metadata={"a": "b"})
     assert client.responses.retrieve(sent.id) == sent

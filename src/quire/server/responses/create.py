@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from quire.server.chat import template_inputs
 from quire.server.chat_messages import RenderedChat, render_chat
@@ -90,7 +91,8 @@ def _read(fields: Fields, service: Service, tenant: str) -> Asked:
     model = service.model.name_for(request.model)
     skipped = list(skipped_tools(request.tools or (), request.tool_choice))
     store = service.stored
-    reader = ItemReader(service.limits, lambda item_id: None if store is None else store.item(tenant, item_id))
+    find = cache(lambda item_id: None if store is None else store.item(tenant, item_id))  # a request may name one item often
+    reader = ItemReader(service.limits, find)
     items = reader.read(request.input)
     previous = _turn_before(request.previous_response_id, service, tenant)
     conversation = items if previous is None else [*previous.items(), *items]
