@@ -208,7 +208,8 @@ def test_end_by_length_says_whether_the_context_was_the_reason(http: httpx2.Clie
 
 def test_answer_goes_on_where_the_assistant_stopped(anthropic_client: anthropic.Anthropic, server: Served, llm: LLM) -> None:
     begun: Any = [*QUESTION, {"role": "assistant", "content": [{"type": "text", "text": "Paris is"}]}]
-    prompt = server.service.engine.frontend.unfinished_chat_prompt([*QUESTION, {"role": "assistant", "content": "Paris is"}], {})
+    frontend = server.service.engine.frontend
+    prompt = frontend.encoded(frontend.unfinished_chat_text([*QUESTION, {"role": "assistant", "content": "Paris is"}], {}))
     answer = anthropic_client.messages.create(model="any", messages=begun, max_tokens=20, extra_body={"temperature": 0})
     (expected,) = llm.generate([list(prompt.token_ids)], SamplingParams(temperature=0, max_tokens=20))
     assert text_of(answer) == expected.outputs[0].text

@@ -28,6 +28,7 @@ from quire.errors import TemplateError
 from quire.request import SamplingParams
 from quire.text.chat import ChatTemplate
 from quire.text.conversation import Conversation
+from quire.text.marked_text import MarkedText
 from quire.text.message_text import ChatEncoder
 from quire.text.template_inputs import TemplateInputs
 from quire.text.tokenizer import Tokenizer
@@ -72,16 +73,22 @@ class Frontend:
 
     def chat_prompt(self, messages: Messages, inputs: TemplateInputs, *, add_generation_prompt: bool = True) -> ParsedPrompt:
         """Returns one conversation as a prompt, rendered by the model's template."""
-        require_known_inputs(inputs)
-        conversation = messages_of(messages)
-        return self._rendered(conversation, datetime.now().astimezone(), inputs, add_generation_prompt=add_generation_prompt)
+        return self.encoded(self.chat_text(messages, inputs, add_generation_prompt=add_generation_prompt))
 
-    def unfinished_chat_prompt(self, messages: Messages, inputs: TemplateInputs) -> ParsedPrompt:
-        """Returns one conversation as a prompt that ends within its last message, which the output continues."""
+    def chat_text(self, messages: Messages, inputs: TemplateInputs, *, add_generation_prompt: bool = True) -> MarkedText:
+        """Returns one conversation as the model's template writes it, which `encoded` makes a prompt."""
         require_known_inputs(inputs)
-        encoder = self._chat_encoder
-        chat = encoder.render_unfinished(messages_of(messages), now=datetime.now().astimezone(), **inputs)
-        return ParsedPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat)))
+        now = datetime.now().astimezone()
+        return self._chat_encoder.render(messages_of(messages), add_generation_prompt=add_generation_prompt, now=now, **inputs)
+
+    def unfinished_chat_text(self, messages: Messages, inputs: TemplateInputs) -> MarkedText:
+        """Returns the same up to the end of the last message's text, which the output continues."""
+        require_known_inputs(inputs)
+        return self._chat_encoder.render_unfinished(messages_of(messages), now=datetime.now().astimezone(), **inputs)
+
+    def encoded(self, chat: MarkedText) -> ParsedPrompt:
+        """Returns a chat that was rendered as a prompt."""
+        return ParsedPrompt(text=chat.text, token_ids=tuple(self._chat_encoder.encode(chat)))
 
     def template_reads(self, variable: str) -> bool:
         """Returns whether the model's chat template reads tools, documents or a variable, so that giving it one has an effect."""
@@ -117,12 +124,8 @@ class Frontend:
         request_id = self._next_request_id()
         return Submission(request_id=request_id, prompt=prompt, sampling=params, priority=priority, tenant=tenant)
 
-    def _rendered(
-        self, conversation: Messages, now: datetime, inputs: TemplateInputs, *, add_generation_prompt: bool = True
-    ) -> ParsedPrompt:
-        encoder = self._chat_encoder
-        chat = encoder.render(conversation, add_generation_prompt=add_generation_prompt, now=now, **inputs)
-        return ParsedPrompt(text=chat.text, token_ids=tuple(encoder.encode(chat)))
+    def _rendered(self, conversation: Messages, now: datetime, inputs: TemplateInputs) -> ParsedPrompt:
+        return self.encoded(self._chat_encoder.render(conversation, now=now, **inputs))
 
     def _submissions(self, prompts: Sequence[ParsedPrompt], params: object, priority: object) -> list[Submission]:
         each_params = one_param_each(len(prompts), params)

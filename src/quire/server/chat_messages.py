@@ -17,6 +17,8 @@ from quire.engine.prompts import ParsedPrompt
 from quire.errors import TemplateError
 from quire.server.errors import ApiError, refuse
 from quire.server.limits import Limits
+from quire.server.text_bound import TextBound
+from quire.text.marked_text import MarkedText
 from quire.text.template_inputs import TemplateInputs
 
 _ROLES: Mapping[str, str] = {"developer": "system", "system": "system", "user": "user", "assistant": "assistant"}
@@ -102,30 +104,38 @@ class RenderedChat:
 
 
 def render_chat(
-    frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, *, end: ChatEnd = ChatEnd.ANSWER
+    frontend: Frontend,
+    messages: Sequence[Message],
+    inputs: TemplateInputs,
+    *,
+    end: ChatEnd = ChatEnd.ANSWER,
+    bound: TextBound | None = None,
 ) -> RenderedChat:
     """Renders a chat. System messages are joined in front where the template refuses or ignores them elsewhere.
 
-    Raises RequestError where the template refuses the messages, and ApiError where it shows no system message at all.
+    Raises RequestError where the template refuses the messages, and ApiError where it shows no system message at all, or
+    where the chat is longer than `bound`.
     """
     refused: TemplateError | None = None
     for form in _forms(messages):
         try:
-            prompt = _rendered(frontend, form, inputs, end)
+            chat = _rendered(frontend, form, inputs, end)
         except TemplateError as error:
             refused = refused or error
             continue
-        if _shows_system(form, prompt.text or ""):
-            return RenderedChat(prompt=prompt, messages=form, inputs=inputs)
+        if _shows_system(form, chat.text):
+            if bound is not None:
+                bound.require(chat.text)
+            return RenderedChat(prompt=frontend.encoded(chat), messages=form, inputs=inputs)
     if refused is not None:
         raise refused
     raise refuse("the model's chat template ignores system messages", "Write the text into a user message.", param="messages")
 
 
-def _rendered(frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, end: ChatEnd) -> ParsedPrompt:
+def _rendered(frontend: Frontend, messages: Sequence[Message], inputs: TemplateInputs, end: ChatEnd) -> MarkedText:
     if end is ChatEnd.UNFINISHED:
-        return frontend.unfinished_chat_prompt(messages, inputs)
-    return frontend.chat_prompt(messages, inputs, add_generation_prompt=end is ChatEnd.ANSWER)
+        return frontend.unfinished_chat_text(messages, inputs)
+    return frontend.chat_text(messages, inputs, add_generation_prompt=end is ChatEnd.ANSWER)
 
 
 def _forms(messages: Sequence[Message]) -> list[Sequence[Message]]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from quire.engine.prompts import ParsedPrompt
 from quire.sampling import SamplingParams
-from quire.server.errors import ApiError, Refusal, refuse
+from quire.server.errors import refuse
 from quire.server.fields import SamplingFields, is_greedy, sampling_of, seed_of
 from quire.server.generation import Generation, MaxTokens
 from quire.server.service import Service
+from quire.server.text_bound import prompt_too_long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +83,8 @@ def require_fitting(prompt: ParsedPrompt, service: Service) -> None:
 
 def require_fitting_ids(num_tokens: int, service: Service) -> None:
     """Raises the same for the number of tokens alone: known before any token is looked at."""
-    longest = service.max_context - 1
-    if num_tokens > longest:
-        raise ApiError(
-            f"prompt is too long: {num_tokens} tokens > {longest} maximum",
-            next_step=f"Shorten it: the context holds {service.max_context} tokens, prompt and answer together.",
-            refusal=Refusal(code="context_length_exceeded"),
-        )
+    if num_tokens > service.max_context - 1:
+        raise prompt_too_long(num_tokens, service.max_context)
 
 
 def _room_behind(prompt: ParsedPrompt, service: Service) -> int:

@@ -41,12 +41,14 @@ def salted(prompt: ParsedPrompt, request: SamplingFields) -> ParsedPrompt:
 
 
 def require_prompt(prompt: object, service: Service, place: str) -> None:
-    """Raises ApiError for what is neither text nor token ids of the model."""
+    """Raises ApiError for what is neither text nor token ids of the model, and for what certainly does not fit."""
     if isinstance(prompt, list):
         require_fitting_ids(len(prompt), service)
         require_ids(prompt, service, place)
     elif not isinstance(prompt, str):
         raise _not_a_prompt(place)
+    elif service.text_bound is not None:
+        service.text_bound.require(prompt)
 
 
 def require_ids(token_ids: list[object], service: Service, place: str) -> None:

@@ -21,6 +21,7 @@ from quire.server.observer import Observer
 from quire.server.render import AnswerSource
 from quire.server.responses.store import ResponseStore
 from quire.server.runs import Runs, shutting_down
+from quire.server.text_bound import text_bound
 from quire.server.workers import Workers
 
 _MAX_NAMES_SHOWN = 8
@@ -82,6 +83,7 @@ class Service:
         core = engine.core
         self.max_context: int = core.scheduler.limits.max_tokens
         self.vocab_size: int = core.executor.spec.vocab_size
+        self.text_bound = text_bound(engine.tokenizer, self.max_context)
         self.source = AnswerSource(tokenizer=engine.tokenizer, block_size=core.scheduler.limits.block_size)
         self.fingerprint = None if engine.fingerprint is None else f"fp_{engine.fingerprint.hex()[:16]}"
 

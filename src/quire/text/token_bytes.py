@@ -90,6 +90,10 @@ def _alphabet() -> Mapping[str, int]:
 _ALPHABET = MappingProxyType({ord(character): byte for character, byte in _alphabet().items()})
 
 
+BYTE_CHARACTERS = frozenset(map(chr, _ALPHABET))
+"""The character of each byte."""
+
+
 def _byte_level_piece(token: str) -> bytes:
     try:
         return codecs.charmap_encode(token, "strict", _ALPHABET)[0]

@@ -17,6 +17,7 @@ from quire.models.gguf.splits import is_gguf
 from quire.text.added_tokens import literal_bytes, literal_twin, unknown_id
 from quire.text.gguf.tokenizer import load_gguf_backend
 from quire.text.token_bytes import TokenBytes, token_bytes_of
+from quire.text.token_span import max_bytes_per_token
 from quire.text.tokenizer_backend import backend_error, load_backend
 from quire.text.tokenizer_files import TokenizerFiles
 from quire.text.tokenizer_inputs import listed, require_member, require_text, require_texts, token_id_error
@@ -121,6 +122,11 @@ class Tokenizer:
     def token_bytes(self) -> TokenBytes | None:
         """How tokens become bytes, or None if that depends on their neighbors."""
         return self._token_bytes
+
+    @property
+    def max_bytes_per_token(self) -> int | None:
+        """The most bytes of a text that one token stands for, None where there is no such number; counted at every call."""
+        return max_bytes_per_token(self._backend, self._token_bytes)
 
     def encode(self, text: str, *, special: AddSpecial = AddSpecial.YES) -> list[int]:
         """Returns token ids; special tokens written out in `text` become their ids.

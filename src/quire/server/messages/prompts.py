@@ -13,6 +13,7 @@ from quire.server.messages.conversation import ConversationReader, with_system_i
 from quire.server.messages.fields import MessageFields
 from quire.server.messages.tools import ToolReader
 from quire.server.service import Service
+from quire.server.text_bound import TextBound
 from quire.text.template_inputs import TemplateInputs
 
 UNSUPPORTED_TOOLS = "unsupported_tools"
@@ -31,8 +32,10 @@ class PromptParts:
     tool_place: str | None
     ignored: Sequence[str]
 
-    def rendered(self, service: Service) -> RenderedChat:
+    def rendered(self, service: Service, bound: TextBound | None = None) -> RenderedChat:
         """Returns the chat with its prompt; raises RequestError or ApiError where the model's template cannot render it.
+
+        Raises ApiError too where the chat is longer than `bound`.
 
         A conversation that ends with a text of the assistant ends the prompt: the answer goes on with it.
         """
@@ -43,12 +46,12 @@ class PromptParts:
         is_unfinished = any(last["role"] == "assistant" and "tool_calls" not in last for last in self.messages[-1:])
         end = ChatEnd.UNFINISHED if is_unfinished else ChatEnd.ANSWER
         try:
-            return render_chat(frontend, self.messages, inputs, end=end)
+            return render_chat(frontend, self.messages, inputs, end=end, bound=bound)
         except TemplateError:
             closed_up = with_system_in_front(self.messages)
             if closed_up == self.messages:
                 raise
-            return render_chat(frontend, closed_up, inputs, end=end)
+            return render_chat(frontend, closed_up, inputs, end=end, bound=bound)
 
 
 def prompt_parts(request: MessageFields, service: Service) -> PromptParts:

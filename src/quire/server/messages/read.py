@@ -27,7 +27,7 @@ def read_message(fields: Fields, service: Service, tenant: str) -> Call:
     wish = wish_of(request, service, tenant, logprobs=None, max_tokens=_max_tokens(request))
     parts = prompt_parts(request, service)
     _refuse_tools(request, parts)
-    chat = parts.rendered(service)
+    chat = parts.rendered(service, service.text_bound)
     generation = plan([salted(chat.prompt, request)], replace(wish, reports_prompt=request.stream is True), service)
     note = NoteAuthor(digester=service.digester, owner=tenant).note(
         head.message_id, generation.groups, service.digester.chat(chat.messages, chat.inputs)

@@ -48,7 +48,7 @@ def _message(item: Item) -> Message:
 def _shows_reasoning(frontend: Frontend) -> bool:
     """Returns whether the template writes the reasoning of an answer into the prompt."""
     try:
-        prompt = frontend.chat_prompt(_PROBE, {}, add_generation_prompt=False)
+        probe = frontend.chat_text(_PROBE, {}, add_generation_prompt=False)
     except RequestError:
         return False
-    return _MARK in (prompt.text or "")
+    return _MARK in probe.text

@@ -24,6 +24,7 @@ from quire.server.responses.response_object import ResponseFacts
 from quire.server.responses.store import RESPONSE_PREFIX, Item, Place, Turn
 from quire.server.responses.tools import skipped_tools
 from quire.server.service import Service
+from quire.server.text_bound import TextBound
 from quire.server.told import Told, headers_of
 
 
@@ -41,7 +42,7 @@ class Asked:
 
 def read_response(fields: Fields, service: Service, tenant: str) -> Call:
     """Returns the call for a request; raises ApiError or RequestError for what cannot be answered."""
-    asked = _read(fields, service, tenant)
+    asked = _read(fields, service, tenant, service.text_bound)
     generation = _planned(asked, service, tenant)
     place = _place_of(asked, service, tenant)
     facts = ResponseFacts(
@@ -70,7 +71,7 @@ def read_response(fields: Fields, service: Service, tenant: str) -> Call:
 
 def counted_input(fields: Fields, service: Service, tenant: str) -> Told:
     """Returns what `POST /v1/responses/input_tokens` answers: the tokens of the prompt that a request would have."""
-    asked = _read(fields, service, tenant)
+    asked = _read(fields, service, tenant, None)
     body = {"object": "response.input_tokens", "input_tokens": len(asked.chat.prompt.token_ids)}
     return Told(body=body, ignored=ignored_header(asked.ignored, service.limits))
 
@@ -86,7 +87,7 @@ def num_named_bytes(fields: Fields, service: Service, tenant: str) -> int:
     return of_items + (0 if previous is None else previous.turn.num_conversation_bytes())
 
 
-def _read(fields: Fields, service: Service, tenant: str) -> Asked:
+def _read(fields: Fields, service: Service, tenant: str, bound: TextBound | None) -> Asked:
     request = read_response_fields(fields, service.limits)
     model = service.model.name_for(request.model)
     skipped = list(skipped_tools(request.tools or (), request.tool_choice))
@@ -106,7 +107,7 @@ def _read(fields: Fields, service: Service, tenant: str) -> Asked:
         model=model,
         items=items,
         previous=previous,
-        chat=render_chat(frontend, messages, inputs),
+        chat=render_chat(frontend, messages, inputs, bound=bound),
         ignored=[*ignored_names(request), *map(_spelled, unread), *skipped, *reader.dropped, *without_effect],
     )
 
