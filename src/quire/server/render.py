@@ -25,7 +25,7 @@ HEARTBEAT = b": ping\n\n"
 
 DONE = b"data: [DONE]\n\n"
 _COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-_LINE_BREAKS = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_LINE_BREAKS = (("\x85", "\\u0085"), ("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
 """What JSON may hold as it is, and some clients take for the end of a line."""
 
 
@@ -137,7 +137,10 @@ def json_text(text: str) -> bytes:
 
 
 def escaped_lines(text: str) -> str:
-    return text if text.isascii() else text.translate(_LINE_BREAKS)
+    if not text.isascii():
+        for character, escape in _LINE_BREAKS:  # a hundred times as fast as one `translate`
+            text = text.replace(character, escape)
+    return text
 
 
 def event(value: object) -> bytes:
