@@ -1,4 +1,4 @@
-"""A block of KV memory, and the queue of blocks that nobody holds.
+"""A block of KV memory, and the queue of blocks without a holder.
 
     first -> [ no content, no content | cached, least recently released ... most recently released ] <- last
 

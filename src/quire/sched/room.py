@@ -30,7 +30,7 @@ class Room:
         return not work.is_full and len(self._places.running) < self._max_running and self._manager.pool.num_free > 0
 
     def tell(self, turns: Turns, work: StepPass) -> None:
-        """Tells the turns of a step for whom there is room: for nobody, or not for tenants that leave it to others."""
+        """Tells the turns of a step which requests have room: none, or none of tenants that leave it to others."""
         turns.admits = turns.admits and self.is_open(work)
         turns.closed = work.closed | self._satisfied()
 

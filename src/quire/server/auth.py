@@ -1,4 +1,4 @@
-"""Who may ask: API keys, compared in constant time, and a tenant for each of several."""
+"""API keys, compared in constant time, and a tenant for each of several."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Header = tuple[bytes, bytes]
 
 
 class ApiKeys:
-    """The keys that are accepted; without any, everybody is. With several, each is a tenant whose cache no other shares."""
+    """The keys that are accepted; without any, none is needed. Each of several is a tenant whose cache no other shares."""
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._digests = tuple(sha256(key.encode()).digest() for key in keys)

@@ -85,7 +85,7 @@ def api_error(error: BaseException) -> ApiError:
 
 
 def log_defect(error: BaseException, name: str = "a request") -> None:
-    """Writes an error that nobody raised on purpose into the log, with its traceback and without values."""
+    """Writes an error that was not raised on purpose into the log, with its traceback and without values."""
     if not isinstance(error, QuireError):
         _log.error("%s failed: %s", name, type(error).__name__, exc_info=error)
 

@@ -28,7 +28,7 @@ class Generation:
     """A request that the engine has checked: one group per prompt, in their order, not yet begun.
 
     A group computes one completion per choice, or one for all `num_choices` of its prompt where they would be equal
-    (`is_shared`). `drops_output`: the engine draws one token, since it cannot draw none, and nobody sees it.
+    (`is_shared`). `drops_output`: the engine draws one token, since it cannot draw none, and no answer shows it.
     """
 
     groups: tuple[RequestGroup, ...]

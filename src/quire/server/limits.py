@@ -1,4 +1,4 @@
-"""Every limit of the server in one table, which docs/serve.md shows. What exceeds one is refused and disturbs nobody."""
+"""Every limit of the server in one table, which docs/serve.md shows. What exceeds one is refused and disturbs nothing else."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 A line holds the server's own words and numbers alone. Texts of exceptions are left out, since a client's may be among them,
 and control characters are escaped, so that nothing can forge a line.
 
-event loop, engine thread, workers   log --> queue --> one thread writes     a pipe that is not read holds up nobody
+event loop, engine thread, workers   log --> queue --> one thread writes     a pipe that is not read delays no request
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class LineWriter(logging.Handler):
             try:
                 self._stream.write("".join(f"{line}\n" for line in lines if line is not None))
                 self._stream.flush()
-            except (OSError, ValueError):  # nobody reads any more, or the stream is closed
+            except (OSError, ValueError):  # the pipe has no reader any more, or the stream is closed
                 is_over = True
 
 
@@ -132,7 +132,7 @@ def start_log(level: str, form: LogFormat, stream: TextIO | None = None) -> Line
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)
     logging.getLogger("quire").setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of what is no HTTP, which anybody may send
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of what is no HTTP, and any client may send that
     return writer
 
 

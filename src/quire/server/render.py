@@ -122,7 +122,7 @@ class AnswerSource:
 
 
 def new_id(prefix: str) -> str:
-    """Returns an id that nobody can guess."""
+    """Returns an id that cannot be guessed."""
     return f"{prefix}{os.urandom(12).hex()}"
 
 

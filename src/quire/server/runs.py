@@ -43,7 +43,7 @@ class EventReader:
     def read(self, event: StepEvent) -> None:
         if isinstance(event, RequestOutput):
             self._events.append(event)
-            self._num_open -= 1  # behind the event: whoever sees that nothing is open finds all of them
+            self._num_open -= 1  # behind the event: where nothing is open, all events are there
         elif not self._waits_for_end:
             self._events.append(event)
 

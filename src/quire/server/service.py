@@ -29,7 +29,7 @@ _MAX_NAMES_SHOWN = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """The names of the model; where no name was `chosen` by whoever started the server, every name means this model.
+    """The names of the model; where none was `chosen` at the start, every name means this model.
 
     `recommended` are sampling parameters for requests that leave them out.
     """

@@ -38,7 +38,7 @@ _TICK_S = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """Where a server listens, by which other names it is known, and who may ask. Without keys everybody may."""
+    """Where a server listens, by which other names it is known, and the keys it asks for, none by default."""
 
     host: str = "127.0.0.1"
     port: int = 8000
