@@ -266,11 +266,14 @@ class EngineCore:
 
     def _drop(self, plan: StepPlan, failures: Mapping[str, str]) -> list[StepEvent]:
         """Takes a plan back and ends the requests that made it fail."""
+        events: list[StepEvent] = []
         try:
             self.scheduler.abandon(plan)
-            return [event for request_id, message in failures.items() for event in self._fail(request_id, message)]
+            for request_id, message in failures.items():
+                events += self._fail(request_id, message)
         except BaseException as error:
-            return self._begin_again(error, [request_id for request_id in failures if request_id in self._states])
+            events += self._begin_again(error, [request_id for request_id in failures if request_id in self._states])
+        return events
 
     def _begin_again(self, error: BaseException, blamed: Sequence[str]) -> list[StepEvent]:
         """Begins new books after an error that left the old ones half written; the requests to blame end with it."""

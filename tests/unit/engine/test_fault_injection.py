@@ -223,6 +223,18 @@ def test_plan_that_always_fails_ends_requests_newest_first(monkeypatch: pytest.M
     assert [name for name, output in outputs.items() if _has_failed(output)] == ["stopped"]
 
 
+def test_error_while_requests_are_failed_loses_no_output(monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer) -> None:
+    def fail_always(*_: object) -> None:
+        raise InjectedError("injected")
+
+    monkeypatch.setattr(RequestGroup, "note_scores", fail_always)
+    monkeypatch.setattr(Scheduler, "fail", bomb := Bomb(Scheduler.fail, 2, after=False))
+    scored = [submission(f"scored{index}", (index, 4, 5), max_tokens=3, prompt_logprobs=1) for index in range(2)]
+    outputs = _world(tokenizer).run(*scored)
+    assert bomb.has_exploded
+    assert all(_has_failed(output) for output in outputs.values())
+
+
 def test_watcher_that_fails_is_left_out_and_loses_no_output(tokenizer: Tokenizer, expected: dict[str, Any]) -> None:
     readers = _world(tokenizer)
     calls: list[StepEvent] = []
