@@ -27,10 +27,11 @@ class Places:
         self._manager = manager
 
     def enter(self, request: Request, step: int) -> None:
-        """Queues a new request."""
+        """Queues a new request; an error of the cache leaves nothing of it."""
+        is_short = self._is_short(request)
         request.waits_since_step = step
         self.shares.enter(request.tenant, step)
-        self._queue(request)
+        self.waiting.push(request, is_short=is_short)
 
     def start(self, request: Request, num_computed: int) -> None:
         """Lets a request run that was taken out of its line; it holds its blocks already."""
@@ -44,7 +45,7 @@ class Places:
         self._manager.release(request.request_id)
         request.status = RequestStatus.WAITING
         request.num_computed_tokens = 0
-        self._queue(request)
+        self.waiting.push(request, is_short=self._is_short(request))
 
     def leave(self, request: Request) -> None:
         """Forgets a request that ends."""
@@ -78,11 +79,11 @@ class Places:
             num_in_tails += num_computed % pool.block_size
         return num_full * pool.block_size + num_in_tails
 
-    def _queue(self, request: Request) -> None:
+    def _is_short(self, request: Request) -> bool:
         num_tokens = request.num_tokens
         if num_tokens > self.max_short and len(self.waiting) < MAX_LOOKED_UP:
             num_tokens -= self._manager.match(request).num_tokens
-        self.waiting.push(request, is_short=num_tokens <= self.max_short)
+        return num_tokens <= self.max_short
 
     def _leave_running(self, request: Request) -> None:
         del self.running[bisect_left(self.running, urgency(request), key=urgency)]

@@ -305,9 +305,13 @@ class Scheduler:
 
     def _enter(self, request: Request) -> None:
         self.manager.open(request.request_id, tenant=request.tenant, salt=request.cache_salt)
+        try:
+            self._places.enter(request, self._num_steps)
+        except BaseException:
+            self.manager.close(request.request_id)
+            raise
         self._num_arrived = max(self._num_arrived, request.arrival + 1)
         self._requests[request.request_id] = request
-        self._places.enter(request, self._num_steps)
 
     def _landed(self, plan: StepPlan) -> StepPass:
         work = self._in_flight

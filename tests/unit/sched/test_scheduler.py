@@ -227,6 +227,18 @@ def test_abort_of_a_waiting_request_leaves_no_trace() -> None:
     assert scheduler.num_waiting == 1
 
 
+def test_a_request_that_cannot_be_queued_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = scheduler_of(budget=8)
+    with monkeypatch.context() as patched:
+        patched.setattr(KVCacheManager, "match", lambda *_: {}["injected"])
+        with pytest.raises(KeyError):
+            scheduler.submit(request_of("a", range(9)))
+    assert not scheduler.has_work
+    scheduler.manager.check_idle(range(0))
+    scheduler.submit(request_of("a", range(9)))
+    assert step(scheduler) == {"a": (0, 8)}
+
+
 def test_a_request_that_ends_in_flight_is_skipped_on_completion() -> None:
     scheduler = scheduler_of()
     failed, other = request_of("failed", range(5)), request_of("other", range(20, 25))
