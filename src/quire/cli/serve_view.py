@@ -27,7 +27,7 @@ def show_start(service: Service, access: Access, port: int) -> None:
 
 
 def start_lines(service: Service, access: Access, port: int) -> Iterator[str]:
-    """Yields what whoever started the server wants to know."""
+    """Yields what there is to know at the start: model, memory, keys, and how to ask."""
     engine, url = service.engine, base_url(access, port)
     layout, limits = engine.core.executor.layout, engine.core.scheduler.limits
     weights = engine.config.quantize.value if engine.config.quantize.value != "none" else _dtype_of(service)

@@ -47,8 +47,10 @@ class Books:
             self.scheduler.resume(request)
 
     def culprits_of_plan(self, request_ids: Iterable[str]) -> tuple[str, ...]:
-        """Returns whom to end for a plan that failed, of ids oldest first: none at first, as the books may be at fault, then
-        the newest."""
+        """Returns the requests to end for a plan that failed, of ids oldest first.
+
+        The first time there are none, as the books may be at fault; then it is the newest.
+        """
         is_again, self.has_failed_plan = self.has_failed_plan, True
         return tuple(request_ids)[-1:] if is_again else ()
 

@@ -1,4 +1,4 @@
-"""A block of KV memory, and the queue of blocks without a holder.
+"""A block of KV memory, and the queue of blocks that no request holds.
 
     first -> [ no content, no content | cached, least recently released ... most recently released ] <- last
 

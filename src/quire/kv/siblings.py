@@ -13,7 +13,7 @@ Tokens = tuple[int, ...]
 class Siblings:
     """The tokens of committed blocks that follow the same block, in sorted order.
 
-    Whatever shares most with a block would stand next to it: so two comparisons are enough, however many there are.
+    The block that shares most with another would stand next to it, so two comparisons are enough, however many there are.
     """
 
     __slots__ = ("_sorted",)

@@ -73,7 +73,7 @@ class Places:
         """Returns the tokens whose K/V the held blocks have; those of a shared block count once."""
         pool, block_ids = self._manager.pool, self._manager.block_ids
         num_full, num_in_tails = pool.num_blocks - pool.num_free, 0
-        for request in self.running:  # whatever is not filled is held by one request alone
+        for request in self.running:  # a block that is not filled is held by one request alone
             num_computed = request.num_computed_tokens
             num_full -= len(block_ids(request.request_id)) - num_computed // pool.block_size
             num_in_tails += num_computed % pool.block_size

@@ -22,7 +22,7 @@ class StepPass:
     is_full            no further request may be let in: memory or budget stopped a running one
     num_decoding       chunks of requests that draw a token in every step; they are the first ones
     begun              running requests whose prompt is not computed yet
-    turns              who of them, and of those that wait, was served; None where all decode
+    turns              which of them, and of those that wait, were served; None where all decode
     """
 
     __slots__ = (

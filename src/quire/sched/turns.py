@@ -1,4 +1,4 @@
-"""Who gets the tokens of a step that are left for prompts: prompts that are begun and requests that wait, side by side.
+"""Which requests get the tokens of a step that are left for prompts: begun prompts and waiting requests, side by side.
 
 1. The tenant for which the fewest tokens were computed (`Shares`).
 2. Its most urgent request. Its oldest one goes before that, for one step, if it got nothing for `PATIENCE` steps: no priority
@@ -93,7 +93,7 @@ class Turns:
             self._lines.push(request, is_short=is_short)
 
     def settle(self) -> None:
-        """Remembers who had a turn, once the step is computed."""
+        """Remembers which requests and tenants had a turn, once the step is computed."""
         for request in self._served:
             request.waits_since_step = self._step
         for tenant in self._had_turn:
