@@ -81,6 +81,7 @@ class Request:
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     waits_since_step: int = 0  # when it began to wait, or last got tokens of its prompt
+    waits_as_short: bool = False  # whether it is in its tenant's line of short prompts, or was when it was let in
 
     @property
     def num_tokens(self) -> int:
@@ -118,6 +119,15 @@ class Request:
         if start >= num_prompt:
             return self.output_token_ids[start - num_prompt : stop - num_prompt]
         return (*self.prompt_token_ids[start:], *self.output_token_ids[: stop - num_prompt])
+
+    def take_output(self, token_ids: Sequence[int], reason: FinishReason | None) -> FinishReason | None:
+        """Appends tokens to the output as far as its length allows; returns why it ends with them, or None where it goes on."""
+        num_room = self.max_num_tokens - self.num_tokens
+        if len(token_ids) < num_room:
+            self.output_token_ids += token_ids
+            return reason
+        self.output_token_ids += token_ids[:num_room]
+        return FinishReason.LENGTH if reason is None or len(token_ids) > num_room else reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,10 +28,10 @@ class Places:
 
     def enter(self, request: Request, step: int) -> None:
         """Queues a new request; an error of the cache leaves nothing of it."""
-        is_short = self._is_short(request)
+        request.waits_as_short = self._is_short(request)
         request.waits_since_step = step
         self.shares.enter(request.tenant, step)
-        self.waiting.push(request, is_short=is_short)
+        self.waiting.push(request)
 
     def start(self, request: Request, num_computed: int) -> None:
         """Lets a request run that was taken out of its line; it holds its blocks already."""
@@ -41,11 +41,21 @@ class Places:
 
     def stop(self, request: Request) -> None:
         """Takes the blocks of a running request away; it waits at its old place."""
-        self._leave_running(request)
-        self._manager.release(request.request_id)
-        request.status = RequestStatus.WAITING
-        request.num_computed_tokens = 0
-        self.waiting.push(request, is_short=self._is_short(request))
+        self._give_back(request)
+        request.waits_as_short = self._is_short(request)
+        self.waiting.push(request)
+
+    def put_back(self, request: Request) -> None:
+        """Takes back that a request was let in: it waits exactly as before."""
+        self._give_back(request)
+        self.waiting.push(request)
+
+    def reconsider(self, request: Request, *, is_short: bool) -> None:
+        """Moves a request that waits to the line of short prompts, or out of it."""
+        if request.status is RequestStatus.WAITING and request.waits_as_short != is_short:
+            self.waiting.remove(request)
+            request.waits_as_short = is_short
+            self.waiting.push(request)
 
     def leave(self, request: Request) -> None:
         """Forgets a request that ends."""
@@ -84,6 +94,12 @@ class Places:
         if num_tokens > self.max_short and len(self.waiting) < MAX_LOOKED_UP:
             num_tokens -= self._manager.match(request).num_tokens
         return num_tokens <= self.max_short
+
+    def _give_back(self, request: Request) -> None:
+        self._leave_running(request)
+        self._manager.release(request.request_id)
+        request.status = RequestStatus.WAITING
+        request.num_computed_tokens = 0
 
     def _leave_running(self, request: Request) -> None:
         del self.running[bisect_left(self.running, urgency(request), key=urgency)]

@@ -96,12 +96,12 @@ class Lines:
     def __len__(self) -> int:
         return self._num_waiting
 
-    def push(self, request: Request, *, is_short: bool) -> None:
+    def push(self, request: Request) -> None:
         """Adds a request to its tenant's line."""
         line = self.by_tenant.setdefault(request.tenant, Line())
         line.by_urgency.push(request)
         line.by_age.push(request)
-        if is_short:
+        if request.waits_as_short:
             line.short.push(request)
         self._num_waiting += 1
 

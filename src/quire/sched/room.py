@@ -64,7 +64,7 @@ class Room:
         """Undoes for one request what a step that is abandoned has reserved."""
         request_id = request.request_id
         if request_id in work.admitted:
-            self._places.stop(request)
+            self._places.put_back(request)
             if not request.num_preemptions:
                 request.num_cached_tokens = 0
                 self._manager.forget_admission(request.request_id)

@@ -181,7 +181,7 @@ class Scheduler:
             else:
                 self.manager.release(request_id)
             if num_sample_rows:
-                reason = _append(request, sampled[request_id], ended.get(request_id) if ended else None)
+                reason = request.take_output(sampled[request_id], ended.get(request_id) if ended else None)
                 if reason is not None:
                     self._finish(request, reason)
                     finished.append(request)
@@ -331,14 +331,3 @@ class Scheduler:
         del self._requests[request.request_id]
         request.status = RequestStatus.FINISHED
         request.finish_reason = reason
-
-
-def _append(request: Request, token_ids: Sequence[int], reason: FinishReason | None) -> FinishReason | None:
-    """Appends tokens to the output as far as its length allows; returns why it ends with them, or None where it goes on."""
-    output = request.output_token_ids
-    num_room = request.max_num_tokens - len(request.prompt_token_ids) - len(output)
-    if len(token_ids) < num_room:
-        output += token_ids
-        return reason
-    output += token_ids[:num_room]
-    return FinishReason.LENGTH if reason is None or len(token_ids) > num_room else reason

@@ -38,7 +38,7 @@ class Turns:
         self._begun: dict[str, list[Request]] = {}
         for request in begun:
             self._begun.setdefault(request.tenant, []).append(request)
-        self._lines, self._shares, self._max_short = places.waiting, places.shares, places.max_short
+        self._places, self._lines, self._shares, self._max_short = places, places.waiting, places.shares, places.max_short
         self._step = step
         self._given: Counter[str] = Counter()  # tokens of this step by tenant
         self._served: list[Request] = []
@@ -89,15 +89,17 @@ class Turns:
 
     def close(self) -> None:
         """Puts back the requests that were passed over."""
-        for request, is_short in self._passed_over:
-            self._lines.push(request, is_short=is_short)
+        for request, _ in self._passed_over:
+            self._lines.push(request)
 
     def settle(self) -> None:
-        """Remembers which requests and tenants had a turn, once the step is computed."""
+        """Remembers which requests and tenants had a turn, and which requests are short now, once the step is computed."""
         for request in self._served:
             request.waits_since_step = self._step
         for tenant in self._had_turn:
             self._shares.note_turn(tenant, self._step)
+        for request, is_short in self._passed_over:
+            self._places.reconsider(request, is_short=is_short)
 
     # -- inside ----------------------------------------------------------------------
 

@@ -129,9 +129,10 @@ def test_prompt_tokens_are_counted_without_the_requests_that_made_room_for_them(
     scheduler.submit(prompt_of("long", 60, 4, max_tokens=1))
     num_preempted = 0
     while scheduler.has_work:
+        decoding = {each.request_id for each in scheduler._running if scheduler._is_decoding(each)}
         plan = _measured_step(scheduler)
         num_preempted += len(plan.preempted)
-        num_drawn = sum(chunk.request_id.startswith("decodes") and chunk.num_tokens == 1 for chunk in plan.scheduled)
+        num_drawn = sum(chunk.num_tokens for chunk in plan.scheduled if chunk.request_id in decoding)
         assert noted[-1] == (num_drawn, plan.num_tokens - num_drawn)
     assert num_preempted
 
