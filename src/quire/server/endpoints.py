@@ -154,24 +154,23 @@ class Endpoints:
 
     # -- answers of the server -------------------------------------------------------
 
-    async def _count_tokens(self, request: Request) -> Response:
+    async def _count_tokens(self, request: Request) -> Any:
         return await self._tell(request, counted_tokens)
 
-    async def _tokenize(self, request: Request) -> Response:
+    async def _tokenize(self, request: Request) -> Any:
         return await self._tell(request, tokenized)
 
-    async def _detokenize(self, request: Request) -> Response:
+    async def _detokenize(self, request: Request) -> Any:
         return await self._tell(request, detokenized)
 
-    async def _tell(self, request: Request, read: Callable[[Fields, Service, str], Told]) -> Response:
+    async def _tell(self, request: Request, read: Callable[[Fields, Service, str], Told]) -> Any:
+        """Returns the answer, written where the request is read: it may be as large."""
         self._service.require_open()
-        told = await self._read(request, read)
-        return _json(told.body, headers=told.headers)
+        return await self._read(request, lambda *asked: _told(read(*asked)))
 
-    async def _count_input(self, request: Request) -> Response:
+    async def _count_input(self, request: Request) -> Any:
         self._service.require_open()
-        told = await self._read_turn(request, counted_input)
-        return _json(told.body, headers=told.headers)
+        return await self._read_turn(request, lambda *asked: _told(counted_input(*asked)))
 
     async def _models(self, _request: Request) -> Response:
         names = self._service.model.names
@@ -232,6 +231,10 @@ class Endpoints:
 
     async def _index(self, _request: Request) -> Response:
         return _json({"name": "quire", "version": __version__, "time": int(time.time()), "endpoints": _LISTED})
+
+
+def _told(told: Told) -> Response:
+    return _json(told.body, headers=told.headers)
 
 
 def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
