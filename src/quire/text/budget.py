@@ -23,6 +23,10 @@ class Budget:
     __slots__ = ("_left", "_limit")
 
     def __init__(self, limit: int) -> None:
+        self.renew(limit)
+
+    def renew(self, limit: int) -> None:
+        """Begins again, with `limit` units."""
         self._limit = limit
         self._left = limit
 

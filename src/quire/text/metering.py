@@ -7,26 +7,50 @@ The source is parsed, and every loop, comparison, concatenation, slice and piece
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import CodeType
 
-from jinja2 import meta, nodes
+from jinja2 import Template, meta, nodes
 from jinja2.visitor import NodeTransformer
 
 from quire.text.budget import Budget, refused
 from quire.text.sandbox import PayingEnvironment
 
 _COMPILE_WORK = 2_000_000
+_MAX_IDLE = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledTemplate:
-    """A template's code, its source by lines for error messages, the variables that it reads, and the texts that it holds."""
+    """A template's code, its source by lines for error messages, the variables that it reads, and the texts that it holds.
+
+    Binding the code to an environment takes longer than a short chat, so that a few bound ones are kept between renderings.
+    """
 
     code: CodeType
     lines: tuple[str, ...]
     names_read: frozenset[str]
     literals: frozenset[str]
+    _idle: deque[tuple[Budget, Template]] = field(default_factory=lambda: deque(maxlen=_MAX_IDLE), repr=False, compare=False)
+
+    @contextmanager
+    def bound(self, work: int) -> Iterator[Template]:
+        """Lends the code bound to an environment that no other rendering uses meanwhile, with so much work to spend.
+
+        For any thread. One that a rendering failed with is not lent again.
+        """
+        try:
+            budget, template = self._idle.pop()
+            budget.renew(work)
+        except IndexError:
+            budget = Budget(work)
+            environment = PayingEnvironment(budget)
+            template = Template.from_code(environment, self.code, environment.globals)
+        yield template
+        self._idle.append((budget, template))
 
 
 class _Metering(NodeTransformer):
@@ -64,7 +88,7 @@ def _filtered(name: str, node: nodes.Node) -> nodes.Filter:
 
 
 def compile_template(source: str) -> CompiledTemplate:
-    """Returns code that `Template.from_code` binds to a fresh PayingEnvironment; raises Jinja's own errors."""
+    """Returns code to bind to a PayingEnvironment; raises Jinja's own errors."""
     environment = PayingEnvironment(Budget(_COMPILE_WORK))
     parsed = environment.parse(source)
     literals = [node.data for node in parsed.find_all(nodes.TemplateData)]

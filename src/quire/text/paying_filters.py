@@ -32,7 +32,7 @@ Settle = Callable[[Any], Any]
 
 
 def paying_filters(environment: SandboxedEnvironment, budget: Budget, settle: Settle) -> dict[str, Any]:
-    """Returns the filters of one rendering by name."""
+    """Returns the filters of one environment by name."""
     own = {"tojson": _tojson(budget), "sum": partial(_sum, environment), "pprint": partial(_pprint, budget)}
     known: Mapping[str, Any] = FILTERS | own
     filters = {name: _shallow(name, known[name], budget, settle) for name in SHALLOW_FILTERS}
@@ -41,7 +41,7 @@ def paying_filters(environment: SandboxedEnvironment, budget: Budget, settle: Se
 
 
 def paying_tests(budget: Budget) -> dict[str, Any]:
-    """Returns the tests of one rendering by name."""
+    """Returns the tests of one environment by name."""
     known: Mapping[str, Any] = TESTS
     return {name: _comparing(test, budget) if name in COMPARING_TESTS else test for name, test in known.items()}
 

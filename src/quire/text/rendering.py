@@ -10,10 +10,8 @@ from typing import Any, NoReturn
 from jinja2 import Template
 
 from quire.errors import PromptTooLongError, TemplateError
-from quire.text.budget import Budget
 from quire.text.metering import CompiledTemplate
 from quire.text.plain_values import num_characters
-from quire.text.sandbox import PayingEnvironment
 from quire.text.template_errors import RaisedByTemplateError, template_error
 
 MAX_PROMPT_CHARS = 16_000_000
@@ -52,20 +50,19 @@ class Rendering:
 
     def write(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Returns the text; raises TemplateError, with the template's line, where the template fails."""
-        environment = PayingEnvironment(Budget(self._work))
-        environment.globals["raise_exception"] = _raise_exception
+        functions: dict[str, Any] = {"raise_exception": _raise_exception}
         if self._now is not None:
-            environment.globals["strftime_now"] = _clock(self._now)
-        template = Template.from_code(environment, self._compiled.code, dict(environment.globals))
-        try:
-            return self._written(template, {**self._names, "messages": messages})
-        except Exception as error:
-            raise template_error(error, template, self._compiled.lines) from error
+            functions["strftime_now"] = _clock(self._now)
+        with self._compiled.bound(self._work) as template:
+            try:
+                return self._written(template, functions | {**self._names, "messages": messages})
+            except Exception as error:
+                raise template_error(error, template, self._compiled.lines) from error
 
-    def _written(self, template: Template, names: Mapping[str, Any]) -> str:
+    def _written(self, template: Template, names: dict[str, Any]) -> str:
         pieces: list[str] = []
         num_written = 0
-        for piece in template.root_render_func(template.new_context(dict(names))):
+        for piece in template.root_render_func(template.new_context(names)):
             num_written += len(piece)
             if num_written > MAX_OUTPUT_CHARS:
                 raise TemplateError(

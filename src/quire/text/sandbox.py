@@ -24,7 +24,7 @@ from quire.text.template_names import ALLOWED_GLOBALS, METHODS, REFUSED_GLOBALS,
 
 
 class PayingEnvironment(ImmutableSandboxedEnvironment):
-    """One rendering's environment. Filters, methods and globals that `template_names` refuses say so when they are used."""
+    """The environment of one rendering at a time. What `template_names` refuses says so when it is used."""
 
     intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -294,3 +295,22 @@ def test_a_long_honest_conversation_fits_the_budget() -> None:
     )
     messages = [{"role": "user", "content": "What is the capital of France? " * 5}] * 2000
     assert len(ChatTemplate(source, special_tokens={}).render(messages)) > 300_000
+
+
+def test_no_rendering_leaves_anything_to_the_next_one() -> None:
+    template = ChatTemplate(
+        "{% set text = 'x' * messages[0].n %}{{ now is defined }} {{ strftime_now is defined }}", special_tokens={}
+    )
+    assert template.render([{"role": "user", "n": 1}], now=datetime(2031, 5, 4, tzinfo=UTC)) == "False True"
+    for _ in range(3):  # each with a budget of its own
+        assert template.render([{"role": "user", "n": 900_000}]) == "False False"
+        with pytest.raises(TemplateError, match="exceeds its work budget"):
+            template.render([{"role": "user", "n": 9_000_000}])
+
+
+def test_renderings_in_several_threads_do_not_meet() -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.content | upper }}{% endfor %}", special_tokens={})
+    chats = [[{"role": "user", "content": f"text {number}"}] * 50 for number in range(40)]
+    with ThreadPoolExecutor(6) as pool:
+        texts = list(pool.map(template.render, chats))
+    assert texts == [f"TEXT {number}" * 50 for number in range(40)]
