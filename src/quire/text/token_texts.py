@@ -21,8 +21,8 @@ class TokenTexts:
         self._ends = {text[length:] for text in known for length in range(1, len(text))}
         self._folded = [text.casefold() for text in known]
         self._max_piece = max(self._by_length, default=1) - 1
-        first = "".join(sorted({re.escape(text[0]) for text in known}))
-        self._first = re.compile(f"[{first}]" if first else "(?!)")
+        self._first = _any_of({text[0] for text in known})
+        self._last = _any_of({text[-1] for text in known})
         self._tokenizer = tokenizer
         self._is_loose = tokenizer.finds_in_normalized_text
 
@@ -40,9 +40,9 @@ class TokenTexts:
         """Returns the places where a mark keeps the text from becoming a token, alone or with text before or behind it."""
         cuts = {start + 1 for start in self._occurrences(text)}
         pieces = range(1, min(self._max_piece, len(text)) + 1)
-        if any(_is_piece(text[:length], self._ends) for length in pieces):
+        if self._last.search(text[: len(pieces)]) and any(_is_piece(text[:length], self._ends) for length in pieces):
             cuts.add(0)
-        if any(_is_piece(text[-length:], self._starts) for length in pieces):
+        if self._first.search(text[-len(pieces) :]) and any(_is_piece(text[-length:], self._starts) for length in pieces):
             cuts.add(len(text))
         if self._is_loose:
             special = [span for span in self._tokenizer.added_spans(text) if span.token_id in self._tokenizer.special_ids]
@@ -54,6 +54,12 @@ class TokenTexts:
             start = match.start()
             if any(text[start : start + length] in same for length, same in self._by_length.items()):
                 yield start
+
+
+def _any_of(characters: Iterable[str]) -> re.Pattern[str]:
+    """Returns a pattern of one of these characters."""
+    escaped = "".join(sorted(map(re.escape, characters)))
+    return re.compile(f"[{escaped}]" if escaped else "(?!)")
 
 
 def _is_piece(text: str, pieces: set[str]) -> bool:
