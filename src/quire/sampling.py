@@ -96,10 +96,10 @@ class _FrozenDict(dict[_Key, _Value]):
 def _naming_unknown_parameters(params_class: type[_Class]) -> type[_Class]:
     """Makes a class of parameters answer an unknown name with ours, or with the reason why there is none."""
     build: Callable[..., None] = params_class.__init__
+    own_names = [each.name for each in fields(params_class)]  # type: ignore[arg-type]
 
     @wraps(build)
     def checked(self: object, *unnamed: object, **params: object) -> None:
-        own_names = [each.name for each in fields(params_class)]  # type: ignore[arg-type]
         if unnamed:
             raise UnknownParameterError(
                 "a sampling parameter is passed by its name",

@@ -135,8 +135,9 @@ def read_fields(model: type[_Model], fields: Fields) -> _Model:
 def ignored_fields(request: RequestFields) -> Iterator[str]:
     """Yields the fields that had no effect: those that are null, then those that are not known."""
     others = request.model_extra or {}
+    given = request.model_fields_set.difference(others)
     for name, field in type(request).model_fields.items():
-        if name in request.model_fields_set.difference(others) and getattr(request, name) is None:
+        if name in given and getattr(request, name) is None:
             yield field.alias or name
     for name, value in others.items():
         if value is None or name not in UNSUPPORTED:
