@@ -165,24 +165,11 @@ class SamplingParams:
     prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        for name, limits in COUNT_LIMITS.items():
-            if name not in _OPTIONAL or getattr(self, name) is not None:
-                self._set(name, _int_within(name, getattr(self, name), *limits))
-        for name, number_limits in NUMBER_LIMITS.items():
-            self._set(name, _number_within(name, getattr(self, name), *number_limits))
-        for name in _SWITCHES:
-            self._set(name, _switch(name, getattr(self, name)))
-        for name in ("stop", "bad_words"):
-            self._set(name, _texts(name, getattr(self, name)))
-        self._set("stop_token_ids", _token_ids("stop_token_ids", self.stop_token_ids))
-        self._set("logit_bias", _biases(self.logit_bias))
-        if self.allowed_token_ids is not None:
-            self._set("allowed_token_ids", _allowed_ids(self.allowed_token_ids))
-        self._set("top_k", max(self.top_k, 0))
+        for name, default in _DEFAULTS.items():
+            value = getattr(self, name)
+            if value is not default:  # most are left as they are
+                object.__setattr__(self, name, _CHECKS[name](name, value))
         self._check_combinations()
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
 
     @property
     def method(self) -> SamplingMethod:
@@ -215,6 +202,17 @@ class SamplingParams:
                 raise SamplingError(
                     "greedy completions are all the same", given=f"n={self.n}", next_step="Use n=1 or a temperature above 0."
                 )
+
+
+def _count(name: str, value: object) -> int | None:
+    if value is None and name in _OPTIONAL:
+        return None
+    number = _int_within(name, value, *COUNT_LIMITS[name])
+    return max(number, 0) if name == "top_k" else number
+
+
+def _number(name: str, value: object) -> int | float:
+    return _number_within(name, value, *NUMBER_LIMITS[name])
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
@@ -253,12 +251,12 @@ def _token_ids(name: str, value: object) -> tuple[int, ...]:
     return tuple(_int_within("a token id", token_id, 0, MAX_SEED) for token_id in token_ids)
 
 
-def _allowed_ids(value: object) -> tuple[int, ...]:
+def _allowed_ids(name: str, value: object) -> tuple[int, ...]:
     """Returns the distinct ids, ascending."""
-    token_ids = _entries("allowed_token_ids", value, "token ids")
+    token_ids = _entries(name, value, "token ids")
     if not 1 <= len(token_ids) <= MAX_ALLOWED_TOKENS:
         raise SamplingError(
-            "allowed_token_ids must name at least one token, and not too many",
+            f"{name} must name at least one token, and not too many",
             given=len(token_ids),
             limit=f"1 to {MAX_ALLOWED_TOKENS}",
             next_step="Name the tokens that may be chosen, or pass None to allow all.",
@@ -266,13 +264,13 @@ def _allowed_ids(value: object) -> tuple[int, ...]:
     return tuple(sorted({_int_within("a token id", token_id, 0, MAX_SEED) for token_id in token_ids}))
 
 
-def _biases(value: object) -> Mapping[int, float]:
+def _biases(name: str, value: object) -> Mapping[int, float]:
     if value is not None and not isinstance(value, Mapping):
         raise SamplingError(
-            "logit_bias must map token ids to numbers", given=shown(value), next_step="Pass logit_bias as a dictionary."
+            f"{name} must map token ids to numbers", given=shown(value), next_step=f"Pass {name} as a dictionary."
         )
     given: Mapping[object, object] = {} if value is None else value
-    _require_few("logit_bias", len(given))
+    _require_few(name, len(given))
     return _FrozenDict(
         {
             _int_within("a token id", token_id, 0, MAX_SEED): _number_within("a logit bias", bias, -_MAX_BIAS, _MAX_BIAS)
@@ -327,3 +325,18 @@ def _number_within(name: str, value: object, low: float, high: float) -> int | f
             next_step=f"Pass {name} within that range.",
         )
     return number
+
+
+_DEFAULTS: Mapping[str, object] = MappingProxyType({each.name: each.default for each in fields(SamplingParams)})
+_CHECKS: Mapping[str, Callable[[str, object], object]] = MappingProxyType(
+    {
+        **dict.fromkeys(COUNT_LIMITS, _count),
+        **dict.fromkeys(NUMBER_LIMITS, _number),
+        **dict.fromkeys(_SWITCHES, _switch),
+        **dict.fromkeys(("stop", "bad_words"), _texts),
+        "stop_token_ids": _token_ids,
+        "logit_bias": _biases,
+        "allowed_token_ids": _allowed_ids,
+    }
+)
+"""What makes a parameter of a value that is not its default."""
