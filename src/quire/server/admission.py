@@ -41,10 +41,12 @@ class Load:
     tenant: str = ""
 
     def __add__(self, other: Load) -> Load:
-        return replace(self, num_requests=self.num_requests + other.num_requests, num_tokens=self.num_tokens + other.num_tokens)
+        num_requests, num_tokens = self.num_requests + other.num_requests, self.num_tokens + other.num_tokens
+        return Load(num_requests=num_requests, num_tokens=num_tokens, tenant=self.tenant)
 
     def __sub__(self, other: Load) -> Load:
-        return replace(self, num_requests=self.num_requests - other.num_requests, num_tokens=self.num_tokens - other.num_tokens)
+        num_requests, num_tokens = self.num_requests - other.num_requests, self.num_tokens - other.num_tokens
+        return Load(num_requests=num_requests, num_tokens=num_tokens, tenant=self.tenant)
 
 
 _NOTHING = Load(num_requests=0, num_tokens=0)

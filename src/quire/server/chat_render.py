@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from quire.engine.step_events import PromptProgress
@@ -50,7 +51,6 @@ class ChatRenderer(OpenAIStream):
         self._envelope, self._generation, self._form, self._source = envelope, generation, form, source
         self._usage: dict[str, Any] = {"usage": None} if form.has_usage else {}
         self._is_plain = form.num_top is None and not form.has_token_ids
-        self._prefixes, self._suffix = self._prebuilt()
 
     # -- as a stream -----------------------------------------------------------------
 
@@ -61,7 +61,7 @@ class ChatRenderer(OpenAIStream):
     def opening(self) -> bytes:
         """Returns the role of every choice."""
         delta = {"role": "assistant", "content": ""}
-        return b"".join(self._chunk(choice, delta) for choice in range(len(self._prefixes)))
+        return b"".join(self._chunk(choice, delta) for choice in range(len(self._prebuilt[0])))
 
     def delta(self, delta: Delta) -> bytes:
         """Returns the chunks of a delta, and of the end if it is the last one."""
@@ -108,7 +108,8 @@ class ChatRenderer(OpenAIStream):
 
     def _content(self, choice: int, delta: Delta) -> bytes:
         if self._is_plain:
-            return self._prefixes[choice] + json_text(delta.text) + self._suffix if delta.text else b""
+            prefixes, suffix = self._prebuilt
+            return prefixes[choice] + json_text(delta.text) + suffix if delta.text else b""
         return self._chunk(choice, {"content": delta.text}, self._facts(delta)) if delta.text or delta.token_ids else b""
 
     def _finish(self, choice: int, delta: Delta) -> bytes:
@@ -131,6 +132,7 @@ class ChatRenderer(OpenAIStream):
         body = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None, **(facts or {})}
         return {**self._envelope.fields(_CHUNK), "choices": [body], **self._usage}
 
+    @cached_property
     def _prebuilt(self) -> tuple[list[bytes], bytes]:
         """Returns what stands before the text of each choice's chunks, and what stands behind it."""
         num_choices = len(self._generation.groups) * self._generation.num_choices

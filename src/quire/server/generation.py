@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 
 from quire.engine.completion import RequestGroup
 from quire.engine.step_events import Progress, StepEvent
@@ -140,11 +141,16 @@ def _joined(steps: Sequence[Progress]) -> list[Progress]:
 
 def _sum(steps: Sequence[Progress]) -> Progress:
     logprobs = [step.logprobs for step in steps if step.logprobs is not None]
-    return replace(
-        steps[-1],
+    last = steps[-1]
+    return Progress(
+        request_id=last.request_id,
+        index=last.index,
         text="".join([step.text for step in steps]),
-        token_ids=tuple(token_id for step in steps for token_id in step.token_ids),
-        logprobs=tuple(entry for entries in logprobs for entry in entries) if logprobs else None,
+        token_ids=tuple(chain.from_iterable([step.token_ids for step in steps])),
+        logprobs=tuple(chain.from_iterable(logprobs)) if logprobs else None,
+        cumulative_logprob=last.cumulative_logprob,
+        finish_reason=last.finish_reason,
+        stop_reason=last.stop_reason,
     )
 
 

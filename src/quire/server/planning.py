@@ -58,13 +58,12 @@ def plan(prompts: Sequence[ParsedPrompt], wish: Wish, service: Service) -> Gener
     is_shared = is_greedy(wish.params)
     rooms = [_room_behind(prompt, service) for prompt in prompts]
     params = [_fitting_params(wish, room, n=1 if is_shared else wish.n) for room in rooms]
+    submission = service.engine.frontend.submission
     submissions = [
-        replace(
-            service.engine.frontend.submission(prompt, each, priority=wish.priority, tenant=wish.tenant),
-            reports_prompt=wish.reports_prompt,
-        )
-        for prompt, each in zip(prompts, params, strict=True)
+        submission(prompt, each, priority=wish.priority, tenant=wish.tenant) for prompt, each in zip(prompts, params, strict=True)
     ]
+    if wish.reports_prompt:
+        submissions = [replace(each, reports_prompt=True) for each in submissions]
     requested = wish.max_tokens
     return Generation(
         groups=tuple(service.engine.check(submissions)),

@@ -37,7 +37,7 @@ def salted(prompt: ParsedPrompt, request: SamplingFields) -> ParsedPrompt:
     `cache_prompt: false` draws a salt: nothing is taken from the cache, and no other prompt finds what this one puts there.
     """
     salt = os.urandom(_BYPASS_BYTES).hex() if request.cache_prompt is False else request.cache_salt or ""
-    return replace(prompt, cache_salt=salt)
+    return replace(prompt, cache_salt=salt) if salt else prompt
 
 
 def require_prompt(prompt: object, service: Service, place: str) -> None:
