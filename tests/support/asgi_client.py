@@ -12,6 +12,7 @@ from typing import Any
 
 from quire.engine.async_engine import AsyncEngine
 from quire.engine.options import EngineOptions
+from quire.server.connection import DEPARTURE, Departure
 from quire.server.limits import Limits
 from quire.server.service import ServedModel, Service
 from quire.server.serving import Access, Server
@@ -59,23 +60,18 @@ async def ask(app: Any, asked: Asked, timeout_s: float = 60.0, *, leaves: bool =
     A client that `leaves` does so with the first part of the answer.
     """
     messages: list[Any] = []
-    is_read = False
-    left = asyncio.Event()
+    departure = Departure()
 
     async def receive() -> Any:
-        nonlocal is_read
-        if is_read:
-            await left.wait()
-            return {"type": "http.disconnect"}
-        is_read = True
         return {"type": "http.request", "body": asked.body, "more_body": False}
 
     async def send(message: Any) -> None:
         messages.append(message)
         if leaves and message["type"] == "http.response.body":
-            left.set()
+            departure.come()
 
-    await asyncio.wait_for(app(scope_of(asked), receive, send), timeout_s)
+    scope = {**scope_of(asked), DEPARTURE: departure}
+    await asyncio.wait_for(app(scope, receive, send), timeout_s)
     start, *parts = messages
     headers = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
     return Reply(status=start["status"], headers=headers, body=b"".join(part.get("body", b"") for part in parts))

@@ -6,15 +6,14 @@ headers, accepted | prompt, heartbeat ... | opening, deltas ... | closing   what
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from quire.engine.step_events import PromptProgress, StepEvent
+from quire.server.connection import DEPARTURE
 from quire.server.errors import api_error, log_defect
 from quire.server.generation import deltas_of
 from quire.server.metrics_answers import facts_of
@@ -36,12 +35,12 @@ class Answer:
         self._call = call
         self._service = service
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
         stream = self._call.stream
         run = Run(self._call.generation, self._service.engine, self._service.runs, is_streamed=stream is not None)
         with run, self._service.noted(self._call.note):
             try:
-                async with _watched(run, receive):
+                with scope[DEPARTURE].calling(run.leave):
                     await (self._send_whole(run, send) if stream is None else self._send_stream(run, stream, send))
             finally:
                 scope[ANSWER] = facts = facts_of(run, self._service.engine)
@@ -116,22 +115,6 @@ async def send_whole(send: Send, body: bytes, headers: Mapping[str, str], status
     """Sends an answer in one piece."""
     await send_start(send, {**headers, "content-length": str(len(body))}, status)
     await send({"type": "http.response.body", "body": body})
-
-
-@asynccontextmanager
-async def _watched(run: Run, receive: Receive) -> AsyncIterator[None]:
-    """Tells a run meanwhile when its client disconnects. The request's body has been read."""
-
-    async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        run.leave()
-
-    watcher = asyncio.create_task(watch())
-    try:
-        yield
-    finally:
-        watcher.cancel()
 
 
 def _size_of(run: Run) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop, BaseTransport, TimerHandle, Transport
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Any, cast
 
@@ -21,6 +22,9 @@ from uvicorn.server import ServerState
 from quire.server.errors import ApiError, Refusal, error_body
 from quire.server.limits import Limits
 
+DEPARTURE = "quire.departure"
+"""Key of the scope: the Departure of the client."""
+
 _FIELD_EXTRA_BYTES = 4  # ": " and the line's end
 
 
@@ -28,6 +32,33 @@ class _Reading(Enum):
     NOTHING = "nothing"
     HEAD = "head"
     BODY = "body"
+
+
+class Departure:
+    """Tells what runs for a client when its connection is lost, without a task that waits for it."""
+
+    __slots__ = ("_calls", "_has_come")
+
+    def __init__(self) -> None:
+        self._calls: set[Callable[[], None]] = set()
+        self._has_come = False
+
+    @contextmanager
+    def calling(self, call: Callable[[], None]) -> Iterator[None]:
+        """Calls a function when the connection is lost meanwhile, at once where it is lost already."""
+        self._calls.add(call)
+        try:
+            if self._has_come:
+                call()
+            yield
+        finally:
+            self._calls.discard(call)
+
+    def come(self) -> None:
+        """Notes that the connection is lost."""
+        self._has_come = True
+        for call in tuple(self._calls):
+            call()
 
 
 class Connections:
@@ -62,7 +93,7 @@ def guarded_protocol(limits: Limits, on_refusal: Callable[[ApiError], None]) -> 
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection. `scope["state"]` of its requests is uvicorn's."""
+    """One connection. `scope["state"]` of its requests is uvicorn's, `scope[DEPARTURE]` ours."""
 
     guard: Connections
 
@@ -72,6 +103,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = self.guard.limits
         self._address = ""
+        self._departure = Departure()
         self._reading = _Reading.HEAD
         self._is_refused = False
         self._head_bytes = 0  # of whole fields
@@ -95,6 +127,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._stop_read_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
+        self._departure.come()
 
     # -- bytes arrive ----------------------------------------------------------------
 
@@ -113,6 +146,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[DEPARTURE] = self._departure  # type: ignore[typeddict-unknown-key]
         self._head_bytes = self._pending_bytes = 0
         if self._reading is not _Reading.HEAD or self._read_timer is None:
             self._await_head()
