@@ -141,15 +141,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._reading is _Reading.HEAD and self._pending_bytes > self._limits.head_bytes:
             self._refuse_head()
-        elif self._reading is _Reading.NOTHING and self._is_waiting and self._read_timer is None:
-            self._await_head()  # something came that begins no request
+        elif self._read_timer is None:
+            self._await_rest()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[DEPARTURE] = self._departure  # type: ignore[typeddict-unknown-key]
-        self._head_bytes = self._pending_bytes = 0
-        if self._reading is not _Reading.HEAD or self._read_timer is None:
-            self._await_head()
+        self._reading, self._head_bytes, self._pending_bytes = _Reading.HEAD, 0, 0
 
     def on_url(self, url: bytes) -> None:
         self._head_bytes += len(url)
@@ -168,7 +166,6 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         super().on_headers_complete()
         self._reading, self._body_bytes = _Reading.BODY, 0
-        self._read_timer = self.loop.call_later(self._limits.body_grace_s, self._check_rate, self.loop.time())
 
     def on_body(self, body: bytes) -> None:
         if not self._is_refused:
@@ -197,9 +194,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def _is_waiting(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    def _await_rest(self) -> None:
+        """Sets the timer of what has come in part. Most requests come whole, and need none."""
+        if self._reading is _Reading.BODY:
+            self._read_timer = self.loop.call_later(self._limits.body_grace_s, self._check_rate, self.loop.time())
+        elif self._reading is _Reading.HEAD or self._is_waiting:  # what comes where a head may begin is a part of one
+            self._await_head()
+
     def _await_head(self) -> None:
         self._reading = _Reading.HEAD
-        self._stop_read_timer()
         self._read_timer = self.loop.call_later(self._limits.head_s, self._head_is_late)
 
     def _stop_read_timer(self) -> None:
