@@ -40,17 +40,13 @@ class Generation:
     drops_output: bool = False
     numbers: dict[str, int] = field(init=False)
     """The place of each group, by its request id."""
+    load: Load = field(init=False)
+    """What the engine has to do for it."""
 
     def __post_init__(self) -> None:
         numbers = {group.request_id: idx for idx, group in enumerate(self.groups)}
         object.__setattr__(self, "numbers", numbers)
-
-    @property
-    def load(self) -> Load:
-        """What the engine has to do for it."""
-        num_tokens = sum(len(group.submission.prompt.token_ids) for group in self.groups)
-        num_requests = sum(len(group.states) for group in self.groups)
-        return Load(num_requests=num_requests, num_tokens=num_tokens, tenant=self.groups[0].submission.tenant)
+        object.__setattr__(self, "load", _load_of(self.groups))
 
     def choices_of(self, group_idx: int, completion_idx: int) -> range:
         """Returns the choices that one completion of one group is: all those of a prompt come before those of the next."""
@@ -60,6 +56,12 @@ class Generation:
             if self.is_shared
             else range(first + completion_idx, first + completion_idx + 1)
         )
+
+
+def _load_of(groups: Sequence[RequestGroup]) -> Load:
+    num_tokens = sum(len(group.submission.prompt.token_ids) for group in groups)
+    num_requests = sum(len(group.states) for group in groups)
+    return Load(num_requests=num_requests, num_tokens=num_tokens, tenant=groups[0].submission.tenant)
 
 
 @dataclass(slots=True)  # neither frozen nor by keyword: one is made per token, in a third of the time

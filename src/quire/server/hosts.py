@@ -4,6 +4,7 @@ rebinding) or by ours; the headers Host and Origin give it away."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -58,6 +59,7 @@ class AllowedHosts:
             )
 
 
+@lru_cache(maxsize=64)  # nearly all clients write one of two
 def _host_of(header: bytes) -> str | None:
     """Returns the name in a Host header without its port; None for anything that is none."""
     return _host_of_url(b"http://" + header) if header and not set(b"/?#@\\") & set(header) else ""
