@@ -39,7 +39,7 @@ def plain_copy(value: Any, depth: int = MAX_INPUT_DEPTH) -> Any:
 
 def mapping_of(value: Any) -> Mapping[Any, Any] | None:
     """Returns a mapping as it is and the fields of a data class or a pydantic model, None for any other value."""
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # nearly always a dict, told in a tenth of the time
         return value
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
@@ -64,6 +64,6 @@ def num_characters(value: Any) -> int:
     """Returns how much text a plain value holds."""
     if isinstance(value, str):
         return len(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return sum(num_characters(key) + num_characters(item) for key, item in value.items())
     return sum(map(num_characters, value)) if isinstance(value, (list, tuple)) else 0
