@@ -166,8 +166,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, default in _DEFAULTS.items():
-            value = getattr(self, name)
-            if value is not default:  # most are left as they are
+            if (value := getattr(self, name)) is not default:  # most are left as they are
                 object.__setattr__(self, name, _CHECKS[name](name, value))
         self._check_combinations()
 
@@ -205,10 +204,8 @@ class SamplingParams:
 
 
 def _count(name: str, value: object) -> int | None:
-    if value is None and name in _OPTIONAL:
-        return None
-    number = _int_within(name, value, *COUNT_LIMITS[name])
-    return max(number, 0) if name == "top_k" else number
+    number = None if value is None and name in _OPTIONAL else _int_within(name, value, *COUNT_LIMITS[name])
+    return max(number or 0, 0) if name == "top_k" else number
 
 
 def _number(name: str, value: object) -> int | float:
