@@ -146,7 +146,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[DEPARTURE] = self._departure  # type: ignore[typeddict-unknown-key]
+        self.scope[DEPARTURE] = self._departure  # type: ignore[literal-required]  # asgiref knows its own keys alone
         self._reading, self._head_bytes, self._pending_bytes = _Reading.HEAD, 0, 0
 
     def on_url(self, url: bytes) -> None:
