@@ -1,4 +1,4 @@
-"""Blocks and sequence slots: who gets some, and who gives theirs back where there are too few.
+"""Blocks and sequence slots: which request gets some, and which gives its own back where there are too few.
 
 a running request needs a block       the tenant that was given most gives back its least urgent request's
 a tenant below its fair share waits   a tenant above it gives back its least urgent request's blocks and slot
@@ -30,7 +30,7 @@ class Room:
         return not work.is_full and len(self._places.running) < self._max_running and self._manager.pool.num_free > 0
 
     def tell(self, turns: Turns, work: StepPass) -> None:
-        """Tells the turns of a step which requests have room: none, or none of tenants that leave it to others."""
+        """Tells the turns of a step for which requests there is room: none that wait, or none of tenants with their share."""
         turns.admits = turns.admits and self.is_open(work)
         turns.closed = work.closed | self._satisfied()
 
