@@ -62,7 +62,12 @@ def test_wrong_key_is_refused(guarded: Served, header: str) -> None:
 
 def test_known_keys_are_accepted_as_bearer_and_as_header(guarded: Served) -> None:
     for key in KEYS:
-        for headers in ({"authorization": f"bearer {key}"}, {"x-api-key": key}, {"x-api-key": key, "authorization": "Bearer x"}):
+        for headers in (
+            {"authorization": f"bearer {key}"},
+            {"x-api-key": key},
+            {"x-api-key": key, "authorization": "Bearer x"},
+            {"x-api-key": "", "authorization": f"Bearer {key}"},
+        ):
             assert get(f"{guarded.url}/v1/models", headers=headers).status_code == 200
 
 

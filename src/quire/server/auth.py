@@ -34,7 +34,7 @@ class ApiKeys:
     def tenant_of(self, path: str, headers: Iterable[Header]) -> str:
         """Returns the tenant of a request, "" where there is but one; raises ApiError (401) without a known key.
 
-        `path` is the one that is routed. A key is a bearer token or the header `x-api-key`, which goes first.
+        `path` is the one that is routed. A key is a bearer token or the header `x-api-key`, which goes first unless it is empty.
         """
         if self.is_open or path in PUBLIC_PATHS:
             return ""
@@ -52,7 +52,7 @@ class ApiKeys:
 def _key_in(headers: Iterable[Header]) -> bytes:
     bearer = b""
     for name, value in headers:
-        if name == b"x-api-key":
+        if name == b"x-api-key" and value.strip():
             return value.strip()
         if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:
             bearer = value[len(_BEARER) :].strip()
