@@ -122,6 +122,7 @@ def test_score_is_that_of_the_library(http: httpx2.Client, llm: LLM) -> None:
         ({"prompt": ["a"]}, "prompt.0"),
         ({"prompt": "a", "context": [1]}, "context"),
         ({"prompt": "a", "top_logprobs": 30}, "top_logprobs"),
+        ({"prompt": "a", "priority": -101}, "priority"),
         ({"prompt": "word " * 3000}, None),
     ],
 )

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +23,7 @@ _MAX_DRAWN_SEED_BITS = 53  # JavaScript keeps no larger integer
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 _TOKEN_ID = re.compile(r"[0-9]{1,10}")
 _OF_TOKENS = ("stop_token_ids", "allowed_token_ids", "prompt_logprobs")
+Priority = Annotated[int | None, Field(ge=-100, le=100)]
 _Model = TypeVar("_Model", bound="RequestFields")
 
 
@@ -71,7 +72,7 @@ class SamplingFields(RequestFields):
     return_progress: bool | None = None
     cache_prompt: bool | None = None
     cache_salt: str | None = Field(None, max_length=MAX_LABEL_CHARS)
-    priority: int | None = Field(None, ge=-100, le=100)
+    priority: Priority = None
 
     @property
     def includes_usage(self) -> bool:

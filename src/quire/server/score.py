@@ -10,7 +10,7 @@ from quire.engine.scores import Score, score_of
 from quire.request import RequestOutput, TokenLogprobs
 from quire.server.diagnostics_notes import NoteAuthor
 from quire.server.errors import refuse
-from quire.server.fields import RequestFields, ignored_fields, ignored_header, read_fields, require_logprobs
+from quire.server.fields import Priority, RequestFields, ignored_fields, ignored_header, read_fields, require_logprobs
 from quire.server.generation import Generation, MaxTokens, usage_of
 from quire.server.json_body import Fields
 from quire.server.logprobs import number_of
@@ -28,7 +28,7 @@ class ScoreFields(RequestFields):
     prompt: Prompt = None
     context: MaybePrompt = None
     top_logprobs: int | None = None
-    priority: int | None = None
+    priority: Priority = None
 
 
 def read_score(fields: Fields, service: Service, tenant: str) -> Call:
