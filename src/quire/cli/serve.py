@@ -93,7 +93,7 @@ _SERVE_OPTIONS = (
 @lambda command: gathered(command, _SERVE_OPTIONS, "serving", lambda values: ServeOptions(**values))
 @engine_options
 def serve(serving: ServeOptions, engine: EngineChoice) -> None:
-    """Serve a model over HTTP, for clients of the OpenAI API.
+    """Serve a model over HTTP, for clients of the OpenAI and Anthropic APIs.
 
     Requests are computed together, and each gets the answer that it would get alone. Prompts that begin alike are computed
     once. Point a client at http://127.0.0.1:8000/v1; docs/serve.md lists the endpoints, the limits and the errors.
