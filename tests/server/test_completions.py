@@ -115,6 +115,17 @@ def test_score_is_that_of_the_library(http: httpx2.Client, llm: LLM) -> None:
     assert "".join(answer["tokens"]) == PROMPT + " Paris"
 
 
+def test_scores_that_every_choice_would_repeat_are_bounded(http: httpx2.Client, server: Served) -> None:
+    fields: dict[str, object] = {"prompt": [[5] * 1000] * 3, "prompt_logprobs": 20, "n": 64, "max_tokens": 1}
+    answer = http.post("/v1/completions", json=fields)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt_logprobs")
+    assert (
+        f"4032000 log-probabilities of prompts > {server.service.limits.prompt_entries} maximum"
+        in answer.json()["error"]["message"]
+    )
+    assert http.post("/v1/completions", json=fields | {"prompt": [5] * 10}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

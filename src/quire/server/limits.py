@@ -45,6 +45,9 @@ class Limits:
     named_tokens: int = _limit(MAX_NAMED_TOKENS, "`stop_token_ids`")
     logit_biases: int = _limit(300, "entries of `logit_bias`")
     logprobs: int = _limit(20, "`top_logprobs`, `logprobs` of a completion, `prompt_logprobs`")
+    prompt_entries: int = _limit(
+        3_000_000, "log-probabilities of prompts in an answer: tokens, times candidates and the token itself, times choices"
+    )
     text_ids: int = _limit(262_144, "token ids of `/detokenize`")
     metadata: int = _limit(
         16, f"entries of `metadata`: names of {MAX_METADATA_NAME_CHARS} characters, texts of {MAX_METADATA_CHARS}"

@@ -57,6 +57,7 @@ def plan(prompts: Sequence[ParsedPrompt], wish: Wish, service: Service) -> Gener
         raise refuse(f"a request has at most {service.limits.choices} choices", "Send fewer prompts, or lower n.", param="n")
     is_shared = is_greedy(wish.params)
     rooms = [_room_behind(prompt, service) for prompt in prompts]
+    _require_few_entries(prompts, wish, service)
     params = [_fitting_params(wish, room, n=1 if is_shared else wish.n) for room in rooms]
     submission = service.engine.frontend.submission
     submissions = [
@@ -84,6 +85,18 @@ def require_fitting_ids(num_tokens: int, service: Service) -> None:
     """Raises the same for the number of tokens alone: known before any token is looked at."""
     if num_tokens > service.max_context - 1:
         raise prompt_too_long(num_tokens, service.max_context)
+
+
+def _require_few_entries(prompts: Sequence[ParsedPrompt], wish: Wish, service: Service) -> None:
+    """Raises ApiError for log-probabilities of prompts that would fill the memory: every choice repeats them."""
+    num_top = wish.params.get("prompt_logprobs")
+    num_entries = 0 if num_top is None else sum(len(prompt.token_ids) for prompt in prompts) * (num_top + 1) * wish.n
+    if num_entries > service.limits.prompt_entries:
+        raise refuse(
+            f"the answer would hold {num_entries} log-probabilities of prompts > {service.limits.prompt_entries} maximum",
+            "Ask for fewer candidates or choices, or send fewer prompts.",
+            param="prompt_logprobs",
+        )
 
 
 def _room_behind(prompt: ParsedPrompt, service: Service) -> int:
