@@ -100,7 +100,7 @@ def _of_any(error: Exception, path: str) -> ApiError:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return ApiError(
-            "this path is not asked with this method",
+            "this path does not take this method",
             limit=allowed,
             next_step="Use one of these.",
             refusal=Refusal(status=405, code="method_not_allowed", headers={"allow": allowed}),

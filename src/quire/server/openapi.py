@@ -29,7 +29,7 @@ ERRORS: Mapping[int, str] = MappingProxyType(
         401: "The request has no key that is known.",
         403: "Host or Origin names another server.",
         404: "There is no such path or model.",
-        405: "The path is not asked with this method.",
+        405: "The path does not take this method.",
         408: "The head of the request took too long.",
         413: "The body is too large.",
         415: "The body is encoded, or is not declared to be JSON.",
