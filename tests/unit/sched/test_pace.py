@@ -126,15 +126,15 @@ def test_prompt_tokens_are_counted_without_the_requests_that_made_room_for_them(
         scheduler.submit(prompt_of(f"decodes{index}", 4, index, max_tokens=30, priority=1))
     while not noted or noted[-1][0] < 3:
         _measured_step(scheduler)
-    scheduler.submit(prompt_of("long", 60, 4, max_tokens=1))
+    scheduler.submit(prompt := prompt_of("long", 60, 4, max_tokens=1))
     num_preempted = 0
-    while scheduler.has_work:
-        decoding = {each.request_id for each in scheduler._running if scheduler._is_decoding(each)}
+    while not prompt.output_token_ids:
         plan = _measured_step(scheduler)
         num_preempted += len(plan.preempted)
-        num_drawn = sum(chunk.num_tokens for chunk in plan.scheduled if chunk.request_id in decoding)
-        assert noted[-1] == (num_drawn, plan.num_tokens - num_drawn)
-    assert num_preempted
+        *decoding, long = plan.scheduled
+        assert long.request_id == "long"
+        assert noted[-1] == (len(decoding), long.num_tokens)
+    assert num_preempted == 2, "one by a request that decodes, one by the prompt"
 
 
 def _measured_step(scheduler: Scheduler) -> StepPlan:
