@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from quire.errors import ConfigError
-from quire.server.auth import MIN_KEY_CHARS, PUBLIC_PATHS, ApiKeys, read_key_file, read_keys
+from quire.server.auth import MAX_KEYS, MIN_KEY_CHARS, PUBLIC_PATHS, ApiKeys, read_key_file, read_keys
 from quire.server.serving import Access, listen
 from support.served import Served, served
 
@@ -168,3 +168,10 @@ def test_key_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     for name in ("missing", "binary", "large"):
         with pytest.raises(ConfigError, match="API key file"):
             read_key_file(tmp_path / name)
+
+
+def test_keys_are_bounded_since_each_is_a_tenant() -> None:
+    keys = [f"key-{number:08}" for number in range(MAX_KEYS + 1)]
+    assert len(read_keys("\n".join(keys[:-1]), "the file")) == MAX_KEYS
+    with pytest.raises(ConfigError, match=f"{MAX_KEYS}"):
+        read_keys("\n".join(keys), "the file")

@@ -33,9 +33,6 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __contains__(self, request_id: str) -> bool:
-        return request_id in self._waiting
-
     def __iter__(self) -> Iterator[Request]:
         """Yields the waiting requests, as they were pushed."""
         return iter(self._waiting.values())
@@ -54,11 +51,6 @@ class WaitingQueue:
                 return self._waiting[self._heap[0][2]]
             heappop(self._heap)
         return None
-
-    def pop(self) -> Request | None:
-        """Takes the first request, or returns None when none is waiting."""
-        request = self.first()
-        return None if request is None else self._waiting.pop(request.request_id)
 
     def remove(self, request_id: str) -> Request | None:
         """Takes a request out of the middle, if it is there; its heap entry goes stale and is skipped later."""

@@ -33,19 +33,15 @@ class Account:
 class Shares:
     """The accounts of the tenants that have requests in progress, and of some that had."""
 
-    __slots__ = ("_accounts",)
+    __slots__ = ("_accounts", "num_active")
 
     def __init__(self) -> None:
+        self.num_active = 0  # tenants that have requests in progress
         self._accounts: dict[str, Account] = {}
 
     def account(self, tenant: str) -> Account:
         """Returns the account of a tenant that has requests in progress."""
         return self._accounts[tenant]
-
-    @property
-    def num_active(self) -> int:
-        """Tenants that have requests in progress."""
-        return sum(account.num_open > 0 for account in self._accounts.values())
 
     def enter(self, tenant: str, step: int) -> None:
         """Counts a new request of a tenant."""
@@ -56,6 +52,7 @@ class Shares:
             active = [other.num_served for other in self._accounts.values() if other.num_open]
             account.num_served = max(account.num_served, min(active, default=0))
             account.last_turn = step
+            self.num_active += 1
         account.num_open += 1
 
     def note_turn(self, tenant: str, step: int) -> None:
@@ -66,7 +63,10 @@ class Shares:
     def leave(self, tenant: str) -> None:
         """Counts a request that has ended. Without requests there are no debts."""
         self._accounts[tenant].num_open -= 1
-        if not self._accounts[tenant].num_open and (not self.num_active or len(self._accounts) > MAX_REMEMBERED):
+        if self._accounts[tenant].num_open:
+            return
+        self.num_active -= 1
+        if not self.num_active or len(self._accounts) > MAX_REMEMBERED:
             self._accounts = {name: account for name, account in self._accounts.items() if account.num_open}
 
     def charge(self, requests: Sequence[Request], chunks: Sequence[ScheduledChunk]) -> None:

@@ -14,6 +14,9 @@ PUBLIC_PATHS = frozenset({"/health", "/ready"})
 """What is answered without a key. Everything else needs one, whether it exists or not."""
 
 MIN_KEY_CHARS = 8
+MAX_KEYS = 256
+"""Each is a tenant, and what a step takes grows with the tenants that have requests."""
+
 _MAX_FILE_BYTES = 65_536
 _BEARER = b"bearer "
 
@@ -65,6 +68,13 @@ def read_keys(text: str, source: str) -> tuple[str, ...]:
     keys = tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
     if not keys:
         raise ConfigError(f"{source} holds no API key", next_step="Write one key per line.")
+    if len(keys) > MAX_KEYS:
+        raise ConfigError(
+            f"{source} holds too many API keys",
+            given=len(keys),
+            limit=MAX_KEYS,
+            next_step="Give one key to several clients that may share a cache.",
+        )
     for number, key in enumerate(keys, start=1):
         if len(key) < MIN_KEY_CHARS or not key.isascii() or not key.isprintable() or " " in key:
             raise ConfigError(
