@@ -179,7 +179,8 @@ def test_label_reaches_no_key(http: httpx2.Client) -> None:
 def test_ledger_keeps_what_the_engine_forgets() -> None:
     with served() as running, httpx2.Client(base_url=running.url, timeout=60) as http:
         answer_id = chat(http, _TEXT)["id"]
-        while running.service.runs.num_open:  # what the cache did is kept once the answer was sent
+        deadline = time.monotonic() + 10
+        while running.service.runs.num_open and time.monotonic() < deadline:  # it is kept once the answer was sent
             time.sleep(0.001)
         ledger = running.service.engine.core.scheduler.manager.ledger
         for number in range(5000):

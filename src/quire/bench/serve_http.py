@@ -39,7 +39,7 @@ class Target:
 
 
 def target_of(url: str, key: str | None = None) -> Target:
-    """Returns the server of a base URL, with or without `/v1` at its end; raises ConfigError for what is no such URL."""
+    """Returns the server of a base URL, with or without `/v1` at its end; raises ConfigError for any other text."""
     parts = urlsplit(url)
     try:
         port = parts.port

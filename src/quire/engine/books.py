@@ -39,7 +39,7 @@ class Books:
         self._repair_unless(self.scheduler.manager.check)
 
     def begin_again(self, error: BaseException, requests: Iterable[Request]) -> None:
-        """Starts new books in the middle of the work, in which unfinished requests go on; raises what is no failure."""
+        """Starts new books, in which unfinished requests go on; raises an error that is not a failure, such as an interrupt."""
         if not is_failure(error):
             raise error
         self.replace(error)

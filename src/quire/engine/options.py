@@ -144,7 +144,7 @@ def _cache_config(options: EngineOptions) -> CacheConfig:
 
 
 def _itl_target(value: object) -> float | None:
-    """Returns seconds; what is no time is refused by the configuration, in its own words."""
+    """Returns seconds; a value that is not a time is passed on, and the configuration refuses it."""
     if value is None:
         return None
     try:

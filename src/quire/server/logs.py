@@ -132,7 +132,7 @@ def start_log(level: str, form: LogFormat, stream: TextIO | None = None) -> Line
     root.handlers[:] = [writer]
     root.setLevel(logging.WARNING)
     logging.getLogger("quire").setLevel(level.upper())
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of what is no HTTP, and any client may send that
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of bytes that are not HTTP, which any client may send
     return writer
 
 

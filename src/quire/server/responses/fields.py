@@ -148,7 +148,7 @@ def ignored_names(request: ResponseFields) -> Iterator[str]:
 
 
 def _require_metadata(metadata: Any, limits: Limits) -> None:
-    """Raises ApiError for what is no short mapping of short texts. Its names are the client's, so that none is repeated."""
+    """Raises ApiError unless metadata is a short mapping of short texts. The error repeats no name of the client's."""
     is_mapping = metadata is None or (isinstance(metadata, dict) and len(metadata) <= limits.metadata)
     if not is_mapping or any(not _is_entry(*entry) for entry in (metadata or {}).items()):
         raise refuse(
