@@ -84,10 +84,18 @@ class WeightFormat(Enum):
 
 
 class KVFormat(Enum):
-    """Number format of cached keys and values."""
+    """Number format of cached keys and values. `INT8_INT4` holds keys in 8 bits and values in 4."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
+    INT8_INT4 = "int8-int4"
+    INT4 = "int4"
+
+    @property
+    def has_own_tiles(self) -> bool:
+        """Whether a token reads the tile that it stands in as bfloat16, and only earlier tiles in the format itself."""
+        return self in (KVFormat.INT8_INT4, KVFormat.INT4)
 
 
 class KVCacheMode(Enum):

@@ -20,7 +20,8 @@ Importance = Mapping[str, Float32Array]
 class ExecutorOptions:
     """The settings of an executor.
 
-    `threads` is for native and torch, `packed_cache` (the directory where packed weights are kept, or None) for native.
+    `num_own_tiles` is for KV formats that have own tiles. `threads` is for native and torch, `packed_cache` (the directory
+    where packed weights are kept, or None) for native.
     `int_layout` is that of the integers which the reference quantizes to; native uses the layout of its instruction set.
     `weights` None means that `dtype` and `quantize` choose the format of the matrices. `importance` guides the rounding where
     they are quantized; None: all inputs matter alike.
@@ -28,6 +29,7 @@ class ExecutorOptions:
 
     layout: KVLayout
     num_blocks: int
+    num_own_tiles: int = 0
     dtype: DType
     quantize: Quantize = Quantize.NONE
     threads: int = 1

@@ -27,6 +27,7 @@ class StepBatch:
     block_tables  [B, M] int32 block ids of each request, padded with 0 beyond its own blocks
     slot_mapping  [T] int32   block_id * block_size + offset where each token's K/V is written
     sample_rows   [S] int32   rows whose logits are wanted, ascending; S may be 0
+    own_tiles     [B] int32   the own tile of each request, all different; None where the KV format has none
     """
 
     token_ids: Int32Array
@@ -36,6 +37,7 @@ class StepBatch:
     block_tables: Int32Array
     slot_mapping: Int32Array
     sample_rows: Int32Array
+    own_tiles: Int32Array | None = None
 
     def without_samples(self) -> StepBatch:
         """Returns the same step with no logits wanted."""
@@ -47,6 +49,7 @@ class StepBatch:
             block_tables=self.block_tables,
             slot_mapping=self.slot_mapping,
             sample_rows=np.empty(0, dtype=np.int32),
+            own_tiles=self.own_tiles,
         )
 
 
