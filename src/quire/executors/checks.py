@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from quire.arrays import Int32Array
+from quire.config import KERNEL_TILE_TOKENS
 from quire.errors import ExecutorError
 from quire.executors.protocol import StepBatch
 from quire.kv.layout import KVLayout
@@ -25,8 +26,11 @@ def check_weights(spec: ModelSpec, weights: Mapping[str, SourceTensor]) -> None:
         )
 
 
-def check_step(batch: StepBatch, spec: ModelSpec, layout: KVLayout, num_blocks: int) -> None:
-    """Raises ExecutorError for a token, position, slot, block, row or context length out of range or against another one."""
+def check_step(batch: StepBatch, spec: ModelSpec, layout: KVLayout, num_blocks: int, num_own_tiles: int = 0) -> None:
+    """Raises ExecutorError for a token, position, slot, block, row, context length or own tile out of range or against another.
+
+    Where the KV format has own tiles, rows of a request that begin inside a tile must end in it.
+    """
     _check_range("token id", batch.token_ids, spec.vocab_size)
     _check_range("position", batch.positions, spec.max_context)
     _check_range("slot", batch.slot_mapping, num_blocks * layout.block_size)
@@ -41,6 +45,7 @@ def check_step(batch: StepBatch, spec: ModelSpec, layout: KVLayout, num_blocks: 
     blocks = batch.block_tables[owners, positions // layout.block_size]
     slots = blocks * layout.block_size + positions % layout.block_size
     _require(np.array_equal(batch.slot_mapping, slots), "a slot is not where the block table has its position")
+    _check_own_tiles(batch, layout, num_own_tiles)
 
 
 def check_rows(rows: Int32Array, num_rows: int) -> None:
@@ -63,6 +68,30 @@ def check_block(block: int, num_blocks: int) -> None:
             limit=f"0 to {num_blocks - 1}",
             next_step="Report this: the engine named a block that its executor does not have.",
         )
+
+
+def check_own_tile(own_tile: int, num_own_tiles: int) -> None:
+    """Raises ExecutorError for an own tile that does not exist."""
+    if not 0 <= own_tile < num_own_tiles:
+        raise ExecutorError(
+            "An own tile lies outside the KV memory",
+            given=own_tile,
+            limit=f"0 to {num_own_tiles - 1}" if num_own_tiles else "a KV format with own tiles",
+            next_step="Report this: the engine named an own tile that its executor does not have.",
+        )
+
+
+def _check_own_tiles(batch: StepBatch, layout: KVLayout, num_own_tiles: int) -> None:
+    own_tiles = batch.own_tiles
+    _require((own_tiles is not None) == layout.has_own_tiles, "own tiles are named where the KV format has none, or are missing")
+    if own_tiles is None:
+        return
+    _check_range("own tile", own_tiles, num_own_tiles)
+    has_one_each = len(own_tiles) == len(batch.context_lens) == len(np.unique(own_tiles))
+    _require(has_one_each, "not every request has an own tile to itself")
+    first, last = batch.positions[batch.query_start[:-1]], batch.context_lens - 1
+    is_whole = (first % KERNEL_TILE_TOKENS == 0) | (first // KERNEL_TILE_TOKENS == last // KERNEL_TILE_TOKENS)
+    _require(bool(is_whole.all()), "rows that begin inside a tile go beyond it")
 
 
 def _has_rows_for_all(batch: StepBatch) -> bool:

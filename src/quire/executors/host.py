@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quire.arrays import Float32Array, Int32Array
+from quire.executors.checks import check_own_tile
 from quire.executors.protocol import ArgmaxTokens, StepBatch
 from quire.sample.definition import NumPySampler
 
@@ -26,6 +27,8 @@ class FinishedStep:
 class HostExecutor(NumPySampler, ABC):
     """Runs a step while it is submitted, finds the argmax in written logits, and samples as NumPy defines it."""
 
+    num_own_tiles: int = 0
+
     @abstractmethod
     def run(self, batch: StepBatch) -> Float32Array:
         """Runs a step; see Executor."""
@@ -41,6 +44,11 @@ class HostExecutor(NumPySampler, ABC):
     def argmax(self, rows: Int32Array) -> ArgmaxTokens:
         """Returns the argmax of rows of the latest step; raises as `head`."""
         return argmax_of(self.head(rows))
+
+    def copy_own_tile(self, source: int, target: int) -> None:
+        """Raises ExecutorError: its KV formats have no own tiles."""
+        for own_tile in (source, target):
+            check_own_tile(own_tile, self.num_own_tiles)
 
 
 def argmax_of(logits: Float32Array) -> ArgmaxTokens:

@@ -11,7 +11,7 @@ from quire.config import KVFormat, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorUnavailableError
 from quire.executors import prefetch
-from quire.executors.checks import check_weights
+from quire.executors.checks import check_own_tile, check_weights
 from quire.executors.core_errors import translated_errors
 from quire.executors.core_types import Core
 from quire.executors.host import FinishedStep
@@ -49,6 +49,7 @@ class NativeExecutor:
         self.spec = spec
         self.layout = options.layout
         self.num_blocks = options.num_blocks
+        self.num_own_tiles = options.num_own_tiles
         self._options = options
         self._core = core
         self._formats = matrix_formats(spec, weights, options.weight_format, int_layout())
@@ -141,6 +142,10 @@ class NativeExecutor:
     def copy_block(self, source: int, target: int) -> None:
         with translated_errors(self._core):
             self._decoder.copy_block(source, target)
+
+    def copy_own_tile(self, source: int, target: int) -> None:
+        for own_tile in (source, target):
+            check_own_tile(own_tile, self.num_own_tiles)
 
     def export_block(self, block: int) -> bytes:
         with translated_errors(self._core):

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from quire.arrays import Float32Array, Int32Array
-from quire.config import KVFormat
+from quire.executors.kv_shape import kv_layout
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.sample.sampler import RowSampler
@@ -90,6 +90,10 @@ class Executor(RowSampler, Protocol):
         """Blocks of KV memory; block ids are [0, num_blocks)."""
 
     @property
+    def num_own_tiles(self) -> int:
+        """Own tiles beside the blocks; their ids are [0, num_own_tiles). 0 where the KV format has none."""
+
+    @property
     def kv_bytes(self) -> int:
         """Bytes of KV memory actually taken: the capacity formula's, plus at most a few hundred."""
 
@@ -125,6 +129,9 @@ class Executor(RowSampler, Protocol):
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
 
+    def copy_own_tile(self, source: int, target: int) -> None:
+        """Copies all layers' K/V of own tile `source` to own tile `target`; raises ExecutorError for one that does not exist."""
+
     def export_block(self, block: int) -> bytes:
         """Returns all layers' K/V of a block, exactly, with the version and shape of the format."""
 
@@ -133,14 +140,3 @@ class Executor(RowSampler, Protocol):
 
         Raises KVBlockError, and changes nothing, for a block of another version, order, shape or length.
         """
-
-
-def kv_layout(spec: ModelSpec, block_size: int, kv_format: KVFormat) -> KVLayout:
-    """Returns the cache layout of a model."""
-    return KVLayout(
-        num_layers=spec.num_layers,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        block_size=block_size,
-        format=kv_format,
-    )

@@ -99,7 +99,7 @@ class ReferenceExecutor(HostExecutor):
 
         Raises ExecutorError, before anything is written, for a token, position, slot or row outside its range.
         """
-        check_step(batch, self.spec, self.layout, self.num_blocks)
+        check_step(batch, self.spec, self.layout, self.num_blocks, self.num_own_tiles)
         x = self._embed(batch)
         for index, layer in enumerate(self.spec.layers):
             x = self._run_layer(index, layer, x, batch)

@@ -82,7 +82,7 @@ class TorchExecutor(HostExecutor):
 
         Raises ExecutorError; before anything is written for a token, position, slot or row outside its range.
         """
-        check_step(batch, self.spec, self.layout, self.num_blocks)
+        check_step(batch, self.spec, self.layout, self.num_blocks, self.num_own_tiles)
         with self._computing():
             attend = partial(self._attend, self._placement(batch))
             x = self._decoder.hidden(_indices(batch.token_ids)[None], _indices(batch.positions)[None], attend)

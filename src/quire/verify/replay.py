@@ -120,7 +120,8 @@ class _RecordingExecutor:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self.name, self.spec, self.layout = executor.name, executor.spec, executor.layout
-        self.num_blocks, self.kv_bytes, self.numerics = executor.num_blocks, executor.kv_bytes, executor.numerics
+        self.num_blocks, self.num_own_tiles = executor.num_blocks, executor.num_own_tiles
+        self.kv_bytes, self.numerics = executor.kv_bytes, executor.numerics
         self.rows: list[Float32Array] = []
 
     def run(self, batch: StepBatch) -> Float32Array:
@@ -150,6 +151,9 @@ class _RecordingExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         self._executor.copy_block(source, target)
+
+    def copy_own_tile(self, source: int, target: int) -> None:
+        self._executor.copy_own_tile(source, target)
 
     def export_block(self, block: int) -> bytes:
         return self._executor.export_block(block)
