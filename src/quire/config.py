@@ -93,9 +93,20 @@ class KVFormat(Enum):
     INT4 = "int4"
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether keys and values are integers with scales."""
+        return self not in _EXACT_KV_FORMATS
+
+    @property
     def has_own_tiles(self) -> bool:
         """Whether a token reads the tile that it stands in as bfloat16, and only earlier tiles in the format itself."""
         return self in (KVFormat.INT8_INT4, KVFormat.INT4)
+
+
+_EXACT_KV_FORMATS = (KVFormat.FLOAT32, KVFormat.BFLOAT16)
+
+QUANTIZED_HEAD_DIM_STEP = 8
+"""Quantized K/V tiles hold channels in eights."""
 
 
 class KVCacheMode(Enum):
@@ -118,6 +129,11 @@ class ExecutorKind(Enum):
     NATIVE = "native"
     REFERENCE = "reference"
     TORCH = "torch"
+
+    @property
+    def kv_formats(self) -> tuple[KVFormat, ...]:
+        """The formats in which this executor can hold keys and values."""
+        return _EXACT_KV_FORMATS
 
 
 def checked_count(name: str, value: object) -> int:

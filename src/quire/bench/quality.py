@@ -15,7 +15,7 @@ import numpy as np
 
 from quire.bench.divergence import BoolArray, Divergence, DivergenceMeter
 from quire.bench.harness import Harness, OnProgress, Room, WeightBits, chunk_step
-from quire.config import DType, KVFormat
+from quire.config import DType
 from quire.engine.batch import rows_per_slice
 from quire.engine.options import AUTO, WEIGHT_FORMATS, EngineOptions, engine_config
 from quire.engine.resolve import resolve, settled
@@ -139,7 +139,8 @@ def _other_formats(checkpoint: Checkpoint) -> Iterator[EngineOptions]:
 
     A checkpoint may be stored in a format that only `auto` chooses.
     """
-    if _automatic(checkpoint) not in (*(dtype.value for dtype in DType), *WEIGHT_FORMATS):
+    config = resolve(engine_config({}), checkpoint.spec, checkpoint.weights)
+    if settled(config.weight_format, "weight_format").value not in (*(dtype.value for dtype in DType), *WEIGHT_FORMATS):
         yield {"dtype": AUTO, "kv_format": _EXACT}
     for dtype in DType:
         if dtype.value != _EXACT:
@@ -147,15 +148,9 @@ def _other_formats(checkpoint: Checkpoint) -> Iterator[EngineOptions]:
     for name in WEIGHT_FORMATS:
         if name != _NOT_QUANTIZED:
             yield {"quantize": name, "kv_format": _EXACT}
-    for kv_format in KVFormat:
+    for kv_format in settled(config.executor, "executor").kv_formats:
         if kv_format.value != _EXACT:
             yield {"dtype": _EXACT, "kv_format": kv_format.value}
-
-
-def _automatic(checkpoint: Checkpoint) -> str:
-    """Returns the name of the weight format that a checkpoint is loaded in where nothing else is asked for."""
-    config = resolve(engine_config({}), checkpoint.spec, checkpoint.weights)
-    return settled(config.weight_format, "weight_format").value
 
 
 def _compared(work: QualityWork, words: EngineOptions, reference: Harness, other: Harness) -> FormatQuality:

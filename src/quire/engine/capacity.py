@@ -1,7 +1,7 @@
 """What an engine will take of the machine's memory: one formula, applied before anything is allocated.
 
     weights    every matrix in its format, packed where the native executor packs it
-    KV cache   blocks * KVLayout.bytes_per_block
+    KV cache   blocks * KVLayout.bytes_per_block, and an own tile of each running request where the format has them
     books      what the pool remembers of each block: its keys and tokens
     step       activations of the largest step that the limits allow, one slice of logits, and where the executor writes
                attention scores down, those of its longest request
@@ -20,7 +20,7 @@ from quire.engine.batch import rows_per_slice
 from quire.environment import Memory, read_memory
 from quire.errors import CapacityError, ConfigError
 from quire.executors.packing import PackLayout, PanelFormat, chosen_formats, packed_bytes
-from quire.kv.layout import KVLayout
+from quire.kv.layout import KVLayout, KVRoom
 from quire.models.spec import ModelSpec
 from quire.sampling import SamplingParams
 from quire.units import GIB, KIB, MIB, format_bytes
@@ -97,14 +97,14 @@ class Capacity:
         """What the executor holds of the weights: panels of the format, or float32 where it does not pack."""
         return sum(self._tensor_bytes(name, shape) for name, shape in self.spec.tensor_shapes().items())
 
-    def needs(self, num_blocks: int, num_rows: int) -> Needs:
-        """Returns what a pool of blocks and steps of up to `num_rows` tokens take, and the weights."""
+    def needs(self, num_blocks: int, num_rows: int, num_own_tiles: int = 0) -> Needs:
+        """Returns what a pool of blocks, own tiles and steps of up to `num_rows` tokens take, and the weights."""
         logits = min(num_rows, rows_per_slice(self.spec.vocab_size)) * self.spec.vocab_size * _FLOAT_BYTES
         num_keys = min(num_blocks * self.layout.block_size, self.spec.max_context)
         scores = self.bytes_per_score * min(num_rows, num_keys) * num_keys
         return Needs(
             weights=self.weight_bytes,
-            kv_cache=num_blocks * self.layout.bytes_per_block,
+            kv_cache=num_blocks * self.layout.bytes_per_block + num_own_tiles * self.layout.bytes_per_own_tile,
             books=num_blocks * self._book_bytes,
             step=num_rows * self.bytes_per_row + logits + scores,
         )
@@ -128,8 +128,8 @@ def default_kv_memory(capacity: Capacity, min_tokens: int, memory: Memory | None
         return DEFAULT_KV_MEMORY_BYTES
     left = max(0, memory.available_bytes - capacity.needs(0, SchedulerConfig().max_num_batched_tokens).total)
     num_blocks = left * _PERCENT_OF_DEFAULT // 100 // capacity.block_cost(SchedulerConfig().max_num_batched_tokens)
-    num_blocks = max(num_blocks, capacity.layout.blocks_for_tokens(min_tokens))
-    return min(DEFAULT_KV_MEMORY_BYTES, num_blocks * capacity.layout.bytes_per_block)
+    fitting = num_blocks * capacity.layout.bytes_per_block
+    return min(DEFAULT_KV_MEMORY_BYTES, max(fitting, capacity.layout.bytes_for_tokens(min_tokens)))
 
 
 def require_possible(capacity: Capacity, cache: CacheConfig, scheduler: SchedulerConfig, memory: Memory) -> None:
@@ -158,9 +158,9 @@ def _impossible(name: str, given: str, most: int, fitting: str) -> ConfigError:
     )
 
 
-def require_fit(capacity: Capacity, num_blocks: int, num_rows: int, memory: Memory) -> None:
+def require_fit(capacity: Capacity, pool: KVRoom, num_rows: int, memory: Memory) -> None:
     """Raises ConfigError, with the numbers and what would fit, if the engine needs more memory than is available."""
-    needs = capacity.needs(num_blocks, num_rows)
+    needs = capacity.needs(pool.num_blocks, num_rows, pool.num_own_tiles)
     if needs.total <= memory.reachable_bytes:
         return
     swap = f" and {format_bytes(memory.swap_bytes)} of swap" if memory.swap_bytes else ""
@@ -168,23 +168,23 @@ def require_fit(capacity: Capacity, num_blocks: int, num_rows: int, memory: Memo
         "the model and its KV cache need more memory than there is",
         given=needs,
         limit=f"{format_bytes(memory.available_bytes)} available{swap}",
-        next_step=_what_fits(capacity, num_blocks, num_rows, memory.reachable_bytes),
+        next_step=_what_fits(capacity, pool, num_rows, memory.reachable_bytes),
     )
 
 
-def _what_fits(capacity: Capacity, num_blocks: int, num_rows: int, room: int) -> str:
+def _what_fits(capacity: Capacity, pool: KVRoom, num_rows: int, room: int) -> str:
     """Returns the advice that changes least: less KV memory, smaller steps, smaller weights, a smaller model."""
     left, cost = room - capacity.needs(0, num_rows).total, capacity.block_cost(num_rows)
     if left >= cost:
         return f"Pass kv_memory={_size_option(left // cost * capacity.layout.bytes_per_block)} or less."
     row_cost = capacity.bytes_per_row + capacity.bytes_per_score * capacity.layout.block_size
-    num_fitting_rows = (room - capacity.needs(min(1, num_blocks), 0).total) // row_cost
+    num_fitting_rows = (room - capacity.needs(min(1, pool.num_blocks), 0, min(1, pool.num_own_tiles)).total) // row_cost
     if num_fitting_rows > 0:
         return f"Pass max_num_batched_tokens={num_fitting_rows} or less, and a smaller kv_memory."
     for weight_format in (WeightFormat.BFLOAT16, WeightFormat.INT8, WeightFormat.INT4):
         formats = chosen_formats(capacity.spec, weight_format, capacity.int_layout)
         smaller = replace(capacity, executor=ExecutorKind.NATIVE, formats=formats)
-        if smaller.needs(1, 1).total <= room and smaller.weight_bytes < capacity.weight_bytes:
+        if smaller.needs(1, 1, min(1, pool.num_own_tiles)).total <= room and smaller.weight_bytes < capacity.weight_bytes:
             option = "dtype" if weight_format is WeightFormat.BFLOAT16 else "quantize"
             executor = "" if capacity.executor is ExecutorKind.NATIVE else " with executor=native"
             return f"Pass {option}={weight_format.value}{executor}: its weights take {format_bytes(smaller.weight_bytes)}."

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from quire.config import (
     DEFAULT_KV_MEMORY_BYTES,
+    QUANTIZED_HEAD_DIM_STEP,
     DType,
     EngineConfig,
     ExecutorKind,
@@ -28,7 +29,7 @@ from quire.errors import ConfigError
 from quire.executors.options import ExecutorOptions
 from quire.executors.packing import PackLayout, matrix_formats
 from quire.executors.protocol import kv_layout
-from quire.kv.layout import KVLayout
+from quire.kv.layout import KVLayout, KVRoom
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, Weights
 from quire.sched.limits import ContextBound, PoolBound
@@ -49,6 +50,7 @@ def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights, memory: Mem
     kv_format = config.cache.format or KVFormat(dtype.value)
     executor = config.executor or (ExecutorKind.NATIVE if is_native_built() else ExecutorKind.REFERENCE)
     _require_quantizer(config.quantize, executor)
+    _require_kv_format(kv_format, executor, spec.head_dim)
     weight_format = config.weight_format or _weight_format(config, dtype, executor, weights.dtype)
     prefix_cache = PrefixCache.OFF if config.cache.mode is KVCacheMode.OFF else config.cache.prefix_cache
     cache = replace(config.cache, format=kv_format, prefix_cache=prefix_cache)
@@ -71,10 +73,12 @@ def _sized(config: EngineConfig, capacity: Capacity, memory: Memory | None) -> E
     if memory is not None:
         require_possible(capacity, config.cache, config.scheduler, memory)
     memory_bytes = config.cache.memory_bytes or default_kv_memory(capacity, config.max_context or 1, memory)
-    max_context = _max_context(config.max_context, spec, capacity.layout, memory_bytes)
+    room = capacity.layout.divide(memory_bytes, config.scheduler.max_num_seqs, config.max_context or 1)
+    max_context = _max_context(config.max_context, spec, capacity.layout, memory_bytes, room)
     resolved = replace(config, cache=replace(config.cache, memory_bytes=memory_bytes), max_context=max_context)
     if memory is not None:
-        require_fit(capacity, pool_blocks(resolved, spec), step_rows(resolved, spec), memory)
+        pool = KVRoom(num_blocks=pool_blocks(resolved, spec), num_own_tiles=kv_room(resolved, spec).num_own_tiles)
+        require_fit(capacity, pool, step_rows(resolved, spec), memory)
     if config.cache.memory_bytes is None and memory_bytes < DEFAULT_KV_MEMORY_BYTES:
         _note_small_cache(resolved, spec)
     return resolved
@@ -104,6 +108,7 @@ def executor_options(config: EngineConfig, spec: ModelSpec) -> ExecutorOptions:
     return ExecutorOptions(
         layout=layout_of(config, spec),
         num_blocks=pool_blocks(config, spec),
+        num_own_tiles=kv_room(config, spec).num_own_tiles,
         dtype=settled(config.dtype, "dtype"),
         quantize=config.quantize,
         threads=settled(config.threads, "threads"),
@@ -135,10 +140,12 @@ def layout_of(config: EngineConfig, spec: ModelSpec) -> KVLayout:
 
 def pool_blocks(config: EngineConfig, spec: ModelSpec) -> int:
     """Returns the size of the pool: what the memory holds, but never more than the requests of one step can fill."""
-    layout = layout_of(config, spec)
+    layout, room = layout_of(config, spec), kv_room(config, spec)
     per_request = layout.blocks_for_tokens(settled(config.max_context, "max_context"))
-    num_requests = 1 if config.cache.mode is KVCacheMode.OFF else config.scheduler.max_num_seqs
-    return min(_blocks_in_memory(config, spec), num_requests * per_request)
+    num_requests = room.num_own_tiles if layout.has_own_tiles else config.scheduler.max_num_seqs
+    if config.cache.mode is KVCacheMode.OFF:
+        num_requests = 1
+    return min(room.num_blocks, num_requests * per_request)
 
 
 def context_bound(config: EngineConfig, spec: ModelSpec, model_context: int) -> ContextBound:
@@ -146,18 +153,21 @@ def context_bound(config: EngineConfig, spec: ModelSpec, model_context: int) -> 
     max_context = settled(config.max_context, "max_context")
     if max_context >= model_context:
         return ContextBound.MODEL
-    pool_tokens = _blocks_in_memory(config, spec) * config.cache.block_size
+    pool_tokens = kv_room(config, spec).num_blocks * config.cache.block_size
     return ContextBound.KV_MEMORY if max_context >= pool_tokens else ContextBound.MAX_CONTEXT
 
 
 def pool_bound(config: EngineConfig, spec: ModelSpec) -> PoolBound:
     """Returns which option keeps the pool of a resolved configuration from being larger."""
-    is_all_memory = pool_blocks(config, spec) == _blocks_in_memory(config, spec)
+    room = kv_room(config, spec)
+    is_all_memory = pool_blocks(config, spec) == room.num_blocks or 0 < room.num_own_tiles < config.scheduler.max_num_seqs
     return PoolBound.KV_MEMORY if is_all_memory else PoolBound.MAX_NUM_SEQS
 
 
-def _blocks_in_memory(config: EngineConfig, spec: ModelSpec) -> int:
-    return layout_of(config, spec).blocks_in_bytes(settled(config.cache.memory_bytes, "kv_memory"))
+def kv_room(config: EngineConfig, spec: ModelSpec) -> KVRoom:
+    """Returns the blocks that the memory of a resolved configuration holds, and the own tiles: as many requests may run."""
+    memory_bytes, num_tokens = settled(config.cache.memory_bytes, "kv_memory"), settled(config.max_context, "max_context")
+    return layout_of(config, spec).divide(memory_bytes, config.scheduler.max_num_seqs, num_tokens)
 
 
 def settled(value: _Value | None, name: str) -> _Value:
@@ -186,14 +196,37 @@ def _require_quantizer(quantize: Quantize, executor: ExecutorKind) -> None:
         )
 
 
-def _max_context(asked: int | None, spec: ModelSpec, layout: KVLayout, memory_bytes: int) -> int:
-    num_blocks = layout.blocks_in_bytes(memory_bytes)
-    pool_tokens = num_blocks * layout.block_size
-    if num_blocks == 0:
+def _require_kv_format(kv_format: KVFormat, executor: ExecutorKind, head_dim: int) -> None:
+    if kv_format not in executor.kv_formats:
+        raise ConfigError(
+            f"the {executor.value} executor does not have this KV format",
+            given=f"kv_format={kv_format.value}",
+            limit=f"formats it has: {', '.join(each.value for each in executor.kv_formats)}",
+            next_step=_other_kv_format(kv_format),
+        )
+    if kv_format.is_quantized and head_dim % QUANTIZED_HEAD_DIM_STEP:
+        raise ConfigError(
+            f"kv_format={kv_format.value} needs a head_dim that is a multiple of {QUANTIZED_HEAD_DIM_STEP}",
+            given=head_dim,
+            next_step="Leave kv_format out for this model, or pass kv_format='bfloat16'.",
+        )
+
+
+def _other_kv_format(kv_format: KVFormat) -> str:
+    """Returns what to do about a format that the chosen executor lacks."""
+    having = [kind.value for kind in ExecutorKind if kv_format in kind.kv_formats]
+    other = f", or pass executor={' or '.join(map(repr, having))}" if having else ""
+    return f"Choose one of these or leave kv_format out{other}."
+
+
+def _max_context(asked: int | None, spec: ModelSpec, layout: KVLayout, memory_bytes: int, room: KVRoom) -> int:
+    pool_tokens = room.num_blocks * layout.block_size
+    if room.num_blocks == 0:
+        own = ", and the tile that a request writes" if layout.has_own_tiles else ""
         raise ConfigError(
             "the KV memory does not hold one block of this model",
             given=format_bytes(memory_bytes),
-            limit=f"at least {format_bytes(layout.bytes_per_block)} for {layout.block_size} tokens",
+            limit=f"at least {layout.bytes_for_tokens(1)} bytes for {layout.block_size} tokens{own}",
             next_step="Raise kv_memory, or choose a smaller block_size or kv_format.",
         )
     if asked is None:
@@ -208,7 +241,7 @@ def _max_context(asked: int | None, spec: ModelSpec, layout: KVLayout, memory_by
     if asked > pool_tokens:
         raise ConfigError(
             "max_context needs more KV memory than there is",
-            given=f"{asked} tokens, {format_bytes(layout.blocks_for_tokens(asked) * layout.bytes_per_block)}",
+            given=f"{asked} tokens, {format_bytes(layout.bytes_for_tokens(asked))}",
             limit=f"{pool_tokens} tokens in {format_bytes(memory_bytes)}",
             next_step=f"Raise kv_memory, pass max_context <= {pool_tokens}, or choose a smaller kv_format.",
         )

@@ -18,7 +18,8 @@ _OTHER_WORDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         | dict.fromkeys(("off", "no"), "none"),
         "kv_format": dict.fromkeys(("half", "float16", "fp16", "f16", "bf16"), "bfloat16")
         | dict.fromkeys(("float", "fp32", "f32"), "float32")
-        | dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2", "q8_0", "int8"), "bfloat16, the smallest there is"),
+        | dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2", "q8_0", "8bit", "8-bit", "u8"), "int8")
+        | dict.fromkeys(("fp4", "nvfp4", "nf4", "q4_0", "q4_1", "4bit", "4-bit", "u4"), "int4"),
         "kv_cache": {"on": "paged", "none": "off", "no": "off"},
         "prefix_cache": {"true": "on", "yes": "on", "false": "off", "no": "off"},
         "executor": dict.fromkeys(("cpu", "c++", "cpp"), "native") | dict.fromkeys(("cuda", "gpu", "pytorch", "hf"), "torch"),

@@ -25,6 +25,16 @@ VALUE_GROUP: Mapping[KVFormat, int] = MappingProxyType({KVFormat.INT8_INT4: 32, 
 
 _LINE_BYTES = 64
 _SCALE_BYTES = 2
+_OWN_TILES_SHARE = 4
+"""Own tiles take at most one part in so many of the memory, but there is always one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVRoom:
+    """What a memory is divided into."""
+
+    num_blocks: int
+    num_own_tiles: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +102,22 @@ class KVLayout:
         """Returns the blocks that hold `num_tokens` tokens of one request."""
         return cdiv(num_tokens, self.block_size)
 
-    def blocks_in_bytes(self, memory_bytes: int) -> int:
-        """Returns how many whole blocks fit into `memory_bytes`."""
-        return memory_bytes // self.bytes_per_block
+    def bytes_for_tokens(self, num_tokens: int) -> int:
+        """Returns the bytes that one request of `num_tokens` tokens takes: its blocks, and its own tile."""
+        return self.blocks_for_tokens(num_tokens) * self.bytes_per_block + self.bytes_per_own_tile
+
+    def divide(self, memory_bytes: int, max_num_seqs: int, num_tokens: int) -> KVRoom:
+        """Returns the own tiles, of at most `max_num_seqs` requests, and the blocks that fit into `memory_bytes`.
+
+        Blocks for `num_tokens` tokens come before all own tiles but one. No block is left where the memory does not hold both.
+        """
+        num_own_tiles = 0
+        if self.has_own_tiles:
+            left = memory_bytes - self.blocks_for_tokens(num_tokens) * self.bytes_per_block
+            fitting = min(memory_bytes // _OWN_TILES_SHARE, left) // self.bytes_per_own_tile
+            num_own_tiles = min(max_num_seqs, max(1, fitting))
+        left = memory_bytes - num_own_tiles * self.bytes_per_own_tile
+        return KVRoom(num_blocks=max(0, left // self.bytes_per_block), num_own_tiles=num_own_tiles)
 
 
 def _lines(num_bytes: int) -> int:

@@ -16,6 +16,7 @@ from quire.errors import ConfigError
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from quire.sched.limits import ContextBound, PoolBound
 from quire.units import GIB, MIB
+from support.configs import spec_of
 from support.fake_engine import FAKE_SPEC
 from support.weights import random_weights
 
@@ -106,3 +107,19 @@ def test_words_and_sizes_become_a_configuration() -> None:
     )
     assert (config.dtype, config.cache.memory_bytes, config.cache.mode) == (DType.BFLOAT16, 3 * GIB, KVCacheMode.OFF)
     assert (config.executor, config.max_context) == (ExecutorKind.REFERENCE, 64)
+
+
+def kv_config(kv_format: KVFormat, executor: ExecutorKind, **changes: int) -> EngineConfig:
+    return EngineConfig(cache=CacheConfig(format=kv_format, **changes), executor=executor)
+
+
+@pytest.mark.parametrize("executor", ExecutorKind)
+@pytest.mark.parametrize("kv_format", KVFormat)
+def test_an_executor_without_a_kv_format_is_refused_by_name(executor: ExecutorKind, kv_format: KVFormat) -> None:
+    spec = spec_of("llama", head_dim=64)
+    if kv_format in executor.kv_formats:
+        assert resolve(kv_config(kv_format, executor), spec, WEIGHTS).cache.format is kv_format
+        return
+    having = ", ".join(each.value for each in executor.kv_formats)
+    with pytest.raises(ConfigError, match=rf"{executor.value} executor.*kv_format={kv_format.value}.*{having}"):
+        resolve(kv_config(kv_format, executor), spec, WEIGHTS)

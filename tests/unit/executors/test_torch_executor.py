@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import quire
 from quire import LLM, SamplingParams
-from quire.config import DType, KVFormat
+from quire.config import DType, ExecutorKind, KVFormat
 from quire.engine.resolve import is_native_built
 from quire.errors import ExecutorError, ExecutorUnavailableError
 from quire.executors.options import ExecutorOptions
@@ -101,7 +101,7 @@ def test_narrow_formats_round_as_the_reference_does(family: str) -> None:
     assert not ((keys.view(np.uint32) | values.view(np.uint32)) & 0xFFFF).any()
 
 
-@pytest.mark.parametrize("kv_format", KVFormat)
+@pytest.mark.parametrize("kv_format", ExecutorKind.TORCH.kv_formats)
 def test_the_cache_takes_what_the_capacity_formula_says(kv_format: KVFormat) -> None:
     executor, _ = pair_of(spec_of("llama"), kv_format=kv_format)
     assert executor.kv_bytes == NUM_BLOCKS * executor.layout.bytes_per_block
@@ -109,7 +109,7 @@ def test_the_cache_takes_what_the_capacity_formula_says(kv_format: KVFormat) -> 
 
 def test_numerics_name_everything_that_changes_bits() -> None:
     spec = spec_of("llama")
-    layouts = [kv_layout(spec, BLOCK_SIZE, kv_format) for kv_format in KVFormat]
+    layouts = [kv_layout(spec, BLOCK_SIZE, kv_format) for kv_format in ExecutorKind.TORCH.kv_formats]
     made = [
         TorchExecutor(spec, random_weights(spec), ExecutorOptions(layout=layout, num_blocks=1, dtype=dtype, threads=threads))
         for layout in layouts

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from quire.config import DType, KVFormat
+from quire.config import DType, ExecutorKind, KVFormat
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import Executor, Float32Array, Int32Array, StepBatch, kv_layout
@@ -130,7 +130,7 @@ def rows_beside_others(executor: Executor, requests: list[Text], count: int) -> 
     return list(together.reshape(len(requests), count, -1))
 
 
-@pytest.mark.parametrize("kv", list(KVFormat), ids=lambda kv: kv.value)
+@pytest.mark.parametrize("kv", ExecutorKind.NATIVE.kv_formats, ids=lambda kv: kv.value)
 @pytest.mark.parametrize("name", [*MODELS, "windows", "softcap", "softcap on tiles"])
 def test_requests_that_share_a_prefix_get_the_bits_of_each_alone(name: str, kv: KVFormat) -> None:
     spec = make_spec(name)
@@ -187,7 +187,7 @@ def weights_with_a_token_that_is_not_a_number(spec: ModelSpec, token: int) -> We
     return Weights({**weights, "embed.weight": replace(weights["embed.weight"], bits=embedding)}, bytes(32))
 
 
-@pytest.mark.parametrize("kv", list(KVFormat), ids=lambda kv: kv.value)
+@pytest.mark.parametrize("kv", ExecutorKind.NATIVE.kv_formats, ids=lambda kv: kv.value)
 @pytest.mark.parametrize("name", ["group-1", "group-2", "group-4", "windows"])
 @pytest.mark.parametrize("isa", available_isas())
 def test_keys_and_values_that_are_not_numbers_change_nothing_that_does_not_see_them(
@@ -221,7 +221,7 @@ def test_keys_and_values_that_are_not_numbers_change_nothing_that_does_not_see_t
     assert np.isnan(found[spoiled]).all()
 
 
-@pytest.mark.parametrize("kv", list(KVFormat), ids=lambda kv: kv.value)
+@pytest.mark.parametrize("kv", ExecutorKind.NATIVE.kv_formats, ids=lambda kv: kv.value)
 @pytest.mark.parametrize("spoiled", [20, 33], ids=["even", "odd"])
 @pytest.mark.parametrize("isa", available_isas())
 def test_keys_and_values_that_are_not_numbers_behind_the_window_change_nothing(
