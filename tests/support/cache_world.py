@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.errors import IntegrityError, RequestError
-from quire.kv.events import EventLog, KVEvent, KVEventKind
+from quire.kv.events import KVEvent, KVEventKind
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import FinishReason, Request, RequestStatus, SamplingParams
@@ -76,8 +76,7 @@ class World:
         self.config = SchedulerConfig(
             max_num_batched_tokens=shape.budget, max_num_seqs=shape.max_num_seqs, max_queued_requests=20
         )
-        self.events = EventLog()
-        self.pool = BlockPool(shape.num_blocks, self.block_size, events=self.events)
+        self.pool = BlockPool(shape.num_blocks, self.block_size)
         prefix_cache = PrefixCache.OFF if self.mode is KVCacheMode.OFF else shape.prefix_cache
         self.manager = KVCacheManager(self.pool, fingerprint=b"model", prefix_cache=prefix_cache)
         self.scheduler = Scheduler(self.config, self.manager, max_context=MAX_CONTEXT, mode=self.mode)
@@ -243,7 +242,7 @@ class World:
 
     def replay_events(self) -> None:
         last_released: tuple[str, int] | None = None
-        for event in self.events.drain():
+        for event in self.pool.events.take():
             if not isinstance(event, KVEvent):
                 continue
             block_id = event.block_id

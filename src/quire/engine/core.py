@@ -177,7 +177,7 @@ class EngineCore:
 
     def _report(self, watcher: StepWatcher, plan: StepPlan, drawn: StepTokens, began_s: float) -> None:
         """Tells the watcher of a step, which must not lose its outputs by that."""
-        events, ended = self.scheduler.manager.pool.take_events(), tuple(self._ended)
+        events, ended = self.scheduler.manager.pool.events.take(), tuple(self._ended)
         self._ended.clear()
         try:
             watcher(StepRecord(plan, drawn, events, ended, began_s, self._clock()))

@@ -13,9 +13,8 @@ from quire.sched.plan import StepPlan
 class StepRecord(NamedTuple):
     """A step's plan, what it drew, and what happened since the record before: events of the pool, and requests that ended.
 
-    `began_s` and `ended_s` are the core's clock around the step. There are no events where the pool keeps no log. With
-    `drawn.failures` the plan was abandoned. A step that an interrupt ends has no record: its events, and that it was abandoned,
-    are in the next one.
+    `began_s` and `ended_s` are the core's clock around the step. With `drawn.failures` the plan was abandoned. A step that an
+    interrupt ends has no record: its events, and that it was abandoned, are in the next one.
     """
 
     plan: StepPlan

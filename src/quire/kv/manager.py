@@ -91,13 +91,11 @@ class KVCacheManager:
 
     def begin_step(self, step: int) -> None:
         """Stamps the events that follow with a step number."""
-        if self.pool.events is not None:
-            self.pool.events.step = step
+        self.pool.events.step = step
 
     def abandon_step(self) -> None:
         """Notes that the step was taken back, once its blocks are."""
-        if self.pool.events is not None:
-            self.pool.events.record_abandoned_step()
+        self.pool.events.record_abandoned_step()
 
     # -- a table's life ------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from quire.errors import defect
 from quire.kv.block import Block, FreeQueue
-from quire.kv.events import EventLog, KVEventKind, LogEvent
+from quire.kv.events import EventLog, KVEventKind
 from quire.kv.ledger import EvictedKeys
 from quire.kv.siblings import Siblings
 
@@ -24,7 +24,7 @@ class BlockPool:
 
     __slots__ = ("_blocks", "_by_key", "_children", "_free", "block_size", "events", "evicted", "num_cached")
 
-    def __init__(self, num_blocks: int, block_size: int, *, events: EventLog | None = None) -> None:
+    def __init__(self, num_blocks: int, block_size: int) -> None:
         self.block_size = block_size
         self.evicted = EvictedKeys()
         self.num_cached = 0  # free blocks whose content can still be found
@@ -32,7 +32,7 @@ class BlockPool:
         self._free = FreeQueue(self._blocks)
         self._by_key: dict[bytes, Block] = {}
         self._children: dict[bytes, Siblings] = {}  # parent key -> committed blocks that continue it
-        self.events = events
+        self.events = EventLog()
 
     @property
     def num_blocks(self) -> int:
@@ -95,8 +95,7 @@ class BlockPool:
         if block.ref_count == 0 or block.hash is not None or len(token_ids) != self.block_size:
             raise defect(f"block {block.id} cannot be committed: it is free, committed already, or not full")
         if key in self._by_key:
-            if self.events is not None:
-                self.events.record(KVEventKind.DUPLICATE, block.id, request_id, key)
+            self.events.record(KVEventKind.DUPLICATE, block.id, request_id, key)
             return
         block.hash, block.parent, block.token_ids = key, parent, token_ids
         self._by_key[key] = block
@@ -104,15 +103,10 @@ class BlockPool:
         self.evicted.forget(key)
         self._record(KVEventKind.COMMITTED, block, request_id)
 
-    def take_events(self) -> tuple[LogEvent, ...]:
-        """Returns what happened since the last call; nothing where no log is kept."""
-        return () if self.events is None else self.events.drain()
-
     def take_place_of(self, other: BlockPool) -> None:
         """Goes on with the log of a pool that is given up. This one must be new."""
         self.events = other.events
-        if self.events is not None:
-            self.events.record_replaced_pool()
+        self.events.record_replaced_pool()
 
     def check(self) -> None:
         """Raises IntegrityError unless the pool's structures agree with each other; walks every block."""
@@ -176,5 +170,4 @@ class BlockPool:
         block.token_ids = ()
 
     def _record(self, kind: KVEventKind, block: Block, request_id: str) -> None:
-        if self.events is not None:
-            self.events.record(kind, block.id, request_id, block.hash)
+        self.events.record(kind, block.id, request_id, block.hash)

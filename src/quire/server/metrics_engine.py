@@ -10,7 +10,7 @@ from typing import Any
 
 from quire.engine.core import EngineCore
 from quire.engine.watch import StepRecord
-from quire.kv.events import EventLog, KVEvent, KVEventKind, LogEvent, PoolReplaced
+from quire.kv.events import KVEvent, KVEventKind, LogEvent, PoolReplaced
 from quire.server.metrics_values import FAST_S, LONG_S, POWERS_OF_TWO, Spread, counter, gauge
 
 
@@ -30,7 +30,6 @@ class EngineMetrics:
     def watch(self, core: EngineCore) -> None:
         """Counts the steps of a core from now on, while nothing runs in it."""
         self._core = core
-        core.scheduler.manager.pool.events = EventLog()
         core.watcher = self.note_step
 
     def note_step(self, record: StepRecord) -> None:

@@ -25,7 +25,6 @@ from quire.engine.watch import StepRecord
 from quire.errors import IntegrityError
 from quire.executors.host import FinishedStep
 from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32Array, StepBatch
-from quire.kv.events import EventLog
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import Request, RequestStatus
@@ -192,11 +191,11 @@ class _Stage:
 
     def _check_events(self) -> None:
         """Raises IntegrityError unless the events of all steps tell what became of every block."""
-        mirror = PoolMirror()
+        pool = self.core.scheduler.manager.pool
+        mirror = PoolMirror(pool.num_blocks)
         for record in self.records:
             mirror.fold(record.events)
-        pool = self.core.scheduler.manager.pool
-        mirror.fold(pool.take_events())
+        mirror.fold(pool.events.take())
         mirror.require_equal(pool)
 
     def _replay(self, subject: Request) -> Replay:
@@ -211,7 +210,7 @@ class _Stage:
         scenario = self.scenario
         has_prefix_cache = scenario.mode is KVCacheMode.PAGED and scenario.prefix is not Prefix.OFF
         manager = KVCacheManager(
-            BlockPool(self._num_blocks(), self.block_size, events=EventLog()),
+            BlockPool(self._num_blocks(), self.block_size),
             fingerprint=b"replay",
             prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
         )

@@ -150,7 +150,6 @@ def _has_failed(output: RequestOutput | BaseException) -> bool:
 
 def _world(tokenizer: Tokenizer) -> Readers:
     core = make_core(FakeExecutor(FEW_BLOCKS), tokenizer, max_num_batched_tokens=48)
-    core.scheduler.manager.pool.events = EventLog()
     core.watcher = lambda _: None
     return Readers(core)
 
