@@ -225,11 +225,11 @@ struct Attend {
 };
 
 static void attend(const Attention& a, const AttentionItem& item, float* scratch) {
-  with_pages(a.pages.format, [&](auto pages) { Attend<decltype(pages)>(a, item, scratch).run(); });
+  with_pages(a.pages.keys, [&](auto pages) { Attend<decltype(pages)>(a, item, scratch).run(); });
 }
 
 static void attend_split(const Attention& a, const AttentionItem& item, float* scratch) {
-  with_pages(a.pages.format, [&](auto pages) { Attend<decltype(pages)>(a, item, scratch).run_split(); });
+  with_pages(a.pages.keys, [&](auto pages) { Attend<decltype(pages)>(a, item, scratch).run_split(); });
 }
 
 // Merges a row's partials in split order, as one thread that walks all splits would.

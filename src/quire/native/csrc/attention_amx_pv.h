@@ -82,7 +82,7 @@ class AmxPV {
     KeyRange tiles = view_.tiles_over(keys);
     char* cleared = reinterpret_cast<char*>(state_.widened);
     const char* first = copy_visible(tiles.begin, keys, cleared);
-    const char* last = copy_visible(tiles.end - 1, keys, cleared + view_.item.a.pages.tile_bytes());
+    const char* last = copy_visible(tiles.end - 1, keys, cleared + view_.item.a.pages.value_tile_bytes());
     multiply(row, tiles, true, [&](int64_t tile) {
       return tile == tiles.begin ? first : tile == tiles.end - 1 ? last : view_.values(tile);
     });

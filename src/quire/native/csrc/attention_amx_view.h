@@ -43,7 +43,7 @@ struct AmxSplitView {
   int64_t first_row(int64_t row_panel) const { return row_panel * kRowPanel; }
   int64_t end_row(int64_t row_panel) const { return std::min(item.rows, (row_panel + 1) * kRowPanel); }
   const char* query(int64_t row) const { return reinterpret_cast<const char*>(item.queries + row * size); }
-  const char* values(int64_t tile) const { return keys[tile] + item.a.pages.tile_bytes(); }
+  const char* values(int64_t tile) const { return keys[tile] + item.a.pages.key_tile_bytes(); }
 
   // The keys of the split that a row sees, relative to `start`.
   KeyRange visible(int64_t row) const {

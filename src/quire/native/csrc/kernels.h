@@ -7,6 +7,7 @@
 // a kv head (GQA).
 #pragma once
 
+#include "kv_layouts.h"
 #include "layouts.h"
 
 namespace quire {
@@ -88,7 +89,7 @@ struct RopeAppendKV {
   const float* sin;
   int64_t rotary_dim;
   const int32_t* slots;  // [T]
-  void* q_out;           // [T, H, D] in what the pages store
+  void* q_out;           // [T, H, D] float32 with pages of float32, else bfloat16
   KVPages pages;
 
   // kv heads; a norm over all heads needs the whole row.
@@ -106,7 +107,8 @@ inline int64_t partial_floats(int64_t head_dim) { return round_up(head_dim, kPan
 // Causal attention of query rows over paged K/V.
 struct Attention {
   KVPages pages;
-  const void* q;  // [T, H, D] in what the pages store
+  OwnTiles own;
+  const void* q;  // [T, H, D] float32 with pages of float32, else bfloat16
   int64_t num_heads;
   const int32_t* positions;     // [T]
   const int32_t* block_tables;  // [B, M]

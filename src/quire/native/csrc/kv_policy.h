@@ -1,5 +1,5 @@
 // What kernels do with K/V tiles, one policy per KV format: which words products load, what rows they
-// multiply them with, and how a head is stored. The layout itself is in layouts.h.
+// multiply them with, and how a head is stored. The layout itself is in kv_layouts.h.
 //
 //   Word     32 bits of a tile row: one element or several
 //   Row      what a query or a row of probabilities is read as: floats, or bfloat16 pairs along K
@@ -9,7 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "layouts.h"
+#include "kv_layouts.h"
 #include "simd.h"
 
 namespace quire::QUIRE_ISA {
@@ -54,8 +54,8 @@ struct BFloat16Pages : BFloat16Tiles {
 };
 
 template <class Visit>
-static inline void with_pages(KVFormat format, const Visit& visit) {
-  if (format == KVFormat::kF32) visit(Float32Pages{});
+static inline void with_pages(KVElement element, const Visit& visit) {
+  if (element == KVElement::kF32) visit(Float32Pages{});
   else visit(BFloat16Pages{});
 }
 

@@ -1,7 +1,6 @@
-// Memory layouts: packed weights, activations as a product reads them, K/V pages.
+// Memory layouts: packed weights, and activations as a product reads them. Those of K/V are in kv_layouts.h.
 //
-// `Panels` addresses packed weights, `ActivationRows` the other operand of a product, `KVPages` one layer's
-// K/V cache.
+// `Panels` addresses packed weights, `ActivationRows` the other operand of a product.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +8,6 @@
 #include "weight_format.h"
 
 namespace quire {
-
-constexpr int kTile = 32;  // tokens per K/V tile
 
 enum class Element { kF32, kBF16 };
 
@@ -118,47 +115,6 @@ struct SourceMatrix {
   int64_t row_stride;
   int64_t column_stride;
   const float* importance = nullptr;  // [columns] what a squared error at a column weighs; null: all the same
-};
-
-// What K/V pages hold. Each format has its tiles here and a policy of the kernels in kv_policy.h.
-enum class KVFormat { kF32, kBF16 };
-
-// A tile of K or V as 32-bit words of one element (float32) or two (bfloat16):
-//   K [D / kPerWord][32][kPerWord]   V [32 / kPerWord][D][kPerWord]
-template <class T>
-struct KVTiles {
-  using Stored = T;
-  static constexpr int64_t kPerWord = 4 / sizeof(T);
-
-  static int64_t bytes(int64_t head_dim) { return kTile * head_dim * static_cast<int64_t>(sizeof(T)); }
-  static int64_t key_at(int64_t d, int64_t token) {
-    return (d / kPerWord * kTile + token) * kPerWord + d % kPerWord;
-  }
-  static int64_t value_at(int64_t token, int64_t d, int64_t head_dim) {
-    return (token / kPerWord * head_dim + d) * kPerWord + token % kPerWord;
-  }
-};
-struct Float32Tiles : KVTiles<float> {};
-struct BFloat16Tiles : KVTiles<uint16_t> {};
-
-// One layer's K/V cache: per block, kv head and tile of 32 tokens `tile_bytes` of K, then as many of V.
-struct KVPages {
-  char* base;
-  KVFormat format;
-  int64_t head_dim;
-  int64_t num_kv_heads;
-  int64_t tiles_per_block;
-
-  int64_t tile_bytes() const {
-    return format == KVFormat::kF32 ? Float32Tiles::bytes(head_dim) : BFloat16Tiles::bytes(head_dim);
-  }
-  int64_t block_bytes() const { return num_kv_heads * tiles_per_block * 2 * tile_bytes(); }
-  char* key_tile(int64_t block, int64_t head, int64_t tile) const {
-    return base + ((block * num_kv_heads + head) * tiles_per_block + tile) * 2 * tile_bytes();
-  }
-  char* value_tile(int64_t block, int64_t head, int64_t tile) const {
-    return key_tile(block, head, tile) + tile_bytes();
-  }
 };
 
 }  // namespace quire

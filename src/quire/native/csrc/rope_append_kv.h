@@ -115,7 +115,7 @@ static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, 
 }
 
 static void rope_append_kv(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
-  with_pages(a.pages.format,
+  with_pages(a.pages.keys,
              [&](auto pages) { rope_append_units<decltype(pages)>(a, unit_begin, unit_end); });
 }
 

@@ -169,7 +169,13 @@ void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, KVFormat forma
   require(num_blocks > 0 && block_size > 0 && block_size % kTile == 0,
           "there must be blocks, and each must hold whole tiles");
   int64_t num_slots = checked_mul({num_blocks, block_size});
-  KVPages pages{nullptr, format, shape_.head_dim, shape_.num_kv_heads, 1};
+  KVPages pages{nullptr,
+                key_element(format),
+                value_element(format),
+                value_group(format),
+                shape_.head_dim,
+                shape_.num_kv_heads,
+                1};
   int64_t bytes = checked_mul({num_slots / kTile, pages.block_bytes(), static_cast<int64_t>(layers_.size())});
   require(num_slots <= int64_t{1} << 31, "there are more slots than 2^31, which int32 can name");
   require(bytes / num_blocks == bytes_per_block, "the pages of a block take other bytes than was planned");
@@ -182,7 +188,8 @@ void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, KVFormat forma
 }
 
 KVPages Decoder::pages(int64_t layer) const {
-  KVPages pages{nullptr, kv_format_, shape_.head_dim, shape_.num_kv_heads, tiles_per_block_};
+  KVPages pages{nullptr,         key_element(kv_format_), value_element(kv_format_), value_group(kv_format_),
+                shape_.head_dim, shape_.num_kv_heads,     tiles_per_block_};
   pages.base = kv_.get() + layer * num_blocks_ * pages.block_bytes();
   return pages;
 }
@@ -211,7 +218,7 @@ static void read_token(const KVPages& p, int64_t block, int64_t tile, int64_t t,
 
 void Decoder::read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const {
   KVPages p = pages(layer);
-  auto read = p.format == KVFormat::kF32 ? read_token<Float32Tiles> : read_token<BFloat16Tiles>;
+  auto read = p.keys == KVElement::kF32 ? read_token<Float32Tiles> : read_token<BFloat16Tiles>;
   int64_t size = p.num_kv_heads * p.head_dim;
   for (int64_t i = 0; i < count; ++i)
     read(p, slots[i] / block_size(), slots[i] / kTile % tiles_per_block_, slots[i] % kTile, keys + i * size,
