@@ -11,7 +11,8 @@ from quire.executors.core_types import Core
 
 @contextmanager
 def translated_errors(core: Core) -> Iterator[None]:
-    """Turns what `core` raises into ExecutorError: arguments it refuses, a second caller, no memory or no threads.
+    """Turns what `core` raises into ExecutorError: arguments it refuses, a second caller, K/V that no quantized format can hold,
+    no memory or no threads.
 
     To be put around calls of the core alone: an error of anything else would be taken for the core's.
     """
@@ -28,6 +29,10 @@ def translated_errors(core: Core) -> Iterator[None]:
     except core.ForkedError as error:
         raise ExecutorError(
             str(error), next_step="Load the model in this process, or start processes with multiprocessing's 'spawn' method."
+        ) from error
+    except core.NotFiniteError as error:
+        raise ExecutorError(
+            str(error), next_step="Pass kv_format='bfloat16', and look for weights that are NaN or infinite."
         ) from error
     except RuntimeError as error:
         raise ExecutorError(f"the native core failed: {error}", next_step="Ask for fewer threads.") from error

@@ -29,6 +29,7 @@ class Core(Protocol):
     PIECE_BYTES: int
     BusyError: type[_core.BusyError]
     ForkedError: type[_core.ForkedError]
+    NotFiniteError: type[_core.NotFiniteError]
 
     Decoder: type[_core.Decoder]
     ModelShape: type[_core.ModelShape]

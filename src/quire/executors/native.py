@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from quire.config import KVFormat, WeightFormat
 from quire.environment import read_environment
 from quire.errors import ExecutorUnavailableError
 from quire.executors import prefetch
-from quire.executors.checks import check_own_tile, check_weights
+from quire.executors.checks import check_weights
 from quire.executors.core_errors import translated_errors
 from quire.executors.core_types import Core
 from quire.executors.host import FinishedStep
@@ -31,6 +32,16 @@ from quire.sample.filters import SampleRow
 
 NUMERICS_VERSION = 8
 """Raised whenever a kernel change could change a bit; part of every cache key."""
+
+_CORE_FORMATS: Mapping[KVFormat, str] = MappingProxyType(
+    {
+        KVFormat.FLOAT32: "F32",
+        KVFormat.BFLOAT16: "BF16",
+        KVFormat.INT8: "INT8",
+        KVFormat.INT8_INT4: "INT8_INT4",
+        KVFormat.INT4: "INT4",
+    }
+)
 
 
 class NativeExecutor:
@@ -62,11 +73,8 @@ class NativeExecutor:
         where = prefetch.circumstances(self._decoder.isa, self._weights_in_words(), options.threads)
         self.prefetch = prefetch.choose(where, self._probe_prefetch)
         self._decoder.prefetch = core.Prefetch[self.prefetch.pattern.name]
-        layout = self.layout
-        with translated_errors(core):
-            kv_format = core.KVFormat.F32 if layout.format is KVFormat.FLOAT32 else core.KVFormat.BF16
-            self._decoder.allocate_kv(self.num_blocks, layout.block_size, kv_format, layout.bytes_per_block)
-        self._blocks = BlockFormat(layout=layout, order=PageOrder.TILES, num_bytes=layout.bytes_per_block)
+        self._allocate_kv()
+        self._blocks = BlockFormat(layout=self.layout, order=PageOrder.TILES, num_bytes=self.layout.bytes_per_block)
 
     @property
     def name(self) -> str:
@@ -75,6 +83,8 @@ class NativeExecutor:
     @property
     def numerics(self) -> str:
         weights, kv = self._options.weight_format.value, self.layout.format.value
+        if self.layout.exact_key_layers:
+            kv += f" with exact keys in layers {', '.join(map(str, self.layout.exact_key_layers))}"
         if self._options.weight_format in (WeightFormat.INT8, WeightFormat.INT4):
             weights += f" by {calibration_name(self._options.importance)}"
         return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={weights} kv={kv}"
@@ -106,6 +116,7 @@ class NativeExecutor:
                 batch.slot_mapping,
                 batch.sample_rows,
                 logits,
+                batch.own_tiles,
             )
         return logits
 
@@ -144,8 +155,8 @@ class NativeExecutor:
             self._decoder.copy_block(source, target)
 
     def copy_own_tile(self, source: int, target: int) -> None:
-        for own_tile in (source, target):
-            check_own_tile(own_tile, self.num_own_tiles)
+        with translated_errors(self._core):
+            self._decoder.copy_own_tile(source, target)
 
     def export_block(self, block: int) -> bytes:
         with translated_errors(self._core):
@@ -156,6 +167,19 @@ class NativeExecutor:
         pages = self._blocks.pages_of(data)
         with translated_errors(self._core):
             self._decoder.import_block(block, pages)
+
+    def _allocate_kv(self) -> None:
+        layout = self.layout
+        with translated_errors(self._core):
+            self._decoder.allocate_kv(
+                self.num_blocks,
+                layout.block_size,
+                self._core.KVFormat[_CORE_FORMATS[layout.format]],
+                layout.bytes_per_block,
+                list(layout.exact_key_layers),
+                self.num_own_tiles,
+                layout.bytes_per_own_tile,
+            )
 
     def _weights_in_words(self) -> str:
         """Returns how matrices lie in memory; of stored formats, which may be a mix, the one of most weights."""

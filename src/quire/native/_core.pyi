@@ -23,9 +23,15 @@ class BusyError(RuntimeError):
 class ForkedError(RuntimeError):
     """Another call was running on the decoder when this process was forked, so it never returns here."""
 
+class NotFiniteError(RuntimeError):
+    """K/V of a step are NaN or infinite, in a format that cannot hold them."""
+
 class KVFormat(Enum):
     F32 = ...
     BF16 = ...
+    INT8 = ...
+    INT8_INT4 = ...
+    INT4 = ...
 
 class Encoding(Enum):
     F32 = ...
@@ -172,8 +178,17 @@ class Decoder:
         """Returns a read-only view of a matrix, which keeps the decoder alive."""
     def read_packed(self, index: int, file: int, offset: int, checksums: list[int]) -> bool:
         """Fills a matrix from a file descriptor; False if bytes are missing, unreadable, or have other checksums."""
-    def allocate_kv(self, num_blocks: int, block_size: int, kv_format: KVFormat, bytes_per_block: int) -> None:
-        """Reserves K/V memory; ValueError where a block takes other than `bytes_per_block` bytes."""
+    def allocate_kv(
+        self,
+        num_blocks: int,
+        block_size: int,
+        kv_format: KVFormat,
+        bytes_per_block: int,
+        exact_key_layers: list[int] = ...,
+        num_own_tiles: int = 0,
+        bytes_per_own_tile: int = 0,
+    ) -> None:
+        """Reserves K/V memory; ValueError where a block or an own tile takes other than its bytes."""
     def run(
         self,
         token_ids: Int32Array,
@@ -184,11 +199,13 @@ class Decoder:
         slots: Int32Array,
         sample_rows: Int32Array,
         logits: Float32Array,
+        own_tiles: Int32Array | None = None,
     ) -> None:
         """Runs a step without the GIL and fills logits [S, V].
 
         ValueError for a weight that was never set, and for an index that is out of range or contradicts another: a slot must be
-        where the block table has its position, and is written once.
+        where the block table has its position, and is written once. NotFiniteError for K/V that are NaN or infinite, where the
+        format is quantized.
         """
     def run_layer(
         self, residual: Float32Array, qkv: Float32Array, out: Float32Array, up: Float32Array, down: Float32Array
@@ -201,7 +218,8 @@ class Decoder:
         """Fills logits [len(rows), V] of rows of the latest step; ValueError if it has no such row."""
     def argmax(self, rows: Int32Array, token_ids: Int32Array, num_not_finite: Int32Array) -> None:
         """Fills token_ids [len(rows)] and num_not_finite [len(rows)] for rows of the latest step; ValueError as `head`."""
-    def read_kv(self, layer: int, slots: Int32Array, keys: Float32Array, values: Float32Array) -> None: ...
+    def read_kv(self, layer: int, slots: Int32Array, keys: Float32Array, values: Float32Array) -> None:
+        """Fills keys and values [len(slots), K, D]; slots of own tiles follow those of all blocks."""
     def divide_weights(self, count: int, num_bytes: int) -> int:
         """Chooses `count` regions of at most `num_bytes`, evenly spread over the weights; 0 if they have too few panels."""
     def read_seconds(self, region: int, prefetch: Prefetch) -> float:
@@ -209,8 +227,9 @@ class Decoder:
     prefetch: Prefetch
     """How products prefetch weights."""
     def copy_block(self, source: int, target: int) -> None: ...
+    def copy_own_tile(self, source: int, target: int) -> None: ...
     def export_block(self, block: int) -> bytes:
-        """Returns all layers' pages of a block, as they lie in memory."""
+        """Returns all layers' pages of a block, as they lie in memory; ValueError where K/V of it are still in own tiles."""
     def import_block(self, block: int, pages: bytes) -> None:
         """Overwrites all layers' pages of a block; ValueError for another number of bytes."""
     @property

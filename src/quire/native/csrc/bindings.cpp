@@ -12,7 +12,12 @@
 using namespace quire;
 
 static void bind_enums(nb::module_& m) {
-  nb::enum_<KVFormat>(m, "KVFormat").value("F32", KVFormat::kF32).value("BF16", KVFormat::kBF16);
+  nb::enum_<KVFormat>(m, "KVFormat")
+      .value("F32", KVFormat::kF32)
+      .value("BF16", KVFormat::kBF16)
+      .value("INT8", KVFormat::kInt8)
+      .value("INT8_INT4", KVFormat::kInt8Int4)
+      .value("INT4", KVFormat::kInt4);
   nb::enum_<Prefetch>(m, "Prefetch")
       .value("NONE", Prefetch::kNone)
       .value("NEAR", Prefetch::kNear)

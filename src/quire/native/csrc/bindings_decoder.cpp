@@ -1,6 +1,7 @@
 // Python bindings of the decoder. A wrong call raises an exception, whatever its arguments: it never crashes
 // or gives a wrong answer.
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -53,16 +54,19 @@ static float* logits_of(const Decoder& d, const OutMatrix& logits, size_t num_ro
 }
 
 static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, Ints context_lens,
-                IntTable block_tables, Ints slots, Ints sample_rows, OutMatrix logits) {
+                IntTable block_tables, Ints slots, Ints sample_rows, OutMatrix logits,
+                std::optional<Ints> own_tiles) {
   std::vector<int32_t> tokens = copied(token_ids, "token_ids"), places = copied(positions, "positions"),
                        starts = copied(query_start, "query_start"),
                        lens = copied(context_lens, "context_lens"),
                        tables = copied(block_tables, "block_tables"), targets = copied(slots, "slots"),
-                       rows = copied(sample_rows, "sample_rows");
+                       rows = copied(sample_rows, "sample_rows"), own;
+  if (own_tiles) own = copied(*own_tiles, "own_tiles");
   if (tokens.empty() || lens.empty()) throw std::invalid_argument("the step has no rows or no requests");
   require_size(places, tokens.size(), "positions");
   require_size(targets, tokens.size(), "slots");
   require_size(starts, lens.size() + 1, "query_start");
+  if (own_tiles) require_size(own, lens.size(), "own_tiles");
   require_size(tables, lens.size() * block_tables.shape(1), "block_tables");
   float* out = logits_of(d, logits, rows.size());
   Step step{static_cast<int64_t>(tokens.size()),
@@ -74,7 +78,8 @@ static void run(Decoder& d, Ints token_ids, Ints positions, Ints query_start, In
             starts.data(),
             tables.data(),
             targets.data(),
-            rows.data()};
+            rows.data(),
+            own_tiles ? own.data() : nullptr};
   auto lock = alone_with(d);
   check_step(d, step, lens.data());
   nb::gil_scoped_release release;
@@ -110,8 +115,8 @@ static void run_layer(Decoder& d, OutMatrix residual, OutMatrix qkv, OutMatrix o
   std::iota(places.begin(), places.end(), 0);
   std::iota(tables.begin(), tables.end(), 0);
   int32_t starts[] = {0, count};
-  Step step{count,         1,      num_blocks, 0, tokens.data(), places.data(), starts, tables.data(),
-            places.data(), nullptr};
+  Step step{count,         1,       num_blocks, 0, tokens.data(), places.data(), starts, tables.data(),
+            places.data(), nullptr, nullptr};
   check_step(d, step, &count);
   nb::gil_scoped_release release;
   d.run_layer(step, rows, inputs);
@@ -161,8 +166,7 @@ static void read_kv(Decoder& d, int64_t layer, Ints slots, OutHeads keys, OutHea
     throw std::invalid_argument("there is no such layer");
   auto lock = alone_with(d);
   for (int32_t slot : wanted)
-    if (slot < 0 || slot / d.block_size() >= d.num_blocks())
-      throw std::invalid_argument("a slot is outside the KV memory");
+    if (slot < 0 || slot >= d.num_slots()) throw std::invalid_argument("a slot is outside the KV memory");
   d.read_kv(layer, wanted.data(), static_cast<int64_t>(wanted.size()), k, v);
 }
 
@@ -176,6 +180,17 @@ static void copy_block(Decoder& d, int64_t source, int64_t target) {
   require_block(d, source);
   require_block(d, target);
   d.copy_block(source, target);
+}
+
+static void require_own_tile(const Decoder& d, int64_t own_tile) {
+  if (own_tile < 0 || own_tile >= d.num_own_tiles()) throw std::invalid_argument("there is no such own tile");
+}
+
+static void copy_own_tile(Decoder& d, int64_t source, int64_t target) {
+  auto lock = alone_with(d);
+  require_own_tile(d, source);
+  require_own_tile(d, target);
+  d.copy_own_tile(source, target);
 }
 
 static nb::bytes export_block(Decoder& d, int64_t block) {
@@ -196,9 +211,11 @@ static void import_block(Decoder& d, int64_t block, nb::bytes pages) {
 }
 
 static void allocate_kv(Decoder& d, int64_t num_blocks, int64_t block_size, KVFormat format,
-                        int64_t bytes_per_block) {
+                        int64_t bytes_per_block, std::vector<int64_t> exact_key_layers, int64_t num_own_tiles,
+                        int64_t bytes_per_own_tile) {
   auto lock = alone_with(d);
-  d.allocate_kv(num_blocks, block_size, format, bytes_per_block);
+  d.allocate_kv({num_blocks, block_size, format, bytes_per_block, std::move(exact_key_layers), num_own_tiles,
+                 bytes_per_own_tile});
 }
 
 static int64_t divide_weights(Decoder& d, int64_t count, int64_t bytes) {
@@ -220,6 +237,7 @@ static void set_prefetch(Decoder& d, Prefetch prefetch) {
 // Arrays are never converted on the way in: what is written to a converted copy would be lost.
 void bind_decoder(nb::module_& m) {
   nb::exception<BusyError>(m, "BusyError", PyExc_RuntimeError);
+  nb::exception<NotFiniteError>(m, "NotFiniteError", PyExc_RuntimeError);
   nb::exception<ForkedError>(m, "ForkedError", PyExc_RuntimeError);
   nb::class_<Decoder> decoder(m, "Decoder");
   bind_weights(decoder);
@@ -232,11 +250,13 @@ void bind_decoder(nb::module_& m) {
           },
           nb::arg("shape"), nb::arg("weights"), nb::arg("formats"), nb::arg("isa"), nb::arg("threads"))
       .def("allocate_kv", &allocate_kv, nb::arg("num_blocks"), nb::arg("block_size"), nb::arg("kv_format"),
-           nb::arg("bytes_per_block"))
+           nb::arg("bytes_per_block"), nb::arg("exact_key_layers") = std::vector<int64_t>(),
+           nb::arg("num_own_tiles") = 0, nb::arg("bytes_per_own_tile") = 0)
       .def("run", &run, nb::arg("token_ids").noconvert(), nb::arg("positions").noconvert(),
            nb::arg("query_start").noconvert(), nb::arg("context_lens").noconvert(),
            nb::arg("block_tables").noconvert(), nb::arg("slots").noconvert(),
-           nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert())
+           nb::arg("sample_rows").noconvert(), nb::arg("logits").noconvert(),
+           nb::arg("own_tiles").noconvert().none() = nb::none())
       .def("run_layer", &run_layer, nb::arg("residual").noconvert(), nb::arg("qkv").noconvert(),
            nb::arg("out").noconvert(), nb::arg("up").noconvert(), nb::arg("down").noconvert())
       .def("head", &head, nb::arg("rows").noconvert(), nb::arg("logits").noconvert())
@@ -248,6 +268,7 @@ void bind_decoder(nb::module_& m) {
       .def("read_seconds", &read_seconds, nb::arg("region"), nb::arg("prefetch"))
       .def_prop_rw("prefetch", &Decoder::prefetch, &set_prefetch)
       .def("copy_block", &copy_block, nb::arg("source"), nb::arg("target"))
+      .def("copy_own_tile", &copy_own_tile, nb::arg("source"), nb::arg("target"))
       .def("export_block", &export_block, nb::arg("block"))
       .def("import_block", &import_block, nb::arg("block"), nb::arg("pages"))
       .def_prop_ro("isa", &Decoder::isa)

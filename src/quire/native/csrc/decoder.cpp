@@ -12,12 +12,14 @@ void Decoder::run(const Step& step, float* logits) {
   num_rows_ = 0;  // no rows for `head` until the step is complete
   reserve(step);
   plan_attention(step);
+  begin_writing(step);
   embed(step);
   compute_rotations(step);
   for (int64_t layer = 0; layer < static_cast<int64_t>(layers_.size()); ++layer) {
     attention_block(step, layer);
     ffn_block(step, layer);
   }
+  end_writing(step);
   num_rows_ = step.num_rows;
   head(step.sample_rows, step.num_samples, logits);
 }
@@ -94,6 +96,7 @@ void Decoder::attention_block(const Step& step, int64_t index) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   project_qkv(step, layer);
   rotate_append(step, index);
+  fill_tiles(step, index);
   attend(step, index);
   ActivationRows mixed = rows_for(layer.out.weight, mixed_);
   observe(mixed, step.num_rows, observed_.out);
@@ -210,6 +213,8 @@ void Decoder::rotate_append(const Step& step, int64_t index) {
   r.slots = step.slots;
   r.q_out = queries_.get();
   r.pages = pages(index);
+  r.own = own_tiles(index);
+  r.not_finite = &not_finite_;
   int64_t per_row = shape_.num_kv_heads / r.heads_per_unit();
   threads_.run(step.num_rows * per_row, 1 + per_row / 2,
                [&](int64_t begin, int64_t end, int) { kernels_.rope_append_kv(r, begin, end); });
@@ -220,6 +225,7 @@ void Decoder::attend(const Step& step, int64_t index) {
   ActivationRows mixed = rows_for(layers_[static_cast<size_t>(index)].out.weight, mixed_);
   Attention a{};
   a.pages = pages(index);
+  a.own = own_tiles(index);
   a.q = queries_.get();
   a.num_heads = shape_.num_heads;
   a.positions = step.positions;

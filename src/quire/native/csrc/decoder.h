@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,24 @@ struct Step {
   const int32_t* block_tables;
   const int32_t* slots;
   const int32_t* sample_rows;
+  const int32_t* own_tiles;  // null: the KV format has none
+};
+
+// K/V of a step that are NaN or infinite, in a format that cannot hold them.
+struct NotFiniteError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Bytes behind the last tile: a strip of values may be wider than head_dim.
+constexpr int64_t kTileOverread = kPanel * static_cast<int64_t>(sizeof(float));
+
+// Memory for K/V; the bytes are those of the formulas in quire/kv/layout.py.
+struct KVMemory {
+  int64_t num_blocks, block_size;
+  KVFormat format;
+  int64_t bytes_per_block;
+  std::vector<int64_t> exact_key_layers;  // keys of these stay bfloat16; quantized formats only
+  int64_t num_own_tiles, bytes_per_own_tile;
 };
 
 // Where a step writes what the products of a layer multiply, float32 [T, K]; null: nowhere.
@@ -96,12 +115,12 @@ class Decoder {
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& threads() { return threads_; }
 
-  // Reserves K/V memory for blocks of `block_size` tokens, which take `bytes_per_block` by the formula in
-  // quire/kv/layout.py. Throws std::invalid_argument, std::overflow_error and std::bad_alloc.
-  void allocate_kv(int64_t num_blocks, int64_t block_size, KVFormat format, int64_t bytes_per_block);
+  // Reserves K/V memory. Throws std::invalid_argument for what contradicts itself, the shape or the bytes
+  // that were planned; std::overflow_error and std::bad_alloc.
+  void allocate_kv(const KVMemory& memory);
 
   // Runs one step that passed check_step, and writes logits [num_samples, vocab_size]. Throws
-  // std::invalid_argument with the name of a weight that was never set.
+  // std::invalid_argument with the name of a weight that was never set, and NotFiniteError.
   void run(const Step& step, float* logits);
 
   // Runs the one layer of this decoder on `residual`, float32 [T, E], in place, without embedding and head;
@@ -118,12 +137,14 @@ class Decoder {
   // that they are never all in memory.
   void argmax(const int32_t* rows, int64_t count, Argmax* found);
 
-  // Writes K and V of each slot, float32 [count, K, D].
+  // Writes K and V of each slot, float32 [count, K, D]. The slots of own tiles follow those of all blocks;
+  // where there are own tiles, what a block has of a tile that is not full is NaN.
   void read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const;
   void copy_block(int64_t source, int64_t target);
+  void copy_own_tile(int64_t source, int64_t target);
 
   // Copies all layers' pages of a block out of the KV memory or into it, block_bytes() of them: layer after
-  // layer.
+  // layer. Throws std::invalid_argument for a block of which the K/V are still in own tiles.
   int64_t block_bytes() const;
   void export_block(int64_t block, char* pages) const;
   void import_block(int64_t block, const char* pages);
@@ -146,8 +167,11 @@ class Decoder {
   int num_threads() const { return threads_.size(); }
   int64_t num_blocks() const { return num_blocks_; }
   int64_t block_size() const { return tiles_per_block_ * kTile; }
+  int64_t num_own_tiles() const { return num_own_tiles_; }
+  bool has_own_tiles() const { return num_own_tiles_ > 0; }
+  int64_t num_slots() const { return num_blocks_ * block_size() + num_own_tiles_ * kTile; }
   size_t weight_bytes() const;
-  size_t kv_bytes() const { return kv_.size(); }
+  size_t kv_bytes() const;
 
  private:
   // Rows ids[0..count) of a buffer, or its first ones where `ids` is null.
@@ -170,7 +194,12 @@ class Decoder {
   void add_projections(const std::string& prefix, Layer& layer, const MatrixFormats& formats);
   void add_ffn(const std::string& prefix, Layer& layer, const FfnShape& ffn, const MatrixFormats& formats);
   void check_formats(const MatrixFormats& formats) const;
-  KVPages pages(int64_t layer) const;
+  const KVPages& pages(int64_t layer) const { return pages_[static_cast<size_t>(layer)]; }
+  OwnTiles own_tiles(int64_t layer) const;
+  size_t full_at(int64_t block, int64_t tile) const {
+    return static_cast<size_t>(block * tiles_per_block_ + tile);
+  }
+  void read_paged_head(const KVPages& p, int64_t slot, int64_t head, float* key, float* value) const;
   int64_t columns_of(int64_t rows) const { return round_up(rows, kPanel); }
   // Floats between rows of activations: whole panels, which every format fits into, plus one cache line. Rows
   // a multiple of 4 KB apart would range L1 sets.
@@ -180,6 +209,9 @@ class Decoder {
   ActivationRows rows_for(const PackedMatrix& next, const Buffer& buffer) const;
 
   void reserve(const Step& step);
+  void begin_writing(const Step& step);
+  void plan_own_tiles(const Step& step);
+  void end_writing(const Step& step);
   void plan_attention(const Step& step);
   const AttentionPlan& plan_of(int64_t window) const;
   void embed(const Step& step);
@@ -189,6 +221,7 @@ class Decoder {
   void ffn_block(const Step& step, int64_t layer);
   void project_qkv(const Step& step, const Layer& layer);
   void rotate_append(const Step& step, int64_t layer);
+  void fill_tiles(const Step& step, int64_t layer);
   void attend(const Step& step, int64_t layer);
   void convert(const Buffer& from, int64_t rows, const ActivationRows& to);
 
@@ -215,14 +248,20 @@ class Decoder {
   TensorTable tensors_;
   std::vector<std::vector<PanelRange>> regions_;  // for read_seconds
 
-  Buffer kv_;
-  KVFormat kv_format_ = KVFormat::kF32;
-  int64_t num_blocks_ = 0, tiles_per_block_ = 1;
+  Buffer kv_, own_kept_;
+  std::vector<KVPages> pages_;  // of each layer
+  int64_t num_blocks_ = 0, tiles_per_block_ = 1, num_own_tiles_ = 0;
+  std::vector<bool>
+      is_full_;  // [num_blocks * tiles_per_block] with own tiles: what was filled and not reopened
 
   // Activations of a step; grown when a step is larger than all before it.
   int64_t capacity_ = 0, sample_capacity_ = 0, num_rows_ = 0;
   Buffer residual_, normed_, qkv_, queries_, attended_, mixed_, hidden_, gated_, product_, sampled_, scratch_,
       partials_;
+  Buffer scratch_tiles_;
+  std::vector<int32_t> tile_of_row_;  // see OwnTiles
+  std::vector<int32_t> full_rows_;    // the rows of the step that end their tiles
+  int32_t not_finite_ = 0;
   std::vector<float> cos_, sin_;
   std::vector<AttentionPlan> plans_;  // one per distinct window of the layers
   int64_t attention_grain_ = 1;

@@ -22,6 +22,7 @@ void Decoder::run_layer(const Step& step, float* residual, const LayerInputs& in
   num_rows_ = 0;  // there is no head for these rows
   reserve(step);
   plan_attention(step);
+  begin_writing(step);
   int64_t size = shape_.hidden_size, stride = stride_of(size);
   copy_rows(residual, size, residual_.as<float>(), stride, step, size);
   compute_rotations(step);
@@ -29,6 +30,7 @@ void Decoder::run_layer(const Step& step, float* residual, const LayerInputs& in
   attention_block(step, 0);
   ffn_block(step, 0);
   observed_ = {};
+  end_writing(step);
   copy_rows(residual_.as<float>(), stride, residual, size, step, size);
 }
 

@@ -79,6 +79,7 @@ extern const Kernels kernels = {
     norm,
     embed,
     rope_append_kv,
+    fill_tiles,
     attend,
     attend_split,
     merge_splits,

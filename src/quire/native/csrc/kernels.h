@@ -91,9 +91,21 @@ struct RopeAppendKV {
   const int32_t* slots;  // [T]
   void* q_out;           // [T, H, D] float32 with pages of float32, else bfloat16
   KVPages pages;
+  OwnTiles own;         // where K/V go instead of pages of 4 bits
+  int32_t* not_finite;  // becomes 1 if K or V of a quantized format is NaN or infinite
 
   // kv heads; a norm over all heads needs the whole row.
   int64_t heads_per_unit() const { return norm_spans_heads ? pages.num_kv_heads : 1; }
+};
+
+// Writes own tiles that became full in this step to their pages, which are of 4 bits. A unit is one kv head
+// of a row.
+struct FillTiles {
+  KVPages pages;
+  OwnTiles own;
+  const int32_t* rows;   // rows of the step that end their tiles
+  const int32_t* slots;  // [T]
+  int32_t* not_finite;   // as in RopeAppendKV
 };
 
 // The query at `position` sees keys in (position - window, position].
@@ -206,6 +218,7 @@ struct Kernels {
   void (*norm)(const Norm&, int64_t row_begin, int64_t row_end);
   void (*embed)(const Embed&, int64_t row_begin, int64_t row_end);
   void (*rope_append_kv)(const RopeAppendKV&, int64_t unit_begin, int64_t unit_end);
+  void (*fill_tiles)(const FillTiles&, int64_t unit_begin, int64_t unit_end);
   // All splits of the item's rows; writes the output rows.
   void (*attend)(const Attention&, const AttentionItem&, float* scratch);
   // One split; stores a partial per row and head.

@@ -1,9 +1,9 @@
 // QK-norm, RoPE, and the append of K/V to their slots. Rows are independent.
 #pragma once
 
-#include "kv_policy.h"
+#include "kv_store.h"
 #include "norm_embed.h"
-#include "prefetch.h"
+#include "rotate.h"
 
 namespace quire::QUIRE_ISA {
 
@@ -45,39 +45,8 @@ static inline void write_query(const float* q, int64_t size, T* out) {
   }
 }
 
-template <class Pages>
-struct SlotTiles {
-  using Stored = typename Pages::Stored;
-
-  const KVPages& pages;
-  int64_t block, tile, offset;
-
-  SlotTiles(const KVPages& all, int64_t slot)
-      : pages(all),
-        block(slot / (all.tiles_per_block * kTile)),
-        tile(slot / kTile % all.tiles_per_block),
-        offset(slot % kTile) {}
-  Stored* keys(int64_t head) const { return reinterpret_cast<Stored*>(pages.key_tile(block, head, tile)); }
-  Stored* values(int64_t head) const {
-    return reinterpret_cast<Stored*>(pages.value_tile(block, head, tile));
-  }
-};
-
-// A key scatters over D (bfloat16: D / 2) cache lines. They miss the cache unless the previous token, which
-// shares them, was just written.
-template <class Pages>
-static inline void prefetch_slot(const RopeAppendKV& a, const SlotTiles<Pages>& to, int64_t head) {
-  constexpr int64_t kPerWord = Pages::kPerWord;
-  const typename Pages::Stored* keys = to.keys(head) + Pages::key_at(0, to.offset);
-  const char* values =
-      reinterpret_cast<const char*>(to.values(head) + to.offset / kPerWord * kPerWord * a.pages.head_dim);
-  for (int64_t d = 0; d < a.pages.head_dim; d += kPerWord)
-    prefetch_l1(reinterpret_cast<const char*>(keys + d * kTile));
-  for (int64_t byte = 0; byte < 4 * a.pages.head_dim; byte += kLineBytes) prefetch_l1(values + byte);
-}
-
 // `count` kv heads from `head` on, with the query heads that share them (GQA).
-template <class Pages>
+template <class Store>
 static inline void rope_append_heads(const RopeAppendKV& a, int64_t row, int64_t head, int64_t count) {
   int64_t size = a.pages.head_dim, gqa = a.num_heads / a.pages.num_kv_heads;
   float* q = a.q + row * a.ldqkv + head * gqa * size;
@@ -87,15 +56,18 @@ static inline void rope_append_heads(const RopeAppendKV& a, int64_t row, int64_t
   norm_heads(a, k, a.k_norm, count);
   for (int64_t h = 0; a.cos && h < count * gqa; ++h) rotate(a, q + h * size, row);
   for (int64_t h = 0; a.cos && h < count; ++h) rotate(a, k + h * size, row);
+  if (a.pages.keys == KVElement::kInt4) {
+    for (int64_t h = 0; h < count * gqa; ++h) rotate_head(q + h * size, size);
+    for (int64_t h = 0; h < count; ++h) rotate_head(k + h * size, size);
+  }
   write_query(q, count * gqa * size,
-              static_cast<typename Pages::Stored*>(a.q_out) + (row * a.num_heads + head * gqa) * size);
-  SlotTiles<Pages> to(a.pages, a.slots[row]);
-  for (int64_t h = 0; h < count; ++h)
-    Pages::store_head(to.keys(head + h), to.values(head + h), to.offset, k + h * size, v + h * size, size);
+              static_cast<typename Store::Query*>(a.q_out) + (row * a.num_heads + head * gqa) * size);
+  for (int64_t h = 0; h < count; ++h) Store(a, row, head + h).store(k + h * size, v + h * size);
 }
 
-// A unit is one kv head of a row, or all of them: `heads_per_unit`. Destinations are prefetched units ahead.
-template <class Pages>
+// A unit is one kv head of a row, or all of them: `heads_per_unit`. Destinations are prefetched units ahead,
+// unless the previous token, which shares their cache lines, was just written.
+template <class Store>
 static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
   constexpr int64_t kAhead = 8;
   constexpr int32_t kLineSlots = kLineBytes / 4;
@@ -104,19 +76,21 @@ static inline void rope_append_units(const RopeAppendKV& a, int64_t unit_begin, 
     int64_t row = unit / per_row;
     bool is_cached = unit - per_row >= unit_begin && a.slots[row] == a.slots[row - 1] + 1 &&
                      a.slots[row] % kLineSlots != 0;
-    for (int64_t h = 0; h < heads && !is_cached; ++h)
-      prefetch_slot(a, SlotTiles<Pages>(a.pages, a.slots[row]), unit % per_row * heads + h);
+    for (int64_t h = 0; h < heads && !is_cached; ++h) Store(a, row, unit % per_row * heads + h).prefetch();
   };
   for (int64_t unit = unit_begin; unit < std::min(unit_begin + kAhead, unit_end); ++unit) prefetch(unit);
   for (int64_t unit = unit_begin; unit < unit_end; ++unit) {
     if (unit + kAhead < unit_end) prefetch(unit + kAhead);
-    rope_append_heads<Pages>(a, unit / per_row, unit % per_row * heads, heads);
+    rope_append_heads<Store>(a, unit / per_row, unit % per_row * heads, heads);
   }
 }
 
 static void rope_append_kv(const RopeAppendKV& a, int64_t unit_begin, int64_t unit_end) {
-  with_pages(a.pages.keys,
-             [&](auto pages) { rope_append_units<decltype(pages)>(a, unit_begin, unit_end); });
+  if (a.own.tile_of_row) rope_append_units<OwnTileStore>(a, unit_begin, unit_end);
+  else if (a.pages.values == KVElement::kInt8) rope_append_units<Int8Store>(a, unit_begin, unit_end);
+  else if (a.pages.values == KVElement::kF32)
+    rope_append_units<FloatStore<Float32Pages>>(a, unit_begin, unit_end);
+  else rope_append_units<FloatStore<BFloat16Pages>>(a, unit_begin, unit_end);
 }
 
 }  // namespace quire::QUIRE_ISA

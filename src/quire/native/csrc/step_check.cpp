@@ -47,6 +47,26 @@ static void check_request(const Decoder& d, const Step& s, int64_t request, int6
   }
 }
 
+// A tile that a step begins inside is read from its own tile until the step ends, so the step must not go on
+// to the next one, which would be written to the same memory.
+static void check_own_tiles(const Decoder& d, const Step& s) {
+  if (!d.has_own_tiles())
+    return require(!s.own_tiles, "own tiles are named where the KV format has none", 0, s.num_requests);
+  require(s.own_tiles, "the step does not say which own tiles its requests have", 0, s.num_requests);
+  for (int64_t b = 0; b < s.num_requests; ++b) {
+    require(s.own_tiles[b] >= 0 && s.own_tiles[b] < d.num_own_tiles(), "there is no such own tile", b,
+            s.own_tiles[b]);
+    int32_t first = s.positions[s.query_start[b]], last = s.positions[s.query_start[b + 1] - 1];
+    require(first % kTile == 0 || first / kTile == last / kTile,
+            "a request's rows begin inside a tile and do not end in it", b, last);
+  }
+  std::vector<int32_t> tiles(s.own_tiles, s.own_tiles + s.num_requests);
+  std::sort(tiles.begin(), tiles.end());
+  auto twice = std::adjacent_find(tiles.begin(), tiles.end());
+  require(twice == tiles.end(), "two requests of one step have the same own tile", 0,
+          twice == tiles.end() ? 0 : *twice);
+}
+
 // Two threads must not write the same slot. Requests may share blocks that they only read.
 static void check_written_once(const Step& s) {
   std::vector<int32_t> slots(s.slots, s.slots + s.num_rows);
@@ -62,6 +82,7 @@ void check_step(const Decoder& decoder, const Step& s, const int32_t* context_le
   require(s.query_start[last] == s.num_rows, "query_start does not end with the number of rows", last,
           s.query_start[last]);
   for (int64_t b = 0; b < s.num_requests; ++b) check_request(decoder, s, b, context_lens[b]);
+  check_own_tiles(decoder, s);
   check_written_once(s);
 }
 

@@ -1,9 +1,8 @@
-// Loading: where each named tensor is stored, and the K/V memory.
+// Loading: where each named tensor is stored.
 #include <cmath>
 #include <stdexcept>
 #include <utility>
 
-#include "checked.h"
 #include "cpu.h"
 #include "decoder.h"
 
@@ -163,74 +162,6 @@ size_t Decoder::weight_bytes() const {
   size_t bytes = 0;
   for (const PackedMatrix* matrix : tensors_.matrices()) bytes += matrix->bytes();
   return bytes;
-}
-
-void Decoder::allocate_kv(int64_t num_blocks, int64_t block_size, KVFormat format, int64_t bytes_per_block) {
-  require(num_blocks > 0 && block_size > 0 && block_size % kTile == 0,
-          "there must be blocks, and each must hold whole tiles");
-  int64_t num_slots = checked_mul({num_blocks, block_size});
-  KVPages pages{nullptr,
-                key_element(format),
-                value_element(format),
-                value_group(format),
-                shape_.head_dim,
-                shape_.num_kv_heads,
-                1};
-  int64_t bytes = checked_mul({num_slots / kTile, pages.block_bytes(), static_cast<int64_t>(layers_.size())});
-  require(num_slots <= int64_t{1} << 31, "there are more slots than 2^31, which int32 can name");
-  require(bytes / num_blocks == bytes_per_block, "the pages of a block take other bytes than was planned");
-  int64_t overread =
-      kPanel * static_cast<int64_t>(sizeof(float));  // a strip of values may be wider than head_dim
-  kv_ = Buffer(static_cast<size_t>(bytes) + static_cast<size_t>(overread));
-  kv_format_ = format;
-  num_blocks_ = num_blocks;
-  tiles_per_block_ = block_size / kTile;
-}
-
-KVPages Decoder::pages(int64_t layer) const {
-  KVPages pages{nullptr,         key_element(kv_format_), value_element(kv_format_), value_group(kv_format_),
-                shape_.head_dim, shape_.num_kv_heads,     tiles_per_block_};
-  pages.base = kv_.get() + layer * num_blocks_ * pages.block_bytes();
-  return pages;
-}
-
-static float widened(float x) { return x; }
-
-static float widened(uint16_t bfloat16) {
-  uint32_t bits = static_cast<uint32_t>(bfloat16) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-// K and V of token `t` of a tile, in all heads.
-template <class Tiles>
-static void read_token(const KVPages& p, int64_t block, int64_t tile, int64_t t, float* keys, float* values) {
-  for (int64_t h = 0; h < p.num_kv_heads; ++h) {
-    auto stored_keys = reinterpret_cast<const typename Tiles::Stored*>(p.key_tile(block, h, tile));
-    auto stored_values = reinterpret_cast<const typename Tiles::Stored*>(p.value_tile(block, h, tile));
-    for (int64_t d = 0; d < p.head_dim; ++d) {
-      *keys++ = widened(stored_keys[Tiles::key_at(d, t)]);
-      *values++ = widened(stored_values[Tiles::value_at(t, d, p.head_dim)]);
-    }
-  }
-}
-
-void Decoder::read_kv(int64_t layer, const int32_t* slots, int64_t count, float* keys, float* values) const {
-  KVPages p = pages(layer);
-  auto read = p.keys == KVElement::kF32 ? read_token<Float32Tiles> : read_token<BFloat16Tiles>;
-  int64_t size = p.num_kv_heads * p.head_dim;
-  for (int64_t i = 0; i < count; ++i)
-    read(p, slots[i] / block_size(), slots[i] / kTile % tiles_per_block_, slots[i] % kTile, keys + i * size,
-         values + i * size);
-}
-
-void Decoder::copy_block(int64_t source, int64_t target) {
-  if (source == target) return;
-  for (int64_t layer = 0; layer < static_cast<int64_t>(layers_.size()); ++layer) {
-    KVPages p = pages(layer);
-    std::memcpy(p.key_tile(target, 0, 0), p.key_tile(source, 0, 0), static_cast<size_t>(p.block_bytes()));
-  }
 }
 
 }  // namespace quire
