@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
 from quire.bench.machine_peak import MachinePeak
 from quire.executors.packing import PanelFormat, matrix_shapes, packed_bytes
+from quire.executors.work_counts import WorkCounts
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 
@@ -62,19 +64,40 @@ def step_flops(spec: ModelSpec, num_rows: int, num_sampled: int, num_attended: i
     return 2 * (num_rows * layers + num_sampled * head) + attention_flops(spec, num_attended)
 
 
-def step_bytes(weights: WeightBytes, layout: KVLayout, num_context_tokens: int) -> int:
-    """Returns the bytes that a decode step reads: every weight once, and K/V of every token in context."""
-    return weights.total + layout.bytes_per_token * num_context_tokens
+def seen_keys(spec: ModelSpec, start: int, stop: int) -> int:
+    """Returns the keys that tokens [start, stop) of a request see, over all layers; in a window at most its size each."""
+    windows = Counter(layer.sliding_window for layer in spec.layers)
+    return sum(count * (_keys_up_to(stop, window) - _keys_up_to(start, window)) for window, count in windows.items())
+
+
+def _keys_up_to(num_tokens: int, window: int | None) -> int:
+    """Returns the keys that the first tokens of a request see in one layer: 1 + 2 + 3 ..., no term above the window."""
+    growing = num_tokens if window is None else min(num_tokens, window)
+    return growing * (growing + 1) // 2 + (num_tokens - growing) * (window or 0)
+
+
+def chunk_work(spec: ModelSpec, start: int, stop: int, num_sampled: int) -> WorkCounts:
+    """Returns the multiply-adds of computing tokens [start, stop) of a request, whose logits are wanted of `num_sampled`."""
+    layers, head = matrix_elements(spec)
+    pairs = spec.num_heads * spec.head_dim * seen_keys(spec, start, stop)
+    return WorkCounts(projections=(stop - start) * layers, scores=pairs, mixing=pairs, head=num_sampled * head)
+
+
+def context_bytes(spec: ModelSpec, layout: KVLayout, num_tokens: int) -> int:
+    """Returns the bytes of K/V that the next token reads of `num_tokens` cached ones; the cache may hold more than a window."""
+    seen = sum(min(num_tokens, layer.sliding_window or num_tokens) for layer in spec.layers)
+    return layout.bytes_per_token * seen // spec.num_layers
 
 
 def prefill_cost(spec: ModelSpec, num_requests: int, num_cached: int, num_new: int) -> Cost:
     """Returns the cost of computing tokens [num_cached, num_cached + num_new) of every request; arithmetic is the limit."""
-    attended = num_new * num_cached + num_new * (num_new + 1) // 2
-    return Cost(flops=step_flops(spec, num_requests * num_new, num_requests, num_requests * attended))
+    return Cost(flops=2 * num_requests * chunk_work(spec, num_cached, num_cached + num_new, 1).total)
 
 
 def decode_cost(spec: ModelSpec, weights: WeightBytes, layout: KVLayout, contexts: tuple[int, ...]) -> Cost:
-    """Returns the cost of one token per request; `contexts` holds the number of context tokens of each."""
-    num_rows, num_context = len(contexts), sum(contexts)
-    flops = step_flops(spec, num_rows, num_rows, num_context)
-    return Cost(flops=flops, num_bytes=step_bytes(weights, layout, num_context))
+    """Returns the cost of one token per request; `contexts` holds the number of context tokens of each, the new one included.
+
+    Every weight is read once, and of every request the K/V that its token sees.
+    """
+    flops = sum(2 * chunk_work(spec, context - 1, context, 1).total for context in contexts)
+    return Cost(flops=flops, num_bytes=weights.total + sum(context_bytes(spec, layout, context) for context in contexts))

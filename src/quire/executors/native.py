@@ -24,6 +24,7 @@ from quire.executors.packed_cache import PackedFile, packed_key
 from quire.executors.packing import Encoding, PackLayout, matrix_formats, weights_by_format
 from quire.executors.protocol import ArgmaxTokens, StepBatch
 from quire.executors.rotation import input_factors
+from quire.executors.work_counts import WorkCounts
 from quire.models.group_format import GroupBlocks
 from quire.models.spec import ModelSpec
 from quire.models.weights import Progress, SourceTensor, Weights
@@ -167,6 +168,17 @@ class NativeExecutor:
         pages = self._blocks.pages_of(data)
         with translated_errors(self._core):
             self._decoder.import_block(block, pages)
+
+    def start_counting(self) -> None:
+        """Counts multiply-adds from now on."""
+        with translated_errors(self._core):
+            self._decoder.start_counting()
+
+    def stop_counting(self) -> WorkCounts:
+        """Returns what was counted since `start_counting`."""
+        with translated_errors(self._core):
+            projections, scores, mixing, head = self._decoder.stop_counting()
+        return WorkCounts(projections=projections, scores=scores, mixing=mixing, head=head)
 
     def _allocate_kv(self) -> None:
         layout = self.layout

@@ -33,10 +33,21 @@ from quire.executors.kv_blocks import BlockFormat, PageOrder
 from quire.executors.options import ExecutorOptions, calibration_name
 from quire.executors.packing import Encoding, matrix_formats
 from quire.executors.protocol import StepBatch
-from quire.executors.reference_math import Array, activate, attention, layer_norm, linear, rms_norm, rotate, scoring_of
+from quire.executors.reference_math import (
+    Array,
+    activate,
+    attention,
+    layer_norm,
+    linear,
+    rms_norm,
+    rotate,
+    scoring_of,
+    visible,
+)
 from quire.executors.reference_quantize import factors_of, quantized_rows, quantized_weights, stored_values
 from quire.executors.rotation import GROUP as ROTATED_GROUP
 from quire.executors.rotation import turned_back
+from quire.executors.work_counts import WorkCounts
 from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
 from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
 
@@ -76,6 +87,7 @@ class ReferenceExecutor(HostExecutor):
         self._v_cache: Array = np.zeros(shape, dtype=stored)
         num_bytes = 2 * self._k_cache[:, self._slots_of(0)].nbytes
         self._blocks = BlockFormat(layout=layout, order=PageOrder.ARRAYS, num_bytes=num_bytes)
+        self._counts: WorkCounts | None = None
         self._latest: Array = np.empty((0, spec.hidden_size), dtype=self.arithmetic)
 
     @property
@@ -135,6 +147,15 @@ class ReferenceExecutor(HostExecutor):
             target = cache[:, self._slots_of(block)]
             target[...] = pages.reshape(target.shape)
 
+    def start_counting(self) -> None:
+        """Counts multiply-adds from now on."""
+        self._counts = WorkCounts()
+
+    def stop_counting(self) -> WorkCounts:
+        """Returns what was counted since `start_counting`."""
+        found, self._counts = self._counts or WorkCounts(), None
+        return found
+
     def _slots_of(self, block: int) -> slice:
         size = self.layout.block_size
         return slice(block * size, (block + 1) * size)
@@ -168,6 +189,9 @@ class ReferenceExecutor(HostExecutor):
         for request in range(len(batch.context_lens)):
             rows = slice(batch.query_start[request], batch.query_start[request + 1])
             slots = self._context_slots(batch.block_tables[request], int(batch.context_lens[request]))
+            if self._counts is not None:
+                seen = int(visible(rows.stop - rows.start, len(slots), scoring.window).sum()) * self.spec.num_heads
+                self._counts += WorkCounts(scores=seen * self.spec.head_dim, mixing=seen * self.spec.head_dim)
             mixed[rows] = attention(q[rows], *self._read(index, slots), scoring)
         return self._linear(f"{name}.out", mixed.reshape(num_tokens, -1))
 
@@ -219,6 +243,9 @@ class ReferenceExecutor(HostExecutor):
         return self._multiply(x, f"{name}.weight", self._weights.get(f"{name}.bias"))
 
     def _multiply(self, x: Array, weight: str, bias: Array | None) -> Array:
+        if self._counts is not None:
+            count = x.size * len(self._weights[weight])
+            self._counts += WorkCounts(projections=count) if weight.startswith("layers.") else WorkCounts(head=count)
         encoding = self._formats[weight].encoding
         if encoding not in (Encoding.FLOAT32, Encoding.BFLOAT16):
             x = quantized_rows(x.astype(np.float32), encoding, self._factors.get(weight)).astype(self.arithmetic)

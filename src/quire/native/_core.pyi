@@ -226,6 +226,10 @@ class Decoder:
         """Returns the seconds that products of one row with a region take; ValueError if there is no such region."""
     prefetch: Prefetch
     """How products prefetch weights."""
+    def start_counting(self) -> None:
+        """Counts from 0 the multiply-adds of all steps until `stop_counting`."""
+    def stop_counting(self) -> tuple[int, int, int, int]:
+        """Returns those of projections, queries with keys, probabilities with values, and the head; 0 if not counting."""
     def copy_block(self, source: int, target: int) -> None: ...
     def copy_own_tile(self, source: int, target: int) -> None: ...
     def export_block(self, block: int) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quire.bench.cost import WeightBytes, matrix_elements, step_bytes, step_flops, weight_bytes
+from quire.bench.cost import WeightBytes, context_bytes, decode_cost, matrix_elements, seen_keys, step_flops, weight_bytes
 from quire.bench.random_model import random_checkpoint
 from quire.config import KVFormat
 from quire.errors import ConfigError
@@ -14,6 +14,7 @@ from quire.executors.packing import Encoding, PanelFormat, matrix_shapes
 from quire.executors.protocol import kv_layout
 from quire.models.checkpoint import Checkpoint
 from quire.models.spec import ModelSpec
+from support.configs import spec_of
 
 LAYER = 64 * 64 + 2 * 32 * 64 + 64 * 64 + 3 * 64 * 96
 
@@ -35,7 +36,22 @@ def test_a_prefill_step_costs_products_and_attention(spec: ModelSpec) -> None:
 def test_a_decode_step_reads_weights_and_the_context(spec: ModelSpec) -> None:
     layout = kv_layout(spec, 32, KVFormat.BFLOAT16)
     assert layout.bytes_per_token == 2 * 2 * 2 * 16 * 2
-    assert step_bytes(WeightBytes(layers=1000, head=200), layout, 50) == 1200 + 50 * layout.bytes_per_token
+    weights = WeightBytes(layers=1000, head=200)
+    assert decode_cost(spec, weights, layout, (50, 7)).num_bytes == 1200 + 57 * layout.bytes_per_token
+
+
+def test_a_window_bounds_what_is_read_and_multiplied_not_what_is_held() -> None:
+    spec = spec_of("gemma3_text")  # every third layer sees all, the others 32 tokens
+    num_full = sum(layer.sliding_window is None for layer in spec.layers)
+    num_windowed = spec.num_layers - num_full
+    assert num_full
+    assert num_windowed
+    by_hand = [sum(min(position + 1, 32) for position in range(20, 100)), sum(position + 1 for position in range(20, 100))]
+    assert seen_keys(spec, 20, 100) == num_windowed * by_hand[0] + num_full * by_hand[1]
+    layout = kv_layout(spec, 32, KVFormat.BFLOAT16)
+    per_layer = layout.bytes_per_token // spec.num_layers
+    assert context_bytes(spec, layout, 100) == per_layer * (num_windowed * 32 + num_full * 100)
+    assert context_bytes(spec, layout, 20) == layout.bytes_per_token * 20
 
 
 def test_bytes_of_weights_are_those_of_whole_panels(spec: ModelSpec) -> None:

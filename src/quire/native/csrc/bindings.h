@@ -79,9 +79,10 @@ void read_values(const Kernels& kernels, const PackedMatrix& weight, const OutMa
 
 // The formats of panels, and a matrix of group formats alone.
 void bind_formats(nb::module_& m);
-// The decoder, and what of it concerns weights.
+// The decoder, and what of it concerns weights, and the counting of work.
 void bind_decoder(nb::module_& m);
 void bind_weights(nb::class_<Decoder>& decoder);
+void bind_counts(nb::class_<Decoder>& decoder);
 // Instruction sets, canaries and single kernels.
 void bind_kernels(nb::module_& m);
 // What works on a row of logits.

@@ -241,6 +241,7 @@ void bind_decoder(nb::module_& m) {
   nb::exception<ForkedError>(m, "ForkedError", PyExc_RuntimeError);
   nb::class_<Decoder> decoder(m, "Decoder");
   bind_weights(decoder);
+  bind_counts(decoder);
   decoder
       .def(
           "__init__",

@@ -168,6 +168,7 @@ void Decoder::add_product(const Linear& linear, const ActivationRows& a, int64_t
 }
 
 void Decoder::multiply(const Gemm& g) {
+  if (counts_) counts_->projections += WorkCounts::of(g);
   multiply_units(g, 0, g.weight.num_panels / (g.epilogue == Epilogue::kGate ? 2 : 1), prefetch_);
 }
 
@@ -242,6 +243,7 @@ void Decoder::attend(const Step& step, int64_t index) {
   a.rows = plan.rows.data();
   a.partials = partials_.as<float>();
   a.first_partial = plan.first_partial.data();
+  if (counts_) counts_->add_attention(a, plan);
   int64_t scratch = attention_scratch(shape_.num_heads / shape_.num_kv_heads, shape_.head_dim);
   int64_t num_whole = static_cast<int64_t>(plan.whole.size()),
           num_split = static_cast<int64_t>(plan.split.size());

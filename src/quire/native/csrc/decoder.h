@@ -19,6 +19,7 @@
 #include "sampling.h"
 #include "tensor_table.h"
 #include "threads.h"
+#include "work_counts.h"
 
 namespace quire {
 
@@ -153,6 +154,9 @@ class Decoder {
   void set_prefetch(Prefetch prefetch) { prefetch_ = prefetch; }
   Prefetch prefetch() const { return prefetch_; }
 
+  // Multiply-adds of all steps while it holds a value; counting changes no bit.
+  std::optional<WorkCounts>& counts() { return counts_; }
+
   // Splits some of the packed weights into `count` regions of nearly equal size, at most `bytes` each, evenly
   // spread; none if there are fewer panels than that. Then returns the seconds that products of one row take
   // to read a region.
@@ -265,6 +269,7 @@ class Decoder {
   std::vector<float> cos_, sin_;
   std::vector<AttentionPlan> plans_;  // one per distinct window of the layers
   int64_t attention_grain_ = 1;
+  std::optional<WorkCounts> counts_;
   LayerInputs observed_{};  // where the products' inputs are copied to during run_layer
 };
 

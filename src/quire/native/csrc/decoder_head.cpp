@@ -18,6 +18,7 @@ Gemm Decoder::head_product(const int32_t* rows, int64_t count) {
   g.epilogue = Epilogue::kStore;
   g.num_columns = shape_.vocab_size;
   g.prefetch = prefetch_;
+  if (counts_) counts_->head += WorkCounts::of(g);
   return g;
 }
 
@@ -27,7 +28,7 @@ void Decoder::head(const int32_t* rows, int64_t count, float* logits) {
   Gemm g = head_product(rows, count);
   g.out = logits;
   g.ldo = shape_.vocab_size;
-  multiply(g);
+  multiply_units(g, 0, g.weight.num_panels, prefetch_);
   if (shape_.logit_softcap > 0)
     threads_.run(count, 1, [&](int64_t begin, int64_t end, int) {
       kernels_.softcap(logits + begin * shape_.vocab_size, (end - begin) * shape_.vocab_size,

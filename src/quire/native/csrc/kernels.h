@@ -44,6 +44,7 @@ struct Gemm {
   int64_t out_column;  // the column of C stored at out[0]
   int64_t ldo;
   int64_t num_columns;  // columns that `out` has
+  int64_t num_outputs;  // columns of C that are the matrix's; the others pad panels
   ActivationRows hidden;
   Prefetch prefetch = Prefetch::kBoth;
 };

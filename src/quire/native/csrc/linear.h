@@ -15,6 +15,7 @@ inline const float* pointer_or_null(const std::vector<float>& values) {
 struct Linear {
   PackedMatrix weight;
   std::vector<float> bias;  // laid out like the panels; empty: none
+  int64_t num_outputs = 0;  // without the padding of panels
 
   // The product with `count` rows of activations; where its epilogue writes is still to be set.
   Gemm product(const ActivationRows& a, int64_t count) const {
@@ -23,6 +24,7 @@ struct Linear {
     g.a = a;
     g.rows = count;
     g.bias = pointer_or_null(bias);
+    g.num_outputs = num_outputs;
     return g;
   }
 };

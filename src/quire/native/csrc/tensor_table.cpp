@@ -23,6 +23,7 @@ void TensorTable::add_panels(Linear& linear, std::vector<PanelFormat> formats, i
 void TensorTable::add_linear(const std::string& name, Linear& linear, int64_t num_rows, int64_t first_panel,
                              int64_t panel_step) {
   TensorShape shape{num_rows, linear.weight.k()};
+  linear.num_outputs += num_rows;
   places_[name + ".weight"] = {shape, &linear.weight, nullptr, true, first_panel, panel_step};
   if (linear.bias.empty()) return;
   places_[name + ".bias"] = {{num_rows}, nullptr, &linear.bias, true, first_panel, panel_step};
