@@ -12,7 +12,7 @@ from quire.arrays import BitsArray
 from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
 from quire.models.checkpoint import Checkpoint
-from quire.models.config_file import parse_config
+from quire.models.config_file import parse_config, read_config_bytes
 from quire.models.families import build_spec
 from quire.models.spec import ModelSpec
 from quire.models.weights import SourceDType, SourceTensor, Weights, round_to_bfloat16
@@ -28,10 +28,9 @@ def random_checkpoint(config_file: Path, *, max_context: int | None = None) -> C
 
     Raises ModelError, or ConfigError, also if the tensors larger than the pool do not fit into memory.
     """
-    try:
-        text = config_file.read_bytes()
-    except OSError as error:
-        raise ConfigError("the config file cannot be read", given=config_file.name, next_step="Name a config.json.") from error
+    if not config_file.is_file():
+        raise ConfigError("the config file cannot be read", given=config_file.name, next_step="Name a config.json.")
+    text = read_config_bytes(config_file)
     config = parse_config(text)
     spec = build_spec(config, max_context)
     _require_memory(spec, read_memory())

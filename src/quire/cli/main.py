@@ -18,13 +18,16 @@ import click
 from quire import __version__
 from quire.cli.stdio import prepare_streams, report_system_error
 from quire.cli.unknown_option import answered, refuse_misread
-from quire.errors import ConfigError, ModelNotFoundError, QuireError, RequestError, TemplateError
+from quire.errors import ConfigError, ModelError, ModelNotFoundError, QuireError, RequestError, TemplateError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 """Exit codes. MISUSED means that another command line or input is needed; INTERRUPTED is 128 + SIGINT, as shells report it."""
 
 _ARGUMENTS = f"{__name__}.arguments"
 _MISUSES = (ConfigError, RequestError, ModelNotFoundError)
+_DESCRIBING = ("plan",)
+"""Commands whose input is a model's description: one that cannot be used is misuse, not a failure."""
+
 _EPILOG = """\b
 Exit codes:
   0    done
@@ -54,6 +57,7 @@ COMMANDS: Mapping[str, CommandEntry] = MappingProxyType(
         "run": CommandEntry("quire.cli.run:run", "Answer one prompt, streamed to standard output."),
         "chat": CommandEntry("quire.cli.chat:chat", "Hold a conversation; earlier turns are never computed twice."),
         "serve": CommandEntry("quire.cli.serve:serve", "Serve a model over HTTP, for clients of the OpenAI API."),
+        "plan": CommandEntry("quire.cli.plan:plan", "Show memory, contexts, FLOPs and times of a model before it is loaded."),
         "verify": CommandEntry("quire.cli.verify:verify", "Check the five promises on a model and this machine."),
         "bench": CommandEntry("quire.cli.bench:bench", "Measure speed, compared with the machine's peak."),
         "quantize": CommandEntry("quire.cli.quantize:quantize", "Write a checkpoint with 4- or 8-bit weights."),
@@ -90,6 +94,7 @@ def reported(error: QuireError, command: click.Command) -> ReportedError:
     from quire.cli.option_names import as_typed
 
     is_misuse = isinstance(error, _MISUSES) and not isinstance(error, TemplateError)
+    is_misuse |= isinstance(error, ModelError) and command.name in _DESCRIBING
     return (ReportedMisuseError if is_misuse else ReportedError)(as_typed(str(error), command))
 
 

@@ -236,13 +236,18 @@ def read_config(directory: Path) -> Config:
     path = directory / "config.json"
     if not path.is_file():
         raise ModelError("The model directory holds no config.json", given=directory, next_step="Pass a Hugging Face checkpoint.")
+    return parse_config(read_config_bytes(path))
+
+
+def read_config_bytes(path: Path) -> bytes:
+    """Returns the content of a `config.json`; raises ModelError for one that cannot be read or is longer than 1 MiB."""
     try:
         content = read_file(path, MAX_CONFIG_BYTES)
     except OSError as error:
         raise ModelError("config.json cannot be read", given=error.strerror, next_step="Check its permissions.") from error
     if content is None:
         raise ModelError("config.json is too large", limit=f"{MAX_CONFIG_BYTES} bytes", next_step="Restore the original file.")
-    return parse_config(content)
+    return content
 
 
 def parse_config(content: bytes) -> Config:
