@@ -112,7 +112,7 @@ def test_packed_cache_that_is_no_directory_is_refused(value: Any) -> None:
         (("--dtype", "bf16"), "Write bfloat16."),
         (("--dtype", "float23"), "Write float32."),
         (("--quantize", "4bit"), "Write int4"),
-        (("--kv-format", "fp8"), "Write bfloat16"),
+        (("--kv-format", "fp8"), "Write int8"),
         (("--executor", "cuda"), "Write torch."),
         (("--kv-cache", "on"), "Write paged."),
     ],
