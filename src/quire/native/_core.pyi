@@ -298,6 +298,39 @@ def packed_values(
 
 def activate(isa: str, kind: Activation, x: Float32Array) -> None: ...
 def softcap(isa: str, x: Float32Array, cap: float) -> None: ...
+
+class KVElement(Enum):
+    F32 = ...
+    BF16 = ...
+    INT8 = ...
+    INT4 = ...
+
+class AttentionCase:
+    isa: str
+    threads: int
+    keys: KVElement
+    values: KVElement
+    value_group: int
+    num_kv_heads: int
+    tiles_per_block: int
+    window: int
+    scale: float
+    softcap: float
+    def __init__(self) -> None: ...
+
+def attend(
+    case: AttentionCase,
+    pages: ByteArray,
+    own_tiles: ByteArray,
+    own_tile_of_row: Int32Array,
+    q: BitsArray,
+    positions: Int32Array,
+    query_start: Int32Array,
+    block_tables: Int32Array,
+    out: Float32Array,
+) -> None:
+    """Fills out [T, H * D] with attention of q [T, H, D]; `own_tile_of_row` is empty where there are no own tiles."""
+
 def uniform(seed: int, position: int) -> float:
     """Returns the noise of a seed at a position, both below 2^64; see quire/sample/noise.py."""
 

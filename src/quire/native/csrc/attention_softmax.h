@@ -5,8 +5,6 @@
 
 namespace quire::QUIRE_ISA {
 
-constexpr int kTileVectors = kTile / kLanes;
-
 // Replaces what lies outside [begin, end) of the tile by `instead`, whatever its bits.
 static inline vf mask_outside(vf x, int v, int begin, int end, float instead) {
   vf index = add(lane_index(), set1(static_cast<float>(v * kLanes)));
@@ -31,7 +29,7 @@ static inline float scale_and_mask_row(const RowStates& state, int64_t r, float 
 
 static inline void store_probs(float* probs, int v, vf p, std::false_type) { store(probs + v * kLanes, p); }
 
-// With bfloat16 pages, probabilities are rounded to bfloat16; they are stored as pairs if products read
+// For values in bfloat16, probabilities are rounded to bfloat16; they are stored as pairs if products read
 // pairs, else as float32.
 static inline void store_probs(float* probs, int v, vf p, std::true_type) {
 #if defined(QUIRE_BF16_DOT)
@@ -42,7 +40,7 @@ static inline void store_probs(float* probs, int v, vf p, std::true_type) {
 }
 
 // Replaces a row's scores by exp(s - m); returns their sum before rounding.
-template <class Pages>
+template <bool kPairs>
 static inline float exp_row(const RowStates& state, int64_t r) {
   float* scores = state.scores + r * kTile;
   vf sum = set1(0.0f), m = set1(state.m[r]);
@@ -51,7 +49,7 @@ static inline float exp_row(const RowStates& state, int64_t r) {
     vf p = exp(sub(load(scores + v * kLanes), m));
     if (!state.is_whole(r)) p = mask_outside(p, v, state.begin[r], state.end[r], 0.0f);
     sum = add(sum, p);
-    store_probs(scores, v, p, std::bool_constant<Pages::kIsPaired>{});
+    store_probs(scores, v, p, std::bool_constant<kPairs>{});
   }
   return reduce_add(sum);
 }
@@ -78,11 +76,12 @@ static inline void rescale_few_rows(const RowStates& state, RowRange rows) {
   }
 }
 
-template <class Pages>
+// kPairs: probabilities are for values in bfloat16.
+template <bool kPairs>
 static inline void online_softmax(const RowStates& state, RowRange rows, float scale, float cap) {
   for (int64_t r = rows.begin; r < rows.end; ++r) state.rescale[r] = scale_and_mask_row(state, r, scale, cap);
   rows.end - rows.begin < kLanes ? rescale_few_rows(state, rows) : rescale_rows(state, rows);
-  for (int64_t r = rows.begin; r < rows.end; ++r) state.l[r] += exp_row<Pages>(state, r);
+  for (int64_t r = rows.begin; r < rows.end; ++r) state.l[r] += exp_row<kPairs>(state, r);
 }
 
 }  // namespace quire::QUIRE_ISA

@@ -9,6 +9,7 @@
 namespace quire::QUIRE_ISA {
 
 constexpr float kLowest = -3.4028234663852886e38f;
+constexpr int kTileVectors = kTile / kLanes;
 
 // Half-open ranges of an item's rows, and of absolute key positions.
 struct RowRange {
@@ -67,6 +68,9 @@ struct RowStates {
   float* split;    // [rows][width] values of the current split
   float* total;    // [rows][width] values of the merged splits
   float* widened;  // one widened tile, K [D][32] or V [32][width]; with AMX scratch of a row that works alone
+  uint32_t* query_words;  // [rows][width / 2] queries as bytes, as products with keys of 8 bits read them
+  float* query_scales;    // [rows] of these bytes,
+  int32_t* query_sums;    // and their sums
   // Per row: of the split, the maximum (with AMX the shift that probabilities are relative to), the sum, and
   // the factor by which the tile's new maximum rescales earlier tiles; then maximum and sum of the merged
   // splits.
@@ -98,6 +102,9 @@ struct RowStates {
     end_key = first_key + rows;
     begin = end_key + rows;
     end = begin + rows;
+    query_sums = end + rows;
+    query_scales = reinterpret_cast<float*>(query_sums + rows);
+    query_words = reinterpret_cast<uint32_t*>(query_scales + rows);
   }
 
   void set_visible(int64_t r, int64_t key_begin, int64_t key_end) {

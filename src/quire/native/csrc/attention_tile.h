@@ -162,11 +162,12 @@ static inline void widen(const PageColumns<uint32_t>& pairs, int64_t num_pairs, 
     }
 }
 
-// Calls body.run<R>(first_row) for panels that cover rows [begin, end): R is 6 while possible, then 4, 2, 1.
-template <class Body>
+// Calls body.run<R>(first_row) for row panels that cover [begin, end): R is kMost, 6 or 4, while possible,
+// then 4, 2, 1.
+template <int kMost, class Body>
 static inline void for_rows(int64_t begin, int64_t end, const Body& body) {
-  for (; end - begin >= 6; begin += 6) body.template run<6>(begin);
-  if (end - begin >= 4) {
+  for (; end - begin >= kMost; begin += kMost) body.template run<kMost>(begin);
+  if (kMost > 4 && end - begin >= 4) {
     body.template run<4>(begin);
     begin += 4;
   }

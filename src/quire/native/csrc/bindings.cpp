@@ -90,5 +90,6 @@ NB_MODULE(_core, m) {
   m.attr("GROUP") = kGroup;
   m.attr("PIECE_BYTES") = kPiece;
   bind_kernels(m);
+  bind_attention(m);
   bind_sampling(m);
 }

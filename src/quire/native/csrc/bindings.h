@@ -77,6 +77,7 @@ void multiply_rows(const Kernels& kernels, const PackedMatrix& weight, Prefetch 
 // out [N, K] = the weight after packing.
 void read_values(const Kernels& kernels, const PackedMatrix& weight, const OutMatrix& out);
 
+void bind_attention(nb::module_& m);
 // The formats of panels, and a matrix of group formats alone.
 void bind_formats(nb::module_& m);
 // The decoder, and what of it concerns weights, and the counting of work.

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "attention_run.h"
+
 namespace quire {
 
 void Decoder::run(const Step& step, float* logits) {
@@ -240,26 +242,8 @@ void Decoder::attend(const Step& step, int64_t index) {
   a.out_element = mixed.format == ActivationFormat::kBF16 ? Element::kBF16 : Element::kF32;
   a.ldo = is_final ? mixed.stride / element_bytes(a.out_element) : stride_of(size);
   const AttentionPlan& plan = plan_of(a.window);
-  a.rows = plan.rows.data();
-  a.partials = partials_.as<float>();
-  a.first_partial = plan.first_partial.data();
   if (counts_) counts_->add_attention(a, plan);
-  int64_t scratch = attention_scratch(shape_.num_heads / shape_.num_kv_heads, shape_.head_dim);
-  int64_t num_whole = static_cast<int64_t>(plan.whole.size()),
-          num_split = static_cast<int64_t>(plan.split.size());
-  threads_.run(num_whole + num_split, attention_grain_, [&](int64_t begin, int64_t end, int worker) {
-    float* own = scratch_.as<float>() + worker * scratch;
-    for (int64_t i = begin; i < end; ++i) {
-      if (i < num_whole) kernels_.attend(a, plan.whole[static_cast<size_t>(i)], own);
-      else kernels_.attend_split(a, plan.split[static_cast<size_t>(i - num_whole)], own);
-    }
-  });
-  threads_.run(static_cast<int64_t>(plan.merged.size()) * a.num_heads, 8,
-               [&](int64_t begin, int64_t end, int worker) {
-                 for (int64_t i = begin; i < end; ++i)
-                   kernels_.merge_splits(a, plan.merged[static_cast<size_t>(i / a.num_heads)],
-                                         i % a.num_heads, scratch_.as<float>() + worker * scratch);
-               });
+  run_attention({kernels_, plan, threads_, scratch_.as<float>(), attention_grain_}, a, partials_.as<float>());
   if (!is_final) convert(attended_, step.num_rows, mixed);
 }
 

@@ -160,11 +160,11 @@ struct AttentionItem {
 inline int64_t attention_rows(int64_t gqa) { return gqa > 96 ? gqa : 96 / gqa * gqa; }
 // Floats between rows of a split's scores: rows a multiple of 4 KB apart would share L1 sets.
 constexpr int64_t kScoreStride = kSplitKeys + 16;
-// Floats of scratch per thread: scores, queries, values of the split and merged values, nine numbers per row,
-// one widened tile.
+// Floats of scratch per thread: scores, queries, values of the split and merged values, queries as bytes,
+// eleven numbers per row, one widened tile.
 inline int64_t attention_scratch(int64_t gqa, int64_t head_dim) {
   int64_t rows = round_up(attention_rows(gqa), kTile), width = round_up(head_dim, kPanel);
-  return rows * (kScoreStride + 3 * width + 9) + kTile * width;
+  return rows * (kScoreStride + 3 * width + width / 2 + 11) + kTile * width;
 }
 
 constexpr int kLogitSpan = 64;                      // logits per maximum: the columns of a panel

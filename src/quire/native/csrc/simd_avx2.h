@@ -62,6 +62,7 @@ static inline vi xor_bits(vi a, vi b) { return _mm256_xor_si256(a, b); }
 static inline vf even_bf16(vi x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); }
 static inline vf odd_bf16(vi x) { return _mm256_castsi256_ps(and_bits(x, 0xffff0000u)); }
 static inline vf to_float(vi x) { return _mm256_cvtepi32_ps(x); }
+static inline vi to_int(vf x) { return _mm256_cvtps_epi32(x); }
 static inline vf load_bf16(const uint16_t* p) {
   return _mm256_castsi256_ps(
       _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16));

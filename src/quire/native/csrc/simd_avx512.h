@@ -68,6 +68,8 @@ static inline vi xor_bits(vi a, vi b) { return _mm512_xor_si512(a, b); }
 static inline vf even_bf16(vi x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); }
 static inline vf odd_bf16(vi x) { return _mm512_castsi512_ps(and_bits(x, 0xffff0000u)); }
 static inline vf to_float(vi x) { return _mm512_cvtepi32_ps(x); }
+static inline vi to_int(vf x) { return _mm512_cvtps_epi32(x); }
+static inline vi add_words(vi a, vi b) { return _mm512_add_epi32(a, b); }
 static inline vf round_to_bf16(vf x) {
   vi bits = _mm512_castps_si512(x);
   vi odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -114,6 +116,12 @@ static inline void store_high_low(int8_t* upper, int8_t* lower, vf x) {
   vi high = _mm512_srai_epi32(_mm512_add_epi32(q, _mm512_set1_epi32(128)), 8);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(upper), _mm512_cvtepi32_epi8(high));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(lower), _mm512_cvtepi32_epi8(q));
+}
+
+// Stores the second byte and the lowest byte of each lane.
+static inline void store_two_bytes(uint8_t* second, uint8_t* lowest, vi x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(second), _mm512_cvtepi32_epi8(_mm512_srli_epi32(x, 8)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(lowest), _mm512_cvtepi32_epi8(x));
 }
 
 #if defined(QUIRE_BF16_DOT)

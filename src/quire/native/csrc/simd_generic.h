@@ -66,6 +66,8 @@ static inline vi xor_bits(vi a, vi b) { return a ^ b; }
 static inline vf even_bf16(vi x) { return (vf)(x << 16); }
 static inline vf odd_bf16(vi x) { return (vf)and_bits(x, 0xffff0000u); }
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
+static inline vi to_int(vf x) { return __builtin_convertvector(round_nearest(x), vi); }
+static inline vi add_words(vi a, vi b) { return a + b; }
 static inline vf load_bf16(const uint16_t* p) { return (vf)(vi{p[0], p[1], p[2], p[3]} << 16); }
 static inline vf load_f16(const uint16_t* p) {
   return vf{from_f16(p[0]), from_f16(p[1]), from_f16(p[2]), from_f16(p[3])};
@@ -90,6 +92,14 @@ static inline uint32_t store_quantized_half(int8_t* p, const float* x, vf factor
 }
 static inline HalfSums store_quantized(int8_t* p, const float* x, vf factor) {
   return {store_quantized_half(p, x, factor), store_quantized_half(p + 16, x + 16, factor)};
+}
+
+// Stores the second byte and the lowest byte of each lane.
+static inline void store_two_bytes(uint8_t* second, uint8_t* lowest, vi x) {
+  for (int i = 0; i < kLanes; ++i) {
+    second[i] = static_cast<uint8_t>(x[i] >> 8);
+    lowest[i] = static_cast<uint8_t>(x[i]);
+  }
 }
 
 static inline vf round_to_bf16(vf x) {

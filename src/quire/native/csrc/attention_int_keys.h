@@ -1,0 +1,237 @@
+// Scores of keys with 8 or 4 bits: queries are rounded to signed bytes, and multiplied as integers.
+//
+// Keys with 8 bits have a scale per token, those with 4 bits a scale and a minimum per element of the head:
+//   8 bits  q = scale_q * c_q;            score = sum(c_q * c_k) * scale_q * scale_k
+//   4 bits  q * scale_k = scale_q * c_q;  score = sum(c_q * c_k) * scale_q + sum(q * minimum_k)
+// so queries are rounded once per item for keys with 8 bits, and once per tile for keys with 4.
+#pragma once
+
+#include "attention_codes.h"
+#include "attention_rows.h"
+
+namespace quire::QUIRE_ISA {
+
+constexpr float kMaxQueryCode = 127.0f;
+constexpr float kSmallestTop = 1e-30f;  // below this maximum codes are zero: its inverse could overflow
+
+// What a maximum of magnitudes is divided by, and what values are multiplied by instead.
+struct IntScale {
+  float scale;
+  float inverse;
+};
+static QUIRE_INLINE IntScale int_scale(float top, float most) {
+  return {top * (1.0f / most), top > kSmallestTop ? most / top : 0.0f};
+}
+
+// Zero if every lane is finite, else NaN.
+static QUIRE_INLINE vf nan_unless_finite(vf x, vf zero_or_nan) { return fma(x, set1(0.0f), zero_or_nan); }
+
+// Prefetches V vectors of words that lie `ahead` bytes further.
+template <int V>
+static QUIRE_INLINE void prefetch_words(const uint32_t* words, int64_t ahead) {
+  const char* at = reinterpret_cast<const char*>(words) + ahead;
+  for (int byte = 0; byte < V * kLanes * 4; byte += kLineBytes) prefetch_l1(at + byte);
+}
+
+static QUIRE_INLINE void prefetch_range(const char* at, int64_t bytes) {
+  for (int64_t byte = 0; byte < bytes; byte += kLineBytes) prefetch_l1(at + byte);
+}
+
+struct Int8Keys {
+  static constexpr bool kWidensQueries = true;
+
+  const ItemRows& item;
+
+  void prepare() const {
+    for (int64_t r = 0; r < item.rows; ++r) quantize_query(r);
+  }
+
+  // The next tile lies `ahead` bytes further, and is prefetched.
+  void score(RowRange rows, const char* tile, int64_t ahead) const {
+    const char* scales = tile + Int8KeyTiles::scales_at(item.size);
+    prefetch_l1(scales + ahead);
+    Product product{*this, reinterpret_cast<const uint32_t*>(tile), reinterpret_cast<const uint16_t*>(scales),
+                    rows.begin, ahead};
+    for_rows<4>(rows.begin, rows.end, product);
+  }
+
+ private:
+  uint32_t* words_of(int64_t row) const { return item.state.query_words + row * item.state.width / 2; }
+
+  void quantize_query(int64_t row) const {
+    const float* q = item.widened_query(row);
+    vf highest = set1(0.0f), zero_or_nan = set1(0.0f);
+    for (int64_t d = 0; d < item.size; d += kLanes) {
+      highest = max(highest, magnitude(load(q + d)));
+      zero_or_nan = nan_unless_finite(load(q + d), zero_or_nan);
+    }
+    IntScale by = int_scale(reduce_max(highest), kMaxQueryCode);
+    uint32_t sum = 0;
+    for (int64_t d = 0; d < item.size; d += kGroup) {
+      int8_t codes[kGroup];
+      HalfSums sums = store_quantized(codes, q + d, set1(by.inverse));
+      sum += sums.first + sums.second;
+      for (int half = 0; half < kGroup; half += 16)
+        store_key_words(words_of(row) + (d + half) / 4 * kKeyWords, codes + half);
+    }
+    item.state.query_scales[row] = by.scale + reduce_add(zero_or_nan);
+    item.state.query_sums[row] = static_cast<int32_t>(sum);
+  }
+
+  struct Product {
+    const Int8Keys& self;
+    const uint32_t* codes;
+    const uint16_t* scales;
+    int64_t prefetching_row;
+    int64_t ahead;
+
+    template <int R>
+    void run(int64_t first) const {
+      constexpr int V = R <= 2 && kTileVectors <= 4 ? kTileVectors : 2;
+      for (int c = 0; c < kTile; c += V * kLanes) block<R, V>(first, c);
+    }
+
+    template <int R, int V>
+    QUIRE_INLINE void block(int64_t first, int c) const {
+      const RowStates& state = self.item.state;
+      const uint32_t* q[R];
+      for (int r = 0; r < R; ++r) q[r] = opaque_pointer(self.words_of(first + r));
+      KeySums sums[R][V];
+      for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) sums[r][v].begin(state.query_sums[first + r]);
+      const int64_t num_quads = self.item.size / 4;
+      const bool prefetches = first == prefetching_row;
+      for (int64_t quad = 0; quad < num_quads; ++quad) {
+        const uint32_t* words = codes + quad * kTile + c;
+        if (prefetches) prefetch_words<V>(words, ahead);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          Codes k = key_codes(load_words(words + v * kLanes));
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) sums[r][v].add(k, q[r] + quad * kKeyWords);
+        }
+      }
+      for (int v = 0; v < V; ++v) {
+        vf scale = load_bf16(scales + c + v * kLanes);
+        for (int r = 0; r < R; ++r)
+          store(state.scores + (first + r) * kTile + c + v * kLanes,
+                mul(mul(to_float(sums[r][v].total()), set1(state.query_scales[first + r])), scale));
+      }
+    }
+  };
+};
+
+struct Int4Keys {
+  static constexpr bool kWidensQueries = true;
+  static constexpr int kMostRows = 4;
+
+  const ItemRows& item;
+
+  void prepare() const {}
+
+  void score(RowRange rows, const char* tile, int64_t ahead) const {
+    const char* scales = tile + Int4KeyTiles::scales_at(item.size);
+    prefetch_range(scales + ahead, Int4KeyTiles::bytes(item.size) - Int4KeyTiles::scales_at(item.size));
+    float zero_or_nan = widen_factors(tile);
+    Product product{*this, reinterpret_cast<const uint32_t*>(tile), zero_or_nan, rows.begin, ahead};
+    for_rows<kMostRows>(rows.begin, rows.end, product);
+  }
+
+ private:
+  // In scratch: a tile's scales and minimums, one row's scaled query, and the codes of a row panel.
+  float* scales() const { return item.state.widened; }
+  float* minimums() const { return scales() + item.state.width; }
+  float* scaled() const { return minimums() + item.state.width; }
+  int8_t* codes(int64_t index) const {
+    return reinterpret_cast<int8_t*>(scaled() + item.state.width) + index * item.state.width;
+  }
+
+  // Returns NaN unless all scales are finite, else zero.
+  float widen_factors(const char* tile) const {
+    auto from_scales = reinterpret_cast<const uint16_t*>(tile + Int4KeyTiles::scales_at(item.size));
+    auto from_minimums = reinterpret_cast<const uint16_t*>(tile + Int4KeyTiles::minimums_at(item.size));
+    vf zero_or_nan = set1(0.0f);
+    for (int64_t d = 0; d < item.size; d += kLanes) {
+      int n = lanes_left(d, item.size);
+      vf scale = first_of(load_bf16(from_scales + d), n);
+      store(scales() + d, scale);
+      store(minimums() + d, first_of(load_bf16(from_minimums + d), n));
+      zero_or_nan = nan_unless_finite(scale, zero_or_nan);
+    }
+    return reduce_add(zero_or_nan);
+  }
+
+  static vf first_of(vf x, int n) {
+    return n == kLanes ? x : select_less(lane_index(), set1(static_cast<float>(n)), x, set1(0.0f));
+  }
+
+  struct Folded {
+    float scale;
+    float offset;  // sum(q * minimum)
+  };
+
+  // Writes the codes of a query times the tile's scales.
+  QUIRE_INLINE Folded fold_query(int64_t row, int index) const {
+    const float* q = item.widened_query(row);
+    float* x = scaled();
+    vf highest = set1(0.0f), offset = set1(0.0f);
+    for (int64_t d = 0; d < item.size; d += kLanes) {
+      vf product = mul(load(q + d), load(scales() + d));
+      store(x + d, product);
+      highest = max(highest, magnitude(product));
+      offset = fma(load(q + d), load(minimums() + d), offset);
+    }
+    IntScale by = int_scale(reduce_max(highest), kMaxQueryCode);
+    for (int64_t d = 0; d < item.size; d += kGroup)
+      store_quantized(codes(index) + d, x + d, set1(by.inverse));
+    return {by.scale, reduce_add(offset)};
+  }
+
+  struct Product {
+    const Int4Keys& self;
+    const uint32_t* words;
+    float zero_or_nan;
+    int64_t prefetching_row;
+    int64_t ahead;
+
+    template <int R>
+    void run(int64_t first) const {
+      constexpr int V = kTileVectors <= 2 ? kTileVectors : kTileVectors > 4 ? 2 : 4 / R;
+      Folded folded[R];
+      for (int r = 0; r < R; ++r) folded[r] = self.fold_query(first + r, r);
+      for (int c = 0; c < kTile; c += V * kLanes) block<R, V>(first, c, folded);
+    }
+
+    template <int R, int V>
+    QUIRE_INLINE void block(int64_t first, int c, const Folded (&folded)[R]) const {
+      const uint32_t* q[R];
+      for (int r = 0; r < R; ++r) q[r] = opaque_pointer(reinterpret_cast<const uint32_t*>(self.codes(r)));
+      NibbleSums sums[R][V];
+      const int64_t num_words = self.item.size / 8;
+      const bool prefetches = first == prefetching_row;
+      for (int64_t begin = 0; begin < num_words; begin += NibbleSums::kWordsPerPart) {
+        const int64_t end = std::min(begin + NibbleSums::kWordsPerPart, num_words);
+        for (int64_t i = begin; i < end; ++i) {
+          const uint32_t* at = words + i * kTile + c;
+          if (prefetches) prefetch_words<V>(at, ahead);
+#pragma GCC unroll 4
+          for (int v = 0; v < V; ++v) {
+            Nibbles k = nibbles(load_words(at + v * kLanes));
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) sums[r][v].add(k, q[r] + 2 * i);
+          }
+        }
+        for (int r = 0; r < R; ++r)
+          for (int v = 0; v < V; ++v) sums[r][v].end_part();
+      }
+      float* scores = self.item.state.scores + first * kTile + c;
+      for (int r = 0; r < R; ++r) {
+        vf scale = set1(folded[r].scale + zero_or_nan), offset = set1(folded[r].offset);
+        for (int v = 0; v < V; ++v)
+          store(scores + r * kTile + v * kLanes, fma(to_float(sums[r][v].sum), scale, offset));
+      }
+    }
+  };
+};
+
+}  // namespace quire::QUIRE_ISA
