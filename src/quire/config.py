@@ -133,7 +133,7 @@ class ExecutorKind(Enum):
     @property
     def kv_formats(self) -> tuple[KVFormat, ...]:
         """The formats in which this executor can hold keys and values."""
-        return _EXACT_KV_FORMATS
+        return tuple(KVFormat) if self is ExecutorKind.REFERENCE else _EXACT_KV_FORMATS
 
 
 def checked_count(name: str, value: object) -> int:

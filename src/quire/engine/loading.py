@@ -182,7 +182,7 @@ def load_engine(model: str | Path | None, options: EngineOptions) -> LoadedEngin
 
 def cache_fingerprint(executor: Executor, weights_fingerprint: bytes) -> bytes:
     """Returns the digest that two engines share only if their cached keys and values are the same bits."""
-    numerics = f"{executor.numerics} {executor.layout.format.value}".encode()
+    numerics = f"{executor.numerics} {executor.layout.name}".encode()
     return sha256(sha256(weights_fingerprint).digest() + numerics).digest()
 
 

@@ -46,7 +46,7 @@ class HostExecutor(NumPySampler, ABC):
         return argmax_of(self.head(rows))
 
     def copy_own_tile(self, source: int, target: int) -> None:
-        """Raises ExecutorError: its KV formats have no own tiles."""
+        """Raises ExecutorError for an own tile that does not exist: all of them, where the KV format has none."""
         for own_tile in (source, target):
             check_own_tile(own_tile, self.num_own_tiles)
 

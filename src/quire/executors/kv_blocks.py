@@ -66,7 +66,7 @@ class BlockFormat:
         fields = {
             "version": VERSION,
             "order": self.order.value,
-            "format": layout.format.value,
+            "format": layout.name,
             "shape": [layout.num_layers, layout.num_kv_heads, layout.block_size, layout.head_dim],
             "num_bytes": self.num_bytes,
         }

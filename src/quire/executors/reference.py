@@ -9,7 +9,7 @@ of one, or the one token that decode adds. For every layer it first *writes* the
                          x = x + post(feed_forward(pre(x)))
     x[sample_rows] --final norm, head--> logits [S, V]          the head runs only where a token is wanted
 
-The cache is paged. K and V are [L, N * block_size, K, D]; token i of a request lies in slot
+The cache is paged (`reference_kv.py`). Token i of a request lies in slot
 
     block_table[i // block_size] * block_size + i % block_size
 
@@ -23,16 +23,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from quire.arrays import BitsArray, Float32Array, Int32Array
-from quire.config import KVFormat, WeightFormat
+from quire.arrays import Float32Array, Int32Array
+from quire.config import WeightFormat
 from quire.executors.checks import check_block, check_rows, check_step
 from quire.executors.host import HostExecutor
 from quire.executors.kv_blocks import BlockFormat, PageOrder
 from quire.executors.options import ExecutorOptions, calibration_name
 from quire.executors.packing import Encoding, matrix_formats
 from quire.executors.protocol import StepBatch
+from quire.executors.reference_kv import PagedKV
+from quire.executors.reference_kv_formats import widened
 from quire.executors.reference_math import (
     Array,
     activate,
@@ -49,7 +50,7 @@ from quire.executors.rotation import GROUP as ROTATED_GROUP
 from quire.executors.rotation import turned_back
 from quire.executors.work_counts import WorkCounts
 from quire.models.spec import DenseFfn, FfnKind, LayerSpec, ModelSpec, NormKind, QKNorm
-from quire.models.weights import SourceTensor, Weights, round_to_bfloat16
+from quire.models.weights import SourceTensor, Weights
 
 
 class ReferenceExecutor(HostExecutor):
@@ -57,9 +58,8 @@ class ReferenceExecutor(HostExecutor):
 
     With `DType.BFLOAT16` the token table, the linear layers and the head hold bfloat16 values; norms, biases, learned
     positions and all arithmetic stay float32. With `Quantize` they hold integers times scales, and so do the rows they are
-    multiplied with, in the groups of `int_layout`; with `WeightFormat.STORED` the integers are the checkpoint's. With
-    `KVFormat.BFLOAT16` the cache holds the bits of keys and values that were rounded when they were written; they are widened
-    when they are read.
+    multiplied with, in the groups of `int_layout`; with `WeightFormat.STORED` the integers are the checkpoint's. Keys and
+    values are rounded to the KV format when they are written, and widened when they are read.
     Not bitwise reproducible: NumPy's matrix product may order its sums by shape. Use it to judge accuracy.
     """
 
@@ -81,12 +81,9 @@ class ReferenceExecutor(HostExecutor):
         }
         self._weights: dict[str, Array] = {name: self._load(name, weights[name]) for name in spec.tensor_shapes()}
         self._embedding = self._turned_back_embedding()
-        shape = (spec.num_layers, self.num_blocks * layout.block_size, spec.num_kv_heads, spec.head_dim)
-        stored = self.arithmetic if layout.format is KVFormat.FLOAT32 else np.uint16
-        self._k_cache: Array = np.zeros(shape, dtype=stored)
-        self._v_cache: Array = np.zeros(shape, dtype=stored)
-        num_bytes = 2 * self._k_cache[:, self._slots_of(0)].nbytes
-        self._blocks = BlockFormat(layout=layout, order=PageOrder.ARRAYS, num_bytes=num_bytes)
+        self.num_own_tiles = options.num_own_tiles
+        self._kv = PagedKV(layout, self.num_blocks, self.num_own_tiles, self.arithmetic)
+        self._blocks = BlockFormat(layout=layout, order=PageOrder.ARRAYS, num_bytes=len(self._kv.pages_of(0)))
         self._counts: WorkCounts | None = None
         self._latest: Array = np.empty((0, spec.hidden_size), dtype=self.arithmetic)
 
@@ -96,7 +93,7 @@ class ReferenceExecutor(HostExecutor):
 
     @property
     def kv_bytes(self) -> int:
-        return self._k_cache.nbytes + self._v_cache.nbytes
+        return self._kv.num_bytes
 
     @property
     def numerics(self) -> str:
@@ -104,17 +101,19 @@ class ReferenceExecutor(HostExecutor):
         weights = self._weight_format.value
         if self._weight_format in (WeightFormat.INT8, WeightFormat.INT4):
             weights += f" for {self._int_layout.value} by {calibration_name(self._importance)}"
-        return f"reference-1 {arithmetic} weights={weights} kv={self.layout.format.value} numpy={np.__version__}"
+        return f"reference-1 {arithmetic} weights={weights} kv={self.layout.name} numpy={np.__version__}"
 
     def run(self, batch: StepBatch) -> Float32Array:
         """Writes K/V of all T tokens into their slots and returns logits [S, V], float32, of the wanted rows.
 
-        Raises ExecutorError, before anything is written, for a token, position, slot or row outside its range.
+        Raises ExecutorError: before anything is written for a token, position, slot or row outside its range, and at the end
+        for a key or value that is not finite in a quantized KV format.
         """
         check_step(batch, self.spec, self.layout, self.num_blocks, self.num_own_tiles)
         x = self._embed(batch)
         for index, layer in enumerate(self.spec.layers):
             x = self._run_layer(index, layer, x, batch)
+        self._kv.require_finite()
         self._latest = x
         return self._head(x[batch.sample_rows])
 
@@ -125,27 +124,27 @@ class ReferenceExecutor(HostExecutor):
 
     def read_kv(self, layer: int, slots: Int32Array) -> tuple[Float32Array, Float32Array]:
         """Returns K and V of the given slots as float32 [len(slots), K, D], after rotation and rounding."""
-        k, v = self._read(layer, slots)
+        k, v = self._kv.read(layer, slots)
         return k.astype(np.float32), v.astype(np.float32)
 
     def copy_block(self, source: int, target: int) -> None:
         """Copies all layers' K/V of block `source` to block `target`."""
-        for cache in (self._k_cache, self._v_cache):
-            cache[:, self._slots_of(target)] = cache[:, self._slots_of(source)]
+        self._kv.copy_block(source, target)
+
+    def copy_own_tile(self, source: int, target: int) -> None:
+        """Copies all layers' K/V of own tile `source` to own tile `target`."""
+        super().copy_own_tile(source, target)
+        self._kv.copy_own_tile(source, target)
 
     def export_block(self, block: int) -> bytes:
         """Returns all layers' K/V of a block, with the version and shape of the format."""
         check_block(block, self.num_blocks)
-        pages = (cache[:, self._slots_of(block)].tobytes() for cache in (self._k_cache, self._v_cache))
-        return self._blocks.packed(b"".join(pages))
+        return self._blocks.packed(self._kv.pages_of(block))
 
     def import_block(self, block: int, data: bytes) -> None:
         """Overwrites all layers' K/V of a block with an exported one; raises KVBlockError for any other bytes."""
         check_block(block, self.num_blocks)
-        values = np.frombuffer(self._blocks.pages_of(data), self._k_cache.dtype)
-        for cache, pages in zip((self._k_cache, self._v_cache), np.split(values, 2), strict=True):
-            target = cache[:, self._slots_of(block)]
-            target[...] = pages.reshape(target.shape)
+        self._kv.set_pages(block, self._blocks.pages_of(data))
 
     def start_counting(self) -> None:
         """Counts multiply-adds from now on."""
@@ -155,10 +154,6 @@ class ReferenceExecutor(HostExecutor):
         """Returns what was counted since `start_counting`."""
         found, self._counts = self._counts or WorkCounts(), None
         return found
-
-    def _slots_of(self, block: int) -> slice:
-        size = self.layout.block_size
-        return slice(block * size, (block + 1) * size)
 
     def _embed(self, batch: StepBatch) -> Array:
         """Returns x [T, E]: one row of the table per token, plus one row per position where positions are learned."""
@@ -183,16 +178,13 @@ class ReferenceExecutor(HostExecutor):
         q, k, v = self._project(name, x)
         if layer.rope is not None:
             q, k = rotate(q, batch.positions, layer.rope), rotate(k, batch.positions, layer.rope)
-        self._write(index, batch.slot_mapping, k, v)
         scoring = scoring_of(self.spec, index)
         mixed = np.empty_like(q)
-        for request in range(len(batch.context_lens)):
-            rows = slice(batch.query_start[request], batch.query_start[request + 1])
-            slots = self._context_slots(batch.block_tables[request], int(batch.context_lens[request]))
+        for rows, keys, values in self._kv.append(index, batch, k, v):
             if self._counts is not None:
-                seen = int(visible(rows.stop - rows.start, len(slots), scoring.window).sum()) * self.spec.num_heads
+                seen = int(visible(rows.stop - rows.start, len(keys), scoring.window).sum()) * self.spec.num_heads
                 self._counts += WorkCounts(scores=seen * self.spec.head_dim, mixing=seen * self.spec.head_dim)
-            mixed[rows] = attention(q[rows], *self._read(index, slots), scoring)
+            mixed[rows] = attention(q[rows], keys, values, scoring)
         return self._linear(f"{name}.out", mixed.reshape(num_tokens, -1))
 
     def _project(self, name: str, x: Array) -> tuple[Array, Array, Array]:
@@ -204,24 +196,6 @@ class ReferenceExecutor(HostExecutor):
         if self.spec.qk_norm is QKNorm.PER_HEAD:
             q, k = self._norm_rms(f"{name}.q_norm", q), self._norm_rms(f"{name}.k_norm", k)
         return q, k, v
-
-    def _write(self, layer: int, slots: Int32Array, k: Array, v: Array) -> None:
-        is_exact = self.layout.format is KVFormat.FLOAT32
-        for cache, values in ((self._k_cache, k), (self._v_cache, v)):
-            cache[layer, slots] = values if is_exact else round_to_bfloat16(values.astype(np.float32))
-
-    def _read(self, layer: int, slots: npt.NDArray[np.integer[Any]]) -> tuple[Array, Array]:
-        """Returns K and V of the given slots in the type of the arithmetic."""
-        k, v = self._k_cache[layer, slots], self._v_cache[layer, slots]
-        if self.layout.format is KVFormat.FLOAT32:
-            return k, v
-        return _widened(k).astype(self.arithmetic), _widened(v).astype(self.arithmetic)
-
-    def _context_slots(self, block_table: Int32Array, context_len: int) -> npt.NDArray[np.integer[Any]]:
-        """Returns the slots of positions [0, context_len) of one request."""
-        position = np.arange(context_len)
-        size = self.layout.block_size
-        return block_table[position // size] * size + position % size
 
     def _feed_forward(self, name: str, ffn: DenseFfn, x: Array) -> Array:
         """Returns down(act(gate(x)) * up(x)), or down(act(up(x))) without a gate."""
@@ -279,7 +253,7 @@ class ReferenceExecutor(HostExecutor):
         if panel_format.encoding is Encoding.FLOAT32:
             return tensor.to_float32()
         if panel_format.encoding is Encoding.BFLOAT16:
-            return _widened(tensor.to_bfloat16())
+            return widened(tensor.to_bfloat16())
         if self._weight_format is WeightFormat.STORED:
             return stored_values(tensor, panel_format)
         return quantized_weights(tensor.to_float32(), panel_format, importance)
@@ -289,7 +263,3 @@ class Float64ReferenceExecutor(ReferenceExecutor):
     """The same in float64, to measure the rounding of the float32 executors; a float32 cache holds float64 here."""
 
     arithmetic: ClassVar[type[np.floating[Any]]] = np.float64
-
-
-def _widened(bits: BitsArray) -> Float32Array:
-    return (bits.astype(np.uint32) << 16).view(np.float32)

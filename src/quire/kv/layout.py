@@ -52,6 +52,12 @@ class KVLayout:
     exact_key_layers: tuple[int, ...] = ()
 
     @property
+    def name(self) -> str:
+        """The format, and in which layers it does not hold for keys: `int4 keys 0,27 bfloat16`."""
+        layers = ",".join(map(str, self.exact_key_layers))
+        return f"{self.format.value} keys {layers} bfloat16" if layers else self.format.value
+
+    @property
     def has_own_tiles(self) -> bool:
         return self.format.has_own_tiles
 
