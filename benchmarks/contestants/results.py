@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from quire.bench.cost import matrix_elements, step_flops
+from quire.bench.cost import matrix_elements, prefill_cost
 from quire.bench.machine_peak import MachinePeak
 from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
@@ -149,8 +149,7 @@ def roofline(spec: ModelSpec, layout: KVLayout, workload: Workload, precision: P
     if workload.reuses:
         return None
     if workload.phase is Phase.PREFILL:
-        attended = workload.depth * (workload.depth + 1) // 2
-        flops = step_flops(spec, workload.depth, 1, attended)
+        flops = prefill_cost(spec, 1, 0, workload.depth).flops
         return workload.depth / (flops / peak.flops) if precision is Precision.BF16 else None
     context = workload.batch * (workload.depth + workload.num_new // 2)
     num_bytes = (layers + head) * precision.bytes_per_weight + layout.bytes_per_token * context

@@ -53,17 +53,6 @@ def weight_bytes(spec: ModelSpec, formats: Mapping[str, PanelFormat]) -> WeightB
     return WeightBytes(layers=layers, head=sizes["embed.weight" if spec.is_head_tied else "head.weight"])
 
 
-def attention_flops(spec: ModelSpec, num_attended: int) -> int:
-    """Returns the operations of attention alone, in all layers, for rows that see `num_attended` keys in total."""
-    return 4 * spec.num_layers * spec.num_heads * spec.head_dim * num_attended
-
-
-def step_flops(spec: ModelSpec, num_rows: int, num_sampled: int, num_attended: int) -> int:
-    """Returns the operations of a step whose rows see `num_attended` keys in total (the sum over rows)."""
-    layers, head = matrix_elements(spec)
-    return 2 * (num_rows * layers + num_sampled * head) + attention_flops(spec, num_attended)
-
-
 def seen_keys(spec: ModelSpec, start: int, stop: int) -> int:
     """Returns the keys that tokens [start, stop) of a request see, over all layers; in a window at most its size each."""
     windows = Counter(layer.sliding_window for layer in spec.layers)

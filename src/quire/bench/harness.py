@@ -11,7 +11,7 @@ import numpy as np
 from quire.bench.cost import matrix_elements, weight_bytes
 from quire.bench.machine_peak import MachinePeak, higher_peak, measure_peak
 from quire.bench.report import Report, Samples, speed_of
-from quire.config import ExecutorKind, PrefixCache, SchedulerConfig, WeightFormat
+from quire.config import ExecutorKind, KVCacheMode, PrefixCache, SchedulerConfig, WeightFormat
 from quire.engine import driving
 from quire.engine.core import EngineCore
 from quire.engine.loading import build_executor
@@ -90,15 +90,15 @@ class Harness:
         self.weight_bits = _bits_of(self.executor)
         self.layout = self.executor.layout
 
-    def core(self, prefix_cache: PrefixCache = PrefixCache.OFF) -> EngineCore:
-        """Returns a core over an empty cache."""
-        return EngineCore(self.executor, None, lambda: self._scheduler(prefix_cache), time.perf_counter)
+    def core(self, prefix_cache: PrefixCache = PrefixCache.OFF, mode: KVCacheMode = KVCacheMode.PAGED) -> EngineCore:
+        """Returns a core over an empty cache, or over none."""
+        return EngineCore(self.executor, None, lambda: self._scheduler(prefix_cache, mode), time.perf_counter)
 
-    def _scheduler(self, prefix_cache: PrefixCache) -> Scheduler:
+    def _scheduler(self, prefix_cache: PrefixCache, mode: KVCacheMode) -> Scheduler:
         pool = BlockPool(self.executor.num_blocks, self.layout.block_size)
         manager = KVCacheManager(pool, fingerprint=b"bench", prefix_cache=prefix_cache)
         limits = SchedulerConfig(max_num_seqs=self.room.num_requests, max_num_batched_tokens=self.max_batched_tokens)
-        return Scheduler(limits, manager, max_context=self.spec.max_context)
+        return Scheduler(limits, manager, max_context=self.spec.max_context, mode=mode)
 
     def warm_up(self, batch: int = 1) -> None:
         """Runs a few small steps, so that threads run and pages are mapped before the first measured one."""

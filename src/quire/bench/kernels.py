@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from quire.bench.cost import Cost, attention_flops, matrix_elements, step_flops
+from quire.bench.cost import Cost, chunk_work, context_bytes, matrix_elements
 from quire.bench.harness import Harness, OnProgress, Room, chunk_step, prompt_tokens
 from quire.bench.report import Report, Samples
 from quire.engine.options import EngineOptions
@@ -72,8 +72,7 @@ def _layers(harness: Harness, work: KernelWork) -> Iterator[Samples]:
     for done, rows in enumerate(work.rows):
         batch = _step(harness, rows, 0)
         seconds = _times(work.repeat, partial(harness.executor.run, batch))
-        flops = step_flops(harness.spec, rows, 0, rows * (rows + 1) // 2)
-        cost = Cost(flops=flops, num_bytes=harness.weights.layers)
+        cost = Cost(flops=2 * chunk_work(harness.spec, 0, rows, 0).total, num_bytes=harness.weights.layers)
         harness.show_progress("Measuring layers", done + 1, len(work.rows))
         yield Samples(name=f"layers, {rows} rows", seconds=seconds, num_tokens=rows, costs=(cost,))
 
@@ -94,9 +93,14 @@ def _attention(harness: Harness, work: KernelWork) -> Iterator[Samples]:
         for rows in (1, _WIDE_ROWS):
             deep, flat = (partial(harness.executor.run, _step(harness, rows, start)) for start in (depth, 0))
             pairs = [(_timed(deep), _timed(flat)) for _ in range(work.repeat)]
-            cost = Cost(flops=attention_flops(harness.spec, rows * depth), num_bytes=harness.layout.bytes_per_token * depth)
-            yield difference(f"{rows} rows at depth {depth}", pairs, rows, cost)
+            yield difference(f"{rows} rows at depth {depth}", pairs, rows, _attention_cost(harness, rows, depth))
         harness.show_progress("Measuring attention", done + 1, len(work.depths))
+
+
+def _attention_cost(harness: Harness, rows: int, depth: int) -> Cost:
+    """Returns what a step computes and reads at a depth more than at depth 0."""
+    deep, flat = (chunk_work(harness.spec, start, start + rows, 0).attention for start in (depth, 0))
+    return Cost(flops=2 * (deep - flat), num_bytes=context_bytes(harness.spec, harness.layout, depth))
 
 
 def difference(name: str, pairs: Sequence[tuple[float, float]], num_rows: int, cost: Cost) -> Samples:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _R = TypeVar("_R")
 _COUNT = click.IntRange(min=1)
 _SEVERAL = click.IntRange(min=2)
+_LEAST_TOKENS = 128  # fewer would bend exponents: 1 + 2 + .. + T is T^2 / 2 only for a large T
 _DECODE_TOKENS, _DECODE_DEPTH, _PREFILL_DEPTH = 64, 16, 512
 
 
@@ -176,6 +177,40 @@ def prefix(options: BenchOptions, requests: int, shared: int, own: int, num_new:
     work = SharedWork(num_requests=requests, num_shared=shared, num_own=own, num_new=num_new, repeat=options.repeat)
     settings = {"requests": requests, "shared": shared, "own": own, "new": num_new}
     _run(options, settings, partial(measure_sharing, work=work))
+
+
+@bench.command("kv-cache")
+@_bench_options(repeat=1)
+@click.option("--tokens", type=click.IntRange(min=_LEAST_TOKENS), default=512, show_default=True, help="Most tokens to generate.")
+@click.option(
+    "--chart",
+    "charts",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="Draw it, as .png or .svg; may be given several times.",
+)
+def kv_cache(options: BenchOptions, tokens: int, charts: tuple[Path, ...]) -> None:
+    """Count and time what the KV cache saves: tokens generated with it, and with all tokens recomputed in every step.
+
+    The executor counts its multiply-adds, which must equal the formulas; exponents are fitted to them and to the times, over an
+    eighth, a quarter, a half and all of the tokens. Without the cache the time grows with the square of the tokens at least.
+
+    \b
+    Example:
+      quire bench kv-cache --chart kv-cache.png --chart kv-cache.svg
+      quire bench kv-cache --config benchmarks/configs/qwen3-0.6b.json --tokens 128
+    """
+    from quire.bench.kv_cache import KVCacheWork, measure_kv_cache
+    from quire.bench.kv_cache_chart import require_image_format
+    from quire.cli.bench_kv_view import show_kv_cache
+    from quire.cli.bench_view import progress_shown
+
+    for path in charts:
+        require_image_format(path)
+    work = KVCacheWork(num_tokens=tokens, repeat=options.repeat)
+    with progress_shown() as on_progress:
+        report = measure_kv_cache(_checkpoint(options), work, options.engine(), on_progress)
+    show_kv_cache(report, _settings(options) | {"tokens": tokens}, charts, is_json_only=options.as_json)
 
 
 @bench.command()

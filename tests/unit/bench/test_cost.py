@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from quire.bench.cost import WeightBytes, context_bytes, decode_cost, matrix_elements, seen_keys, step_flops, weight_bytes
+from quire.bench.cost import WeightBytes, context_bytes, decode_cost, matrix_elements, prefill_cost, seen_keys, weight_bytes
 from quire.bench.random_model import random_checkpoint
 from quire.config import KVFormat
 from quire.errors import ConfigError
@@ -30,7 +30,7 @@ def test_matrices_are_counted_once_a_token_and_the_head_once_a_sample(spec: Mode
 
 def test_a_prefill_step_costs_products_and_attention(spec: ModelSpec) -> None:
     attended = 10 * 11 // 2
-    assert step_flops(spec, 10, 1, attended) == 2 * (10 * 2 * LAYER + 100 * 64) + 4 * 2 * 4 * 16 * attended
+    assert prefill_cost(spec, 1, 0, 10).flops == 2 * (10 * 2 * LAYER + 100 * 64) + 4 * 2 * 4 * 16 * attended
 
 
 def test_a_decode_step_reads_weights_and_the_context(spec: ModelSpec) -> None:
