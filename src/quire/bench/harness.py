@@ -186,7 +186,7 @@ def _sized(options: EngineOptions, checkpoint: Checkpoint, room: Room, memory: M
     """Returns the options with KV memory for the room and one more block per request; raises ConfigError if that does not fit."""
     spec = checkpoint.spec
     layout = layout_of(resolve(engine_config(options), spec, checkpoint.weights), spec)
-    kv_memory = room.num_requests * (layout.blocks_for_tokens(room.num_tokens) + 1) * layout.bytes_per_block
+    kv_memory = layout.bytes_for_requests(room.num_requests, room.num_tokens + layout.block_size)
     if memory is not None and kv_memory > memory.reachable_bytes:
         raise ConfigError(
             "the workload needs more KV memory than there is",

@@ -112,6 +112,11 @@ class KVLayout:
         """Returns the bytes that one request of `num_tokens` tokens takes: its blocks, and its own tile."""
         return self.blocks_for_tokens(num_tokens) * self.bytes_per_block + self.bytes_per_own_tile
 
+    def bytes_for_requests(self, num_requests: int, num_tokens: int) -> int:
+        """Returns the least memory that `divide` gives room for so many requests of `num_tokens` tokens at once."""
+        held = num_requests * self.bytes_for_tokens(num_tokens)
+        return held if num_requests == 1 else max(held, _OWN_TILES_SHARE * num_requests * self.bytes_per_own_tile)
+
     def divide(self, memory_bytes: int, max_num_seqs: int, num_tokens: int) -> KVRoom:
         """Returns the own tiles, of at most `max_num_seqs` requests, and the blocks that fit into `memory_bytes`.
 

@@ -75,3 +75,16 @@ def test_own_tiles_for_all_requests_where_a_quarter_of_the_memory_holds_them() -
     found = layout(KVFormat.INT4)
     memory = 4 * 5 * found.bytes_per_own_tile
     assert [found.divide(memory, num_seqs, 32).num_own_tiles for num_seqs in (1, 5, 6)] == [1, 5, 5]
+
+
+@given(st.sampled_from(list(KVFormat)), st.integers(1, 100), st.integers(1, 3000))
+def test_a_memory_for_some_requests_is_divided_into_room_for_them(
+    kv_format: KVFormat, num_requests: int, num_tokens: int
+) -> None:
+    found = layout(kv_format)
+    memory = found.bytes_for_requests(num_requests, num_tokens)
+    room = found.divide(memory, num_requests, num_tokens)
+    assert room.num_blocks >= num_requests * found.blocks_for_tokens(num_tokens)
+    assert room.num_own_tiles == (num_requests if found.has_own_tiles else 0)
+    fewer = found.divide(memory - 1, num_requests, num_tokens)
+    assert fewer.num_blocks < num_requests * found.blocks_for_tokens(num_tokens) or fewer.num_own_tiles < num_requests
