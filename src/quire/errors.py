@@ -15,6 +15,7 @@
     |   +-- SamplingError                     sampling parameters that contradict or exceed a limit
     |   |   +-- UnknownParameterError (TypeError) a sampling parameter that does not exist
     |   +-- TemplateError                     a chat template that fails, loops or floods
+    |   +-- NotExplainedError                 what the cache did for a request is not known
     +-- NotCopyableError (TypeError)          what owns memory and threads was to be copied or pickled
     +-- DuplicateRequestError (KeyError)      a request id that is already in use
     +-- IntegrityError (RuntimeError)         the engine's own bookkeeping contradicts itself
@@ -120,6 +121,10 @@ class UnknownParameterError(SamplingError, TypeError):
 
 class TemplateError(RequestError):
     """A chat template that fails, loops, or produces too much."""
+
+
+class NotExplainedError(RequestError):
+    """What the cache did for a request is not known: it waits, was never let in, is forgotten, or never was."""
 
 
 class NotCopyableError(QuireError, TypeError):

@@ -15,7 +15,7 @@ import pytest
 from quire import LLM, SamplingParams
 from quire.errors import RequestError
 from quire.executors.protocol import Float32Array, StepBatch
-from quire.kv.ledger import CacheExplanation, MissReason
+from quire.kv.explain import CacheExplanation, MissReason
 from quire.request import FinishReason
 from support.fake_engine import EOS
 
@@ -163,7 +163,7 @@ def test_closed_llm_refuses_work(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("sampling", [GREEDY, SamplingParams(n=2, seed=1, max_tokens=4)], ids=["one", "several"])
 def test_every_request_can_be_explained(llm: LLM, sampling: SamplingParams) -> None:
-    def explain(token_ids: list[int]) -> CacheExplanation | None:
+    def explain(token_ids: list[int]) -> CacheExplanation:
         (output,) = llm.generate({"prompt_token_ids": token_ids, "cache_salt": f"explained {sampling.n}"}, sampling)
         return llm.explain(output)
 

@@ -10,7 +10,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from quire.kv.ledger import CacheExplanation, MissReason
 from quire.server.limits import Limits
 from quire.server.serving import Access
 from support.gated_executor import GatedExecutor
@@ -184,7 +183,8 @@ def test_ledger_keeps_what_the_engine_forgets() -> None:
             time.sleep(0.001)
         ledger = running.service.engine.core.scheduler.manager.ledger
         for number in range(5000):
-            ledger.record(_other(number))
+            ledger.open(f"other-{number}")
+            ledger.close(f"other-{number}")
         (prompt,) = http.get(f"/v1/kv/explain/{answer_id}").json()["prompts"]
     assert prompt["reused_tokens"] == 0
 
@@ -250,7 +250,3 @@ def test_wrong_pages_are_refused(http: httpx2.Client, path: str, query: str) -> 
 def test_pages_behind_the_end_are_empty(http: httpx2.Client) -> None:
     assert http.get("/v1/kv/map?first=2000000000").json()["blocks"] == []
     assert http.get("/v1/kv/ledger?first=2000000000").json()["data"] == []
-
-
-def _other(number: int) -> CacheExplanation:
-    return CacheExplanation(request_id=f"other-{number}", num_tokens=1, num_reused_tokens=0, reason=MissReason.COLD)

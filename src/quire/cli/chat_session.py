@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from quire.cli.follow_stream import Answer, AnswerStats, follow, raise_failure, stats_of
 from quire.cli.load import LoadedModel, start_conversation
 from quire.engine.llm import LLM
-from quire.errors import CapacityError, PromptTooLongError, RequestError
-from quire.kv.ledger import CacheExplanation
+from quire.errors import CapacityError, NotExplainedError, PromptTooLongError, RequestError
+from quire.kv.explain import CacheExplanation
 from quire.request import RequestOutput
 from quire.text.conversation import Conversation
 
@@ -145,5 +146,7 @@ class ChatSession:
         stats = stats_of(answer, self.llm.core.executor.layout)
         if stats is None or answer.last is None:
             return
-        explanation = self.llm.core.scheduler.manager.explain(answer.last.request_id)
+        explanation = None
+        with suppress(NotExplainedError):
+            explanation = self.llm.explain(answer.last)
         self.last = LastAnswer(stats=stats, explanation=explanation)

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from quire.cli.chat_session import MAKE_ROOM, ChatSession, Dialogue
 from quire.cli.display import facts, show_note
+from quire.cli.explain_view import explanation_view, scaled
 from quire.cli.follow_stream import Answer, end_line, note_of_full_context
-from quire.kv.ledger import CacheExplanation, MissReason
 from quire.kv.pool import BlockPool
-from quire.units import cdiv, format_bytes, format_rate
-
-MAP_CELLS = 64
-_REASONS: Mapping[MissReason, str] = MappingProxyType(
-    {
-        MissReason.COLD: "nothing after this prefix was ever cached",
-        MissReason.DIVERGED: "the cached tokens continue differently",
-        MissReason.EVICTED: "the next block was cached, but it has been evicted",
-        MissReason.PARTIAL: "the rest is less than a block, or only the last token",
-        MissReason.DISABLED: "the prefix cache is off",
-        MissReason.BYPASSED: "every further token was computed because the logits of all of them were wanted",
-    }
-)
+from quire.units import format_bytes, format_rate
 
 
 def show_answer(session: ChatSession, answer: Answer) -> None:
@@ -74,38 +59,15 @@ def cache_view(session: ChatSession) -> RenderableType:
     explanation = None if session.last is None else session.last.explanation
     if explanation is None:
         return Group(Text("There is no answer to explain yet.", style="dim"), "", pool_view)
-    return Group(facts("Last prompt", explanation_rows(explanation, pool.block_size)), "", pool_view)
-
-
-def explanation_rows(explanation: CacheExplanation, block_size: int) -> dict[str, str]:
-    """Returns the length of the prefix match, why it ended, and a map of the prompt's blocks."""
-    rows = {
-        "reused": f"{explanation.num_reused_tokens} of {explanation.num_tokens} tokens",
-        "then": _REASONS[explanation.reason],
-    }
-    if explanation.diverged_at is not None:
-        rows["diverged"] = f"at token {explanation.diverged_at}, in block {explanation.diverged_at // block_size}"
-    return rows | {"blocks": f"{prompt_map(explanation, block_size)}  (= reused, + computed; {block_size} tokens each)"}
-
-
-def prompt_map(explanation: CacheExplanation, block_size: int) -> str:
-    """Returns one character per block of the prompt, or per run of blocks if the prompt is long."""
-    num_blocks, num_reused = cdiv(explanation.num_tokens, block_size), explanation.num_reused_tokens // block_size
-    return _scaled("=" * num_reused + "+" * (num_blocks - num_reused), "=+")
+    return Group(*explanation_view(explanation, pool.block_size), "", pool_view)
 
 
 def pool_map(pool: BlockPool) -> str:
     """Returns one character per block up to the last one with content, or per run of blocks: the run's busiest state."""
     states = "".join("#" if block.ref_count else "." if block.hash is None else "=" for block in pool.blocks)
-    return _scaled(states.rstrip("."), ".=#")
+    return scaled(states.rstrip("."), ".=#")
 
 
 def num_context_tokens(dialogue: Dialogue) -> int:
     """Returns the tokens of all turns so far, with the start of the next answer; 0 before the first turn."""
     return len(dialogue.conversation.fork().prompt_token_ids()) if dialogue.answers else 0
-
-
-def _scaled(states: str, order: str) -> str:
-    """Returns at most MAP_CELLS characters, each the one of its run that comes last in `order`."""
-    per_cell = max(1, cdiv(len(states), MAP_CELLS))
-    return "".join(max(states[start : start + per_cell], key=order.index) for start in range(0, len(states), per_cell))

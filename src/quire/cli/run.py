@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,7 @@ class AnswerForm:
     system: str | None
     raw: bool
     stats: bool
+    explain: bool
     as_json: bool
 
 
@@ -30,6 +31,9 @@ _FORM_OPTIONS = (
     click.option("--system", metavar="TEXT", help="A system message before the prompt."),
     click.option("--raw", is_flag=True, help="Continue the prompt as plain text, without the model's chat template."),
     click.option("--stats", is_flag=True, help="Print one line of numbers on standard error afterwards."),
+    click.option(
+        "--explain", is_flag=True, help="Say on standard error afterwards what the KV cache did for the prompt, and why."
+    ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of streaming the text."),
 )
 
@@ -75,13 +79,15 @@ def _answer(loaded: LoadedModel, text: str, form: AnswerForm) -> None:
     for answer in answers:
         raise_failure(answer)
     if form.as_json:
-        print_json(json_of(loaded, answers))
+        print_json(json_of(loaded, answers) | (_explained_json(loaded, answers) if form.explain else {}))
     elif is_streamed:
         end_line(answers[0].text)
         show_logprobs(answers[0])
     else:
         show_several(answers)
     _show_notes(loaded, answers, form)
+    if form.explain and not form.as_json:
+        _show_explanation(loaded, answers)
     if answers[0].was_interrupted:
         raise KeyboardInterrupt
 
@@ -96,6 +102,22 @@ def _show_notes(loaded: LoadedModel, answers: list[Answer], form: AnswerForm) ->
     for note in (next(filter(None, notes), None), None if stats is None else str(stats)):
         if note is not None:
             show_note(note)
+
+
+def _explained_json(loaded: LoadedModel, answers: list[Answer]) -> dict[str, Any]:
+    from quire.cli.explain_view import explanation_json
+
+    last = answers[0].last
+    return {} if last is None else {"cache": explanation_json(loaded.llm.explain(last))}
+
+
+def _show_explanation(loaded: LoadedModel, answers: list[Answer]) -> None:
+    from quire.cli.display import err_console
+    from quire.cli.explain_view import explanation_view
+
+    if answers[0].last is not None:
+        for table in explanation_view(loaded.llm.explain(answers[0].last), loaded.llm.core.executor.layout.block_size):
+            err_console().print(table)
 
 
 def _prompt_of(loaded: LoadedModel, text: str, form: AnswerForm) -> str | tuple[int, ...]:

@@ -14,14 +14,15 @@ from quire.engine.chats import Messages
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
 from quire.engine.engine_thread import EngineThread, FoundT, LoopReader, ReaderT
+from quire.engine.explaining import read_request_id, require_explanation
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
 from quire.engine.loading import load_engine
 from quire.engine.options import EngineOptions
-from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_output
+from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission
 from quire.engine.readers import Deltas, FinalOutputs
 from quire.engine.scores import Score, score_of
 from quire.engine.uncopyable import Uncopyable
-from quire.kv.ledger import CacheExplanation
+from quire.kv.explain import CacheExplanation, with_texts
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.conversation import Conversation
@@ -99,13 +100,16 @@ class AsyncEngine(Uncopyable):
         """Ends a request with the step that runs: its call gets what there is, with FinishReason.ABORT. Never waits."""
         self._engine.routed.inbox.abort(request_id)
 
-    def explain(self, output: RequestOutput) -> CacheExplanation | None:
-        """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        return self._engine.routed.explain(read_output(output).request_id)
+    def explain(self, output: RequestOutput | str) -> CacheExplanation:
+        """Returns what the cache did for a request, by its output or id, as `LLM.explain`."""
+        request_id = read_request_id(output)
+        found = require_explanation(self._engine.routed.explain(request_id), request_id, self.frontend.has_issued)
+        return with_texts(found, self.tokenizer.token_text)
 
-    def explain_request(self, request_id: str) -> CacheExplanation | None:
-        """Returns the same by the id of a checked group; None also while the request waits."""
-        return self._engine.routed.explain(request_id)
+    def find_explanation(self, request_id: str) -> CacheExplanation | None:
+        """Returns the same, or None where it is not known (yet)."""
+        found = self._engine.routed.explain(request_id)
+        return with_texts(found, self.tokenizer.token_text) if isinstance(found, CacheExplanation) else None
 
     async def look(self, look: Callable[[EngineCore], FoundT]) -> FoundT:
         """Returns what a function finds in the core between two steps. It holds up the next one, so it must be short."""

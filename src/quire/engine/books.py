@@ -59,7 +59,7 @@ class Books:
         _log.error("The KV cache's bookkeeping was inconsistent and was reset; cached prefixes are lost: %s", error)
         self.errors.append(error if isinstance(error, IntegrityError) else defect(failure_message(error)))
         broken, self.scheduler = self.scheduler, self._make_scheduler()
-        self.scheduler.manager.pool.take_place_of(broken.manager.pool)
+        self.scheduler.manager.take_place_of(broken.manager)
 
     def _require_idle(self, blocks: range) -> None:
         self.scheduler.manager.check_idle(blocks)

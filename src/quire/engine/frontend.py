@@ -36,6 +36,9 @@ from quire.text.tokenizer import Tokenizer
 SamplingParamsOfAll = SamplingParams | Sequence[SamplingParams] | None
 PriorityOfAll = int | Sequence[int]
 
+_MAX_DIGITS = 18
+"""Of a request's number."""
+
 _LISTS = ("tools", "documents")
 """Inputs of a template that are lists of dictionaries; others are variables."""
 
@@ -49,6 +52,7 @@ class Frontend:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._request_numbers = count(1)
+        self._num_issued = 0
 
     def prompt(self, prompt: Prompt, params: SamplingParams | None, priority: int) -> Submission:
         """Returns the submission of one prompt."""
@@ -124,6 +128,12 @@ class Frontend:
         request_id = self._next_request_id()
         return Submission(request_id=request_id, prompt=prompt, sampling=params, priority=priority, tenant=tenant)
 
+    def has_issued(self, request_id: str) -> bool:
+        """Whether this is the id of a submission, or of one of its completions, that was made here."""
+        name, _, number = request_id.partition("/")[0].rpartition("-")
+        is_number = number.isascii() and number.isdecimal() and len(number) <= _MAX_DIGITS and number[0] != "0"
+        return name == "request" and is_number and int(number) <= self._num_issued
+
     def _rendered(self, conversation: Messages, now: datetime, inputs: TemplateInputs) -> ParsedPrompt:
         return self.encoded(self._chat_encoder.render(conversation, now=now, **inputs))
 
@@ -134,4 +144,6 @@ class Frontend:
         return [self.submission(prompt, each, priority=priority) for prompt, each, priority in parts]
 
     def _next_request_id(self) -> str:
-        return f"request-{next(self._request_numbers)}"
+        number = next(self._request_numbers)
+        self._num_issued = max(self._num_issued, number)
+        return f"request-{number}"

@@ -10,16 +10,17 @@ from typing import Self, Unpack
 from quire.config import EngineConfig
 from quire.engine.chats import Messages
 from quire.engine.core import EngineCore
+from quire.engine.explaining import read_request_id, require_explanation
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
 from quire.engine.loading import load_engine
 from quire.engine.options import EngineOptions
 from quire.engine.progress_bar import AnswerProgress
-from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_output, read_switch
+from quire.engine.prompts import Prompt, Prompts, ScoreContext, Submission, read_switch
 from quire.engine.readers import Deltas, FinalOutputs
 from quire.engine.scores import Score, score_of
 from quire.engine.shared_core import SharedCore
 from quire.engine.uncopyable import Uncopyable
-from quire.kv.ledger import CacheExplanation
+from quire.kv.explain import CacheExplanation, with_texts
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.conversation import Conversation
@@ -125,9 +126,15 @@ class LLM(Uncopyable):
         submission = self._frontend.score(prompt, given, num_candidates)
         return score_of(self._answers([submission])[0], submission.prompt.num_context_tokens)
 
-    def explain(self, output: RequestOutput) -> CacheExplanation | None:
-        """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        return self._shared.explain(read_output(output))
+    def explain(self, output: RequestOutput | str) -> CacheExplanation:
+        """Returns what the cache did for a request, by its output or id, each time that it was let in.
+
+        Of several completions it is the first one's; the others have ids ID/1, ID/2, ... Of other salts nothing is ever said.
+        Raises NotExplainedError for a request that waits, never began, is forgotten, or never was.
+        """
+        request_id = read_request_id(output)
+        found = require_explanation(self._shared.explain(request_id), request_id, self._frontend.has_issued)
+        return with_texts(found, self.tokenizer.token_text)
 
     # -- life ------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import RequestError
-from quire.request import MAX_LOGPROBS, RequestOutput, SamplingParams
+from quire.request import MAX_LOGPROBS, SamplingParams
 from quire.text.tokenizer import Tokenizer
 from quire.values import as_bool, as_int, is_unicode, shown
 
@@ -127,17 +127,6 @@ def read_num_candidates(num_candidates: object) -> int:
             next_step="Pass num_candidates within its limit, or leave it out.",
         )
     return number
-
-
-def read_output(output: object) -> RequestOutput:
-    """Returns an output that can be explained; raises RequestError for anything else."""
-    if not isinstance(output, RequestOutput):
-        raise RequestError(
-            "only the output of a request can be explained",
-            given=shown(output),
-            next_step="Pass an output that generate, chat or stream has returned, such as outputs[0].",
-        )
-    return output
 
 
 def read_token_ids(prompt: object) -> tuple[int, ...]:

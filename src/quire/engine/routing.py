@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
+from quire.engine.explaining import find_explanation
 from quire.engine.inbox import Abort, Admission, Inbox, Look
 from quire.engine.prompts import Submission
 from quire.engine.readers import EventRouter, Reader
 from quire.errors import QuireError, RequestError, is_failure
-from quire.kv.ledger import CacheExplanation
+from quire.kv.explain import CacheExplanation, Unexplained
 
 
 class RoutedCore:
@@ -79,11 +80,11 @@ class RoutedCore:
                 self.inbox.abort(event.request_id)
         return True
 
-    def explain(self, request_id: str) -> CacheExplanation | None:
-        """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        manager = self.core.scheduler.manager
-        found = (manager.explain(name) for name in (request_id, f"{request_id}/0"))
-        return next((explanation for explanation in found if explanation is not None), None)
+    def explain(self, request_id: str) -> CacheExplanation | Unexplained:
+        """Returns what the cache did for a request, or the first completion of one, or why that is not known. For any thread."""
+        found = find_explanation(self.core, request_id)
+        is_on_its_way = found is Unexplained.UNKNOWN and self._router.has(request_id)
+        return Unexplained.WAITING if is_on_its_way else found
 
     def refuse(self) -> None:
         """Lets go of the core, also in the middle of a step, which is then the last one; later calls raise RequestError."""

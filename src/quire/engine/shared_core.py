@@ -17,8 +17,7 @@ from quire.engine.readers import Reader
 from quire.engine.routing import RoutedCore
 from quire.engine.turns import Turns, forked_in_a_step
 from quire.errors import IntegrityError, RequestError
-from quire.kv.ledger import CacheExplanation
-from quire.request import RequestOutput
+from quire.kv.explain import CacheExplanation, Unexplained
 
 _PATIENCE_S = 0.05
 """How long a thread waits for its turn before it looks for a Ctrl-C."""
@@ -61,9 +60,9 @@ class SharedCore:
         self._routed.leave(request_ids)
         self._end_abandoned()
 
-    def explain(self, output: RequestOutput) -> CacheExplanation | None:
-        """Returns how much of a request the cache saved and why not more, by its first completion; None when forgotten."""
-        return self._routed.explain(output.request_id)
+    def explain(self, request_id: str) -> CacheExplanation | Unexplained:
+        """Returns what the cache did for a request, or the first completion of one, or why that is not known."""
+        return self._routed.explain(request_id)
 
     def close(self) -> None:
         """Ends all requests, also those of other threads, whose calls raise RequestError; a second call does nothing."""

@@ -1,99 +1,108 @@
-"""Why a request had to compute what it computed, and where the bytes are: promise 4, the explainable cache."""
+"""The books of the cache: what it did for each request, and how the pool's bytes are used.
+
+open -> (note_wait)* -> admit -> ... -> close
+                          |  ^
+         taken back <-----+  +---- again after each preemption
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
-from enum import Enum
 
+from quire.kv.explain import Admission, CacheExplanation, Facts, Unexplained, explain
 from quire.kv.layout import KVLayout
+from quire.kv.pool import BlockPool
 
-DEFAULT_MAX_EXPLANATIONS = 4096
-DEFAULT_MAX_EVICTED_KEYS = 16_384
+DEFAULT_MAX_CLOSED = 4096
+MAX_ADMISSIONS = 16
+"""Of one request that are kept: the first, and the newest."""
 
-
-class MissReason(Enum):
-    """Why a match ended where it did."""
-
-    COLD = "cold"  # nothing was ever known after this prefix
-    DIVERGED = "diverged"  # blocks with this prefix are cached, but they continue with other tokens
-    EVICTED = "evicted"  # this very block was cached and its memory has been given away
-    PARTIAL = "partial"  # nothing more could match: the rest is less than a block, or only the last token
-    DISABLED = "disabled"  # the prefix cache is off
-    BYPASSED = "bypassed"  # logits of all prompt tokens from here on were asked for, so they must be computed
+_MAX_WAITS = 16
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CacheExplanation:
-    """What the prefix cache did for one request when it was first admitted.
+class _Entry:
+    """What is known of one request."""
 
-    Tokens [0, num_reused_tokens) came from the cache. `reason` says why token `num_reused_tokens` did not.
-    `diverged_at` is the position of the first token that differs from the most similar cached continuation.
-    """
+    __slots__ = ("admissions", "num_left_out", "tenant", "waits")
 
-    request_id: str
-    num_tokens: int
-    num_reused_tokens: int
-    reason: MissReason
-    diverged_at: int | None = None
-
-    def __str__(self) -> str:
-        where = f" at token {self.diverged_at}" if self.diverged_at is not None else ""
-        return f"{self.request_id}: reused {self.num_reused_tokens} of {self.num_tokens} tokens, then {self.reason.value}{where}"
-
-
-class EvictedKeys:
-    """The last `max_keys` keys whose blocks were evicted; 32 bytes each, so entries bound bytes."""
-
-    __slots__ = ("_keys", "_max_keys")
-
-    def __init__(self, max_keys: int = DEFAULT_MAX_EVICTED_KEYS) -> None:
-        self._keys: dict[bytes, None] = {}
-        self._max_keys = max_keys
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._keys
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def remember(self, key: bytes) -> None:
-        """Notes an eviction, forgetting the oldest one when full."""
-        self._keys.pop(key, None)
-        self._keys[key] = None
-        if len(self._keys) > self._max_keys:
-            del self._keys[next(iter(self._keys))]
-
-    def forget(self, key: bytes) -> None:
-        """Drops a key that is cached again."""
-        self._keys.pop(key, None)
+    def __init__(self, tenant: str) -> None:
+        self.tenant = tenant
+        self.admissions: list[Admission] = []
+        self.num_left_out = 0
+        self.waits: dict[str, None] = {}  # in the order in which it waited for them
 
 
 class Ledger:
-    """The explanations of the last `max_explanations` requests."""
+    """Every admission of the requests in progress and of the last `max_closed` others. Read by any thread."""
 
-    __slots__ = ("_explanations", "_max_explanations")
+    __slots__ = ("_closed", "_interrupted", "_max_closed", "_open")
 
-    def __init__(self, max_explanations: int = DEFAULT_MAX_EXPLANATIONS) -> None:
-        self._explanations: dict[str, CacheExplanation] = {}
-        self._max_explanations = max_explanations
+    def __init__(self, max_closed: int = DEFAULT_MAX_CLOSED) -> None:
+        self._open: dict[str, _Entry] = {}
+        self._closed: OrderedDict[str, _Entry] = OrderedDict()
+        self._interrupted: dict[str, _Entry] = {}
+        self._max_closed = max_closed
 
     def __len__(self) -> int:
-        return len(self._explanations)
+        return len(self._open) + len(self._closed)
 
-    def record(self, explanation: CacheExplanation) -> None:
-        """Keeps an explanation, replacing an older one of the same request id."""
-        self._explanations.pop(explanation.request_id, None)
-        self._explanations[explanation.request_id] = explanation
-        if len(self._explanations) > self._max_explanations:
-            del self._explanations[next(iter(self._explanations))]
+    def open(self, request_id: str, tenant: str = "") -> None:
+        """Begins the entry of a request, in place of an older one of the same id, or goes on with one that was interrupted."""
+        self._closed.pop(request_id, None)
+        interrupted = self._interrupted.pop(request_id, None)
+        self._open[request_id] = _Entry(tenant) if interrupted is None else interrupted
 
-    def forget(self, request_id: str) -> None:
-        """Drops an explanation that has become untrue."""
-        self._explanations.pop(request_id, None)
+    def close(self, request_id: str) -> None:
+        """Ends an entry, which is kept until many others have ended."""
+        entry = self._open.pop(request_id, None)
+        if entry is not None:
+            self._closed[request_id] = entry
+            if len(self._closed) > self._max_closed:
+                self._closed.popitem(last=False)
 
-    def explain(self, request_id: str) -> CacheExplanation | None:
-        """Returns what is known about a request, or None when it was never admitted or is long gone."""
-        return self._explanations.get(request_id)
+    def note_wait(self, request_id: str, other_id: str) -> None:
+        """Notes that a request is not let in yet because another one is computing its prefix."""
+        waits = self._open[request_id].waits
+        if len(waits) < _MAX_WAITS:
+            waits[other_id] = None
+
+    def admit(self, facts: Facts, pool: BlockPool | None, step: int) -> None:
+        """Notes that a request is let in, before the pool changes by that; no pool means no prefix cache."""
+        entry = self._open[facts.request.request_id]
+        entry.admissions.append(explain(facts, pool, step, tuple(entry.waits)))
+        if len(entry.admissions) > MAX_ADMISSIONS:
+            del entry.admissions[1]
+            entry.num_left_out += 1
+        entry.waits.clear()
+
+    def take_back(self, request_id: str) -> None:
+        """Forgets the last admission: it was taken back, so nothing was reused."""
+        entry = self._open[request_id]
+        entry.waits.update(dict.fromkeys(entry.admissions.pop().waited_for))
+
+    def num_cached_tokens(self, request_id: str) -> int:
+        """Returns what the first admission of a request in progress reused; 0 before it."""
+        admissions = self._open[request_id].admissions
+        return admissions[0].num_reused_tokens if admissions else 0
+
+    def explain(self, request_id: str) -> CacheExplanation | Unexplained:
+        """Returns what the cache did for a request, or why that is not known."""
+        entry = self._open.get(request_id)
+        is_open = entry is not None
+        entry = entry or self._closed.get(request_id)
+        if entry is None:
+            return Unexplained.UNKNOWN
+        admissions = tuple(entry.admissions)
+        if not admissions:
+            return Unexplained.WAITING if is_open else Unexplained.NEVER_LET_IN
+        return CacheExplanation(request_id=request_id, admissions=admissions, num_left_out=entry.num_left_out)
+
+    def take_place_of(self, other: Ledger, step: int) -> None:
+        """Goes on with a ledger that is given up in step `step`, in which nothing was reused. This one must be new."""
+        self._closed, self._interrupted = other._closed, other._open
+        for entry in self._interrupted.values():
+            entry.admissions = [admission for admission in entry.admissions if admission.step != step]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

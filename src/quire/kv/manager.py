@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from quire.config import PrefixCache
 from quire.errors import defect
 from quire.kv.block import Block
+from quire.kv.explain import CacheExplanation, Facts, Unexplained
 from quire.kv.hashing import CacheDomain, block_key
 from quire.kv.layout import KVLayout
-from quire.kv.ledger import CacheExplanation, KVUsage, Ledger, MissReason
+from quire.kv.ledger import KVUsage, Ledger
 from quire.kv.pool import BlockPool
 from quire.request import Request
 from quire.units import cdiv
@@ -102,6 +103,7 @@ class KVCacheManager:
     def open(self, request_id: str, *, tenant: str = "", salt: str = "") -> None:
         """Starts an empty table."""
         self._start(request_id, CacheDomain(fingerprint=self.fingerprint, tenant=tenant, salt=salt).root())
+        self.ledger.open(request_id, tenant)
 
     def fork(self, parent_id: str, child_id: str, num_blocks: int) -> None:
         """Starts a table that shares the first `num_blocks` blocks of another; the caller decides which of the two writes there.
@@ -120,19 +122,26 @@ class KVCacheManager:
     def close(self, request_id: str) -> None:
         """Releases what the request holds and forgets its table. Committed content stays findable."""
         self.release(request_id)
+        self.ledger.close(request_id)
         del self._tables[request_id]
 
     def block_ids(self, request_id: str) -> tuple[int, ...]:
         """Returns the request's block table."""
         return self._tables[request_id].block_ids
 
-    def explain(self, request_id: str) -> CacheExplanation | None:
-        """Returns what the cache did for a request when it was first admitted, or None when that is not known (any more)."""
+    def explain(self, request_id: str) -> CacheExplanation | Unexplained:
+        """Returns what the cache did for a request each time it was let in, or why that is not known."""
         return self.ledger.explain(request_id)
 
-    def forget_admission(self, request_id: str) -> None:
-        """Notes that the first admission of a request was taken back, so that nothing was reused."""
-        self.ledger.forget(request_id)
+    def take_back_admission(self, request: Request) -> None:
+        """Notes that an admission was taken back, so that nothing was reused."""
+        self.ledger.take_back(request.request_id)
+        request.num_cached_tokens = self.ledger.num_cached_tokens(request.request_id)
+
+    def take_place_of(self, other: KVCacheManager) -> None:
+        """Goes on with the log and the ledger of a manager that is given up. This one must be new."""
+        self.ledger.take_place_of(other.ledger, other.pool.events.step)
+        self.pool.take_place_of(other.pool)
 
     def usage(self, layout: KVLayout) -> KVUsage:
         """Returns where the pool's bytes are now."""
@@ -174,11 +183,10 @@ class KVCacheManager:
         num_revived = sum(block.ref_count == 0 for block in match.blocks)
         if cdiv(request.num_tokens, size) - len(match.blocks) + num_revived > self.pool.num_free - num_kept:
             return None
-        if request.num_preemptions == 0:
-            self._record(request, match.num_tokens, *self._reason(request, match))
+        self._note_admission(request, match)
         for block in match.blocks:
             self.pool.share(block, request_id)
-        added = self.pool.allocate(cdiv(num_tokens, size) - len(match.blocks), request_id)
+        added = self.pool.allocate(cdiv(num_tokens, size) - len(match.blocks), request_id, table.root)
         if table.blocks or added is None:
             raise defect(f"request {request_id} is admitted but holds blocks already, or counted blocks are missing")
         table.set_blocks([*match.blocks, *added], size)
@@ -192,7 +200,7 @@ class KVCacheManager:
         table = self._tables[request_id]
         if num_tokens > table.capacity:
             size = self.pool.block_size
-            added = self.pool.allocate(cdiv(num_tokens - table.capacity, size), request_id)
+            added = self.pool.allocate(cdiv(num_tokens - table.capacity, size), request_id, table.root)
             if added is None:
                 return None
             table.set_blocks([*table.blocks, *added], size)
@@ -265,28 +273,13 @@ class KVCacheManager:
         table = self._tables[request_id] = BlockTable(root)
         return table
 
-    def _record(self, request: Request, num_reused: int, reason: MissReason, diverged_at: int | None) -> None:
-        self.ledger.record(
-            CacheExplanation(
-                request_id=request.request_id,
-                num_tokens=request.num_tokens,
-                num_reused_tokens=num_reused,
-                reason=reason,
-                diverged_at=diverged_at,
-            )
-        )
-
-    def _reason(self, request: Request, match: PrefixMatch) -> tuple[MissReason, int | None]:
-        if self.prefix_cache is PrefixCache.OFF:
-            return MissReason.DISABLED, None
-        if match.missing_key is None:
-            return MissReason.BYPASSED if _is_scored(request) else MissReason.PARTIAL, None
-        if match.missing_key in self.pool.evicted:
-            return MissReason.EVICTED, None
-        block_idx = len(match.blocks)
-        parent = self._tables[request.request_id].parent(block_idx)
-        num_equal = self.pool.num_equal_tokens(parent, block_tokens(request, block_idx, self.pool.block_size))
-        return (MissReason.COLD, None) if num_equal is None else (MissReason.DIVERGED, match.num_tokens + num_equal)
+    def _note_admission(self, request: Request, match: PrefixMatch) -> None:
+        """Writes down what the cache does for a request, in the one place where it is done."""
+        table, ledger, num_reused = self._tables[request.request_id], self.ledger, match.num_tokens
+        limit = request.first_logits_at // self.pool.block_size * self.pool.block_size
+        facts = Facts(request, table.root, table.parent(len(match.blocks)), num_reused, num_reused, 0, limit)
+        ledger.admit(facts, self.pool if self.prefix_cache is PrefixCache.ON else None, self.pool.events.step)
+        request.num_cached_tokens = ledger.num_cached_tokens(request.request_id)
 
     def _add_pending(self, table: BlockTable) -> None:
         table.num_pending = len(table.keys)
@@ -303,7 +296,3 @@ class KVCacheManager:
         for block in reversed(table.blocks[num_kept:]):
             self.pool.release(block, request_id)
         table.set_blocks(table.blocks[:num_kept], self.pool.block_size)
-
-
-def _is_scored(request: Request) -> bool:
-    return request.needs_prompt_logits and not request.output_token_ids

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from quire.errors import defect
 from quire.kv.block import Block, FreeQueue
 from quire.kv.events import EventLog, KVEventKind
-from quire.kv.ledger import EvictedKeys
+from quire.kv.evicted import MAX_EVICTIONS, Eviction, Evictions
 from quire.kv.siblings import Siblings
 
 
@@ -26,7 +26,7 @@ class BlockPool:
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.block_size = block_size
-        self.evicted = EvictedKeys()
+        self.evicted = Evictions(min(MAX_EVICTIONS, num_blocks))
         self.num_cached = 0  # free blocks whose content can still be found
         self._blocks = [Block(block_id) for block_id in range(num_blocks)]
         self._free = FreeQueue(self._blocks)
@@ -57,16 +57,19 @@ class BlockPool:
         block = self._by_key.get(key)
         return block if block is not None and block.token_ids == token_ids else None
 
-    def num_equal_tokens(self, parent: bytes, token_ids: Sequence[int]) -> int | None:
-        """Returns how many of `token_ids` the most similar cached continuation of `parent` shares, or None without one."""
+    def most_similar(self, parent: bytes, token_ids: Sequence[int]) -> tuple[int, ...] | None:
+        """Returns the cached continuation of `parent` that begins with most of `token_ids`, or None without one."""
         children = self._children.get(parent)
-        return None if children is None else children.num_equal_tokens(token_ids)
+        return None if children is None else children.most_similar(token_ids)
 
-    def allocate(self, count: int, request_id: str) -> list[Block] | None:
-        """Gives `count` blocks to a request, evicting cached content as needed; None, and nothing done, if too few are free."""
+    def allocate(self, count: int, request_id: str, root: bytes = b"") -> list[Block] | None:
+        """Gives `count` blocks to a request of the domain `root`, evicting cached content as needed.
+
+        None, and nothing done, if too few are free.
+        """
         if count > len(self._free):
             return None
-        return [self._allocate_one(request_id) for _ in range(count)]
+        return [self._allocate_one(request_id, root) for _ in range(count)]
 
     def share(self, block: Block, request_id: str) -> None:
         """Adds a holder to a written block, whether others hold it or it is free."""
@@ -100,7 +103,6 @@ class BlockPool:
         block.hash, block.parent, block.token_ids = key, parent, token_ids
         self._by_key[key] = block
         self._children.setdefault(parent, Siblings()).add(token_ids)
-        self.evicted.forget(key)
         self._record(KVEventKind.COMMITTED, block, request_id)
 
     def take_place_of(self, other: BlockPool) -> None:
@@ -145,21 +147,21 @@ class BlockPool:
         if block.parent is None or block.token_ids not in self._children.get(block.parent, ()):
             raise defect(f"block {block.id} is unknown to its parent")
 
-    def _allocate_one(self, request_id: str) -> Block:
+    def _allocate_one(self, request_id: str, root: bytes) -> Block:
         block = self._free.take_first()
         if block is None:
             raise defect("the free queue is shorter than its count")
         if block.hash is not None:
-            self._evict(block, request_id)
+            self._evict(block, Eviction(self.events.step, request_id, root))
         block.ref_count = 1
         self._record(KVEventKind.ALLOCATED, block, request_id)
         return block
 
-    def _evict(self, block: Block, request_id: str) -> None:
+    def _evict(self, block: Block, eviction: Eviction) -> None:
         if block.hash is None or block.parent is None:
             raise defect(f"block {block.id} is evicted but holds nothing")
-        self._record(KVEventKind.EVICTED, block, request_id)
-        self.evicted.remember(block.hash)
+        self._record(KVEventKind.EVICTED, block, eviction.request_id)
+        self.evicted.remember(block.parent, block.token_ids, eviction)
         self.num_cached -= 1
         siblings = self._children[block.parent]
         del self._by_key[block.hash]

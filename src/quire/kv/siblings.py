@@ -39,14 +39,15 @@ class Siblings:
             raise defect("a block is unknown to the one before it")
         del self._sorted[place]
 
-    def num_equal_tokens(self, token_ids: Sequence[int]) -> int:
-        """Returns how many of these tokens the block that is most like them begins with."""
+    def most_similar(self, token_ids: Sequence[int]) -> Tokens | None:
+        """Returns the block that begins with most of these tokens; of equal ones, one that goes on behind them."""
         place = bisect_left(self._sorted, tuple(token_ids))
         neighbors = self._sorted[max(0, place - 1) : place + 1]
-        return max((_common_prefix(each, token_ids) for each in neighbors), default=0)
+        return max(neighbors, key=lambda each: (shared := num_common(each, token_ids), len(each) > shared), default=None)
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def num_common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Returns how many tokens two sequences have in common at their beginning."""
     for position, (a, b) in enumerate(zip(left, right, strict=False)):
         if a != b:
             return position

@@ -53,8 +53,6 @@ class Room:
         block_ids = self._manager.admit(request, match, num_tokens, self._num_promised(work))
         if block_ids is None:
             return None
-        if not request.num_preemptions:
-            request.num_cached_tokens = match.num_tokens
         self._places.start(request, match.num_tokens)
         work.admitted.add(request.request_id)
         work.begun.append(request)
@@ -65,9 +63,7 @@ class Room:
         request_id = request.request_id
         if request_id in work.admitted:
             self._places.put_back(request)
-            if not request.num_preemptions:
-                request.num_cached_tokens = 0
-                self._manager.forget_admission(request.request_id)
+            self._manager.take_back_admission(request)
         elif request_id in work.num_blocks_before:
             self._manager.trim(request_id, work.num_blocks_before[request_id])
 

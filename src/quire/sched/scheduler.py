@@ -114,6 +114,7 @@ class Scheduler:
         request.num_computed_tokens = 0
         request.num_preemptions += 1
         self._enter(request)
+        request.num_cached_tokens = self.manager.ledger.num_cached_tokens(request.request_id)
 
     def abort(self, request_id: str) -> Request | None:
         """Ends a request and gives its blocks back; its committed prefix stays findable. None if the id is not in progress."""

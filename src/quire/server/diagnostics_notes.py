@@ -15,7 +15,7 @@ from threading import Lock
 from quire.engine.async_engine import AsyncEngine
 from quire.engine.completion import RequestGroup
 from quire.errors import QuireError
-from quire.kv.ledger import CacheExplanation
+from quire.kv.explain import CacheExplanation
 from quire.server.diagnostics_digests import TOKEN_BYTES, ChatDigests, Digester
 from quire.server.limits import MAX_LABEL_CHARS, Limits
 
@@ -90,7 +90,7 @@ class NotedAnswer:
         """Returns what the cache did for each prompt; None for one that waits, or that was forgotten while it ran."""
         if self.explanations is not None:
             return self.explanations
-        return tuple(engine.explain_request(request_id) for request_id in self.note.request_ids)
+        return tuple(engine.find_explanation(request_id) for request_id in self.note.request_ids)
 
 
 @dataclass(slots=True)

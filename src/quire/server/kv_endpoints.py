@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from quire.engine.kv_map import KVMap, kv_map
 from quire.errors import RequestError
-from quire.kv.ledger import CacheExplanation
+from quire.kv.explain import CacheExplanation, sentence
 from quire.server.diagnostics import change_of, num_equal
 from quire.server.diagnostics_notes import Explanations, NotedAnswer, PromptNote
 from quire.server.errors import ApiError, Refusal, refuse
@@ -186,8 +186,8 @@ def _explained(note: PromptNote, explanations: Explanations, other: NotedAnswer 
 
 
 def _sentence(explanation: CacheExplanation) -> str:
-    """Returns an explanation as a sentence, without the engine's name of the request."""
-    return str(explanation).partition(": ")[2]
+    """Returns what happened when the request was let in first, without the engine's name of it."""
+    return sentence(explanation.first)
 
 
 def _comparison(earlier: PromptNote, later: PromptNote) -> dict[str, Any]:

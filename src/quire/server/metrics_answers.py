@@ -8,7 +8,7 @@ from typing import Any
 
 from quire.engine.async_engine import AsyncEngine
 from quire.engine.completion import RequestGroup
-from quire.kv.ledger import CacheExplanation, MissReason
+from quire.kv.explain import CacheExplanation, MissReason
 from quire.request import FinishReason, RequestMetrics
 from quire.server.errors import SHUTTING_DOWN, ApiError
 from quire.server.metrics_values import SLOW_S, Spread, Tally, counter
@@ -43,7 +43,7 @@ class AnswerFacts:
 def facts_of(run: Run, engine: AsyncEngine) -> AnswerFacts:
     """Returns what became of a run that is over, or that is being left."""
     groups = run.generation.groups
-    explanations = [engine.explain(output) for output in run.outputs]
+    explanations = [engine.find_explanation(output.request_id) for output in run.outputs]
     return AnswerFacts(
         num_prompt_tokens=sum(len(group.submission.prompt.token_ids) for group in groups),
         num_cached_tokens=sum(group.states[0].request.num_cached_tokens for group in groups),

@@ -12,6 +12,7 @@ from quire.engine.core import EngineCore
 from quire.engine.step_events import Progress, PromptProgress
 from quire.errors import CapacityError, DuplicateRequestError, EmptyPromptError, PromptTooLongError, RequestError, SamplingError
 from quire.executors.protocol import Float32Array, StepBatch
+from quire.kv.explain import CacheExplanation, Unexplained
 from quire.request import FinishReason, RequestOutput
 from quire.sample.noise import child_seed
 from quire.sched.pace import MIN_TOKENS
@@ -127,9 +128,9 @@ def test_usage_and_explanation_of_a_failed_admission_agree(tokenizer: Tokenizer)
     run_all(core, submission("warm", PROMPT, max_tokens=2))
     outputs = run_all(core, submission("bad", (*PROMPT, 25, 1)), submission("good", (*PROMPT, 1, 1), max_tokens=2))
     explain = core.scheduler.manager.explain
-    assert (outputs["bad"].num_cached_tokens, explain("bad")) == (0, None)
+    assert (outputs["bad"].num_cached_tokens, explain("bad")) == (0, Unexplained.NEVER_LET_IN)
     explanation = explain("good")
-    assert explanation is not None
+    assert isinstance(explanation, CacheExplanation)
     assert outputs["good"].num_cached_tokens == explanation.num_reused_tokens == 32
 
 

@@ -16,6 +16,7 @@ from quire.engine.readers import FinalOutputs
 from quire.engine.routing import RoutedCore
 from quire.engine.step_events import StepEvent
 from quire.kv.events import EventLog
+from quire.kv.explain import CacheExplanation, Unexplained
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import FinishReason, RequestOutput
@@ -148,6 +149,15 @@ def _has_failed(output: RequestOutput | BaseException) -> bool:
     return isinstance(output, BaseException) or any(each.finish_reason is FinishReason.ERROR for each in output.outputs)
 
 
+def _require_one_story(readers: Readers, outputs: dict[str, RequestOutput | BaseException]) -> None:
+    """What an output says of the cache is what the ledger says, also of requests that failed in the step that let them in."""
+    for request_id, output in outputs.items():
+        if isinstance(output, RequestOutput):
+            found = readers.routed.explain(request_id)
+            assert found is not Unexplained.UNKNOWN
+            assert output.num_cached_tokens == (found.num_reused_tokens if isinstance(found, CacheExplanation) else 0)
+
+
 def _world(tokenizer: Tokenizer) -> Readers:
     core = make_core(FakeExecutor(FEW_BLOCKS), tokenizer, max_num_batched_tokens=48)
     core.watcher = lambda _: None
@@ -191,6 +201,7 @@ def test_error_in_a_step_changes_no_other_request(
         if request_id not in failed:
             assert isinstance(output, RequestOutput)
             assert _answer(output) == expected[request_id], request_id
+    _require_one_story(readers, outputs)
     later = readers.run(LATER)["later"]
     if not (name == "reader" and _has_failed(later)):
         assert isinstance(later, RequestOutput)

@@ -6,8 +6,8 @@ import pytest
 
 from quire.config import KVFormat, PrefixCache
 from quire.errors import IntegrityError
+from quire.kv.explain import CacheExplanation, MissReason, Unexplained
 from quire.kv.layout import KVLayout
-from quire.kv.ledger import MissReason
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import Request, SamplingParams
@@ -38,7 +38,7 @@ def computed(manager: KVCacheManager, name: str, tokens: range | tuple[int, ...]
 def reason_for(manager: KVCacheManager, request: Request) -> tuple[int, MissReason, int | None]:
     assert manager.admit(request, manager.match(request), request.num_tokens) is not None
     explanation = manager.explain(request.request_id)
-    assert explanation is not None
+    assert isinstance(explanation, CacheExplanation)
     return explanation.num_reused_tokens, explanation.reason, explanation.diverged_at
 
 
@@ -177,7 +177,7 @@ def test_given_tokens_that_were_never_cached_are_explained_as_cold() -> None:
 
 
 def test_an_unknown_request_has_no_explanation() -> None:
-    assert manager_of().explain("nobody") is None
+    assert manager_of().explain("nobody") is Unexplained.UNKNOWN
 
 
 # -- holding ---------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_admission_is_all_or_nothing() -> None:
     assert manager.admit(second, manager.match(second), 4) is None
     assert manager.block_ids("second") == ()
     assert manager.pool.free_block_ids() == before
-    assert manager.explain("second") is None
+    assert manager.explain("second") is Unexplained.WAITING
     manager.check()
 
 
