@@ -20,7 +20,7 @@ class Block:
     `parent` and `token_ids` are what `hash` was made of; a free block keeps all three until it is evicted.
     """
 
-    __slots__ = ("hash", "id", "next_free", "parent", "prev_free", "ref_count", "token_ids")
+    __slots__ = ("hash", "id", "next_free", "parent", "prev_free", "ref_count", "token_ids", "used_step")
 
     def __init__(self, block_id: int) -> None:
         self.id = block_id
@@ -28,6 +28,7 @@ class Block:
         self.hash: bytes | None = None
         self.parent: bytes | None = None
         self.token_ids: tuple[int, ...] = ()
+        self.used_step = 0
         self.prev_free: Block | None = None
         self.next_free: Block | None = None
 

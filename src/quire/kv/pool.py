@@ -79,6 +79,7 @@ class BlockPool:
             self._free.remove(block)
             self.num_cached -= 1
         block.ref_count += 1
+        block.used_step = self.events.step
         self._record(KVEventKind.SHARED, block, request_id)
 
     def release(self, block: Block, request_id: str) -> None:
@@ -86,6 +87,7 @@ class BlockPool:
         if block.ref_count == 0:
             raise defect(f"block {block.id} is released but has no holder")
         block.ref_count -= 1
+        block.used_step = self.events.step
         if block.ref_count == 0 and block.hash is not None:
             self._free.put_last(block)
             self.num_cached += 1
