@@ -38,7 +38,8 @@ def test_only_the_answer_is_on_standard_output(tiny_model: Path) -> None:
     assert plain.returncode == 0
     assert plain.stdout.decode() == described["text"].rstrip("\n") + "\n"
     assert plain.stderr.decode().startswith(f"prompt {described['num_prompt_tokens']} tokens (0 reused) | answer ")
-    assert plain.stderr.count(b"\n") == 1
+    assert plain.stderr.splitlines()[1].strip() == b"KV memory"
+    assert b"Held by requests" in plain.stderr
     assert described["num_output_tokens"] == len(described["token_ids"])
     assert described["ttft_s"] > 0
 

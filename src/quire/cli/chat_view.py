@@ -9,6 +9,7 @@ from quire.cli.chat_session import MAKE_ROOM, ChatSession, Dialogue
 from quire.cli.display import facts, show_note
 from quire.cli.explain_view import explanation_view, scaled
 from quire.cli.follow_stream import Answer, end_line, note_of_full_context
+from quire.cli.ledger_view import LedgerView
 from quire.kv.pool import BlockPool
 from quire.units import format_bytes, format_rate
 
@@ -45,21 +46,14 @@ def stats_view(session: ChatSession) -> RenderableType:
 
 
 def cache_view(session: ChatSession) -> RenderableType:
-    """Returns what the prefix cache saved for the last answer, why the match ended, and the state of the pool's blocks."""
-    core = session.llm.core
-    manager = core.scheduler.manager
-    pool, usage = manager.pool, manager.usage(core.executor.layout)
-    pool_rows = {
-        "held": f"{usage.num_used_blocks} blocks, {format_bytes(usage.used_bytes)}",
-        "cached": f"{usage.num_cached_blocks} blocks, {format_bytes(usage.cached_bytes)}",
-        "empty": f"{usage.num_empty_blocks} blocks, {format_bytes(usage.empty_bytes)}",
-        "map": f"{pool_map(pool)}  (# held, = cached, . empty)",
-    }
-    pool_view = facts(f"Pool of {pool.num_blocks} blocks", pool_rows)
+    """Returns what the prefix cache did for the last answer and why not more, and what lies in the pool."""
+    pool = session.llm.core.scheduler.manager.pool
+    tables = list(LedgerView(session.llm.kv_ledger(), session.llm.tokenizer).tables())
+    tables.insert(1, facts("Blocks", {"map": f"{pool_map(pool)}  (# held, = cached, . empty)"}))
     explanation = None if session.last is None else session.last.explanation
     if explanation is None:
-        return Group(Text("There is no answer to explain yet.", style="dim"), "", pool_view)
-    return Group(*explanation_view(explanation, pool.block_size), "", pool_view)
+        return Group(Text("There is no answer to explain yet.", style="dim"), "", *tables)
+    return Group(*explanation_view(explanation, pool.block_size), "", *tables)
 
 
 def pool_map(pool: BlockPool) -> str:

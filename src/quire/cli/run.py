@@ -30,7 +30,7 @@ class AnswerForm:
 _FORM_OPTIONS = (
     click.option("--system", metavar="TEXT", help="A system message before the prompt."),
     click.option("--raw", is_flag=True, help="Continue the prompt as plain text, without the model's chat template."),
-    click.option("--stats", is_flag=True, help="Print one line of numbers on standard error afterwards."),
+    click.option("--stats", is_flag=True, help="Print a line of numbers and the use of KV memory on standard error afterwards."),
     click.option(
         "--explain", is_flag=True, help="Say on standard error afterwards what the KV cache did for the prompt, and why."
     ),
@@ -70,10 +70,14 @@ def run(prompt: str | None, form: AnswerForm, sampling: SamplingOptions, engine:
 def _answer(loaded: LoadedModel, text: str, form: AnswerForm) -> None:
     from quire.cli.display import print_json
     from quire.cli.follow_stream import end_line, follow, follow_all, raise_failure, write_out
+    from quire.cli.ledger_view import LedgerSight
     from quire.cli.run_view import json_of, show_logprobs, show_several
 
     prompt, params = _prompt_of(loaded, text, form), loaded.params
     stream = loaded.llm.stream(prompt, params)
+    sight = LedgerSight(loaded.llm)
+    if form.stats:
+        stream = sight.during(stream)
     is_streamed = params.n == 1 and not form.as_json
     answers = [follow(stream, write_out)] if is_streamed else follow_all(stream, params.n)
     for answer in answers:
@@ -86,6 +90,8 @@ def _answer(loaded: LoadedModel, text: str, form: AnswerForm) -> None:
     else:
         show_several(answers)
     _show_notes(loaded, answers, form)
+    if form.stats and not form.as_json:
+        sight.show()
     if form.explain and not form.as_json:
         _show_explanation(loaded, answers)
     if answers[0].was_interrupted:

@@ -12,6 +12,7 @@ from quire.engine.chats import Messages
 from quire.engine.core import EngineCore
 from quire.engine.explaining import read_request_id, require_explanation
 from quire.engine.frontend import Frontend, PriorityOfAll, SamplingParamsOfAll
+from quire.engine.kv_ledger import kv_ledger
 from quire.engine.loading import load_engine
 from quire.engine.options import EngineOptions
 from quire.engine.progress_bar import AnswerProgress
@@ -21,6 +22,7 @@ from quire.engine.scores import Score, score_of
 from quire.engine.shared_core import SharedCore
 from quire.engine.uncopyable import Uncopyable
 from quire.kv.explain import CacheExplanation, with_texts
+from quire.kv.holdings import KVLedger
 from quire.models.spec import ModelSpec
 from quire.request import RequestOutput, SamplingParams
 from quire.text.conversation import Conversation
@@ -135,6 +137,10 @@ class LLM(Uncopyable):
         request_id = read_request_id(output)
         found = require_explanation(self._shared.explain(request_id), request_id, self._frontend.has_issued)
         return with_texts(found, self.tokenizer.token_text)
+
+    def kv_ledger(self) -> KVLedger:
+        """Returns what every request, tenant and prefix holds of the KV memory between two steps."""
+        return self._shared.look(kv_ledger)
 
     # -- life ------------------------------------------------------------------------
 

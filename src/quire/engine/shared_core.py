@@ -6,8 +6,9 @@ thread B   .        .      step   .      step (done)    events go to the reader 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from quire.engine.completion import RequestGroup
 from quire.engine.core import EngineCore
@@ -18,6 +19,8 @@ from quire.engine.routing import RoutedCore
 from quire.engine.turns import Turns, forked_in_a_step
 from quire.errors import IntegrityError, RequestError
 from quire.kv.explain import CacheExplanation, Unexplained
+
+FoundT = TypeVar("FoundT")
 
 _PATIENCE_S = 0.05
 """How long a thread waits for its turn before it looks for a Ctrl-C."""
@@ -63,6 +66,11 @@ class SharedCore:
     def explain(self, request_id: str) -> CacheExplanation | Unexplained:
         """Returns what the cache did for a request, or the first completion of one, or why that is not known."""
         return self._routed.explain(request_id)
+
+    def look(self, look: Callable[[EngineCore], FoundT]) -> FoundT:
+        """Returns what a function finds in the core between two steps."""
+        with self._turn():
+            return look(self._routed.core)
 
     def close(self) -> None:
         """Ends all requests, also those of other threads, whose calls raise RequestError; a second call does nothing."""

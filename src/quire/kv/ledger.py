@@ -19,15 +19,15 @@ MAX_ADMISSIONS = 16
 """Of one request that are kept: the first, and the newest."""
 
 _MAX_WAITS = 16
+_MAX_DOMAINS = 4096
 
 
 class _Entry:
     """What is known of one request."""
 
-    __slots__ = ("admissions", "num_left_out", "tenant", "waits")
+    __slots__ = ("admissions", "num_left_out", "waits")
 
-    def __init__(self, tenant: str) -> None:
-        self.tenant = tenant
+    def __init__(self) -> None:
         self.admissions: list[Admission] = []
         self.num_left_out = 0
         self.waits: dict[str, None] = {}  # in the order in which it waited for them
@@ -36,22 +36,30 @@ class _Entry:
 class Ledger:
     """Every admission of the requests in progress and of the last `max_closed` others. Read by any thread."""
 
-    __slots__ = ("_closed", "_interrupted", "_max_closed", "_open")
+    __slots__ = ("_closed", "_interrupted", "_max_closed", "_open", "_tenants")
 
     def __init__(self, max_closed: int = DEFAULT_MAX_CLOSED) -> None:
         self._open: dict[str, _Entry] = {}
         self._closed: OrderedDict[str, _Entry] = OrderedDict()
         self._interrupted: dict[str, _Entry] = {}
+        self._tenants: OrderedDict[bytes, str] = OrderedDict()
         self._max_closed = max_closed
 
     def __len__(self) -> int:
         return len(self._open) + len(self._closed)
 
-    def open(self, request_id: str, tenant: str = "") -> None:
-        """Begins the entry of a request, in place of an older one of the same id, or goes on with one that was interrupted."""
+    def open(self, request_id: str, root: bytes = b"", tenant: str = "") -> None:
+        """Begins the entry of a request, in place of an older one of the same id, or goes on with one that was interrupted.
+
+        `root` is that of the request's domain, by which `tenant_of` knows the tenant of what it leaves in the cache.
+        """
         self._closed.pop(request_id, None)
         interrupted = self._interrupted.pop(request_id, None)
-        self._open[request_id] = _Entry(tenant) if interrupted is None else interrupted
+        self._open[request_id] = _Entry() if interrupted is None else interrupted
+        self._tenants[root] = tenant
+        self._tenants.move_to_end(root)
+        if len(self._tenants) > _MAX_DOMAINS:
+            self._tenants.popitem(last=False)
 
     def close(self, request_id: str) -> None:
         """Ends an entry, which is kept until many others have ended."""
@@ -97,6 +105,10 @@ class Ledger:
         if not admissions:
             return Unexplained.WAITING if is_open else Unexplained.NEVER_LET_IN
         return CacheExplanation(request_id=request_id, admissions=admissions, num_left_out=entry.num_left_out)
+
+    def tenant_of(self, root: bytes) -> str | None:
+        """Returns the tenant of a domain; None where very many others were seen since."""
+        return self._tenants.get(root)
 
     def take_place_of(self, other: Ledger, step: int) -> None:
         """Goes on with a ledger that is given up in step `step`, in which nothing was reused. This one must be new."""

@@ -102,8 +102,8 @@ class KVCacheManager:
 
     def open(self, request_id: str, *, tenant: str = "", salt: str = "") -> None:
         """Starts an empty table."""
-        self._start(request_id, CacheDomain(fingerprint=self.fingerprint, tenant=tenant, salt=salt).root())
-        self.ledger.open(request_id, tenant)
+        table = self._start(request_id, CacheDomain(fingerprint=self.fingerprint, tenant=tenant, salt=salt).root())
+        self.ledger.open(request_id, table.root, tenant)
 
     def fork(self, parent_id: str, child_id: str, num_blocks: int) -> None:
         """Starts a table that shares the first `num_blocks` blocks of another; the caller decides which of the two writes there.

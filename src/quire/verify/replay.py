@@ -21,6 +21,7 @@ import numpy as np
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.engine import driving
 from quire.engine.core import EngineCore
+from quire.engine.kv_ledger import kv_ledger
 from quire.engine.watch import StepRecord
 from quire.errors import IntegrityError
 from quire.executors.host import FinishedStep
@@ -184,6 +185,7 @@ class _Stage:
         subject = driving.begin(self.core, driving.greedy(_SUBJECT, self.prompt, self.num_new, priority=1, logprobs=0))
         while subject.status is not RequestStatus.FINISHED:
             driving.step(self.core)
+            kv_ledger(self.core).check()
             self._note_step(subject)
         driving.close(self.core)
         self._check_events()
