@@ -9,9 +9,13 @@ from functools import partial
 from quire.errors import IntegrityError, defect, failure_message, is_failure
 from quire.request import Request
 from quire.sched.scheduler import Scheduler
+from quire.units import cdiv
 
-IDLE_CHECK_BLOCKS = 1024
-"""Blocks that one idle check looks at, well below a millisecond; a larger pool is walked in as many turns as it takes."""
+IDLE_CHECK_BLOCKS = 96
+"""Blocks that one idle check looks at, in less than 0.2 ms."""
+
+MAX_IDLE_CHECKS = 1000
+"""After so many, every block was looked at: of more than 96,000 blocks a check looks at more at a time."""
 
 _log = logging.getLogger("quire")
 
@@ -30,7 +34,7 @@ class Books:
         """Without requests every block must be free. An answer waits for this, so it looks at some blocks at a time, in turn."""
         num_blocks = self.scheduler.manager.pool.num_blocks
         first = self._next_checked
-        stop = min(first + IDLE_CHECK_BLOCKS, num_blocks)
+        stop = min(first + max(IDLE_CHECK_BLOCKS, cdiv(num_blocks, MAX_IDLE_CHECKS)), num_blocks)
         self._next_checked = 0 if stop == num_blocks else stop
         self._repair_unless(partial(self._require_idle, range(first, stop)))
 
