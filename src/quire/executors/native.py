@@ -83,12 +83,10 @@ class NativeExecutor:
 
     @property
     def numerics(self) -> str:
-        weights, kv = self._options.weight_format.value, self.layout.format.value
-        if self.layout.exact_key_layers:
-            kv += f" with exact keys in layers {', '.join(map(str, self.layout.exact_key_layers))}"
+        weights = self._options.weight_format.value
         if self._options.weight_format in (WeightFormat.INT8, WeightFormat.INT4):
             weights += f" by {calibration_name(self._options.importance)}"
-        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={weights} kv={kv}"
+        return f"native-{NUMERICS_VERSION} {self._decoder.isa} weights={weights} kv={self.layout.name}"
 
     @property
     def weight_bytes(self) -> int:

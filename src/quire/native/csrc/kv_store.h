@@ -54,6 +54,12 @@ struct FloatStore {
   }
 };
 
+// Whether all of a head are numbers as bfloat16 too.
+static inline bool is_finite_head(const float* x, int64_t size) {
+  constexpr float kRoundsToInfinity = 0x1.ffp127f;
+  return largest_magnitude(x, size) < kRoundsToInfinity;
+}
+
 static inline void report_not_finite(int32_t* not_finite) {
   __atomic_store_n(not_finite, 1, __ATOMIC_RELAXED);
 }
@@ -73,11 +79,8 @@ struct OwnTileStore {
                                    a.pages.head_dim);
   }
   void store(const float* k, const float* v) const {
-    constexpr float kRoundsToInfinity = 0x1.ffp127f;
     int64_t size = a.pages.head_dim;
-    bool is_finite =
-        largest_magnitude(k, size) < kRoundsToInfinity && largest_magnitude(v, size) < kRoundsToInfinity;
-    if (!is_finite) report_not_finite(a.not_finite);
+    if (!is_finite_head(k, size) || !is_finite_head(v, size)) report_not_finite(a.not_finite);
     BFloat16Pages::store_head(reinterpret_cast<uint16_t*>(a.own.key_tile(row, head)),
                               reinterpret_cast<uint16_t*>(a.own.value_tile(row, head)), offset(), k, v, size);
   }
@@ -109,7 +112,7 @@ struct Int8Store {
   bool store_exact_key(const float* k) const {
     uint16_t* keys = reinterpret_cast<uint16_t*>(to.keys(head));
     for (int64_t d = 0; d < a.pages.head_dim; ++d) keys[BFloat16Tiles::key_at(d, to.offset)] = to_bf16(k[d]);
-    return largest_magnitude(k, a.pages.head_dim) <= std::numeric_limits<float>::max();
+    return is_finite_head(k, a.pages.head_dim);
   }
   bool store_key(const float* k) const {
     char* tile = to.keys(head);
