@@ -7,7 +7,7 @@ try:
 except ImportError:
     raise SystemExit("This example computes as training does, with torch: run `pip install 'quire[torch]'` first.") from None
 
-from quire.bench.cost import step_flops
+from quire.bench.cost import chunk_work
 from quire.executors.torch_decoder import Decoder
 from quire.models.bundled import directory
 from quire.models.checkpoint import load_checkpoint
@@ -31,7 +31,7 @@ def forward(steps: list[tuple[int, int]], use_cache: bool) -> torch.Tensor:
 expected = forward([(0, T)], use_cache=False).detach()
 all_at_once, growing, one_each = [(0, T)], [(0, i + 1) for i in range(T)], [(i, i + 1) for i in range(T)]
 for name, steps, use_cache in (("one pass", all_at_once, False), ("no cache", growing, False), ("cache", one_each, True)):
-    flops = sum(step_flops(model.spec, j - i, j - i, sum(range(i + 1, j + 1))) for i, j in steps)
+    flops = 2 * sum(chunk_work(model.spec, i, j, j - i).total for i, j in steps)
     began = time.perf_counter()
     with torch.no_grad():
         difference = (forward(steps, use_cache) - expected).abs().max()
