@@ -28,6 +28,7 @@ FIELDS = {
     "settings",
     "weights",
     "kv",
+    "exact_key_layers",
     "memory",
     "flops",
     "times",
@@ -124,7 +125,7 @@ def test_windows_and_key_biases_are_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["gemma3_text"]))
     assert any("see the last 32 tokens only" in note for note in read(tmp_path)["notes"])
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["qwen2"]))
-    assert any("large biases stay bfloat16" in note for note in read(tmp_path)["notes"])
+    assert any("large biases stay bfloat16: known once" in note for note in read(tmp_path)["notes"])
 
 
 # -- bad input ---------------------------------------------------------------------------

@@ -9,8 +9,10 @@ from math import prod
 from typing import Any
 
 from quire.bench.forecast import Times, Work
+from quire.config import KVFormat
 from quire.engine.plan import KVPlan, MemoryPlan
 from quire.models.described import Described
+from quire.models.spec import QKNorm
 from quire.units import format_bytes
 
 
@@ -49,6 +51,7 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         },
         "weights": {each.value: size for each, size in memory.weights.items()},
         "kv": {each.format.value: _kv_json(each) for each in memory.kv},
+        "exact_key_layers": list(exact_key_layers(memory)),
         "memory": _memory_json(memory),
         "flops": asdict(planned.work),
         "times": _times_json(planned.times),
@@ -96,7 +99,7 @@ def num_parameters(planned: Planned) -> int:
 def notes(planned: Planned) -> tuple[str, ...]:
     """Returns what the numbers do not say by themselves, a sentence or two each."""
     problem = planned.memory.problem
-    found = (*_about_weights(planned), *_about_windows(planned.memory))
+    found = (*_about_weights(planned), *_about_keys(planned), *_about_windows(planned.memory))
     return found if problem is None else (*found, f"This machine cannot load it so: {problem}")
 
 
@@ -110,8 +113,19 @@ def _about_weights(planned: Planned) -> Iterator[str]:
             f"The weights are stored as {described.unread_storage}. What that takes is known once they are there; until then "
             "they count as bfloat16."
         )
-    if planned.memory.capacity.spec.has_qkv_bias:
+
+
+def _about_keys(planned: Planned) -> Iterator[str]:
+    spec = planned.memory.capacity.spec
+    if exact := exact_key_layers(planned.memory):
+        yield f"In the integer KV formats, keys of layers {', '.join(map(str, exact))} stay bfloat16, for their biases are large."
+    elif planned.described.missing is not None and spec.has_qkv_bias and spec.qk_norm is QKNorm.NONE:
         yield "In the integer KV formats, keys of layers with large biases stay bfloat16: known once weights are there."
+
+
+def exact_key_layers(memory: MemoryPlan) -> tuple[int, ...]:
+    """Returns the layers whose keys stay bfloat16 in the integer KV formats."""
+    return memory.layouts[KVFormat.INT4].exact_key_layers
 
 
 def _about_windows(memory: MemoryPlan) -> Iterator[str]:
