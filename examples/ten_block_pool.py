@@ -14,8 +14,10 @@ names = {}  # block id -> the letter of the request that wrote it and the block'
 
 def step() -> None:
     plan = scheduler.plan_step()
+    for copy in plan.copies:
+        print(f"step {plan.step:2} {copy.request_id} copies block {copy.source} to block {copy.target}")
     for chunk in plan.scheduled:
-        names.update({block: f"{chunk.request_id}{i}" for i, block in enumerate(chunk.block_ids) if i * 4 >= chunk.start})
+        names.update({block: f"{chunk.request_id}{i}" for i, block in enumerate(chunk.block_ids) if i * 4 + 4 > chunk.start})
         slots = [chunk.block_ids[p // 4] * 4 + p % 4 for p in range(chunk.start, chunk.stop)]
         print(f"step {plan.step:2} {chunk.request_id} [{chunk.start}, {chunk.stop}) table {chunk.block_ids} slots {slots}")
     for name in plan.preempted:
@@ -25,8 +27,8 @@ def step() -> None:
 
 
 def shown(block: Block) -> str:
-    name = names[block.id] if block.ref_count or block.hash else "--"
-    return f"{name}{'#' if block.hash else '.'}{block.ref_count}"
+    name = names[block.id] if block.ref_count or block.is_findable else "--"
+    return f"{name}{'#' if block.hash else '~' if block.is_findable else '.'}{block.ref_count}"
 
 
 for name, tokens, max_tokens, num_steps in (("A", range(14), 14, 5), ("B", range(18), 12, 11), ("C", range(60, 76), 4, 12)):

@@ -13,14 +13,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from quire.config import KVCacheMode, PrefixCache
 from quire.request import Request
 from quire.sched.plan import StepPlan
+from support.cache_moves import wander
 from support.cache_world import MAX_CONTEXT, VOCABULARY, Options, Shape, World
 
-NUM_OPERATIONS = 100_000
+NUM_OPERATIONS = 200_000
+NUM_MOVES = 40
 FAMILIES = tuple(tuple((family * k * k + k // 3) % VOCABULARY for k in range(MAX_CONTEXT)) for family in range(3))
 
 SHAPES = st.builds(
     Shape,
-    block_size=st.sampled_from([2, 4, 3]),
+    block_size=st.sampled_from([2, 4, 3, 8]),
     num_blocks=st.integers(5, 14),
     budget=st.integers(2, 20),
     max_num_seqs=st.integers(2, 5),
@@ -121,9 +123,10 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 def test_every_invariant_survives_any_order_of_verbs() -> None:
+    """A fourth of the operations is chosen by Hypothesis, which makes failures small; the rest at random, at full speed."""
     tally: Counter[str] = Counter()
     while_running = settings(
-        max_examples=900,
+        max_examples=400,
         stateful_step_count=50,
         deadline=None,
         derandomize=True,
@@ -131,7 +134,11 @@ def test_every_invariant_survives_any_order_of_verbs() -> None:
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(lambda: CacheMachine(tally), settings=while_running)  # type: ignore[arg-type]
-    assert tally["operations"] - tally["refused"] >= NUM_OPERATIONS, tally
+    assert tally["operations"] - tally["refused"] >= NUM_OPERATIONS // 5, tally
+    seed = 0
+    while tally["operations"] - tally["refused"] < NUM_OPERATIONS:
+        wander(seed, NUM_MOVES, tally)
+        seed += 1
     for verb in (
         "submit",
         "refused",
@@ -144,6 +151,10 @@ def test_every_invariant_survives_any_order_of_verbs() -> None:
         "shared",
         "preempted",
         "scored after a hit",
+        "offered",
+        "copied",
+        "superseded",
+        "hit inside a block",
     ):
         assert tally[verb] > 200, (verb, tally)
 

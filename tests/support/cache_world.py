@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.errors import IntegrityError, RequestError
+from quire.kv.block import Block
 from quire.kv.events import KVEvent, KVEventKind
+from quire.kv.hashing import CacheDomain
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
 from quire.request import FinishReason, Request, RequestStatus, SamplingParams
@@ -21,6 +23,10 @@ from quire.sched.scheduler import Scheduler
 
 MAX_CONTEXT = 26
 VOCABULARY = 3
+CHECK_EVERY = 4
+"""Operations between two checks of the books by themselves, which take longer than all others together."""
+
+TENANTS = ("", "other")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,14 +86,20 @@ class World:
         prefix_cache = PrefixCache.OFF if self.mode is KVCacheMode.OFF else shape.prefix_cache
         self.manager = KVCacheManager(self.pool, fingerprint=b"model", prefix_cache=prefix_cache)
         self.scheduler = Scheduler(self.config, self.manager, max_context=MAX_CONTEXT, mode=self.mode)
+        self.touched: set[int] = set()  # blocks that were written, or told of in an event, since they were last looked at
+        self.roots: dict[bytes, int] = {}  # the root of each tenant, and what its first token is hashed with
+        for tenant in TENANTS:
+            self.roots[CacheDomain(fingerprint=b"model", tenant=tenant).root()] = len(tenant)
         self.kv: list[int | None] = [None] * (shape.num_blocks * self.block_size)
         self.live: dict[str, Request] = {}
         self.computed: dict[str, int] = {}  # the model's own count of tokens that were written for a request
         self.tables: dict[str, tuple[int, ...]] = {}
         self.tables_at_plan: dict[str, tuple[int, ...]] = {}
-        self.holders: Counter[int] = Counter()  # block id -> holders, replayed from events
+        self.holders = [0] * shape.num_blocks  # of each block, replayed from events
         self.cached: dict[int, None] = {}  # free blocks with content, least recently released first, replayed from events
-        self.num_submitted = self.num_ended = self.num_ended_at_plan = self.dice = 0
+        self.partial: dict[int, None] = {}  # the same of blocks that are not full
+        self.sections: dict[int, dict[int, None]] = {}  # where a block will be when it is released
+        self.num_submitted = self.num_ended = self.num_ended_at_plan = self.num_evicted_at_plan = self.dice = 0
         self.is_mid_verb = False  # stays true when a verb fails, so that the failure is not hidden by another one
 
     # -- verbs ---------------------------------------------------------------------
@@ -126,7 +138,7 @@ class World:
 
     def plan(self) -> StepPlan | None:
         self.is_mid_verb = True
-        self.num_ended_at_plan = self.num_ended
+        self.num_ended_at_plan, self.num_evicted_at_plan = self.num_ended, self.tally["evicted"]
         self.tables_at_plan = dict(self.tables)
         states = {name: request.status for name, request in self.live.items()}
         plan = self.scheduler.plan_step()
@@ -137,6 +149,7 @@ class World:
         return plan
 
     def run(self, plan: StepPlan) -> None:
+        self.copy(plan)
         chunks = [chunk for chunk in plan.scheduled if chunk.request_id in self.live]
         for chunk in chunks:
             chain = self.chain(chunk)
@@ -163,8 +176,16 @@ class World:
             self.note_end(request)
         self.done("complete")
 
+    def copy(self, plan: StepPlan) -> None:
+        for copy in plan.copies:
+            source, target = copy.source * self.block_size, copy.target * self.block_size
+            self.kv[target : target + self.block_size] = self.kv[source : source + self.block_size]
+            self.touched.add(copy.target)
+            self.tally["copied block"] += 1
+
     def abandon(self, plan: StepPlan) -> None:
         """The run fails after it has spoilt the slots it was to write; the next plan must be the same."""
+        self.copy(plan)
         for chunk in plan.scheduled:
             for position in range(chunk.start, chunk.stop):
                 if chunk.request_id in self.live:
@@ -180,8 +201,15 @@ class World:
             require(table == self.tables_at_plan.get(chunk.request_id, ()), "an abandoned plan keeps blocks")
         self.done("abandon")
         is_undisturbed = not plan.preempted and self.num_ended == self.num_ended_at_plan
+        num_evicted = self.tally["evicted"] - self.num_evicted_at_plan
         again = self.plan()
-        if is_undisturbed:
+        if (
+            num_evicted
+            and again is not None
+            and [chunk.start for chunk in again.scheduled] != [chunk.start for chunk in plan.scheduled]
+        ):
+            self.tally["another copy after abandoning"] += 1  # what might have been copied from was evicted by the plan
+        elif is_undisturbed:
             require(again == plan, f"after abandoning, another plan was made: {plan} {again}")
         if again is not None:
             self.run(again)
@@ -222,7 +250,11 @@ class World:
     def write(self, chunk: ScheduledChunk, position: int, value: int | None) -> None:
         slot = self.slot(chunk, position)
         block = self.pool.blocks[slot // self.block_size]
-        require(block.ref_count == 1 and block.hash is None, "a chunk writes to a shared or committed block")
+        is_offered = block.is_findable and slot % self.block_size < len(block.token_ids)
+        num_pins = self.manager.pinned_block_ids.count(block.id)
+        require(block.ref_count == 1 + num_pins and block.hash is None, "a chunk writes to a shared or committed block")
+        require(not is_offered and block.copy_of is None, "a chunk writes over tokens that can be found")
+        self.touched.add(block.id)
         self.kv[slot] = value
 
     def note_end(self, request: Request) -> None:
@@ -246,14 +278,21 @@ class World:
             if not isinstance(event, KVEvent):
                 continue
             block_id = event.block_id
+            self.touched.add(block_id)
             self.tally[event.kind.value] += 1
             if event.kind is KVEventKind.EVICTED:
-                require(next(iter(self.cached)) == block_id, "evicted before something released earlier")
-                del self.cached[block_id]
+                first = next(iter([*self.partial, *self.cached]))
+                require(first == block_id, "evicted before something partly filled, or released earlier")
+                self.forget(block_id)
+                is_orphaned = event.hash is not None and self.pool.most_similar(event.hash, ()) is not None
+                require(not is_orphaned or event.hash in self.pool.by_key, "a block was evicted before one that follows it")
+            elif event.kind is KVEventKind.SUPERSEDED:
+                require(not self.holders[block_id], "a held block lost its content")
+                self.forget(block_id)
             elif event.kind is KVEventKind.RELEASED:
                 self.holders[block_id] -= 1
-                if event.hash is not None and not self.holders[block_id]:
-                    self.cached[block_id] = None
+                if not self.holders[block_id] and block_id in self.sections:
+                    self.sections[block_id][block_id] = None
                 table = self.tables.get(event.request_id, ())
                 if block_id in table:
                     place = (event.request_id, table.index(block_id))
@@ -263,6 +302,17 @@ class World:
             elif event.kind in (KVEventKind.ALLOCATED, KVEventKind.SHARED):
                 self.holders[block_id] += 1
                 self.cached.pop(block_id, None)
+                self.partial.pop(block_id, None)
+            elif event.kind is KVEventKind.OFFERED:
+                self.sections[block_id] = self.partial
+            elif event.kind is KVEventKind.COMMITTED:
+                self.sections[block_id] = self.cached
+            elif event.kind is KVEventKind.DUPLICATE:
+                self.sections.pop(block_id, None)
+
+    def forget(self, block_id: int) -> None:
+        """A free block lost its content."""
+        del self.sections.pop(block_id)[block_id]
 
     def check_plan(self, plan: StepPlan, states: dict[str, RequestStatus]) -> None:
         for name in plan.preempted:
@@ -276,7 +326,7 @@ class World:
         for chunk in plan.scheduled:
             request = self.live[chunk.request_id]
             if states[chunk.request_id] is RequestStatus.WAITING:
-                require(chunk.start % self.block_size == 0, "a match of a part of a block")
+                self.tally["hit inside a block"] += chunk.start % self.block_size > 0
                 is_scored = request.needs_prompt_logits and not request.output_token_ids
                 require(not is_scored or chunk.start < max(1, request.num_context_tokens), "a match hides prompt logits")
                 self.tally["scored after a hit"] += is_scored and chunk.start > 0
@@ -301,19 +351,21 @@ class World:
             require(all(order[other] < order[name] for other in others), "preempted a more urgent request")
 
     def check(self) -> None:
-        self.manager.check()
+        if self.tally["operations"] % CHECK_EVERY == 0:
+            self.manager.check()
         tables = {name: self.manager.block_ids(name) for name in self.live}
-        held = Counter(block_id for table in tables.values() for block_id in table)
+        held, blocks = [0] * len(self.pool.blocks), self.pool.blocks
+        for table in (*tables.values(), self.manager.pinned_block_ids):
+            for block_id in table:
+                held[block_id] += 1
         free = self.pool.free_block_ids()
-        require(len(free) + len(held) == len(self.pool.blocks) and not held.keys() & set(free), "free + used != total")
-        for block in self.pool.blocks:
-            require(block.ref_count == held[block.id] == self.holders[block.id], "ref_count, tables and events disagree")
-            if block.hash is not None:
-                content = self.kv[block.id * self.block_size : (block.id + 1) * self.block_size]
-                for before, after, token_id in zip(content, content[1:], block.token_ids[1:], strict=False):
-                    require(after is not None and after == hash((before, token_id)), "a block is committed but not written")
-        require([b for b in free if self.pool.blocks[b].hash is not None] == list(self.cached), "not in order of release")
-        require(self.pool.num_cached == len(self.cached), "cached blocks are miscounted")
+        require(sorted(free) == [block_id for block_id, count in enumerate(held) if not count], "free + used != total")
+        require([block.ref_count for block in blocks] == held == self.holders, "ref_count, tables and events disagree")
+        for block_id in self.touched:
+            self.check_content(blocks[block_id])
+        self.touched.clear()
+        require([b for b in free if blocks[b].parent is not None] == [*self.partial, *self.cached], "not in order of release")
+        require(self.pool.num_cached == len(self.cached) + len(self.partial), "cached blocks are miscounted")
         running = [name for name, request in self.live.items() if request.status is RequestStatus.RUNNING]
         require(len(running) == self.scheduler.num_running <= self.config.max_num_seqs, "too many running")
         require(len(self.live) - len(running) == self.scheduler.num_waiting, "waiting requests are miscounted")
@@ -325,6 +377,19 @@ class World:
             require(tables[name][: len(known)] == known, "a running table changed below what was computed")
         self.tables = {name: tables[name] for name in running}
 
+    def check_content(self, block: Block) -> None:
+        """What can be found in a block was written there, after what it is said to follow."""
+        if block.parent is None:
+            return
+        content = self.kv[block.id * self.block_size :][: len(block.token_ids)]
+        before = self.roots.get(block.parent)
+        if before is None:
+            require(block.parent in self.pool.by_key, "a block can be found but not the one before it")
+            before = self.kv[(self.pool.by_key[block.parent].id + 1) * self.block_size - 1]
+        for value, token_id in zip(content, block.token_ids, strict=True):
+            require(value is not None and value == hash((before, token_id)), "a block can be found but was not written so")
+            before = value
+
     def drain(self) -> None:
         """Everything that was accepted ends, once, and leaves nothing behind."""
         for _ in range(40 * MAX_CONTEXT):
@@ -333,3 +398,5 @@ class World:
             self.step()
         require(not self.live and self.num_ended == self.num_submitted, "a request never ended")
         require(len(self.pool.free_block_ids()) == len(self.pool.blocks), "blocks leaked")
+        self.manager.check()
+        self.manager.check_idle(range(self.pool.num_blocks))

@@ -27,6 +27,7 @@ from quire.engine.batch import PaddedTables, argmax_slices, build_batch, logit_s
 from quire.engine.books import Books
 from quire.engine.capacity import require_logprob_room
 from quire.engine.completion import CompletionState, RequestGroup
+from quire.engine.copying import run_copies
 from quire.engine.prompts import Submission
 from quire.engine.step_events import Progress, PromptProgress, StepEvent
 from quire.engine.step_sampler import StepSampler, StepTokens
@@ -162,7 +163,9 @@ class EngineCore:
         if plan is None:
             return []
         try:
-            drawn = self._run_bisecting(plan.scheduled)
+            drawn = StepTokens(failures=run_copies(plan, self.executor)) if plan.copies else StepTokens()
+            if not drawn.failures:
+                drawn = self._run_bisecting(plan.scheduled)
         except BaseException:
             self.scheduler.abandon(plan)
             raise

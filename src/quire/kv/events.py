@@ -18,11 +18,19 @@ DEFAULT_MAX_EVENTS = 65_536
 
 
 class KVEventKind(Enum):
-    """The verbs of a block's life. DUPLICATE: it was full and written, but another block holds its content already."""
+    """The verbs of a block's life.
+
+    OFFERED: its tokens can be found although it is not full. DUPLICATE: what it holds another block holds already, so it
+    cannot be found. SUPERSEDED: it is free, and a held block with its content is found in its place, as the next event says; it
+    holds nothing any more. COPIED: it begins with tokens of the block that the event before tells.
+    """
 
     ALLOCATED = "allocated"
     COMMITTED = "committed"
+    OFFERED = "offered"
     DUPLICATE = "duplicate"
+    SUPERSEDED = "superseded"
+    COPIED = "copied"
     SHARED = "shared"
     RELEASED = "released"
     EVICTED = "evicted"
@@ -32,7 +40,8 @@ class KVEvent(NamedTuple):
     """One verb applied to one block in step `step`; `hash` is the block's key where it has one.
 
     `request_id` is the request the verb served: for EVICTED, the request whose allocation pushed the content out.
-    Of a DUPLICATE block, which stays without a key, `hash` is the key of its content.
+    Of a DUPLICATE block, which stays without a key, `hash` is the key of its content; of one that is OFFERED or
+    COPIED, the key of the block before it.
     """
 
     seq: int

@@ -11,72 +11,20 @@ Every verb that may run out checks first and acts afterwards: it succeeds whole,
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 from quire.config import PrefixCache
 from quire.errors import defect
-from quire.kv.block import Block
+from quire.kv.copies import BlockCopy, Copies
 from quire.kv.explain import CacheExplanation, Facts, Unexplained
-from quire.kv.hashing import CacheDomain, block_key
+from quire.kv.hashing import CacheDomain
 from quire.kv.layout import KVLayout
 from quire.kv.ledger import KVUsage, Ledger
+from quire.kv.matching import Matcher
+from quire.kv.pending import PendingBlocks
 from quire.kv.pool import BlockPool
+from quire.kv.table import BlockTable, PrefixMatch, block_tokens
 from quire.request import Request
 from quire.units import cdiv
-
-
-class BlockTable:
-    """The blocks of one request, and the key of each of its full blocks, computed once and kept over preemptions.
-
-    blocks         [M] held now; block i holds tokens [i * block_size, (i + 1) * block_size)
-    block_ids      the same as ids; one tuple until a block is added
-    capacity       tokens the blocks hold
-    num_committed  blocks [0, num_committed) were written and offered to the pool
-    num_pending  blocks [num_committed, num_pending) are being computed, and others may wait for them
-    """
-
-    __slots__ = ("block_ids", "blocks", "capacity", "keys", "num_committed", "num_pending", "root")
-
-    def __init__(self, root: bytes) -> None:
-        self.root = root
-        self.keys: list[bytes] = []
-        self.blocks: list[Block] = []
-        self.block_ids: tuple[int, ...] = ()
-        self.capacity = 0
-        self.num_committed = 0
-        self.num_pending = 0
-
-    def parent(self, block_idx: int) -> bytes:
-        """Returns the key of the block before `block_idx`, or the domain's root."""
-        return self.keys[block_idx - 1] if block_idx else self.root
-
-    def set_blocks(self, blocks: list[Block], block_size: int) -> None:
-        """Replaces the held blocks; the ids and the capacity follow."""
-        self.blocks = blocks
-        self.block_ids = tuple([block.id for block in blocks])
-        self.capacity = len(blocks) * block_size
-
-    def hash_blocks(self, request: Request, num_blocks: int, block_size: int) -> None:
-        """Extends `keys` to the first `num_blocks` blocks of the request."""
-        for block_idx in range(len(self.keys), num_blocks):
-            self.keys.append(block_key(self.parent(block_idx), block_tokens(request, block_idx, block_size)))
-
-
-def block_tokens(request: Request, block_idx: int, block_size: int) -> tuple[int, ...]:
-    """Returns the tokens of a full block of a request."""
-    return tuple(request.token_ids(block_idx * block_size, (block_idx + 1) * block_size))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrefixMatch:
-    """The blocks of a request's prefix found in the cache: tokens [0, num_tokens). Finding changes nothing.
-
-    `missing_key` is the key of the first block that was looked for and not found; None when there was no such block.
-    """
-
-    blocks: tuple[Block, ...] = ()
-    num_tokens: int = 0
-    missing_key: bytes | None = None
 
 
 class KVCacheManager:
@@ -88,11 +36,21 @@ class KVCacheManager:
         self.ledger = Ledger()
         self.fingerprint = fingerprint
         self._tables: dict[str, BlockTable] = {}
-        self._pending_keys: Counter[bytes] = Counter()  # keys of blocks that running requests are computing
+        self._pending = PendingBlocks(pool.block_size)
+        self._matcher = Matcher(pool, self._pending)
+        self._copies = Copies(pool)
 
     def begin_step(self, step: int) -> None:
         """Stamps the events that follow with a step number."""
         self.pool.events.step = step
+
+    def take_copies(self) -> tuple[BlockCopy, ...]:
+        """Returns the copies of the step that is planned: what runs it makes them in this order, before anything is written."""
+        return self._copies.take()
+
+    def end_step(self) -> None:
+        """Lets go of the blocks that the step has copied from."""
+        self._copies.let_go()
 
     def abandon_step(self) -> None:
         """Notes that the step was taken back, once its blocks are."""
@@ -143,6 +101,11 @@ class KVCacheManager:
         self.ledger.take_place_of(other.ledger, other.pool.events.step)
         self.pool.take_place_of(other.pool)
 
+    @property
+    def pinned_block_ids(self) -> tuple[int, ...]:
+        """Blocks that the step in flight copies from, once for each copy; they are held until it has ended."""
+        return tuple(block.id for block in self._copies.pinned)
+
     def usage(self, layout: KVLayout) -> KVUsage:
         """Returns where the pool's bytes are now."""
         pool = self.pool
@@ -151,48 +114,36 @@ class KVCacheManager:
     # -- finding -------------------------------------------------------------------
 
     def match(self, request: Request) -> PrefixMatch:
-        """Finds the longest cached prefix in whole blocks. It never covers a token whose logits are still wanted."""
+        """Finds the longest cached prefix. It never covers a token whose logits are still wanted. Nothing changes in the pool."""
         if self.prefix_cache is PrefixCache.OFF:
             return PrefixMatch()
-        size = self.pool.block_size
-        table = self._tables[request.request_id]
-        table.hash_blocks(request, request.num_tokens // size, size)
-        found: list[Block] = []
-        for block_idx in range(request.first_logits_at // size):
-            key = table.keys[block_idx]
-            block = self.pool.find(key, block_tokens(request, block_idx, size))
-            if block is None:
-                return PrefixMatch(blocks=tuple(found), num_tokens=block_idx * size, missing_key=key)
-            found.append(block)
-        return PrefixMatch(blocks=tuple(found), num_tokens=len(found) * size)
-
-    def is_being_computed(self, match: PrefixMatch) -> bool:
-        """Whether a request that holds blocks now will commit the first block that the match lacks."""
-        return match.missing_key is not None and match.missing_key in self._pending_keys
+        return self._matcher.match(request, self._tables[request.request_id])
 
     # -- holding -------------------------------------------------------------------
 
     def admit(self, request: Request, match: PrefixMatch, num_tokens: int, num_kept: int = 0) -> tuple[int, ...] | None:
-        """Shares the matched blocks and allocates the rest for tokens [0, num_tokens); None when the request does not fit now.
+        """Gives a request its matched blocks and others for tokens [0, num_tokens); None when it does not fit now.
 
         A request is let in only when blocks for *all* its tokens are free beside the `num_kept` that prompts on their way will
         need, so that none is preempted there.
         """
         size, request_id = self.pool.block_size, request.request_id
         table = self._tables[request_id]
-        num_revived = sum(block.ref_count == 0 for block in match.blocks)
-        if cdiv(request.num_tokens, size) - len(match.blocks) + num_revived > self.pool.num_free - num_kept:
+        num_own = cdiv(request.num_tokens, size) - match.num_blocks
+        num_spare = self.pool.num_free - num_kept - num_own
+        if num_spare < 0 or num_spare < self._matcher.num_revived(table, match.num_blocks) + self._copies.num_needed(match):
             return None
-        self._note_admission(request, match)
-        for block in match.blocks:
+        if table.blocks:
+            raise defect(f"request {request_id} is admitted but holds blocks already")
+        self._note_admission(request, match, table)
+        by_key = self.pool.by_key
+        shared = [by_key[key] for key in table.keys[: match.num_blocks]]
+        for block in shared:
             self.pool.share(block, request_id)
-        added = self.pool.allocate(cdiv(num_tokens, size) - len(match.blocks), request_id, table.root)
-        if table.blocks or added is None:
-            raise defect(f"request {request_id} is admitted but holds blocks already, or counted blocks are missing")
-        table.set_blocks([*match.blocks, *added], size)
-        table.num_committed = len(match.blocks)
+        own = self._copies.begin(match, cdiv(num_tokens, size) - match.num_blocks, table)
+        table.begin(request, [*shared, *own], match.num_blocks, size)
         if self.prefix_cache is PrefixCache.ON:
-            self._add_pending(table)
+            self._pending.add(table)
         return table.block_ids
 
     def reserve(self, request_id: str, num_tokens: int) -> tuple[int, ...] | None:
@@ -207,21 +158,25 @@ class KVCacheManager:
         return table.block_ids
 
     def commit(self, request: Request, num_written: int) -> None:
-        """Makes the blocks findable that tokens [0, num_written), all written now, have filled since the last commit."""
-        size = self.pool.block_size
-        table = self._tables[request.request_id]
+        """Makes findable what tokens [0, num_written), all written now, have filled since the last commit.
+
+        Where they are all that the request had when it was admitted, its last block too, though it is not full.
+        """
+        size, request_id = self.pool.block_size, request.request_id
+        table = self._tables[request_id]
         num_full = num_written // size
-        if num_full <= table.num_committed:
-            return
         if num_written > table.capacity:
-            raise defect(f"request {request.request_id} commits {num_written} tokens but holds room for {table.capacity}")
+            raise defect(f"request {request_id} commits {num_written} tokens but holds room for {table.capacity}")
+        table.is_written = True
         if self.prefix_cache is PrefixCache.ON:
             table.hash_blocks(request, num_full, size)
             for block_idx in range(table.num_committed, num_full):
                 key, token_ids = table.keys[block_idx], block_tokens(request, block_idx, size)
-                self.pool.commit(table.blocks[block_idx], table.parent(block_idx), key, token_ids, request.request_id)
-            self._drop_pending(table, num_full)
-        table.num_committed = num_full
+                self.pool.commit(table.blocks[block_idx], table.parent(block_idx), key, token_ids, request_id)
+            self._pending.drop(table, num_full if num_written < table.num_target else None)
+            if num_written == table.num_target:
+                self._offer(table, num_written)
+        table.num_committed = max(table.num_committed, num_full)
 
     def trim(self, request_id: str, num_blocks: int) -> None:
         """Gives back the blocks from index `num_blocks` on, which must not have been written; undoes `reserve`."""
@@ -231,10 +186,13 @@ class KVCacheManager:
         self._release_from(table, num_blocks, request_id)
 
     def release(self, request_id: str) -> None:
-        """Gives back all blocks, tails first. The keys stay, so coming back hashes nothing again."""
+        """Gives back all blocks, tails first; what was written stays findable. The keys stay, so nothing is hashed again."""
         table = self._tables[request_id]
-        self._drop_pending(table, table.num_pending)
-        table.num_committed = table.num_pending = 0
+        self._pending.drop(table)
+        self._copies.drop(request_id)
+        if table.is_written and table.request is not None and self.prefix_cache is PrefixCache.ON:
+            self._offer(table, table.request.num_computed_tokens)
+        table.num_committed, table.is_written = 0, False
         self._release_from(table, 0, request_id)
 
     # -- integrity -----------------------------------------------------------------
@@ -243,26 +201,19 @@ class KVCacheManager:
         """Raises IntegrityError unless tables, reference counts and pending keys agree."""
         self.pool.check()
         holders = Counter(block.id for table in self._tables.values() for block in table.blocks)
+        holders.update(block.id for block in self._copies.pinned)
         for block in self.pool.blocks:
             if block.ref_count != holders[block.id]:
                 raise defect(f"block {block.id} has ref_count {block.ref_count} but is in {holders[block.id]} tables")
-        pending: Counter[bytes] = Counter()
-        for request_id, table in self._tables.items():
-            pending.update(table.keys[table.num_committed : table.num_pending])
-            if table.block_ids != tuple(block.id for block in table.blocks) or table.num_committed > len(table.blocks):
-                raise defect(f"the table of request {request_id} contradicts its blocks")
-            for block, key in zip(table.blocks[: table.num_committed], table.keys, strict=False):
-                if block.hash not in (None, key):
-                    raise defect(f"block {block.id} of request {request_id} was committed under another key")
-            if any(block.hash is not None for block in table.blocks[table.num_committed :]):
-                raise defect(f"request {request_id} holds a committed block that it would write to")
-        if pending != self._pending_keys:
-            raise defect("pending keys differ from those of the blocks being computed")
+        for table in self._tables.values():
+            table.check()
+        self._pending.check()
 
     def check_idle(self, blocks: range) -> None:
         """Raises IntegrityError unless no request holds anything; of the pool it looks at its counts and the given blocks."""
-        if self._tables or self._pending_keys:
-            raise defect(f"{len(self._tables)} tables and {len(self._pending_keys)} pending keys are left over")
+        if self._tables or self._pending or self._copies:
+            facts = f"{len(self._tables)} tables, {len(self._pending)} pending ones and {len(self._copies)} copies"
+            raise defect(f"{facts} are left over")
         self.pool.check_idle(blocks)
 
     # -- inside --------------------------------------------------------------------
@@ -270,27 +221,23 @@ class KVCacheManager:
     def _start(self, request_id: str, root: bytes) -> BlockTable:
         if request_id in self._tables:
             raise defect(f"request {request_id} has a table already")
-        table = self._tables[request_id] = BlockTable(root)
+        table = self._tables[request_id] = BlockTable(request_id, root)
         return table
 
-    def _note_admission(self, request: Request, match: PrefixMatch) -> None:
+    def _note_admission(self, request: Request, match: PrefixMatch, table: BlockTable) -> None:
         """Writes down what the cache does for a request, in the one place where it is done."""
-        table, ledger, num_reused = self._tables[request.request_id], self.ledger, match.num_tokens
-        limit = request.first_logits_at // self.pool.block_size * self.pool.block_size
-        facts = Facts(request, table.root, table.parent(len(match.blocks)), num_reused, num_reused, 0, limit)
-        ledger.admit(facts, self.pool if self.prefix_cache is PrefixCache.ON else None, self.pool.events.step)
+        ledger, pool, num_whole = self.ledger, self.pool, match.num_blocks * self.pool.block_size
+        num_copied, limit = self._copies.num_copied(match), request.first_logits_at
+        facts = Facts(request, table.root, table.parent(match.num_blocks), num_whole, match.num_tokens, num_copied, limit)
+        ledger.admit(facts, pool if self.prefix_cache is PrefixCache.ON else None, pool.events.step)
         request.num_cached_tokens = ledger.num_cached_tokens(request.request_id)
 
-    def _add_pending(self, table: BlockTable) -> None:
-        table.num_pending = len(table.keys)
-        for key in table.keys[table.num_committed : table.num_pending]:
-            self._pending_keys[key] += 1
-
-    def _drop_pending(self, table: BlockTable, until: int) -> None:
-        for key in table.keys[table.num_committed : min(until, table.num_pending)]:
-            self._pending_keys[key] -= 1
-            if not self._pending_keys[key]:
-                del self._pending_keys[key]
+    def _offer(self, table: BlockTable, num_written: int) -> None:
+        """Makes the tokens in a block that is not full findable."""
+        block_idx, num_tokens = divmod(num_written, self.pool.block_size)
+        if num_tokens and table.request is not None:
+            token_ids = block_tokens(table.request, block_idx, self.pool.block_size, num_written)
+            self.pool.offer(table.blocks[block_idx], table.parent(block_idx), token_ids, table.request_id)
 
     def _release_from(self, table: BlockTable, num_kept: int, request_id: str) -> None:
         for block in reversed(table.blocks[num_kept:]):

@@ -6,32 +6,36 @@
       +------- release -----+                       +--------- share --------+
 
 A block is free exactly when its ref_count is 0. Running out is not an error: `allocate` returns None.
+
+The tokens of a block that is not full yet can be found after `offer`. Its one holder writes on behind them. A full block with the
+content of another cannot be found, but takes its place before that one is freed: no content is lost while a request holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from quire.errors import defect
 from quire.kv.block import Block, FreeQueue
 from quire.kv.events import EventLog, KVEventKind
 from quire.kv.evicted import MAX_EVICTIONS, Eviction, Evictions
-from quire.kv.siblings import Siblings
+from quire.kv.findable import Findable
+from quire.kv.siblings import Tokens
 
 
 class BlockPool:
     """`num_blocks` blocks of `block_size` slots. Written to by the KV cache manager only."""
 
-    __slots__ = ("_blocks", "_by_key", "_children", "_free", "block_size", "events", "evicted", "num_cached")
+    __slots__ = ("_blocks", "_findable", "_free", "block_size", "events", "evicted", "num_cached", "num_changes")
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.block_size = block_size
         self.evicted = Evictions(min(MAX_EVICTIONS, num_blocks))
         self.num_cached = 0  # free blocks whose content can still be found
+        self.num_changes = 0  # of what can be found, and of which blocks are free
         self._blocks = [Block(block_id) for block_id in range(num_blocks)]
         self._free = FreeQueue(self._blocks)
-        self._by_key: dict[bytes, Block] = {}
-        self._children: dict[bytes, Siblings] = {}  # parent key -> committed blocks that continue it
+        self._findable = Findable()
         self.events = EventLog()
 
     @property
@@ -52,15 +56,23 @@ class BlockPool:
         """Returns the ids of the free blocks in the order in which they will be allocated."""
         return tuple(block.id for block in self._free)
 
+    @property
+    def by_key(self) -> Mapping[bytes, Block]:
+        """The full blocks that can be found, by their keys, to look at."""
+        return self._findable.by_key
+
     def find(self, key: bytes, token_ids: tuple[int, ...]) -> Block | None:
         """Returns the block committed under `key`, if it also holds exactly `token_ids`; a colliding key is a miss."""
-        block = self._by_key.get(key)
+        block = self._findable.by_key.get(key)
         return block if block is not None and block.token_ids == token_ids else None
 
-    def most_similar(self, parent: bytes, token_ids: Sequence[int]) -> tuple[int, ...] | None:
-        """Returns the cached continuation of `parent` that begins with most of `token_ids`, or None without one."""
-        children = self._children.get(parent)
-        return None if children is None else children.most_similar(token_ids)
+    def most_similar(self, parent: bytes, token_ids: Sequence[int]) -> Tokens | None:
+        """Returns the cached continuation of `parent`, full or not, that begins with most of `token_ids`, or None without one."""
+        return self._findable.most_similar(parent, token_ids)
+
+    def holding(self, parent: bytes, token_ids: Tokens) -> Block:
+        """Returns the block of a cached continuation."""
+        return self._findable.holding(parent, token_ids)
 
     def allocate(self, count: int, request_id: str, root: bytes = b"") -> list[Block] | None:
         """Gives `count` blocks to a request of the domain `root`, evicting cached content as needed.
@@ -74,10 +86,11 @@ class BlockPool:
     def share(self, block: Block, request_id: str) -> None:
         """Adds a holder to a written block, whether others hold it or it is free."""
         if block.ref_count == 0:
-            if block.hash is None:
+            if not block.is_findable:
                 raise defect(f"block {block.id} is shared but holds nothing")
             self._free.remove(block)
             self.num_cached -= 1
+            self.num_changes += 1
         block.ref_count += 1
         block.used_step = self.events.step
         self._record(KVEventKind.SHARED, block, request_id)
@@ -88,24 +101,59 @@ class BlockPool:
             raise defect(f"block {block.id} is released but has no holder")
         block.ref_count -= 1
         block.used_step = self.events.step
-        if block.ref_count == 0 and block.hash is not None:
-            self._free.put_last(block)
-            self.num_cached += 1
-        elif block.ref_count == 0:
-            self._free.put_first(block)
         self._record(KVEventKind.RELEASED, block, request_id)
+        if block.ref_count:
+            return
+        self.num_changes += 1
+        self._findable.forget_copy(block)
+        heir = self._findable.heir_of(block)
+        if heir is not None:
+            self._replace(block, heir, request_id)
+        self._free.put(block)
+        self.num_cached += block.is_findable
 
     def commit(self, block: Block, parent: bytes, key: bytes, token_ids: tuple[int, ...], request_id: str) -> None:
-        """Makes a full, written block findable. When another block already has the key, that one stays the findable one."""
+        """Makes a full, written block findable. While another block that is held has the key, that one stays the findable one."""
         if block.ref_count == 0 or block.hash is not None or len(token_ids) != self.block_size:
             raise defect(f"block {block.id} cannot be committed: it is free, committed already, or not full")
-        if key in self._by_key:
+        self.num_changes += 1
+        if block.is_findable:
+            self._findable.remove(block)
+        other = self._findable.by_key.get(key)
+        if other is None:
+            self._findable.put(block, parent, key, token_ids)
+            self._record_findable(block, request_id)
+        elif other.ref_count:
+            self._findable.note_copy(block, key)
             self.events.record(KVEventKind.DUPLICATE, block.id, request_id, key)
+        else:
+            self._replace_free(other, block, request_id)
+
+    def offer(self, block: Block, parent: bytes, token_ids: tuple[int, ...], request_id: str) -> None:
+        """Makes the written tokens of a block findable that is not full; its holder writes on behind them.
+
+        Not where another block holds them, and perhaps more. One with exactly these tokens that is free gives up its place.
+        """
+        if block.ref_count == 0 or block.hash is not None or not 0 < len(token_ids) < self.block_size:
+            raise defect(f"block {block.id} cannot be offered: it is free, committed already, or full")
+        if block.token_ids == token_ids:
             return
-        block.hash, block.parent, block.token_ids = key, parent, token_ids
-        self._by_key[key] = block
-        self._children.setdefault(parent, Siblings()).add(token_ids)
-        self._record(KVEventKind.COMMITTED, block, request_id)
+        self.num_changes += 1
+        was_findable = block.is_findable
+        if was_findable:
+            self._findable.remove(block)
+        other = self._findable.beginning_with(parent, token_ids)
+        if other is None:
+            self._findable.put(block, parent, None, token_ids)
+            self._record_findable(block, request_id)
+        elif not other.ref_count and other.token_ids == token_ids:
+            self._replace_free(other, block, request_id)
+        elif was_findable:
+            self._record(KVEventKind.DUPLICATE, block, request_id)
+
+    def note_copy(self, source: Block, target: Block, request_id: str) -> None:
+        """Notes that a block begins with tokens of another one that is findable."""
+        self.events.record(KVEventKind.COPIED, target.id, request_id, source.parent)
 
     def take_place_of(self, other: BlockPool) -> None:
         """Goes on with the log of a pool that is given up. This one must be new."""
@@ -117,20 +165,18 @@ class BlockPool:
         self._free.check()
         for block in self._blocks:
             self._check_block(block)
-        num_cached = sum(block.hash is not None for block in self._free)
+        num_cached = sum(block.is_findable for block in self._free)
         if num_cached != self.num_cached:
             raise defect(f"{num_cached} free blocks are cached but {self.num_cached} are counted")
-        num_hashed = sum(block.hash is not None for block in self._blocks)
-        num_children = sum(len(children) for children in self._children.values())
-        if not num_hashed == len(self._by_key) == num_children:
-            raise defect(f"{num_hashed} blocks are committed, {len(self._by_key)} can be found, {num_children} have a parent")
+        num_full = sum(block.hash is not None for block in self._blocks)
+        self._findable.check_counts(num_full, sum(block.is_findable for block in self._blocks))
 
     def check_idle(self, blocks: range) -> None:
         """Raises IntegrityError unless nothing is held: the counts say so, and so do the given blocks, one by one."""
         if self.num_free != self.num_blocks:
             raise defect(f"{self.num_blocks - self.num_free} blocks are held while nothing runs")
-        if self.num_cached != len(self._by_key):
-            raise defect(f"{self.num_cached} free blocks are cached but {len(self._by_key)} can be found")
+        if self.num_cached != len(self._findable):
+            raise defect(f"{self.num_cached} free blocks are cached but {len(self._findable)} can be found")
         for block in self._blocks[blocks.start : blocks.stop]:
             self._check_block(block)
             if block.ref_count:
@@ -140,38 +186,41 @@ class BlockPool:
         is_free = self._free.has(block)
         if block.ref_count < 0 or is_free != (block.ref_count == 0):
             raise defect(f"block {block.id} has ref_count {block.ref_count} but free is {is_free}")
-        if block.hash is None:
-            if is_free and block.prev_free is not None and block.prev_free.hash is not None:
-                raise defect(f"empty block {block.id} waits behind cached ones")
-            return
-        if self._by_key.get(block.hash) is not block or len(block.token_ids) != self.block_size:
-            raise defect(f"block {block.id} has a key but is not full or not the one that is found")
-        if block.parent is None or block.token_ids not in self._children.get(block.parent, ()):
-            raise defect(f"block {block.id} is unknown to its parent")
+        if is_free and not self._free.is_in_order(block):
+            raise defect(f"block {block.id} waits in the wrong section of the free queue")
+        if block.is_findable and (block.hash is not None) != (len(block.token_ids) == self.block_size):
+            raise defect(f"block {block.id} has a key but is not full, or is full and has none")
+        self._findable.check(block)
 
     def _allocate_one(self, request_id: str, root: bytes) -> Block:
         block = self._free.take_first()
         if block is None:
             raise defect("the free queue is shorter than its count")
-        if block.hash is not None:
-            self._evict(block, Eviction(self.events.step, request_id, root))
+        if block.parent is not None:
+            self._record(KVEventKind.EVICTED, block, request_id)
+            self.evicted.remember(block.parent, block.token_ids, Eviction(self.events.step, request_id, root))
+            self.num_cached -= 1
+            self._findable.remove(block)
         block.ref_count = 1
+        self.num_changes += 1
         self._record(KVEventKind.ALLOCATED, block, request_id)
         return block
 
-    def _evict(self, block: Block, eviction: Eviction) -> None:
-        if block.hash is None or block.parent is None:
-            raise defect(f"block {block.id} is evicted but holds nothing")
-        self._record(KVEventKind.EVICTED, block, eviction.request_id)
-        self.evicted.remember(block.parent, block.token_ids, eviction)
+    def _replace_free(self, block: Block, heir: Block, request_id: str) -> None:
+        """Lets a held block be found in the place of a free one with the same content, which is allocated next."""
+        self._free.remove(block)
         self.num_cached -= 1
-        siblings = self._children[block.parent]
-        del self._by_key[block.hash]
-        siblings.remove(block.token_ids)
-        if not siblings:
-            del self._children[block.parent]
-        block.hash = block.parent = None
-        block.token_ids = ()
+        self._replace(block, heir, request_id)
+        self._free.put(block)
+
+    def _replace(self, block: Block, heir: Block, request_id: str) -> None:
+        self._record(KVEventKind.SUPERSEDED, block, request_id)
+        self._findable.replace(block, heir)
+        self._record_findable(heir, request_id)
+
+    def _record_findable(self, block: Block, request_id: str) -> None:
+        kind = KVEventKind.OFFERED if block.hash is None else KVEventKind.COMMITTED
+        self.events.record(kind, block.id, request_id, block.hash or block.parent)
 
     def _record(self, kind: KVEventKind, block: Block, request_id: str) -> None:
         self.events.record(kind, block.id, request_id, block.hash)

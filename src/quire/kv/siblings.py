@@ -11,7 +11,7 @@ Tokens = tuple[int, ...]
 
 
 class Siblings:
-    """The tokens of committed blocks that follow the same block, in sorted order.
+    """The tokens of blocks, full or partial, that follow the same block, in sorted order.
 
     The block that shares most with another would stand next to it, so two comparisons are enough, however many there are.
     """
@@ -38,6 +38,12 @@ class Siblings:
         if self._sorted[place : place + 1] != [token_ids]:
             raise defect("a block is unknown to the one before it")
         del self._sorted[place]
+
+    def beginning_with(self, token_ids: Tokens) -> Tokens | None:
+        """Returns a block that begins with all of these tokens, the one with nothing behind them if there is one."""
+        place = bisect_left(self._sorted, token_ids)
+        nearest = self._sorted[place] if place < len(self._sorted) else ()
+        return nearest if nearest and nearest[: len(token_ids)] == token_ids else None
 
     def most_similar(self, token_ids: Sequence[int]) -> Tokens | None:
         """Returns the block that begins with most of these tokens; of equal ones, one that goes on behind them."""

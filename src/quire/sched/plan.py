@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from quire.kv.copies import BlockCopy
+
 
 class ScheduledChunk(NamedTuple):
     """Tokens [start, start + num_tokens) of one request, computed in this step.
@@ -42,11 +44,15 @@ class ScheduledChunk(NamedTuple):
 
 
 class StepPlan(NamedTuple):
-    """The chunks of step number `step`, and the requests that gave their blocks back to make room for them."""
+    """The chunks of step number `step`, and the requests that gave their blocks back to make room for them.
+
+    `copies` are made once and in their order, before the first chunk is computed.
+    """
 
     step: int
     scheduled: tuple[ScheduledChunk, ...]
     preempted: tuple[str, ...]
+    copies: tuple[BlockCopy, ...] = ()
 
     @property
     def num_tokens(self) -> int:

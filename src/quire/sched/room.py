@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from quire.kv.manager import KVCacheManager, PrefixMatch
+from quire.kv.manager import KVCacheManager
+from quire.kv.table import PrefixMatch
 from quire.request import Request, RequestStatus
 from quire.sched.places import Places
 from quire.sched.step_pass import StepPass

@@ -143,7 +143,8 @@ class Scheduler:
             self._serve_prompts(work)
         if not work.chunks:
             raise defect(f"{len(self._requests)} requests are in progress but none can advance")
-        work.plan = StepPlan(step=self._num_steps, scheduled=tuple(work.chunks), preempted=tuple(work.preempted))
+        copies = self.manager.take_copies() if work.admitted else ()
+        work.plan = StepPlan(self._num_steps, tuple(work.chunks), tuple(work.preempted), copies)
         self._num_steps += 1
         self._in_flight = work
         return work.plan
@@ -173,11 +174,12 @@ class Scheduler:
         if work.turns is not None:
             work.turns.settle()
         finished = []
-        keeps_kv, block_size = self._keeps_kv, self._block_size
+        keeps_kv, block_size, prompts = self._keeps_kv, self._block_size, work.prompts
         for request, (request_id, start, num_tokens, _, num_sample_rows, _) in alive:
             if keeps_kv:
                 stop = request.num_computed_tokens = start + num_tokens
-                if stop % block_size < num_tokens:  # a block was filled
+                is_prompt = num_tokens > 1 or request_id in prompts or request.num_preemptions
+                if is_prompt or stop % block_size < num_tokens:  # a block was filled
                     self.manager.commit(request, stop)
             else:
                 self.manager.release(request_id)
@@ -186,6 +188,7 @@ class Scheduler:
                 if reason is not None:
                     self._finish(request, reason)
                     finished.append(request)
+        self.manager.end_step()
         return tuple(finished)
 
     def abandon(self, plan: StepPlan) -> None:
@@ -199,6 +202,7 @@ class Scheduler:
         self._num_steps -= 1
         for request, _ in reversed(work.alive):
             self._room.take_back(request, work)
+        self.manager.end_step()
         self.manager.abandon_step()
 
     # -- planning --------------------------------------------------------------------
@@ -282,11 +286,13 @@ class Scheduler:
         match = self.manager.match(request)
         num_pending = request.num_tokens - match.num_tokens
         num_tokens = self._chunk_tokens(num_pending, work)
-        is_computed, block_ids = self.manager.is_being_computed(match), None
-        if num_tokens is not None and not is_computed:
+        waits, block_ids = match.waits_for is not None, None
+        if match.waits_for is not None:
+            self.manager.ledger.note_wait(request.request_id, match.waits_for)
+        elif num_tokens is not None:
             block_ids = self._room.let_in(request, match, match.num_tokens + num_tokens, work)
         if num_tokens is None or block_ids is None:
-            turns.admits = turns.admits and is_computed
+            turns.admits = turns.admits and waits
             turns.pass_over(request, is_short=num_pending <= work.budget)
         else:
             work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)

@@ -81,6 +81,11 @@ class StepPass:
                 return
 
     @property
+    def prompts(self) -> set[str]:
+        """Ids of the requests whose prompt, or what was drawn before a preemption, is still being computed."""
+        return {request.request_id for request in self.begun}
+
+    @property
     def alive(self) -> list[tuple[Request, ScheduledChunk]]:
         """The scheduled requests that have not ended since."""
         running = RequestStatus.RUNNING

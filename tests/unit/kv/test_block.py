@@ -29,20 +29,35 @@ def test_a_block_leaves_the_middle_and_the_rest_keeps_its_order() -> None:
     queue.check()
 
 
-def test_put_first_is_allocated_next_and_put_last_after_all() -> None:
-    queue, blocks = queue_of(3)
+def test_empty_blocks_leave_before_partial_ones_and_these_before_full_ones() -> None:
+    queue, blocks = queue_of(6)
     for block in blocks:
         queue.remove(block)
-    queue.put_last(blocks[1])
-    queue.put_last(blocks[0])
-    queue.put_first(blocks[2])
-    assert ids(queue) == [2, 1, 0]
+    for block in blocks[:4]:
+        block.parent = b"root"
+    for block in blocks[:2]:
+        block.hash = b"key"
+    for block_id in (1, 3, 5, 0, 2, 4):
+        queue.put(blocks[block_id])
+    assert ids(queue) == [4, 5, 3, 2, 1, 0]
+    assert all(queue.is_in_order(block) for block in blocks)
+    queue.check()
+    assert [block.id for block in iter(queue.take_first, None)] == [4, 5, 3, 2, 1, 0]
+
+
+def test_a_block_in_the_wrong_section_is_not_in_order() -> None:
+    queue, blocks = queue_of(3)
+    assert all(queue.is_in_order(block) for block in blocks)
+    blocks[0].parent = b"root"
+    assert not queue.is_in_order(blocks[1])
+    blocks[0].hash = b"key"
+    assert not queue.is_in_order(blocks[0])
 
 
 def test_queueing_a_block_twice_is_reported() -> None:
     queue, blocks = queue_of(2)
     with pytest.raises(IntegrityError, match="put into the free queue twice"):
-        queue.put_last(blocks[0])
+        queue.put(blocks[0])
 
 
 def test_removing_a_block_that_is_not_queued_is_reported() -> None:

@@ -9,6 +9,7 @@ from quire.errors import IntegrityError
 from quire.kv.explain import CacheExplanation, MissReason, Unexplained
 from quire.kv.layout import KVLayout
 from quire.kv.manager import KVCacheManager
+from quire.kv.pending import MIN_WORTH_WAITING
 from quire.kv.pool import BlockPool
 from quire.request import Request, SamplingParams
 
@@ -31,7 +32,9 @@ def computed(manager: KVCacheManager, name: str, tokens: range | tuple[int, ...]
     """A request whose whole prompt was admitted, written and committed."""
     request = opened(manager, name, tokens, **fields)
     assert manager.admit(request, manager.match(request), request.num_tokens) is not None
+    request.num_computed_tokens = request.num_tokens
     manager.commit(request, request.num_tokens)
+    manager.end_step()
     return request
 
 
@@ -50,13 +53,13 @@ def test_a_prompt_finds_the_full_blocks_of_an_equal_one() -> None:
     first = computed(manager, "first", range(10))
     second = opened(manager, "second", range(10))
     match = manager.match(second)
-    assert match.num_tokens == 8
+    assert (match.num_blocks, match.num_tokens) == (2, 9)
     assert manager.admit(second, match, 10) is not None
     assert manager.block_ids("second")[:2] == manager.block_ids(first.request_id)[:2]
     manager.check()
 
 
-@pytest.mark.parametrize(("num_tokens", "num_matched"), [(4, 0), (5, 4), (8, 4), (9, 8), (12, 8)])
+@pytest.mark.parametrize(("num_tokens", "num_matched"), [(1, 0), (4, 3), (5, 4), (8, 7), (9, 8), (12, 11), (13, 12)])
 def test_a_match_never_covers_the_last_token(num_tokens: int, num_matched: int) -> None:
     manager = manager_of()
     computed(manager, "first", range(12))
@@ -122,7 +125,7 @@ def test_explains_the_first_token_that_diverged() -> None:
     manager = manager_of()
     computed(manager, "first", range(12))
     second = opened(manager, "second", (0, 1, 2, 3, 4, 5, 99, 7, 8))
-    assert reason_for(manager, second) == (4, MissReason.DIVERGED, 6)
+    assert reason_for(manager, second) == (6, MissReason.DIVERGED, 6)
 
 
 def test_explains_by_the_most_similar_of_many_continuations() -> None:
@@ -130,7 +133,7 @@ def test_explains_by_the_most_similar_of_many_continuations() -> None:
     computed(manager, "close", (0, 1, 2, 3, 4, 5, 6, 7))
     for number in range(40):
         computed(manager, f"far {number}", (0, 1, 2, 3, 100 + number, 5, 6, 7))
-    assert reason_for(manager, opened(manager, "r", (0, 1, 2, 3, 4, 5, 6, 99, 8))) == (4, MissReason.DIVERGED, 7)
+    assert reason_for(manager, opened(manager, "r", (0, 1, 2, 3, 4, 5, 6, 99, 8))) == (7, MissReason.DIVERGED, 7)
 
 
 def test_explains_an_eviction() -> None:
@@ -140,10 +143,10 @@ def test_explains_an_eviction() -> None:
     assert reason_for(manager, opened(manager, "second", range(9))) == (4, MissReason.EVICTED, None)
 
 
-def test_explains_a_rest_of_less_than_a_block() -> None:
+def test_explains_that_only_the_last_token_was_left() -> None:
     manager = manager_of()
-    computed(manager, "first", range(8))
-    assert reason_for(manager, opened(manager, "second", range(10))) == (8, MissReason.PARTIAL, None)
+    computed(manager, "first", range(10))
+    assert reason_for(manager, opened(manager, "second", range(10))) == (9, MissReason.PARTIAL, None)
 
 
 def test_explains_that_the_cache_is_off() -> None:
@@ -158,11 +161,11 @@ def test_prompt_logprobs_bypass_the_cache_until_they_were_given() -> None:
     assert reason_for(manager, scored) == (0, MissReason.BYPASSED, None)
     manager.release("scored")
     scored.output_token_ids.append(9)
-    assert manager.match(scored).num_tokens == 8
+    assert manager.match(scored).num_tokens == 9
 
 
-@pytest.mark.parametrize(("num_context", "num_matched"), [(1, 0), (4, 0), (5, 4), (8, 4), (9, 8), (10, 8)])
-def test_a_scored_prompt_reuses_context_tokens_only_up_to_the_one_that_predicts(num_context: int, num_matched: int) -> None:
+@pytest.mark.parametrize(("num_context", "num_matched"), [(1, 0), (2, 1), (4, 3), (5, 4), (8, 7), (9, 8), (10, 9)])
+def test_a_scored_prompt_reuses_context_tokens_up_to_the_one_that_predicts(num_context: int, num_matched: int) -> None:
     manager = manager_of()
     computed(manager, "first", range(10))
     params = SamplingParams(prompt_logprobs=0)
@@ -255,27 +258,61 @@ def test_release_lets_tails_be_evicted_before_heads() -> None:
     assert manager.pool.free_block_ids() == tuple(reversed(table))
 
 
-# -- waiting for a block that is being computed ------------------------------------------
+# -- waiting for what is being computed --------------------------------------------------
 
 
-def test_the_key_of_a_missing_block_is_pending_while_a_request_computes_it() -> None:
+def waited_for(manager: KVCacheManager, reader: Request) -> str | None:
+    return manager.match(reader).waits_for
+
+
+def test_a_request_waits_for_the_one_that_computes_its_prefix_to_the_token() -> None:
     manager = manager_of()
-    writer, reader = opened(manager, "writer", range(9)), opened(manager, "reader", range(9))
-    assert not manager.is_being_computed(manager.match(reader))
+    writer, reader = opened(manager, "writer", range(9)), opened(manager, "reader", range(11))
+    assert waited_for(manager, reader) is None
     manager.admit(writer, manager.match(writer), 4)
-    assert manager.is_being_computed(manager.match(reader))
+    assert waited_for(manager, reader) == "writer"
     manager.reserve("writer", 9)
     manager.commit(writer, 8)
-    assert not manager.is_being_computed(manager.match(reader))
+    assert manager.match(reader)[:2] == (2, 8)
+    assert waited_for(manager, reader) is None, "one token is not worth a step: eight are, or all that could be reused"
+    manager.commit(writer, 9)
+    assert (waited_for(manager, reader), manager.match(reader).num_tokens) == (None, 9)
     manager.check()
 
 
-def test_a_pending_key_ends_with_its_request() -> None:
+def test_a_request_waits_for_the_last_token_of_an_equal_prompt() -> None:
+    manager = manager_of()
+    writer, reader = opened(manager, "writer", range(10)), opened(manager, "reader", range(10))
+    manager.admit(writer, manager.match(writer), 10)
+    manager.commit(writer, 8)
+    assert waited_for(manager, reader) == "writer"
+    manager.commit(writer, 10)
+    assert manager.match(reader).num_tokens == 9
+
+
+@pytest.mark.parametrize(("num_shared", "is_worth_it"), [(MIN_WORTH_WAITING - 1, False), (MIN_WORTH_WAITING, True)])
+def test_a_request_waits_for_a_part_of_a_block_that_is_worth_a_step(num_shared: int, is_worth_it: bool) -> None:
+    manager = KVCacheManager(BlockPool(4, 32), fingerprint=b"model")
+    writer = opened(manager, "writer", range(40))
+    reader = opened(manager, "reader", (*range(num_shared), *range(100, 120)))
+    manager.admit(writer, manager.match(writer), 8)
+    assert (waited_for(manager, reader) == "writer") == is_worth_it
+
+
+def test_no_request_waits_for_what_is_cached_already() -> None:
+    manager = manager_of()
+    computed(manager, "first", range(7))
+    second, third = opened(manager, "second", range(7)), opened(manager, "third", range(7))
+    manager.admit(second, manager.match(second), 7)
+    assert waited_for(manager, third) is None
+
+
+def test_waiting_ends_with_the_request_that_computes() -> None:
     manager = manager_of()
     writer, reader = opened(manager, "writer", range(9)), opened(manager, "reader", range(9))
     manager.admit(writer, manager.match(writer), 4)
     manager.release("writer")
-    assert not manager.is_being_computed(manager.match(reader))
+    assert waited_for(manager, reader) is None
 
 
 # -- integrity and building ----------------------------------------------------------------

@@ -95,6 +95,104 @@ def test_the_second_block_with_the_same_content_stays_unfindable() -> None:
     pool.check()
 
 
+def test_a_held_copy_is_found_once_the_block_it_copies_is_free() -> None:
+    pool = BlockPool(3, 2)
+    first, second = allocate(pool, 1, "a") + allocate(pool, 1, "b")
+    key = commit(pool, first, (1, 2))
+    commit(pool, second, (1, 2))
+    pool.release(first, "a")
+    pool.check()
+    assert pool.find(key, (1, 2)) is second
+    assert (pool.num_cached, pool.free_block_ids()) == (0, (first.id, 2)), "nothing of it is kept twice"
+    allocate(pool, 2)
+    assert pool.find(key, (1, 2)) is second
+    pool.check()
+
+
+def test_a_held_copy_is_found_at_once_where_the_first_block_is_free() -> None:
+    pool = BlockPool(2, 2)
+    first, second = allocate(pool, 2)
+    key = commit(pool, first, (1, 2))
+    pool.release(first, "a")
+    commit(pool, second, (1, 2))
+    assert pool.find(key, (1, 2)) is second
+    assert pool.num_cached == 0
+    pool.check()
+
+
+def test_a_copy_that_is_released_is_empty() -> None:
+    pool = BlockPool(2, 2)
+    first, second = allocate(pool, 2)
+    commit(pool, first, (1, 2))
+    commit(pool, second, (1, 2))
+    pool.release(second, "b")
+    assert (second.copy_of, pool.num_cached, pool.num_free) == (None, 0, 1)
+    pool.check()
+
+
+# -- blocks that are not full ----------------------------------------------------------
+
+
+def test_the_tokens_of_a_partial_block_are_found_and_its_holder_fills_it() -> None:
+    pool = BlockPool(2, 4)
+    (block,) = allocate(pool, 1)
+    pool.offer(block, ROOT, (1, 2), "a")
+    pool.check()
+    assert pool.most_similar(ROOT, (1, 2, 3)) == (1, 2)
+    assert pool.holding(ROOT, (1, 2)) is block
+    commit(pool, block, (1, 2, 3, 4))
+    pool.check()
+    assert pool.most_similar(ROOT, (1, 2, 3)) == (1, 2, 3, 4)
+
+
+def test_partial_blocks_are_evicted_before_full_ones_and_after_empty_ones() -> None:
+    pool = BlockPool(4, 2)
+    full, partial, older, empty = allocate(pool, 4)
+    commit(pool, full, (1, 2))
+    pool.offer(partial, ROOT, (7,), "a")
+    pool.offer(older, ROOT, (8,), "a")
+    for block in (full, older, partial, empty):
+        pool.release(block, "a")
+    pool.check()
+    assert pool.free_block_ids() == (empty.id, older.id, partial.id, full.id)
+    allocate(pool, 3)
+    assert pool.most_similar(ROOT, (7,)) == (1, 2)
+    assert pool.num_cached == 1
+
+
+def test_a_partial_block_is_offered_only_where_its_tokens_are_not_found_already() -> None:
+    pool = BlockPool(3, 4)
+    first, second, third = allocate(pool, 3)
+    commit(pool, first, (1, 2, 3, 4))
+    pool.offer(second, ROOT, (1, 2), "a")
+    pool.offer(third, ROOT, (1, 9), "a")
+    assert (second.is_findable, third.is_findable) == (False, True)
+    pool.check()
+
+
+def test_a_held_partial_block_takes_the_place_of_a_free_one() -> None:
+    pool = BlockPool(3, 4)
+    first, second = allocate(pool, 2)
+    pool.offer(first, ROOT, (1, 2), "a")
+    pool.release(first, "a")
+    pool.offer(second, ROOT, (1, 2), "b")
+    assert pool.holding(ROOT, (1, 2)) is second
+    assert (pool.num_cached, pool.free_block_ids()) == (0, (first.id, 2))
+    pool.check()
+
+
+def test_a_partial_block_is_offered_again_when_it_has_grown() -> None:
+    pool = BlockPool(1, 4)
+    (block,) = allocate(pool, 1)
+    pool.offer(block, ROOT, (1,), "a")
+    pool.offer(block, ROOT, (1, 2, 3), "a")
+    pool.release(block, "a")
+    assert pool.most_similar(ROOT, (1, 2, 3)) == (1, 2, 3)
+    pool.share(block, "b")
+    assert pool.num_cached == 0
+    pool.check()
+
+
 def test_a_colliding_key_is_a_miss() -> None:
     pool = BlockPool(1, 2)
     (block,) = allocate(pool, 1)
@@ -163,13 +261,30 @@ def commit_twice(pool: BlockPool) -> None:
     commit(pool, block, (1, 2))
 
 
+def offer_a_full_block(pool: BlockPool) -> None:
+    pool.offer(allocate(pool, 1)[0], ROOT, (1, 2), "a")
+
+
+def offer_a_free_block(pool: BlockPool) -> None:
+    pool.offer(pool.blocks[0], ROOT, (1,), "a")
+
+
 def commit_half_a_block(pool: BlockPool) -> None:
     (block,) = allocate(pool, 1)
     pool.commit(block, ROOT, ROOT, (1,), "a")
 
 
 @pytest.mark.parametrize(
-    "misuse", [free_a_free_block, share_an_empty_block, commit_a_free_block, commit_twice, commit_half_a_block]
+    "misuse",
+    [
+        free_a_free_block,
+        share_an_empty_block,
+        commit_a_free_block,
+        commit_twice,
+        commit_half_a_block,
+        offer_a_full_block,
+        offer_a_free_block,
+    ],
 )
 def test_misuse_is_reported(misuse: Callable[[BlockPool], None]) -> None:
     with pytest.raises(IntegrityError, match="Report this"):
@@ -196,11 +311,17 @@ def forget_the_parent(pool: BlockPool) -> None:
     pool.blocks[1].parent = b"another"
 
 
+def call_it_a_copy(pool: BlockPool) -> None:
+    pool.blocks[0].copy_of = pool.blocks[1].hash
+
+
 def miscount(pool: BlockPool) -> None:
     pool.num_cached += 1
 
 
-@pytest.mark.parametrize("damage", [leak, resurrect, lose_the_key, change_the_tokens, forget_the_parent, miscount])
+@pytest.mark.parametrize(
+    "damage", [leak, resurrect, lose_the_key, change_the_tokens, forget_the_parent, call_it_a_copy, miscount]
+)
 def test_check_sees_damage(damage: Callable[[BlockPool], None]) -> None:
     pool = BlockPool(3, 2)
     _, cached = allocate(pool, 2)
