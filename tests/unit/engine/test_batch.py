@@ -69,5 +69,6 @@ def test_every_token_has_its_place(planned: list[ScheduledChunk]) -> None:
             row += 1
     assert batch.query_start[-1] == row == len(batch.token_ids)
     assert batch.sample_rows.tolist() == sampled
-    for name in batch.__dataclass_fields__:
+    assert batch.own_tiles is None
+    for name in batch.__dataclass_fields__.keys() - {"own_tiles"}:
         assert getattr(batch, name).dtype == np.int32, name
