@@ -188,6 +188,7 @@ class CacheConfig:
     block_size: int = KERNEL_TILE_TOKENS
     memory_bytes: int | None = None  # auto: DEFAULT_KV_MEMORY_BYTES, or what the weights leave of the machine
     format: KVFormat | None = None  # auto: the weights' format
+    exact_key_layers: tuple[int, ...] = ()  # whose keys stay bfloat16 in a quantized format: `resolve` finds them by their biases
 
     def __post_init__(self) -> None:
         _check_counts(self, ("block_size",) if self.memory_bytes is None else ("block_size", "memory_bytes"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quire.config import KERNEL_TILE_TOKENS, KVFormat
+from quire.config import KERNEL_TILE_TOKENS, QUANTIZED_HEAD_DIM_STEP, KVFormat
 from quire.models.strict_json import shorten
 from quire.units import format_bytes
 
@@ -38,7 +38,8 @@ class Description:
 
     `gguf` is None for a model directory, and `directory` then that, else the file. `storage` says how another library quantized
     the weights of a directory, None where they are stored as they are; `held` in what formats quantized weights are in memory,
-    None of any others and without weight files.
+    None of any others and without weight files. `exact_key_layers` are those whose keys stay bfloat16 in quantized KV formats,
+    which only weights can tell.
     """
 
     directory: Path
@@ -49,6 +50,7 @@ class Description:
     gguf: GgufFacts | None = None
     storage: Storage | None = None
     held: StoredFormats | None = None
+    exact_key_layers: tuple[int, ...] = ()
 
 
 @click.command()
@@ -83,7 +85,6 @@ def describe(directory: Path) -> Description:
     """Reads what a model directory or a GGUF file says of itself, and the sizes of weight files; raises ModelError."""
     from math import prod
 
-    from quire.executors.protocol import kv_layout
     from quire.models.checkpoint import read_spec
     from quire.models.gguf.facts import read_facts
     from quire.models.gguf.splits import is_gguf
@@ -93,16 +94,35 @@ def describe(directory: Path) -> Description:
     gguf = read_facts(directory) if is_gguf(directory) else None
     storage = describe_storage(directory) if gguf is None else None
     sizes = [file.stat().st_size for file in directory.glob("*.safetensors")] if gguf is None else [gguf.file_bytes]
+    exact = _exact_key_layers(directory) if spec.has_qkv_bias and (sizes or gguf is not None) else ()
     return Description(
         directory=directory,
         spec=spec,
         num_parameters=sum(prod(shape) for shape in spec.tensor_shapes().values()),
         file_bytes=sum(sizes) if sizes else None,
-        kv_bytes_per_token={kind.value: kv_layout(spec, KERNEL_TILE_TOKENS, kind).bytes_per_token for kind in KVFormat},
+        kv_bytes_per_token=_kv_bytes_per_token(spec, exact),
         gguf=gguf,
         storage=storage,
         held=_held(directory) if gguf is not None or (storage is not None and sizes) else None,
+        exact_key_layers=exact,
     )
+
+
+def _kv_bytes_per_token(spec: ModelSpec, exact: tuple[int, ...]) -> dict[str, int]:
+    """Returns the bytes of a token by KV format; a format that cannot hold such heads is left out."""
+    from quire.executors.protocol import kv_layout
+
+    formats = [each for each in KVFormat if not (each.is_quantized and spec.head_dim % QUANTIZED_HEAD_DIM_STEP)]
+    layouts = [kv_layout(spec, KERNEL_TILE_TOKENS, each, exact if each.is_quantized else ()) for each in formats]
+    return {layout.format.value: layout.bytes_per_token for layout in layouts}
+
+
+def _exact_key_layers(directory: Path) -> tuple[int, ...]:
+    from quire.executors.key_bias import exact_key_layers
+    from quire.models.checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(directory)
+    return exact_key_layers(checkpoint.spec, checkpoint.weights)
 
 
 def _held(directory: Path) -> StoredFormats | None:
@@ -206,6 +226,9 @@ def _spec_rows(found: Description) -> dict[str, str]:
     if found.storage is not None:
         bits = found.storage.bits_per_weight
         rows["stored as"] = found.storage.description + ("" if bits is None else f"; {bits:.2f} bits per quantized weight")
+    if found.exact_key_layers:
+        layers = ", ".join(map(str, found.exact_key_layers))
+        rows["key biases"] = f"large in layers {layers}: their keys stay bfloat16 in quantized KV formats"
     if found.held is not None:
         rows["in memory"] = _held_text(found.held)
     if windows:
@@ -240,6 +263,7 @@ def _description_json(found: Description) -> dict[str, Any]:
         "num_parameters": found.num_parameters,
         "file_bytes": found.file_bytes,
         "kv_bytes_per_token": found.kv_bytes_per_token,
+        "exact_key_layers": list(found.exact_key_layers),
         "gguf": None if found.gguf is None else asdict(found.gguf),
         "quantization": None if found.storage is None else found.storage.description,
         "bits_per_quantized_weight": None if found.storage is None else found.storage.bits_per_weight,

@@ -17,6 +17,8 @@ from quire.engine.capacity import Capacity, Needs
 from quire.engine.resolve import capacity_of, kv_room, pool_blocks, resolve, settled, step_rows
 from quire.environment import Memory, read_memory
 from quire.errors import ConfigError
+from quire.executors.key_bias import exact_key_layers
+from quire.executors.kv_shape import kv_layout
 from quire.executors.native import int_layout
 from quire.executors.packing import chosen_formats
 from quire.kv.layout import KVLayout
@@ -83,7 +85,8 @@ def plan_memory(config: EngineConfig, checkpoint: Checkpoint, asked: AskedLoad) 
     resolved, problem = _resolved(config, checkpoint, memory)
     capacity = capacity_of(resolved, spec, checkpoint.weights)
     context = _context(asked.context, settled(resolved.max_context, "max_context"), spec)
-    layouts = {each: replace(capacity.layout, format=each) for each in KVFormat}
+    exact = exact_key_layers(spec, checkpoint.weights)
+    layouts = {each: kv_layout(spec, capacity.layout.block_size, each, exact if each.is_quantized else ()) for each in KVFormat}
     load = AskedLoad(context=context, concurrency=asked.concurrency)
     return MemoryPlan(
         config=resolved,

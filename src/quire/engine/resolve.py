@@ -26,6 +26,7 @@ from quire.config import (
 from quire.engine.capacity import Capacity, default_kv_memory, require_fit, require_possible
 from quire.environment import Memory, default_threads
 from quire.errors import ConfigError
+from quire.executors.key_bias import exact_key_layers
 from quire.executors.options import ExecutorOptions
 from quire.executors.packing import PackLayout, matrix_formats
 from quire.executors.protocol import kv_layout
@@ -53,7 +54,8 @@ def resolve(config: EngineConfig, spec: ModelSpec, weights: Weights, memory: Mem
     _require_kv_format(kv_format, executor, spec.head_dim)
     weight_format = config.weight_format or _weight_format(config, dtype, executor, weights.dtype)
     prefix_cache = PrefixCache.OFF if config.cache.mode is KVCacheMode.OFF else config.cache.prefix_cache
-    cache = replace(config.cache, format=kv_format, prefix_cache=prefix_cache)
+    exact = exact_key_layers(spec, weights) if kv_format.is_quantized else ()
+    cache = replace(config.cache, format=kv_format, exact_key_layers=exact, prefix_cache=prefix_cache)
     threads = config.threads or default_threads()
     chosen = replace(config, cache=cache, dtype=dtype, executor=executor, weight_format=weight_format, threads=threads)
     return _sized(chosen, capacity_of(chosen, spec, weights), memory)
@@ -135,7 +137,8 @@ def step_rows(config: EngineConfig, spec: ModelSpec) -> int:
 
 def layout_of(config: EngineConfig, spec: ModelSpec) -> KVLayout:
     """Returns the cache layout of a resolved configuration."""
-    return kv_layout(spec, config.cache.block_size, settled(config.cache.format, "kv_format"))
+    cache = config.cache
+    return kv_layout(spec, cache.block_size, settled(cache.format, "kv_format"), cache.exact_key_layers)
 
 
 def pool_blocks(config: EngineConfig, spec: ModelSpec) -> int:
