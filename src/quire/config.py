@@ -133,7 +133,7 @@ class ExecutorKind(Enum):
     @property
     def kv_formats(self) -> tuple[KVFormat, ...]:
         """The formats in which this executor can hold keys and values."""
-        return tuple(KVFormat) if self is ExecutorKind.REFERENCE else _EXACT_KV_FORMATS
+        return _EXACT_KV_FORMATS if self is ExecutorKind.TORCH else tuple(KVFormat)
 
 
 def checked_count(name: str, value: object) -> int:
