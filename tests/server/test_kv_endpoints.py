@@ -146,10 +146,45 @@ def test_answer_of_another_key_is_as_unknown_as_one_that_never_was(clients: list
     assert compared.status_code == 404
 
 
-@pytest.mark.parametrize("path", ["map", "ledger", "explain/chatcmpl-0", "other"])
+@pytest.mark.parametrize("path", ["map", "holdings", "ledger", "explain/chatcmpl-0", "other"])
 def test_nothing_is_told_without_a_key(keyed: Served, path: str) -> None:
     with httpx2.Client(base_url=keyed.url) as stranger:
         assert stranger.get(f"/v1/kv/{path}").status_code == 401
+
+
+def test_explanation_tells_both_texts_where_prompts_part_and_names_no_other_request(http: httpx2.Client) -> None:
+    first, second = chat(http, _TEXT + " One more apple."), chat(http, _TEXT + " One more pear.")
+    (prompt,) = http.get(f"/v1/kv/explain/{second['id']}").json()["prompts"]
+    assert prompt["reason"] in ("diverged", "partial", "evicted")
+    if prompt["reason"] == "diverged":
+        assert prompt["diverged_text"] != prompt["cached_text"]
+        assert repr(prompt["cached_text"]) in prompt["text"]
+    assert prompt["admissions"] == [prompt["text"]]
+    assert "request-" not in prompt["text"]
+    assert first["id"] not in prompt["text"]
+
+
+# -- holdings ---------------------------------------------------------------------------
+
+
+def test_holdings_sum_up_and_show_a_request_that_runs(http: httpx2.Client) -> None:
+    body = {"prompt": _TEXT, "max_tokens": 1500, "stream": True, "ignore_eos": True}
+    with http.stream("POST", "/v1/completions", json=body) as stream:
+        lines = (line for line in stream.iter_lines() if line.startswith("data: "))
+        next(lines)
+        found = http.get("/v1/kv/holdings", params={"limit": 1024}).json()
+    assert [request["blocks"] for request in found["requests"]] == [found["used_blocks"]]
+    assert sum(tenant["bytes"] for tenant in found["tenants"]) == found["used_blocks"] * found["bytes_per_block"]
+    assert sum(run["blocks"] - run["held_blocks"] for run in found["prefixes"]) == found["cached_blocks"]
+    assert any(run["evicted_after_allocations"] for run in found["prefixes"])
+    page = http.get("/v1/kv/holdings", params={"first": 1, "limit": 1}).json()
+    assert (len(page["prefixes"]), page["next"]) == (1, 2 if len(found["prefixes"]) > 2 else None)
+
+
+def test_holdings_of_several_keys_tell_sums_only(clients: list[httpx2.Client]) -> None:
+    found = clients[0].get("/v1/kv/holdings").json()
+    assert (found["requests"], found["tenants"], found["prefixes"], found["next"]) == (None, None, None, None)
+    assert found["empty_blocks"] > 0
 
 
 # -- ledger ----------------------------------------------------------------------------
@@ -241,7 +276,7 @@ def test_map_of_several_keys_tells_sums_only(clients: list[httpx2.Client]) -> No
 @pytest.mark.parametrize(
     "query", ["first=-1", "first=a", "limit=0", "limit=1025", "limit=1e3", "first=99999999999", "limit=", "first=1_0"]
 )
-@pytest.mark.parametrize("path", ["map", "ledger"])
+@pytest.mark.parametrize("path", ["map", "holdings", "ledger"])
 def test_wrong_pages_are_refused(http: httpx2.Client, path: str, query: str) -> None:
     answer = http.get(f"/v1/kv/{path}?{query}")
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, query.partition("=")[0])

@@ -122,6 +122,7 @@ def test_kept_response_is_as_described(asking: httpx2.Client) -> None:
         ("get", "/v1/responses/{response_id}"),
         ("get", "/v1/responses/{response_id}/input_items"),
         ("get", "/v1/kv/explain/{response_id}"),
+        ("get", "/v1/kv/holdings"),
         ("get", "/v1/kv/ledger"),
         ("get", "/v1/kv/map"),
         ("delete", "/v1/responses/{response_id}"),
@@ -142,7 +143,12 @@ def test_diagnoses_and_explanations_are_as_described(asking: httpx2.Client) -> N
         fields = {"messages": chat, "max_tokens": 1, "diagnostics": {"previous_message_id": earlier}}
         message = asking.post("/v1/messages", json=fields).json()
         _validate(DOCUMENT["paths"]["/v1/messages"]["post"]["responses"]["200"], message)
-    for path, query in (("map", "?limit=9"), ("ledger", ""), ("explain/{answer_id}", f"?compared_with={first}")):
+    for path, query in (
+        ("map", "?limit=9"),
+        ("holdings", ""),
+        ("ledger", ""),
+        ("explain/{answer_id}", f"?compared_with={first}"),
+    ):
         found = asking.get(f"/v1/kv/{path.format(answer_id=answer['id'])}{query}")
         _validate(DOCUMENT["paths"][f"/v1/kv/{path}"]["get"]["responses"]["200"], found.json())
 

@@ -17,6 +17,7 @@ from support.request_seeds import ACCEPTED, EXTREMES, SEEDS
 
 _QUERIED = (
     "/v1/kv/map",
+    "/v1/kv/holdings",
     "/v1/kv/ledger",
     "/v1/kv/explain/x",
     "/v1/responses/resp_x",

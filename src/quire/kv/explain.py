@@ -200,6 +200,12 @@ def _with_texts(admission: Admission, text_of: Callable[[int], str]) -> Admissio
     return replace(admission, divergence=Divergence(found.position, found.token_id, found.cached_token_id, *texts))
 
 
+def without_names(admission: Admission) -> Admission:
+    """Returns an admission that names no other request, for a client who does not know what they are called here."""
+    loss = None if admission.loss is None else admission.loss._replace(request_id=None)
+    return replace(admission, loss=loss, waited_for=("another request",) if admission.waited_for else ())
+
+
 def sentence(admission: Admission) -> str:
     """Returns what happened as a sentence without a full stop."""
     reused, matched = admission.num_reused_tokens, admission.num_matched_tokens

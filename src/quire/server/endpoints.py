@@ -62,6 +62,7 @@ _LISTED = (
     "POST /tokenize",
     "POST /detokenize",
     "GET /v1/kv/map",
+    "GET /v1/kv/holdings",
     "GET /v1/kv/ledger",
     "GET /v1/kv/explain/{id}",
     "GET /health",

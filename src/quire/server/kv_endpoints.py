@@ -2,6 +2,7 @@
 
 map                                      blocks by state; one by one only where there is a single key, since who holds what
                                          would tell the others what a key computes
+holdings                                 what requests, tenants and prefixes hold; sums only where there are several keys
 ledger                                   recent answers, the newest first
 explain/{id}[?compared_with={id}]        one answer of any API, and where its prompt parts from that of another
 """
@@ -15,13 +16,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from quire.engine.core import EngineCore
+from quire.engine.engine_thread import FoundT
+from quire.engine.kv_ledger import kv_ledger
 from quire.engine.kv_map import KVMap, kv_map
 from quire.errors import RequestError
-from quire.kv.explain import CacheExplanation, sentence
+from quire.kv.explain import Admission, sentence, without_names
 from quire.server.diagnostics import change_of, num_equal
 from quire.server.diagnostics_notes import Explanations, NotedAnswer, PromptNote
 from quire.server.errors import ApiError, Refusal, refuse
 from quire.server.gate import TENANT
+from quire.server.kv_holdings import holdings_fields
 from quire.server.limits import MAX_LABEL_CHARS
 from quire.server.render import to_json
 from quire.server.runs import shutting_down
@@ -46,6 +51,7 @@ class KVEndpoints:
         """Returns the routes."""
         return [
             Route("/v1/kv/map", self._map),
+            Route("/v1/kv/holdings", self._holdings),
             Route("/v1/kv/ledger", self._ledger),
             Route("/v1/kv/explain/{answer_id}", self._explain),
         ]
@@ -53,21 +59,27 @@ class KVEndpoints:
     async def _map(self, request: Request) -> Response:
         rows = self._rows(request)
         is_alone = not request.scope[TENANT]
-        found = await self._look(rows if is_alone else range(0))
+        found = await self._look(lambda core: kv_map(core, rows if is_alone else range(0)))
         return await self._written(len(found.blocks), lambda: _map_fields(found, rows if is_alone else None))
 
-    async def _look(self, rows: range) -> KVMap:
-        """Returns the map after the step that runs; raises ApiError (429) where too many wait for that."""
+    async def _holdings(self, request: Request) -> Response:
+        rows = None if request.scope[TENANT] else self._rows(request)
+        found, tokenizer = await self._look(kv_ledger), self._service.engine.tokenizer
+        num_rows = 0 if rows is None else 2 * len(rows)
+        return await self._written(num_rows, lambda: holdings_fields(found, rows, tokenizer))
+
+    async def _look(self, look: Callable[[EngineCore], FoundT]) -> FoundT:
+        """Returns what is found after the step that runs; raises ApiError (429) where too many wait for that."""
         if self._num_looks >= self._service.limits.kv_looks:
             raise ApiError(
-                "too many requests wait for the map",
+                "too many requests wait for a look at the cache",
                 limit=self._service.limits.kv_looks,
                 next_step="Try again later.",
                 refusal=Refusal(status=429, code="overloaded", headers={"retry-after": "1", "retry-after-ms": "1000"}),
             )
         self._num_looks += 1
         try:
-            return await self._service.engine.look(lambda core: kv_map(core, rows))
+            return await self._service.engine.look(look)
         except RequestError as error:  # there is nothing else to refuse
             raise shutting_down() from error
         finally:
@@ -170,14 +182,8 @@ def _summary(note: PromptNote, explanations: Explanations) -> dict[str, Any]:
 def _explained(note: PromptNote, explanations: Explanations, other: NotedAnswer | None) -> dict[str, Any]:
     """Returns what the cache did for each prompt; nulls for one that waits, or that was forgotten while it ran."""
     prompts = [
-        {
-            "tokens": length,
-            "reused_tokens": None if explanation is None else explanation.num_reused_tokens,
-            "computed_tokens": None if explanation is None else length - explanation.num_reused_tokens,
-            "reason": None if explanation is None else explanation.reason.value,
-            "diverged_at": None if explanation is None else explanation.diverged_at,
-            "text": None if explanation is None else _sentence(explanation),
-        }
+        {"tokens": length, **_admission(None if explanation is None else explanation.first, length)}
+        | {"admissions": [] if explanation is None else [sentence(without_names(each)) for each in explanation.admissions]}
         for length, explanation in zip(note.lengths, explanations, strict=True)
     ]
     head = {"id": note.answer_id, "object": "kv.explanation", "created": note.created, "label": note.label}
@@ -185,9 +191,20 @@ def _explained(note: PromptNote, explanations: Explanations, other: NotedAnswer 
     return {**head, "prompts": prompts, **comparison}
 
 
-def _sentence(explanation: CacheExplanation) -> str:
-    """Returns what happened when the request was let in first, without the engine's name of it."""
-    return sentence(explanation.first)
+def _admission(first: Admission | None, length: int) -> dict[str, Any]:
+    divergence, loss = (None, None) if first is None else (first.divergence, first.loss)
+    return {
+        "reused_tokens": None if first is None else first.num_reused_tokens,
+        "copied_tokens": None if first is None else first.num_copied_tokens,
+        "computed_tokens": None if first is None else length - first.num_reused_tokens,
+        "reason": None if first is None else first.reason.value,
+        "diverged_at": None if divergence is None else divergence.position,
+        "diverged_text": None if divergence is None else divergence.text,
+        "cached_text": None if divergence is None else divergence.cached_text,
+        "evicted_steps_ago": None if loss is None else loss.num_steps_ago,
+        "waited_for": 0 if first is None else len(first.waited_for),
+        "text": None if first is None else sentence(without_names(first)),
+    }
 
 
 def _comparison(earlier: PromptNote, later: PromptNote) -> dict[str, Any]:

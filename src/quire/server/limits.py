@@ -60,7 +60,7 @@ class Limits:
     noted_bytes: int = _limit(32 * MIB, "these digests; the oldest of the key with most go first")
     noted_s: float = _limit(3600.0, "time that they are kept")
     kv_rows: int = _limit(1024, "blocks or answers in one page of `/v1/kv`")
-    kv_looks: int = _limit(8, "requests of `/v1/kv/map` that wait for a step to end; 429 beyond")
+    kv_looks: int = _limit(8, "requests of `/v1/kv/map` and `/v1/kv/holdings` that wait for a step to end; 429 beyond")
     open_requests: int = _limit(2048, "choices that are computed or wait, of all clients; 429 beyond")
     open_tokens: int = _limit(1_000_000, "prompt tokens of these; 429 beyond")
     open_requests_per_key: int = _limit(1024, "choices of one key that are computed or wait, where there are several; 429 beyond")

@@ -43,6 +43,69 @@ class KVMapAnswer(Answered):
     next: int | None
 
 
+class RequestHolding(Answered):
+    """What one request holds; a block that n requests hold is the n-th part of one."""
+
+    id: str
+    tokens: int = Field(ge=0)
+    reused_tokens: int = Field(ge=0)
+    blocks: int = Field(ge=0)
+    shared_blocks: int = Field(ge=0)
+    block_share: float = Field(ge=0)
+    bytes: int = Field(ge=0)
+    empty_slots: int = Field(ge=0)
+    own_tiles: int = Field(ge=0)
+    age_steps: int | None
+
+
+class TenantHolding(Answered):
+    """What the requests of one tenant hold, and the free blocks with its tokens; null for those of a tenant long gone."""
+
+    tenant: str | None
+    requests: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    reused_tokens: int = Field(ge=0)
+    block_share: float = Field(ge=0)
+    bytes: int = Field(ge=0)
+    empty_slots: int = Field(ge=0)
+    cached_blocks: int = Field(ge=0)
+
+
+class PrefixHolding(Answered):
+    """Blocks of one prefix up to where others branch off, and after how many allocations the first of them is evicted."""
+
+    first_token: int = Field(ge=0)
+    tokens: int = Field(ge=0)
+    text: str
+    blocks: int = Field(ge=1)
+    held_blocks: int = Field(ge=0)
+    holders: int = Field(ge=0)
+    idle_steps: int
+    evicted_after_allocations: int | None
+    evicted_after_steps: float | None
+
+
+class KVHoldings(Answered):
+    """Who holds the cache's memory. A server with several keys tells sums only."""
+
+    object: Literal["kv.holdings"]
+    step: int = Field(ge=0)
+    block_size: int
+    bytes_per_block: int
+    used_blocks: int = Field(ge=0)
+    cached_blocks: int = Field(ge=0)
+    empty_blocks: int = Field(ge=0)
+    held_tokens: int = Field(ge=0)
+    empty_slots: int = Field(ge=0)
+    own_tiles: int = Field(ge=0)
+    own_tile_bytes: int = Field(ge=0)
+    allocations_per_step: float = Field(ge=0)
+    requests: list[RequestHolding] | None
+    tenants: list[TenantHolding] | None
+    prefixes: list[PrefixHolding] | None
+    next: int | None
+
+
 class LedgerEntry(Answered):
     """What the cache did for one answer."""
 
@@ -66,14 +129,20 @@ class LedgerPage(Answered):
 
 
 class ExplainedPrompt(Answered):
-    """What the cache did for one prompt; nulls for one that waits."""
+    """What the cache did for one prompt when it was let in first, and each time in words; nulls for one that waits."""
 
     tokens: int = Field(ge=0)
     reused_tokens: int | None
+    copied_tokens: int | None
     computed_tokens: int | None
     reason: Reason | None
     diverged_at: int | None
+    diverged_text: str | None
+    cached_text: str | None
+    evicted_steps_ago: int | None
+    waited_for: int = Field(ge=0)
     text: str | None
+    admissions: list[str]
 
 
 class PromptComparison(Answered):

@@ -179,6 +179,13 @@ OPERATIONS = (
     ),
     Operation(
         method="get",
+        path="/v1/kv/holdings",
+        summary="Tells what requests, tenants and prefixes hold of the cache's memory.",
+        answer=of_kv.KVHoldings,
+        query=_PAGE,
+    ),
+    Operation(
+        method="get",
         path="/v1/kv/ledger",
         summary="Tells what the cache did for recent answers of a key.",
         answer=of_kv.LedgerPage,
