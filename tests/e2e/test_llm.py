@@ -170,4 +170,4 @@ def test_every_request_can_be_explained(llm: LLM, sampling: SamplingParams) -> N
     prompt = [3 + i % 20 for i in range(70)]
     found = [explain(prompt), explain([*prompt[:50], 1, *prompt[51:]]), explain(prompt)]
     facts = [(each.num_reused_tokens, each.reason, each.diverged_at) for each in found if each is not None]
-    assert facts == [(0, MissReason.COLD, None), (32, MissReason.DIVERGED, 50), (64, MissReason.PARTIAL, None)]
+    assert facts == [(0, MissReason.COLD, None), (50, MissReason.DIVERGED, 50), (69, MissReason.PARTIAL, None)]

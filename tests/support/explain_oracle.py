@@ -53,7 +53,7 @@ class Memory:
     def expect(self, request: Request, step: int) -> Expected:
         """Returns what must be said of a request that is let in now."""
         size, tokens, domain = self.block_size, tuple(request.token_ids(0, request.num_tokens)), domain_of(request)
-        limit = request.first_logits_at // size * size
+        limit = request.first_logits_at
         found = {content for owner, content in self.findable.values() if owner == domain}
         num_whole = 0
         while num_whole + size <= limit and tokens[: num_whole + size] in found:
@@ -117,6 +117,7 @@ class Oracle:
         self.memory = Memory(shape.block_size, shape.num_blocks)
         self.has_cache = shape.prefix_cache is PrefixCache.ON
         self.requests: dict[str, Request] = {}
+        self.seen: dict[str, Request] = {}  # also those that ended
         self.tables: dict[str, list[int]] = {}
         self.expected: dict[str, list[Expected]] = {}
         self.new: list[str] = []  # let in by the plan in flight
@@ -131,7 +132,7 @@ class Oracle:
             self.tally["empty"] += pool.num_free - pool.num_cached
 
     def _submitted(self, request: Request) -> None:
-        self.requests[request.request_id] = request
+        self.requests[request.request_id] = self.seen[request.request_id] = request
         self.expected[request.request_id] = []
 
     def _planned(self, plan: StepPlan) -> None:
@@ -164,6 +165,16 @@ class Oracle:
                 self.expected[request_id].pop()
                 self.tally["taken back"] += 1
 
+    def _copy(self, request_id: str, target: int) -> None:
+        """A block gets tokens of another one, which the request holds meanwhile."""
+        request, (*_, admission) = self.requests[request_id], self._explained(request_id).admissions
+        copied = domain_of(request), tuple(request.token_ids(0, admission.num_reused_tokens))
+        stop, sources = len(copied[1]), [self.memory.written.get(block_id) for block_id in self.tables[request_id]]
+        is_there = any(source is not None and (source[0], source[1][:stop]) == copied for source in sources)
+        require(is_there, "tokens are copied from a block that has others")
+        self.memory.written[target] = copied
+        self.tally["copied"] += 1
+
     def _settle(self) -> None:
         self.new.clear()
         self._fold()
@@ -193,6 +204,10 @@ class Oracle:
         require(divergence in (wanted.divergences or {None}), f"{divergence} is told, one of {wanted.divergences} is true")
         loss = None if found.loss is None else tuple(found.loss)
         require(loss in (wanted.losses or {None}), f"{loss} is told, one of {wanted.losses} is true")
+        for other in map(self.seen.get, found.waited_for):
+            is_like = other is not None and domain_of(other) == domain_of(request)
+            require(is_like and other.prompt_token_ids[0] == request.prompt_token_ids[0], "waited for a request that is unlike")
+        self.tally["waited"] += bool(found.waited_for)
         self.tally[found.reason.value] += 1
         self.tally["lost to another domain"] += loss is not None and loss[2] is None
 
@@ -217,8 +232,12 @@ class Oracle:
             table.append(block_id)
         elif kind == "released":
             table.remove(block_id)
-        elif kind == "committed":
+        elif kind in ("committed", "offered"):
             memory.findable[block_id] = memory.written[block_id]
+        elif kind in ("duplicate", "superseded"):
+            memory.findable.pop(block_id, None)
+        elif kind == "copied":
+            self._copy(request_id, block_id)
         elif kind == "evicted":
             memory.evict(block_id, event.step, request_id, domain_of(self.requests[request_id]))
 
