@@ -14,7 +14,7 @@ from quire.kv.table import BlockTable, block_tokens
 from quire.units import cdiv
 
 MIN_WORTH_WAITING = 8
-"""Tokens that a copy must save for a request to wait for it, unless it saves all that could be saved: a step is not free."""
+"""Tokens that a copy must save for a request to wait for it: a step is not free. After whole blocks all that is left will do."""
 
 
 class PendingBlocks:
@@ -65,14 +65,15 @@ class PendingBlocks:
     def worth_waiting(self, block_idx: int, parent: bytes, wanted: tuple[int, ...], num_cached: int) -> BlockTable | None:
         """Returns a table that will have more of the tokens `wanted` after `parent` than the `num_cached` that are cached.
 
-        So many more that it is worth a step, or all of them.
+        So many more that it is worth a step, or all that the request could reuse after whole blocks.
         """
         for table in self._following.get(parent, ()):
             if table.request is None:
                 raise defect(f"blocks of {table.request_id} are pending but no request computes them")
             token_ids = block_tokens(table.request, block_idx, self._size, table.num_target)
             num_equal = num_common(token_ids, wanted)
-            if num_equal > num_cached and (num_equal == len(wanted) or num_equal - num_cached >= MIN_WORTH_WAITING):
+            is_rest = block_idx > 0 and num_equal == len(wanted) and num_equal > num_cached
+            if is_rest or num_equal - num_cached >= MIN_WORTH_WAITING:
                 return table
         return None
 

@@ -78,7 +78,7 @@ def test_a_submission_that_asks_is_told_how_far_its_prompt_is(tokenizer: Tokeniz
         told += [event for event in events if isinstance(event, PromptProgress)]
     assert {event.request_id for event in told} == {"warm"}
     cached = told[0].num_cached_tokens
-    assert 0 < cached < 40
+    assert cached == 40
     assert {(event.num_tokens, event.num_cached_tokens) for event in told} == {(60, cached)}
     assert [event.num_computed_tokens for event in told] == sorted({event.num_computed_tokens for event in told})
     assert told[-1].num_computed_tokens == 60
@@ -131,7 +131,7 @@ def test_usage_and_explanation_of_a_failed_admission_agree(tokenizer: Tokenizer)
     assert (outputs["bad"].num_cached_tokens, explain("bad")) == (0, Unexplained.NEVER_LET_IN)
     explanation = explain("good")
     assert isinstance(explanation, CacheExplanation)
-    assert outputs["good"].num_cached_tokens == explanation.num_reused_tokens == 32
+    assert outputs["good"].num_cached_tokens == explanation.num_reused_tokens == len(PROMPT)
 
 
 def test_request_that_starts_to_fail_in_decode_keeps_what_it_has(tokenizer: Tokenizer) -> None:
@@ -214,7 +214,7 @@ def test_abort_returns_the_final_output_and_keeps_the_prefix(tokenizer: Tokenize
     assert 0 < len(output.outputs[0].token_ids) < 50
     assert core.abort("a") is None
     assert _free(core)
-    assert run_all(core, submission("b", PROMPT))["b"].num_cached_tokens == 32
+    assert run_all(core, submission("b", PROMPT))["b"].num_cached_tokens == len(PROMPT) - 1
 
 
 def test_abort_releases_text_held_back_for_a_stop(tokenizer: Tokenizer) -> None:
