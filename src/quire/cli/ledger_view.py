@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_ROWS = 12
-_SHOWN_TOKENS, _SHOWN_CHARS = 24, 36
+_SHOWN_CHARS = 36
 
 
 class LedgerView:
@@ -95,7 +95,7 @@ class LedgerView:
         return listing(_titled("Prefixes, the last used first", len(rows), len(runs)), headers, rows)
 
     def _prefix(self, run: PrefixRun) -> tuple[str, ...]:
-        text = self._tokenizer.decode(run.token_ids[:_SHOWN_TOKENS], skip_special=False)
+        text = self._tokenizer.decode(run.first_tokens, skip_special=False)
         return (
             f"{run.start} to {run.start + run.num_tokens}",
             repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}..."),

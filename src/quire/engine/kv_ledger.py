@@ -24,14 +24,15 @@ def ledger_of(manager: KVCacheManager, requests: Iterable[Request], layout: KVLa
     tables = {request.request_id: manager.block_ids(request.request_id) for request in requests}
     shares = shares_of(tables, manager.pool)
     holdings = tuple(_holding(manager, request, layout, shares[request.request_id]) for request in requests)
-    runs = prefix_runs(manager.pool, manager.ledger.tenant_of)
+    pace = allocations_per_step(manager.pool.events)
+    runs = prefix_runs(manager.pool, manager.ledger.tenant_of, pace)
     return KVLedger(
         step=manager.pool.events.step,
         usage=manager.usage(layout),
         block_size=manager.pool.block_size,
         num_own_tiles=sum(holding.num_own_tiles for holding in holdings),
         bytes_per_own_tile=layout.bytes_per_own_tile,
-        allocations_per_step=allocations_per_step(manager.pool.events),
+        allocations_per_step=pace,
         requests=holdings,
         tenants=by_tenant(holdings, runs),
         prefixes=runs,

@@ -14,8 +14,11 @@ from quire.kv.block import Block
 from quire.kv.events import EventLog, KVEvent, KVEventKind
 from quire.kv.pool import BlockPool
 
-_NUM_LOOKED_AT = 4096
+_NUM_LOOKED_AT = 1024
 """Events from which the pace of allocations is taken."""
+
+NUM_FIRST_TOKENS = 32
+"""Tokens by which a run is recognized."""
 
 TenantOf = Callable[[bytes], str | None]
 """Returns the tenant of a domain's root, if it is known (any more)."""
@@ -34,8 +37,9 @@ class EvictionOutlook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixRun:
-    """Consecutive findable blocks after which nothing branches, but at the end: tokens [start, start + len(token_ids)).
+    """Consecutive findable blocks of which only the last one branches: tokens [start, start + num_tokens).
 
+    first_tokens   the first of them, at most NUM_FIRST_TOKENS
     num_holders    requests that hold its first block
     idle_steps     steps since one of its blocks was last shared or given back
     outlook        None where every block is held, so that none can be evicted
@@ -44,21 +48,18 @@ class PrefixRun:
 
     tenant: str | None
     start: int
-    token_ids: tuple[int, ...]
+    first_tokens: tuple[int, ...]
+    num_tokens: int
     num_blocks: int
     num_held_blocks: int
     num_holders: int
     idle_steps: int
     outlook: EvictionOutlook | None
 
-    @property
-    def num_tokens(self) -> int:
-        return len(self.token_ids)
 
-
-def prefix_runs(pool: BlockPool, tenant_of: TenantOf) -> tuple[PrefixRun, ...]:
-    """Returns the runs of a pool, every findable block in one of them: parents before children."""
-    return _Forest(pool, tenant_of).runs()
+def prefix_runs(pool: BlockPool, tenant_of: TenantOf, pace: float) -> tuple[PrefixRun, ...]:
+    """Returns the runs of a pool, every findable block in one of them: parents before children. `pace` is in blocks a step."""
+    return _Forest(pool, tenant_of, pace).runs()
 
 
 def allocations_per_step(log: EventLog) -> float:
@@ -71,11 +72,11 @@ def allocations_per_step(log: EventLog) -> float:
 class _Forest:
     """The findable blocks of a pool, by what they continue."""
 
-    def __init__(self, pool: BlockPool, tenant_of: TenantOf) -> None:
+    def __init__(self, pool: BlockPool, tenant_of: TenantOf, pace: float) -> None:
         self._pool = pool
         self._tenant_of = tenant_of
         self._places = {block_id: place for place, block_id in enumerate(pool.free_block_ids())}
-        self._pace = allocations_per_step(pool.events)
+        self._pace = pace
         self._children = defaultdict[bytes, list[Block]](list)
         for block in pool.blocks:
             if block.parent is not None:
@@ -90,26 +91,29 @@ class _Forest:
             while pending:
                 block, start = pending.pop()
                 blocks = self._run_from(block)
-                found.append(self._described(blocks, start, tenant))
-                end = start + sum(len(each.token_ids) for each in blocks)
+                end = start + (len(blocks) - 1) * self._pool.block_size + len(blocks[-1].token_ids)
+                found.append(self._described(blocks, (start, end), tenant))
                 pending += [(child, end) for child in self._after(blocks[-1])]
         return tuple(found)
 
     def _run_from(self, block: Block) -> list[Block]:
-        blocks = [block]
-        while len(after := self._after(blocks[-1])) == 1:
-            blocks += after
+        blocks, children = [block], self._children
+        while block.hash is not None and len(after := children.get(block.hash, ())) == 1:
+            block = after[0]
+            blocks.append(block)
         return blocks
 
     def _after(self, block: Block) -> list[Block]:
         return [] if block.hash is None else self._children.get(block.hash, [])
 
-    def _described(self, blocks: list[Block], start: int, tenant: str | None) -> PrefixRun:
+    def _described(self, blocks: list[Block], span: tuple[int, int], tenant: str | None) -> PrefixRun:
+        start, end = span
         places = [self._places[block.id] for block in blocks if not block.ref_count]
         return PrefixRun(
             tenant=tenant,
             start=start,
-            token_ids=tuple(token_id for block in blocks for token_id in block.token_ids),
+            first_tokens=blocks[0].token_ids[:NUM_FIRST_TOKENS],
+            num_tokens=end - start,
             num_blocks=len(blocks),
             num_held_blocks=len(blocks) - len(places),
             num_holders=blocks[0].ref_count,

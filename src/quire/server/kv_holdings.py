@@ -11,8 +11,6 @@ from quire.kv.holdings import KVLedger, RequestHolding, TenantHolding
 from quire.kv.prefixes import PrefixRun
 from quire.text.tokenizer import Tokenizer
 
-_SHOWN_TOKENS = 32
-
 
 def holdings_fields(ledger: KVLedger, rows: range | None, tokenizer: Tokenizer) -> dict[str, Any]:
     """Returns the ledger as JSON; of requests and prefixes those of a page, the largest first, none without `rows`."""
@@ -77,7 +75,7 @@ def _prefix(run: PrefixRun, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "first_token": run.start,
         "tokens": run.num_tokens,
-        "text": tokenizer.decode(run.token_ids[:_SHOWN_TOKENS], skip_special=False),
+        "text": tokenizer.decode(run.first_tokens, skip_special=False),
         "blocks": run.num_blocks,
         "held_blocks": run.num_held_blocks,
         "holders": run.num_holders,

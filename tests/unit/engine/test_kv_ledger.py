@@ -13,6 +13,7 @@ from quire.errors import IntegrityError
 from quire.kv.layout import KVLayout
 from quire.kv.manager import KVCacheManager
 from quire.kv.pool import BlockPool
+from quire.kv.prefixes import NUM_FIRST_TOKENS
 from quire.request import Request, SamplingParams
 from quire.sched.scheduler import Scheduler
 from quire.text.tokenizer import Tokenizer
@@ -60,7 +61,7 @@ def test_prefix_that_is_left_has_a_turn_to_be_evicted(tokenizer: Tokenizer) -> N
     before = kv_ledger(core)
     before.check()
     (run,) = [run for run in before.prefixes if run.num_tokens >= 2 * BLOCK_SIZE]
-    assert (run.start, run.num_held_blocks, run.token_ids[: 2 * BLOCK_SIZE]) == (0, 0, PREFIX)
+    assert (run.start, run.num_held_blocks, run.first_tokens) == (0, 0, PREFIX[:NUM_FIRST_TOKENS])
     assert run.outlook is not None
     num_allocations = run.outlook.num_allocations
     pool = core.scheduler.manager.pool
