@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from quire.bench.cost import chunk_work
-from quire.config import DType, KVFormat, Quantize
+from quire.config import DType, ExecutorKind, KVFormat, Quantize
 from quire.executors.native import NativeExecutor, available_isas
 from quire.executors.options import ExecutorOptions
 from quire.executors.protocol import StepBatch, kv_layout
@@ -26,10 +27,13 @@ Chunk = tuple[int, int, int]
 native = pytest.param(NativeExecutor, marks=pytest.mark.skipif(not available_isas(), reason="the native core is not compiled"))
 
 
-def build(kind: Kind, spec: ModelSpec, quantize: Quantize = Quantize.NONE) -> NativeExecutor | ReferenceExecutor:
-    layout = kv_layout(spec, BLOCK, KVFormat.FLOAT32)
+def build(kind: Kind, spec: ModelSpec, quantize: Quantize = Quantize.NONE, kv: KVFormat = KVFormat.FLOAT32) -> Any:
+    layout = kv_layout(spec, BLOCK, kv)
     dtype = DType.FLOAT32 if quantize is Quantize.NONE else DType.BFLOAT16
-    options = ExecutorOptions(layout=layout, num_blocks=96, dtype=dtype, quantize=quantize, threads=2)
+    num_own_tiles = 3 if layout.has_own_tiles else 0
+    options = ExecutorOptions(
+        layout=layout, num_blocks=96, num_own_tiles=num_own_tiles, dtype=dtype, quantize=quantize, threads=2
+    )
     return kind(spec, random_weights(spec), options)
 
 
@@ -106,6 +110,30 @@ def test_quantized_weights_count_alike(quantize: Quantize, kind: Kind) -> None:
     executor.start_counting()
     executor.run(batch_of([(0, 0, 50)], [49]))
     assert executor.stop_counting() == expected(spec, [(0, 0, 50)], 1)
+
+
+IN_FORMATS = [
+    pytest.param(kind, kv, id=f"{kind.__name__}-{kv.value}", marks=marks)
+    for kind, choice, marks in (
+        (NativeExecutor, ExecutorKind.NATIVE, native.marks),
+        (ReferenceExecutor, ExecutorKind.REFERENCE, ()),
+    )
+    for kv in choice.kv_formats
+]
+
+
+@pytest.mark.parametrize(("kind", "kv"), IN_FORMATS)
+def test_every_kv_format_counts_alike(kind: Kind, kv: KVFormat) -> None:
+    """In formats with own tiles, rows of the tile in progress and of all tiles before it are counted once each."""
+    spec = spec_of("qwen3")
+    executor = build(kind, spec, kv=kv)
+    executor.start_counting()
+    steps: list[list[Chunk]] = [[(0, 0, 100), (1, 0, 32)], [(0, 100, 101), (1, 32, 70), (2, 0, 1)]]
+    for chunks in steps:
+        batch = batch_of(chunks, [0])
+        batch.own_tiles = np.array([request for request, _, _ in chunks], np.int32) if executor.layout.has_own_tiles else None
+        executor.run(batch)
+    assert executor.stop_counting() == expected(spec, [chunk for chunks in steps for chunk in chunks], 2)
 
 
 @pytest.mark.parametrize("kind", [native, ReferenceExecutor])
