@@ -80,6 +80,7 @@ class Request:
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
     num_preemptions: int = 0
+    own_tile: int = 0  # where it writes, in a KV format with own tiles, while it holds blocks
     waits_since_step: int = 0  # when it began to wait, or last got tokens of its prompt
     waits_as_short: bool = False  # whether it is in its tenant's line of short prompts, or was when it was let in
 

@@ -15,8 +15,11 @@ _MAX_LIVE = 12
 
 def shape_of(dice: random.Random) -> Shape:
     """Draws a small engine."""
+    block_size, tile = dice.choice([(2, 0), (4, 0), (3, 0), (8, 0), (2, 2), (4, 4), (8, 4), (8, 8)])
     return Shape(
-        block_size=dice.choice([2, 4, 3, 8]),
+        block_size=block_size,
+        tile=tile,
+        num_own_tiles=dice.randint(1, 5),
         num_blocks=dice.randint(5, 14),
         budget=dice.randint(2, 20),
         max_num_seqs=dice.randint(2, 5),

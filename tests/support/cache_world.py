@@ -39,6 +39,8 @@ class Shape:
     max_num_seqs: int
     mode: KVCacheMode
     prefix_cache: PrefixCache
+    tile: int = 0  # tokens of an own tile; 0 in formats without
+    num_own_tiles: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +86,10 @@ class World:
         )
         self.pool = BlockPool(shape.num_blocks, self.block_size)
         prefix_cache = PrefixCache.OFF if self.mode is KVCacheMode.OFF else shape.prefix_cache
-        self.manager = KVCacheManager(self.pool, fingerprint=b"model", prefix_cache=prefix_cache)
+        self.tile, num_own_tiles = shape.tile, shape.num_own_tiles if shape.tile else 0
+        self.manager = KVCacheManager(self.pool, fingerprint=b"model", prefix_cache=prefix_cache, num_own_tiles=num_own_tiles)
+        self.manager.own_tiles.size = self.tile or self.manager.own_tiles.size
+        self.own: list[list[int | None]] = [[None] * self.tile for _ in range(num_own_tiles)]
         self.scheduler = Scheduler(self.config, self.manager, max_context=MAX_CONTEXT, mode=self.mode)
         self.touched: set[int] = set()  # blocks that were written, or told of in an event, since they were last looked at
         self.roots: dict[bytes, int] = {}  # the root of each tenant, and what its first token is hashed with
@@ -153,12 +158,10 @@ class World:
         chunks = [chunk for chunk in plan.scheduled if chunk.request_id in self.live]
         for chunk in chunks:
             chain = self.chain(chunk)
-            past = [self.kv[self.slot(chunk, position)] for position in range(chunk.start)]
+            past = [self.read(chunk, position) for position in range(chunk.start)]
             require(past == chain[: chunk.start], f"{chunk} reads K/V of other tokens than its own")
         for chunk in chunks:
-            chain = self.chain(chunk)
-            for position in range(chunk.start, chunk.stop):
-                self.write(chunk, position, chain[position])
+            self.write_chunk(chunk, list(self.chain(chunk)))
 
     def complete(self, plan: StepPlan) -> None:
         sampled, ended = self.sample(plan)
@@ -178,6 +181,10 @@ class World:
 
     def copy(self, plan: StepPlan) -> None:
         for copy in plan.copies:
+            if copy.is_own_tile:
+                self.own[copy.target] = list(self.own[copy.source])
+                self.tally["copied own tile"] += 1
+                continue
             source, target = copy.source * self.block_size, copy.target * self.block_size
             self.kv[target : target + self.block_size] = self.kv[source : source + self.block_size]
             self.touched.add(copy.target)
@@ -187,9 +194,8 @@ class World:
         """The run fails after it has spoilt the slots it was to write; the next plan must be the same."""
         self.copy(plan)
         for chunk in plan.scheduled:
-            for position in range(chunk.start, chunk.stop):
-                if chunk.request_id in self.live:
-                    self.write(chunk, position, None)
+            if chunk.request_id in self.live:
+                self.write_chunk(chunk, [None] * chunk.stop)
         self.scheduler.abandon(plan)
         for chunk in plan.scheduled:
             request = self.live.get(chunk.request_id)
@@ -247,10 +253,29 @@ class World:
     def slot(self, chunk: ScheduledChunk, position: int) -> int:
         return chunk.block_ids[position // self.block_size] * self.block_size + position % self.block_size
 
+    def read(self, chunk: ScheduledChunk, position: int) -> int | None:
+        is_own = self.tile and chunk.start % self.tile and position // self.tile == chunk.start // self.tile
+        return self.own[chunk.own_tile][position % self.tile] if is_own else self.kv[self.slot(chunk, position)]
+
+    def write_chunk(self, chunk: ScheduledChunk, values: list[int | None]) -> None:
+        """Writes K/V of all of a chunk's tokens: where there are own tiles, pages get whole tiles, and the own one the last."""
+        if not self.tile:
+            for position in range(chunk.start, chunk.stop):
+                self.write(chunk, position, values[position])
+            return
+        first, last = chunk.start // self.tile, (chunk.stop - 1) // self.tile
+        require(chunk.start % self.tile == 0 or first == last, "a chunk that begins inside a tile goes beyond it")
+        for position in range(max(chunk.start, last * self.tile), chunk.stop):
+            self.own[chunk.own_tile][position % self.tile] = values[position]
+        whole = range(first * self.tile, chunk.stop // self.tile * self.tile)
+        for position in whole:
+            is_last = position // self.tile == last
+            self.write(chunk, position, self.own[chunk.own_tile][position % self.tile] if is_last else values[position])
+
     def write(self, chunk: ScheduledChunk, position: int, value: int | None) -> None:
         slot = self.slot(chunk, position)
         block = self.pool.blocks[slot // self.block_size]
-        is_offered = block.is_findable and slot % self.block_size < len(block.token_ids)
+        is_offered = block.is_findable and slot % self.block_size < self.num_in_page(block)
         num_pins = self.manager.pinned_block_ids.count(block.id)
         require(block.ref_count == 1 + num_pins and block.hash is None, "a chunk writes to a shared or committed block")
         require(not is_offered and block.copy_of is None, "a chunk writes over tokens that can be found")
@@ -323,6 +348,8 @@ class World:
         is_lone = self.mode is KVCacheMode.OFF and len(plan.scheduled) == 1
         require(total <= self.config.max_num_batched_tokens or is_lone, "over the token budget")
         require(len({chunk.request_id for chunk in plan.scheduled}) == len(plan.scheduled), "scheduled twice")
+        own_tiles = {chunk.own_tile for chunk in plan.scheduled}
+        require(not self.tile or len(own_tiles) == len(plan.scheduled), "two requests write into one own tile")
         for chunk in plan.scheduled:
             request = self.live[chunk.request_id]
             if states[chunk.request_id] is RequestStatus.WAITING:
@@ -365,6 +392,7 @@ class World:
             self.check_content(blocks[block_id])
         self.touched.clear()
         require([b for b in free if blocks[b].parent is not None] == [*self.partial, *self.cached], "not in order of release")
+        self.check_own_tiles()
         require(self.pool.num_cached == len(self.cached) + len(self.partial), "cached blocks are miscounted")
         running = [name for name, request in self.live.items() if request.status is RequestStatus.RUNNING]
         require(len(running) == self.scheduler.num_running <= self.config.max_num_seqs, "too many running")
@@ -381,14 +409,31 @@ class World:
         """What can be found in a block was written there, after what it is said to follow."""
         if block.parent is None:
             return
-        content = self.kv[block.id * self.block_size :][: len(block.token_ids)]
+        content = self.kv[block.id * self.block_size :][: self.num_in_page(block)]
         before = self.roots.get(block.parent)
         if before is None:
             require(block.parent in self.pool.by_key, "a block can be found but not the one before it")
             before = self.kv[(self.pool.by_key[block.parent].id + 1) * self.block_size - 1]
-        for value, token_id in zip(content, block.token_ids, strict=True):
+        for value, token_id in zip(content, block.token_ids, strict=False):
             require(value is not None and value == hash((before, token_id)), "a block can be found but was not written so")
             before = value
+
+    def num_in_page(self, block: Block) -> int:
+        """How many of the tokens that can be found in a block are in its page: whole tiles."""
+        num_tokens = len(block.token_ids)
+        return num_tokens // self.tile * self.tile if self.tile else num_tokens
+
+    def check_own_tiles(self) -> None:
+        """An own tile that was given back holds the tokens by which it is found."""
+        for (parent, token_ids), own_tile in self.manager.own_tiles.kept.items():
+            before = self.roots.get(parent)
+            if before is None and parent in self.pool.by_key:
+                before = self.kv[(self.pool.by_key[parent].id + 1) * self.block_size - 1]
+            if before is not None:
+                for place, token_id in enumerate(token_ids):
+                    before = hash((before, token_id))
+                    is_inside = place // self.tile == len(token_ids) // self.tile
+                    require(not is_inside or self.own[own_tile][place % self.tile] == before, "an own tile was written over")
 
     def drain(self) -> None:
         """Everything that was accepted ends, once, and leaves nothing behind."""

@@ -96,7 +96,8 @@ class Harness:
 
     def _scheduler(self, prefix_cache: PrefixCache, mode: KVCacheMode) -> Scheduler:
         pool = BlockPool(self.executor.num_blocks, self.layout.block_size)
-        manager = KVCacheManager(pool, fingerprint=b"bench", prefix_cache=prefix_cache)
+        num_own_tiles = self.executor.num_own_tiles
+        manager = KVCacheManager(pool, fingerprint=b"bench", prefix_cache=prefix_cache, num_own_tiles=num_own_tiles)
         limits = SchedulerConfig(max_num_seqs=self.room.num_requests, max_num_batched_tokens=self.max_batched_tokens)
         return Scheduler(limits, manager, max_context=self.spec.max_context, mode=mode)
 

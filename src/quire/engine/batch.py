@@ -25,6 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from quire.executors.protocol import ArgmaxTokens, Executor, Float32Array, Int32Array, StepBatch
+from quire.kv.layout import KVLayout
 from quire.sched.plan import ScheduledChunk
 from quire.units import MIB
 
@@ -78,15 +79,24 @@ class PaddedTables:
 
 
 def build_batch(
-    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, tables: PaddedTables | None = None
+    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], layout: KVLayout, tables: PaddedTables | None = None
 ) -> StepBatch:
     """Returns the arrays of one step; logit rows come in the order of `chunks`, `num_logit_rows` of each.
 
     `tables` of the step before save writing all block tables again.
     """
     block_tables = (tables or PaddedTables()).of(chunks)
-    if all(chunk.num_tokens == chunk.num_sample_rows == 1 for chunk in chunks):
-        return _decode_batch(chunks, sources, block_size, block_tables)
+    is_decode = all(chunk.num_tokens == chunk.num_sample_rows == 1 for chunk in chunks)
+    batch = (_decode_batch if is_decode else _mixed_batch)(chunks, sources, layout.block_size, block_tables)
+    if layout.has_own_tiles:
+        batch.own_tiles = np.array([chunk.own_tile for chunk in chunks], dtype=np.int32)
+    return batch
+
+
+def _mixed_batch(
+    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, block_tables: Int32Array
+) -> StepBatch:
+    """Returns the arrays of any step."""
     counts = [chunk.num_tokens for chunk in chunks]
     query_start = np.array([0, *accumulate(counts)], dtype=np.int32)
     tokens: list[int] = []
@@ -111,7 +121,7 @@ def _decode_batch(
     tokens: list[int] = []
     starts: list[int] = []
     slots: list[int] = []
-    for request_id, start, _, block_ids, _, _ in chunks:
+    for request_id, start, _, block_ids, _, _, _ in chunks:
         tokens.append(sources[request_id].token_at(start))
         starts.append(start)
         slots.append(block_ids[start // block_size] * block_size + start % block_size)

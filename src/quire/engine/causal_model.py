@@ -138,7 +138,7 @@ class CausalModel(Uncopyable):
             for start in range(0, num_new, chunk_size):
                 stop = min(start + chunk_size, num_new)
                 chunks = [_chunk(member, num_past + start, stop - start, rows[member].block_ids) for member in members]
-                batch = build_batch(chunks, sources, self._executor.layout.block_size)
+                batch = build_batch(chunks, sources, self._executor.layout)
                 logits[members.start : members.stop, start:stop] = self._executor.run(batch).reshape(
                     len(members), stop - start, self.spec.vocab_size
                 )

@@ -11,7 +11,10 @@ def run_copies(plan: StepPlan, executor: Executor) -> dict[str, str]:
     """Makes the copies of a plan in their order. Returns the request whose copy failed, with the reason; the rest is not made."""
     for copy in plan.copies:
         try:
-            executor.copy_block(copy.source, copy.target)
+            if copy.is_own_tile:
+                executor.copy_own_tile(copy.source, copy.target)
+            else:
+                executor.copy_block(copy.source, copy.target)
         except BaseException as error:
             if not is_failure(error):
                 raise

@@ -195,7 +195,7 @@ class EngineCore:
         executor = self.executor
         sampler = StepSampler(chunks, self._states, executor)
         try:
-            batch = build_batch(chunks, self._states, executor.layout.block_size, self._tables)
+            batch = build_batch(chunks, self._states, executor.layout, self._tables)
             if sampler.needs_logits:
                 for logits in logit_slices(executor, batch):
                     sampler.consume_logits(logits)

@@ -155,6 +155,7 @@ def build_core(
             BlockPool(executor.num_blocks, executor.layout.block_size),
             fingerprint=fingerprint,
             prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
+            num_own_tiles=executor.num_own_tiles,
         )
         return Scheduler(config.scheduler, manager, max_context=max_context, mode=config.cache.mode, context_bound=bound)
 

@@ -51,7 +51,7 @@ class StepSampler:
     def needs_logits(self) -> bool:
         """Whether anything but the argmax is wanted of any row."""
         states = self._states
-        for request_id, _, _, _, num_sample_rows, num_scored_rows in self._chunks:
+        for request_id, _, _, _, num_sample_rows, num_scored_rows, _ in self._chunks:
             if num_scored_rows or (num_sample_rows and not states[request_id].row.takes_best):
                 return True
         return False

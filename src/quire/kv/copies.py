@@ -13,25 +13,27 @@ from typing import NamedTuple
 from quire.errors import defect
 from quire.kv.block import Block
 from quire.kv.matching import is_taken
+from quire.kv.own_tiles import OwnTiles
 from quire.kv.pool import BlockPool
 from quire.kv.table import BlockTable, PrefixMatch
 
 
 class BlockCopy(NamedTuple):
-    """All layers' K/V of block `source` are copied to block `target` for a request."""
+    """All layers' K/V of block, or own tile, `source` are copied to block, or own tile, `target` for a request."""
 
     source: int
     target: int
     request_id: str
+    is_own_tile: bool = False
 
 
 class Copies:
     """The copies of the step that is planned or in flight, and the blocks that are pinned for them."""
 
-    __slots__ = ("_copies", "_pinned", "_pool")
+    __slots__ = ("_copies", "_own_tiles", "_pinned", "_pool")
 
-    def __init__(self, pool: BlockPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: BlockPool, own_tiles: OwnTiles) -> None:
+        self._pool, self._own_tiles = pool, own_tiles
         self._copies: list[BlockCopy] = []
         self._pinned: list[tuple[Block, str]] = []
 
@@ -68,7 +70,15 @@ class Copies:
         if source is not None and not taken:
             self._copies.append(BlockCopy(source.id, added[0].id, request_id))
             self._pool.note_copy(source, added[0], request_id)
+        if self._own_tiles.count:
+            self._begin_tile(match, table, is_taken=bool(taken))
         return [*taken, *added]
+
+    def _begin_tile(self, match: PrefixMatch, table: BlockTable, *, is_taken: bool) -> None:
+        """Gives a request its own tile, with the tokens that it reuses in it."""
+        table.own_tile = self._own_tiles.take(table, match.own_tile, is_taken=is_taken)
+        if match.own_tile is not None and table.own_tile != match.own_tile:
+            self._copies.append(BlockCopy(match.own_tile, table.own_tile, table.request_id, is_own_tile=True))
 
     def take(self) -> tuple[BlockCopy, ...]:
         """Returns the copies planned since the last call, in their order."""

@@ -20,6 +20,7 @@ from quire.kv.hashing import CacheDomain
 from quire.kv.layout import KVLayout
 from quire.kv.ledger import KVUsage, Ledger
 from quire.kv.matching import Matcher
+from quire.kv.own_tiles import Content, OwnTiles
 from quire.kv.pending import PendingBlocks
 from quire.kv.pool import BlockPool
 from quire.kv.table import BlockTable, PrefixMatch, block_tokens
@@ -30,15 +31,18 @@ from quire.units import cdiv
 class KVCacheManager:
     """All open block tables over one pool. `fingerprint` names weights, formats and numerics (see CacheDomain)."""
 
-    def __init__(self, pool: BlockPool, *, fingerprint: bytes, prefix_cache: PrefixCache = PrefixCache.ON) -> None:
+    def __init__(
+        self, pool: BlockPool, *, fingerprint: bytes, prefix_cache: PrefixCache = PrefixCache.ON, num_own_tiles: int = 0
+    ) -> None:
         self.pool = pool
         self.prefix_cache = prefix_cache
         self.ledger = Ledger()
         self.fingerprint = fingerprint
         self._tables: dict[str, BlockTable] = {}
         self._pending = PendingBlocks(pool.block_size)
-        self._matcher = Matcher(pool, self._pending)
-        self._copies = Copies(pool)
+        self.own_tiles = OwnTiles(num_own_tiles)
+        self._matcher = Matcher(pool, self._pending, self.own_tiles)
+        self._copies = Copies(pool, self.own_tiles)
 
     def begin_step(self, step: int) -> None:
         """Stamps the events that follow with a step number."""
@@ -142,6 +146,7 @@ class KVCacheManager:
             self.pool.share(block, request_id)
         own = self._copies.begin(match, cdiv(num_tokens, size) - match.num_blocks, table)
         table.begin(request, [*shared, *own], match.num_blocks, size)
+        request.own_tile = table.own_tile or 0
         if self.prefix_cache is PrefixCache.ON:
             self._pending.add(table)
         return table.block_ids
@@ -155,6 +160,8 @@ class KVCacheManager:
             if added is None:
                 return None
             table.set_blocks([*table.blocks, *added], size)
+            if self.own_tiles.count and table.own_tile is None and table.request is not None:  # without a cache
+                table.request.own_tile = table.own_tile = self.own_tiles.take(table)
         return table.block_ids
 
     def commit(self, request: Request, num_written: int) -> None:
@@ -192,6 +199,9 @@ class KVCacheManager:
         self._copies.drop(request_id)
         if table.is_written and table.request is not None and self.prefix_cache is PrefixCache.ON:
             self._offer(table, table.request.num_computed_tokens)
+        if table.own_tile is not None:
+            self.own_tiles.give_back(table.own_tile, self._own_content(table))
+            table.own_tile = None
         table.num_committed, table.is_written = 0, False
         self._release_from(table, 0, request_id)
 
@@ -207,6 +217,7 @@ class KVCacheManager:
                 raise defect(f"block {block.id} has ref_count {block.ref_count} but is in {holders[block.id]} tables")
         for table in self._tables.values():
             table.check()
+        self.own_tiles.check()
         self._pending.check()
 
     def check_idle(self, blocks: range) -> None:
@@ -231,6 +242,15 @@ class KVCacheManager:
         facts = Facts(request, table.root, table.parent(match.num_blocks), num_whole, match.num_tokens, num_copied, limit)
         ledger.admit(facts, pool if self.prefix_cache is PrefixCache.ON else None, pool.events.step)
         request.num_cached_tokens = ledger.num_cached_tokens(request.request_id)
+
+    def _own_content(self, table: BlockTable) -> Content | None:
+        """Returns what can be found in the own tile of a request that gives it back: the end of its block that is not full."""
+        block_idx = 0 if table.request is None else table.request.num_computed_tokens // self.pool.block_size
+        if block_idx >= len(table.blocks):
+            return None
+        block = table.blocks[block_idx]
+        is_inside = block.parent is not None and block.hash is None and len(block.token_ids) % self.own_tiles.size
+        return (block.parent, block.token_ids) if is_inside and block.parent is not None else None
 
     def _offer(self, table: BlockTable, num_written: int) -> None:
         """Makes the tokens in a block that is not full findable."""

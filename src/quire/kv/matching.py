@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 
 from quire.kv.block import Block
+from quire.kv.own_tiles import OwnTiles
 from quire.kv.pending import PendingBlocks
 from quire.kv.pool import BlockPool
 from quire.kv.siblings import num_common
@@ -24,14 +25,15 @@ from quire.units import cdiv
 class Matcher:
     """Finds the longest cached prefix of a request. It never covers a token whose logits are still wanted."""
 
-    __slots__ = ("_pending", "_pool", "_size")
+    __slots__ = ("_own_tiles", "_pending", "_pool", "_size")
 
-    def __init__(self, pool: BlockPool, pending: PendingBlocks) -> None:
-        self._pool, self._pending, self._size = pool, pending, pool.block_size
+    def __init__(self, pool: BlockPool, pending: PendingBlocks, own_tiles: OwnTiles) -> None:
+        self._pool, self._pending, self._own_tiles, self._size = pool, pending, own_tiles, pool.block_size
 
     def match(self, request: Request, table: BlockTable) -> PrefixMatch:
         """Returns the match, and remembers in the table how far it goes; nothing is looked up where nothing has changed since."""
-        state = self._pool.num_changes, self._pending.num_changes, request.num_tokens
+        step = self._pool.events.step if self._own_tiles.count else 0  # a step writes on in own tiles
+        state = self._pool.num_changes, self._pending.num_changes, self._own_tiles.num_changes, request.num_tokens, step
         if table.match is None or table.match[0] != state:
             table.match = state, self._find(request, table)
         return table.match[1]
@@ -85,12 +87,25 @@ class Matcher:
         num_tokens, parent = num_blocks * self._size, table.parent(num_blocks)
         wanted = block_tokens(request, num_blocks, self._size, request.first_logits_at)
         cached = self._pool.most_similar(parent, wanted) if wanted else None
-        num_equal = 0 if cached is None else num_common(cached, wanted)
+        source = None if cached is None else self._pool.holding(parent, cached)
+        num_equal, own_tile = (0, None) if source is None else self._usable(source, num_common(cached or (), wanted))
+        source = source if num_equal else None
         writer = self._pending.worth_waiting(num_blocks, parent, wanted, num_equal) if wanted else None
-        source = self._pool.holding(parent, cached) if cached is not None and num_equal else None
         if source is not None and not is_taken(source, num_equal) and not self._has_room(source, request, table, num_blocks):
-            source, num_equal = None, 0
-        return PrefixMatch(num_blocks, num_tokens + num_equal, source, None if writer is None else writer.request_id)
+            source, num_equal, own_tile = None, 0, None
+        waits_for = None if writer is None else writer.request_id
+        return PrefixMatch(num_blocks, num_tokens + num_equal, source, waits_for, own_tile)
+
+    def _usable(self, source: Block, num_equal: int) -> tuple[int, int | None]:
+        """Returns how many of the first tokens of a block can be copied, and the own tile that has the last of them.
+
+        A page has whole tiles. Where the own tile with the rest is gone, that is computed again.
+        """
+        rest = num_equal % self._own_tiles.size if self._own_tiles.count else 0
+        if not rest:
+            return num_equal, None
+        own_tile = self._own_tiles.living(source, num_equal // self._own_tiles.size, self._size)
+        return (num_equal - rest, None) if own_tile is None else (num_equal, own_tile)
 
     def _has_room(self, source: Block, request: Request, table: BlockTable, num_blocks: int) -> bool:
         """Whether a block to be copied, which must not be evicted before that, fits into the pool beside the request."""

@@ -13,13 +13,15 @@ from quire.request import Request
 class PrefixMatch(NamedTuple):
     """What a request would reuse: tokens [0, num_tokens), of which those after `num_blocks` whole blocks are in `source`.
 
-    `waits_for` is the id of a running request that computes more of them.
+    `waits_for` is the id of a running request that computes more of them; `own_tile` has the last of them where they end inside a
+    tile.
     """
 
     num_blocks: int = 0
     num_tokens: int = 0
     source: Block | None = None
     waits_for: str | None = None
+    own_tile: int | None = None
 
 
 class BlockTable:
@@ -30,6 +32,7 @@ class BlockTable:
     capacity       tokens the blocks hold
     num_committed  blocks [0, num_committed) were written and offered to the pool
     request        the request that holds blocks, from its admission on; None in a row of `past_kvs`
+    own_tile       where it writes the tile that is not full, in a format that has such
     num_target     tokens of the request when it was admitted; until they are computed, others may wait for them
     is_written     whether a step has been completed since the admission
     match          what a waiting request was last found to reuse, and the state of pool and request in which that is so
@@ -48,6 +51,7 @@ class BlockTable:
         "num_compared",
         "num_found",
         "num_target",
+        "own_tile",
         "request",
         "request_id",
         "root",
@@ -60,7 +64,8 @@ class BlockTable:
         self.blocks: list[Block] = []
         self.block_ids: tuple[int, ...] = ()
         self.capacity = self.num_committed = self.num_target = self.num_found = self.num_compared = 0
-        self.match: tuple[tuple[int, int, int], PrefixMatch] | None = None
+        self.own_tile: int | None = None
+        self.match: tuple[tuple[int, ...], PrefixMatch] | None = None
         self.request: Request | None = None
         self.is_written = False
 

@@ -13,7 +13,8 @@ from quire.kv.copies import BlockCopy
 class ScheduledChunk(NamedTuple):
     """Tokens [start, start + num_tokens) of one request, computed in this step.
 
-    `block_ids` is the request's whole block table, long enough for `start + num_tokens` tokens. Logits are wanted of the
+    `block_ids` is the request's whole block table, long enough for `start + num_tokens` tokens. In a KV format with own tiles,
+    `own_tile` is where its last tile is written, and a chunk that begins inside a tile ends in it. Logits are wanted of the
     chunk's last rows only:
 
         [ rows whose K/V are all that is wanted | num_scored_rows | num_sample_rows ]
@@ -27,6 +28,7 @@ class ScheduledChunk(NamedTuple):
     block_ids: tuple[int, ...]
     num_sample_rows: int
     num_scored_rows: int = 0
+    own_tile: int = 0
 
     @property
     def stop(self) -> int:

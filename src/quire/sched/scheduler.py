@@ -63,7 +63,7 @@ class Scheduler:
         self._requests: dict[str, Request] = {}
         self._places = Places(manager, max_short=config.max_num_batched_tokens)
         self._running, self._waiting = self._places.running, self._places.waiting
-        max_running = min(config.max_num_seqs, config.max_num_batched_tokens)
+        max_running = min(config.max_num_seqs, config.max_num_batched_tokens, manager.own_tiles.count or config.max_num_seqs)
         self._room = Room(self._places, manager, max_running, keeps_kv=self._keeps_kv)
         self._pace = None if config.itl_target_s is None else Pace(config.itl_target_s)
         self._num_arrived = 0
@@ -166,7 +166,7 @@ class Scheduler:
         """
         work = self._landed(plan)
         alive = work.alive
-        for request, (_, _, _, _, num_sample_rows, _) in alive:
+        for request, (_, _, _, _, num_sample_rows, _, _) in alive:
             if num_sample_rows and not sampled.get(request.request_id):
                 raise defect(f"no token was sampled for request {request.request_id}")
         self._in_flight = None
@@ -175,7 +175,7 @@ class Scheduler:
             work.turns.settle()
         finished = []
         keeps_kv, block_size, prompts = self._keeps_kv, self._block_size, work.prompts
-        for request, (request_id, start, num_tokens, _, num_sample_rows, _) in alive:
+        for request, (request_id, start, num_tokens, _, num_sample_rows, _, _) in alive:
             if keeps_kv:
                 stop = request.num_computed_tokens = start + num_tokens
                 is_prompt = num_tokens > 1 or request_id in prompts or request.num_preemptions
@@ -233,7 +233,7 @@ class Scheduler:
             is_decode = num_output and len(request.prompt_token_ids) + num_output == start + 1
             if not is_decode or start >= len(block_ids) * block_size:
                 break
-            chunks.append(new(ScheduledChunk, (request.request_id, start, 1, block_ids, 1, 0)))
+            chunks.append(new(ScheduledChunk, (request.request_id, start, 1, block_ids, 1, 0, request.own_tile)))
         num_served = len(chunks) - num_before
         work.requests += candidates[:num_served]
         work.tokens_left -= num_served
@@ -271,7 +271,7 @@ class Scheduler:
     def _serve(self, request: Request, work: StepPass) -> None:
         """Schedules a running request: its rest as far as the budget goes, with the blocks that it needs."""
         num_pending = request.num_pending_tokens
-        num_tokens = self._chunk_tokens(num_pending, work)
+        num_tokens = self._chunk_tokens(request.num_computed_tokens, num_pending, work)
         if num_tokens is None:
             work.is_full = True
             return
@@ -285,7 +285,7 @@ class Scheduler:
         """Lets a waiting request in, or passes it over: alone where its prefix is being computed, else with all others."""
         match = self.manager.match(request)
         num_pending = request.num_tokens - match.num_tokens
-        num_tokens = self._chunk_tokens(num_pending, work)
+        num_tokens = self._chunk_tokens(match.num_tokens, num_pending, work)
         waits, block_ids = match.waits_for is not None, None
         if match.waits_for is not None:
             self.manager.ledger.note_wait(request.request_id, match.waits_for)
@@ -297,9 +297,11 @@ class Scheduler:
         else:
             work.add(request, num_tokens, block_ids, is_last=num_tokens == num_pending)
 
-    def _chunk_tokens(self, num_pending: int, work: StepPass) -> int | None:
+    def _chunk_tokens(self, start: int, num_pending: int, work: StepPass) -> int | None:
         """Returns how many tokens the next chunk of a request has; None where it cannot be a part of this step."""
-        num_left = work.tokens_left
+        num_left, own_tiles = work.tokens_left, self.manager.own_tiles
+        if own_tiles.count and start % own_tiles.size:
+            return min(num_pending, num_left, own_tiles.size - start % own_tiles.size)
         if num_pending > work.budget and num_left > work.tokens_kept:
             num_left -= work.tokens_kept
         if num_pending <= num_left:

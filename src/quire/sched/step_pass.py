@@ -66,7 +66,8 @@ class StepPass:
             num_context = max(0, request.first_logits_at - start)
             num_scored = max(0, num_tokens - num_context - num_sample)
         self.requests.append(request)
-        self.chunks.append(ScheduledChunk(request.request_id, start, num_tokens, block_ids, num_sample, num_scored))
+        chunk = ScheduledChunk(request.request_id, start, num_tokens, block_ids, num_sample, num_scored, request.own_tile)
+        self.chunks.append(chunk)
         self.tokens_left = max(0, self.tokens_left - num_tokens)
         if request.num_pending_tokens <= self.budget:
             self.tokens_kept = max(0, self.tokens_kept - num_tokens)

@@ -215,6 +215,7 @@ class _Stage:
             BlockPool(self._num_blocks(), self.block_size),
             fingerprint=b"replay",
             prefix_cache=PrefixCache.ON if has_prefix_cache else PrefixCache.OFF,
+            num_own_tiles=self.executor.num_own_tiles,
         )
         total = len(self.prompt) + self.num_new
         company = scenario.num_neighbors + scenario.is_preempted

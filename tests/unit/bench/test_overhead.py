@@ -40,7 +40,7 @@ def test_the_null_executor_answers_with_tokens_of_the_vocabulary_and_nothing_els
     assert (first.token_ids != second.token_ids).any()
     assert max(*first.token_ids, *second.token_ids) < checkpoint.spec.vocab_size
     request = Request(request_id="a", prompt_token_ids=(1,), sampling=SamplingParams())
-    batch = build_batch([ScheduledChunk("a", 0, 1, (0,), num_sample_rows=1)], {"a": request}, 32)
+    batch = build_batch([ScheduledChunk("a", 0, 1, (0,), num_sample_rows=1)], {"a": request}, executor.layout)
     assert executor.run(batch.without_samples()).shape == (0, checkpoint.spec.vocab_size)
     for ask in (lambda: executor.run(batch), lambda: executor.head(rows), lambda: executor.read_kv(0, rows)):
         with pytest.raises(ExecutorError, match="computes nothing"):

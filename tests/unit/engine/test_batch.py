@@ -8,12 +8,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.config import KVFormat
 from quire.engine.batch import build_batch
+from quire.kv.layout import KVLayout
 from quire.request import Request, SamplingParams
 from quire.sched.plan import ScheduledChunk
 from quire.units import cdiv
 
 BLOCK_SIZE = 4
+LAYOUT = KVLayout(num_layers=1, num_kv_heads=1, head_dim=8, block_size=BLOCK_SIZE, format=KVFormat.FLOAT32)
 
 
 @st.composite
@@ -52,7 +55,7 @@ def _requests(planned: Sequence[ScheduledChunk]) -> dict[str, Request]:
 @settings(max_examples=200, deadline=None)
 @given(chunks())
 def test_every_token_has_its_place(planned: list[ScheduledChunk]) -> None:
-    batch = build_batch(planned, _requests(planned), BLOCK_SIZE)
+    batch = build_batch(planned, _requests(planned), LAYOUT)
     row = 0
     sampled = []
     for index, chunk in enumerate(planned):
