@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Unpack, cast
@@ -11,16 +10,19 @@ from typing import Unpack, cast
 import numpy as np
 import numpy.typing as npt
 
+from quire.config import KERNEL_TILE_TOKENS
 from quire.engine.batch import build_batch
 from quire.engine.capacity import require_logit_room
 from quire.engine.loading import load_executor
 from quire.engine.options import EngineOptions, ModelOptions, model_config
-from quire.engine.past_kvs import PastKVs, PastRow, PastStore
+from quire.engine.past_kvs import PastKVs, PastStore
+from quire.engine.past_tiles import PastRow, TokenSpan
 from quire.engine.prompts import read_switch
 from quire.engine.resolve import context_bound, pool_bound, settled
 from quire.engine.uncopyable import Uncopyable
 from quire.errors import EmptyPromptError, PromptTooLongError, RequestError
 from quire.executors.protocol import Executor, Float32Array
+from quire.kv.layout import KVLayout
 from quire.models.spec import ModelSpec
 from quire.sched.limits import ContextBound
 from quire.sched.plan import ScheduledChunk
@@ -44,21 +46,6 @@ def load_model(
     max_context = settled(config.max_context, "max_context")
     bound = context_bound(config, checkpoint.spec, checkpoint.model_context)
     return CausalModel(store, max_context, checkpoint.directory, bound)
-
-
-@dataclass(frozen=True, slots=True)
-class _NewTokens:
-    """New tokens of one row, found by their absolute position."""
-
-    num_past: int
-    tokens: npt.NDArray[np.int64]
-
-    def token_ids(self, start: int, stop: int) -> Sequence[int]:
-        ids: list[int] = self.tokens[start - self.num_past : stop - self.num_past].tolist()
-        return ids
-
-    def token_at(self, position: int) -> int:
-        return int(self.tokens[position - self.num_past])
 
 
 class CausalModel(Uncopyable):
@@ -116,9 +103,9 @@ class CausalModel(Uncopyable):
         self, tokens: npt.NDArray[np.int64], past_kvs: PastKVs | None, is_kept: bool
     ) -> tuple[Float32Array, PastKVs | None]:
         num_past = past_kvs.num_tokens if past_kvs is not None else 0
-        rows = self._store.extend(past_kvs, len(tokens), tokens.shape[1])
+        rows = self._store.extend(past_kvs, tokens)
         try:
-            logits = self._run(tokens, rows, num_past)
+            logits = self._run(tokens, rows, past_kvs)
         except BaseException:
             self._store.release(rows)
             raise
@@ -127,21 +114,20 @@ class CausalModel(Uncopyable):
             return logits, None
         return logits, self._store.handle(rows, num_past + tokens.shape[1])
 
-    def _run(self, tokens: npt.NDArray[np.int64], rows: tuple[PastRow, ...], num_past: int) -> Float32Array:
-        batch_size, num_new = tokens.shape
-        logits = np.empty((batch_size, num_new, self.spec.vocab_size), dtype=np.float32)
-        sources = {str(member): _NewTokens(num_past, row) for member, row in enumerate(tokens)}
-        seqs_per_step = min(batch_size, MAX_STEP_TOKENS)
-        chunk_size = MAX_STEP_TOKENS // seqs_per_step
-        for first in range(0, batch_size, seqs_per_step):
-            members = range(first, min(first + seqs_per_step, batch_size))
-            for start in range(0, num_new, chunk_size):
-                stop = min(start + chunk_size, num_new)
-                chunks = [_chunk(member, num_past + start, stop - start, rows[member].block_ids) for member in members]
-                batch = build_batch(chunks, sources, self._executor.layout)
-                logits[members.start : members.stop, start:stop] = self._executor.run(batch).reshape(
-                    len(members), stop - start, self.spec.vocab_size
-                )
+    def _run(self, tokens: npt.NDArray[np.int64], rows: tuple[PastRow, ...], past: PastKVs | None) -> Float32Array:
+        logits = np.empty((*tokens.shape, self.spec.vocab_size), dtype=np.float32)
+        layout, num_past = self._executor.layout, past.num_tokens if past is not None else 0
+        size = min(len(rows), MAX_STEP_TOKENS, self._executor.num_own_tiles or MAX_STEP_TOKENS)
+        for first in range(0, len(rows), size):
+            group = slice(first, first + size)
+            own_tiles = self._store.own_tiles(rows[group], past.rows[group] if past is not None else ())
+            sources = {
+                row.table_id: TokenSpan(num_past, ids.tolist()) for row, ids in zip(rows[group], tokens[group], strict=True)
+            }
+            for start, stop in _chunk_borders(layout, num_past, num_past + tokens.shape[1], MAX_STEP_TOKENS // size):
+                chunks = [_chunk(row, start, stop, own_tile) for row, own_tile in zip(rows[group], own_tiles, strict=True)]
+                found = self._executor.run(build_batch(chunks, sources, layout)).reshape(len(chunks), stop - start, -1)
+                logits[group, start - num_past : stop - num_past] = found
         return logits
 
     def _checked(self, input_ids: npt.ArrayLike, past_kvs: PastKVs | None) -> npt.NDArray[np.int64]:
@@ -198,11 +184,23 @@ class CausalModel(Uncopyable):
             )
 
 
-def _chunk(member: int, start: int, num_tokens: int, block_ids: tuple[int, ...]) -> ScheduledChunk:
+def _chunk(row: PastRow, start: int, stop: int, own_tile: int) -> ScheduledChunk:
     return ScheduledChunk(
-        request_id=str(member),
+        request_id=row.table_id,
         start=start,
-        num_tokens=num_tokens,
-        block_ids=block_ids,
-        num_sample_rows=num_tokens,
+        num_tokens=stop - start,
+        block_ids=row.block_ids,
+        num_sample_rows=stop - start,
+        own_tile=own_tile,
     )
+
+
+def _chunk_borders(layout: KVLayout, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yields the borders of chunks of about `size` tokens; with own tiles, one that begins inside a tile ends in it."""
+    if layout.has_own_tiles:
+        size = max(KERNEL_TILE_TOKENS, size - size % KERNEL_TILE_TOKENS)
+    while start < stop:
+        in_tile = start % KERNEL_TILE_TOKENS if layout.has_own_tiles else 0
+        end = min(stop, start + (KERNEL_TILE_TOKENS - in_tile if in_tile else size))
+        yield start, end
+        start = end

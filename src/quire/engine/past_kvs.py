@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count, islice, zip_longest
 
 import numpy as np
+import numpy.typing as npt
 
-from quire.config import PrefixCache
+from quire.arrays import Int32Array
+from quire.config import KERNEL_TILE_TOKENS, PrefixCache
+from quire.engine.past_tiles import PastRow, PastTiles
 from quire.engine.turns import ProcessLock
 from quire.engine.uncopyable import Uncopyable
 from quire.errors import CapacityError
@@ -26,26 +28,18 @@ from quire.kv.pool import BlockPool
 from quire.sched.limits import PoolBound
 
 
-@dataclass(frozen=True, slots=True)
-class PastRow:
-    """A row's table in the manager. It never grows: what continues the row has a table of its own."""
-
-    table_id: str
-    block_ids: tuple[int, ...]
-
-
 class PastKVs(Uncopyable):
     """K/V of the first `num_tokens` tokens of B rows. It never changes; its blocks are released when it is dropped.
 
     `past_kvs[layer]` is (K, V), each [B, K, num_tokens, D] float32, after rotation and rounding; `len()` counts layers.
-    `lock` is held while the executor reads.
+    The store's lock is held while the executor reads.
     """
 
-    __slots__ = ("__weakref__", "_executor", "_lock", "num_tokens", "rows")
+    __slots__ = ("__weakref__", "_executor", "_store", "num_tokens", "rows")
 
-    def __init__(self, executor: Executor, lock: ProcessLock, rows: tuple[PastRow, ...], num_tokens: int) -> None:
-        self._executor = executor
-        self._lock = lock
+    def __init__(self, store: PastStore, rows: tuple[PastRow, ...], num_tokens: int) -> None:
+        self._executor = store.executor
+        self._store = store
         self.rows = rows
         self.num_tokens = num_tokens
 
@@ -62,19 +56,13 @@ class PastKVs(Uncopyable):
 
     def __getitem__(self, layer: int) -> tuple[Float32Array, Float32Array]:
         index = range(len(self))[layer]
-        with self._lock.here:
-            pairs = [self._executor.read_kv(index, self._slots(row)) for row in self.rows]
+        with self._store.lock:
+            pairs = [self._executor.read_kv(index, self._store.slots_of(row)) for row in self.rows]
         keys, values = (np.stack([pair[part].transpose(1, 0, 2) for pair in pairs]) for part in (0, 1))
         return keys, values
 
     def __iter__(self) -> Iterator[tuple[Float32Array, Float32Array]]:
         return (self[layer] for layer in range(len(self)))
-
-    def _slots(self, row: PastRow) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-        block_size = self._executor.layout.block_size
-        positions = np.arange(self.num_tokens, dtype=np.int32)
-        block_ids = np.array(row.block_ids, dtype=np.int32)
-        return block_ids[positions // block_size] * block_size + positions % block_size
 
 
 class PastStore:
@@ -90,6 +78,7 @@ class PastStore:
         pool = BlockPool(executor.num_blocks, executor.layout.block_size)
         self._manager = KVCacheManager(pool, fingerprint=b"", prefix_cache=PrefixCache.OFF)
         self._table_numbers = count()
+        self._tiles = PastTiles(executor)
         self._num_written = [0] * executor.num_blocks  # of the last block of a living row: the most tokens written to it
         self._dropped: deque[tuple[PastRow, ...]] = deque()  # appended to by finalizers, which may run at any moment
 
@@ -108,38 +97,69 @@ class PastStore:
         self._release_dropped()
         return self._manager.pool.num_free
 
-    def extend(self, past: PastKVs | None, batch_size: int, num_new: int) -> tuple[PastRow, ...]:
-        """Returns rows with room for `num_new` more tokens; raises CapacityError, and holds nothing, when memory is out."""
+    def extend(self, past: PastKVs | None, tokens: npt.NDArray[np.int64]) -> tuple[PastRow, ...]:
+        """Returns rows with room for more `tokens` [B, T]; raises CapacityError, and holds nothing, when memory is out."""
         self._release_dropped()
+        batch_size, num_new = tokens.shape
         num_past = past.num_tokens if past is not None else 0
         num_tokens = num_past + num_new
         table_ids = self._open_tables(past, batch_size)
         if any(self._manager.reserve(table_id, num_tokens) is None for table_id in table_ids):
             self._close_tables(table_ids)
             raise self._out_of_memory(batch_size, num_tokens)
-        rows = tuple(PastRow(table_id, self._manager.block_ids(table_id)) for table_id in table_ids)
+        tails = self._tails(past, tokens)
+        rows = tuple(
+            PastRow(table_id, self._manager.block_ids(table_id), num_tokens, tail)
+            for table_id, tail in zip(table_ids, tails, strict=True)
+        )
         if past is not None and num_past % self._manager.pool.block_size:
             for parent, row in zip(past.rows, rows, strict=True):
                 self._continue_tail(parent, row, num_past, num_tokens)
         return rows
+
+    def own_tiles(self, rows: Sequence[PastRow], parents: Sequence[PastRow]) -> list[int]:
+        """Returns the own tiles [B] in which `rows` continue their parents, if any; zeros where the KV format has none."""
+        if not self._executor.layout.has_own_tiles:
+            return [0] * len(rows)
+        return [self._tiles.begin(row, parent) for row, parent in zip_longest(rows, parents)]
+
+    def slots_of(self, row: PastRow) -> Int32Array:
+        """Returns the slots of all tokens of a row, those of its unfinished tile in an own tile that holds them."""
+        block_size = self._manager.pool.block_size
+        positions = np.arange(row.num_tokens - len(row.tail), dtype=np.int32)
+        paged = np.array(row.block_ids, dtype=np.int32)[positions // block_size] * block_size + positions % block_size
+        return np.concatenate([paged, self._tiles.slots(row)])
 
     def handle(self, rows: tuple[PastRow, ...], num_tokens: int) -> PastKVs:
         """Returns the handle that owns `rows`, all of whose `num_tokens` tokens are written."""
         block_size = self._manager.pool.block_size
         for row in rows:
             self._num_written[row.block_ids[-1]] = num_tokens - (num_tokens - 1) // block_size * block_size
-        past = PastKVs(self._executor, self._lock, rows, num_tokens)
+            if not row.tail:
+                self._tiles.give_up(row)
+        past = PastKVs(self, rows, num_tokens)
         weakref.finalize(past, self._dropped.append, rows).atexit = False
         return past
 
-    def release(self, rows: Iterable[PastRow]) -> None:
-        """Gives up the blocks of `rows`."""
+    def release(self, rows: tuple[PastRow, ...]) -> None:
+        """Gives up the blocks and own tiles of `rows`."""
+        for row in rows:
+            self._tiles.give_up(row)
         self._close_tables(row.table_id for row in rows)
 
     def check(self) -> None:
         """Raises IntegrityError unless tables and reference counts agree."""
         self._release_dropped()
         self._manager.check()
+
+    def _tails(self, past: PastKVs | None, tokens: npt.NDArray[np.int64]) -> list[tuple[int, ...]]:
+        """Returns the tokens of the tile that each row leaves unfinished; none where the KV format has no own tiles."""
+        if not self._executor.layout.has_own_tiles:
+            return [()] * len(tokens)
+        olds = [()] * len(tokens) if past is None else [row.tail for row in past.rows]
+        lasts = [(*old, *new[-KERNEL_TILE_TOKENS:].tolist()) for old, new in zip(olds, tokens, strict=True)]
+        num_tail = (tokens.shape[1] + (0 if past is None else past.num_tokens)) % KERNEL_TILE_TOKENS
+        return [last[len(last) - num_tail :] for last in lasts]
 
     def _open_tables(self, past: PastKVs | None, batch_size: int) -> list[str]:
         """Opens a table per row that shares the blocks of the past, except a tail that another continuation took."""
