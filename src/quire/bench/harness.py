@@ -180,6 +180,7 @@ def chunk_step(token_ids: Sequence[int], start: int, layout: KVLayout) -> StepBa
         block_tables=np.arange(layout.blocks_for_tokens(stop), dtype=np.int32)[None, :],
         slot_mapping=positions.copy(),
         sample_rows=np.empty(0, dtype=np.int32),
+        own_tiles=np.zeros(1, dtype=np.int32) if layout.has_own_tiles else None,
     )
 
 
