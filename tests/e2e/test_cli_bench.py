@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from quire.bench.held_out import PROSE, held_out_texts
+from quire.bench.recall import recall_chats
 from quire.cli.main import cli
 from quire.executors.native import available_isas
 
@@ -82,12 +83,16 @@ def test_quality_compares_formats_on_a_text_of_the_bundled_model(tmp_path: Path)
 
 def test_quality_reads_held_out_chats_by_default_and_tells_answers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quire.bench.held_out.held_out_texts", lambda tokenizer: held_out_texts(tokenizer)[::8])
+    monkeypatch.setattr("quire.bench.recall.recall_chats", lambda tokenizer: recall_chats(tokenizer, 1))
     result = CliRunner().invoke(cli, ("bench", "quality", "--threads", "1", "--json"))
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["settings"]["text"] == "held-out chats"
     reference = report["formats"][0]
     assert reference["answers"]["perplexity"] < 1.5 < reference["tokens"]["perplexity"]
+    assert [each["kv"] for each in report["kv"]["formats"]] == ["float32", "int8", "int8-int4", "int4"]
+    assert report["kv"]["smallest_kv"] == "int4"
+    assert report["kv"]["recall_of_bfloat16"]["num_asked"] == 10
 
 
 def test_quality_reads_prose_with_any_other_model(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
