@@ -135,7 +135,8 @@ _ENGINE_OPTIONS: tuple[OptionDecorator, ...] = (
     _option(
         "kv_format",
         words("kv_format", KVFormat, AUTO),
-        "Number format of cached keys and values. [default: auto, the weights' format]",
+        "Number format of cached keys and values; int8-int4 is 8 bits for keys and 4 for values. "
+        "[default: auto, the weights' format]",
     ),
     _option(
         "kv_cache",

@@ -44,9 +44,9 @@ _Choice = TypeVar("_Choice", bound=Enum)
 class ModelOptions(TypedDict, total=False):
     """Keyword options of `load_model`: memory and threads. Every one may be left out, and None is the same as leaving it out.
 
-    kv_format auto|float32|bfloat16; kv_memory a size such as "2GiB" or a number of bytes, of which no more is taken than
-    `max_num_seqs` full contexts need (None: 2 GiB, or what memory is left if that is less); packed_cache off|on or a
-    directory where packed weights are kept; `on_progress(done, total)` is called while weights load: once per tensor,
+    kv_format auto|float32|bfloat16|int8|int8-int4|int4; kv_memory a size such as "2GiB" or a number of bytes, of which no more
+    is taken than `max_num_seqs` full contexts need (None: 2 GiB, or what memory is left if that is less); packed_cache off|on
+    or a directory where packed weights are kept; `on_progress(done, total)` is called while weights load: once per tensor,
     and before that, for large files that are seen for the first time, once per piece that is read to identify them.
     """
 
