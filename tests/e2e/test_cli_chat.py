@@ -59,7 +59,6 @@ def test_earlier_turns_come_from_the_cache(chat: Chat) -> None:
     shown = chat("a rather long first turn that fills a block of the cache", "second", "/cache").stdout
     found = re.search(r"reused +(\d+) of (\d+) tokens", shown)
     assert found is not None
-    assert int(found[1]) % 32 == 0
     assert 32 <= int(found[1]) < int(found[2])
     assert re.search(r"blocks +=+\+", shown)
     assert re.search(r"map +=", shown)

@@ -240,7 +240,7 @@ def test_map_counts_every_block_and_pages_through_all(http: httpx2.Client, serve
     num_blocks = server.service.engine.core.scheduler.manager.pool.num_blocks
     assert found["num_blocks"] == num_blocks == sum(found[state]["blocks"] for state in ("used", "cached", "empty"))
     assert found["cached"]["blocks"] > 0
-    assert found["cached"]["tokens"] == found["cached"]["blocks"] * found["block_size"]
+    assert 0 < found["cached"]["tokens"] <= found["cached"]["blocks"] * found["block_size"]
     blocks, first = [], 0
     while first is not None:
         page = http.get("/v1/kv/map", params={"first": first, "limit": 100}).json()

@@ -74,7 +74,7 @@ def test_blocks_and_the_tokens_in_them_are_told_while_a_request_runs_and_afterwa
             b"".join(chunks)
         page = scrape(server)
         assert page.value("quire_kv_tokens", state="used") == page.value("quire_kv_blocks", state="used") == 0
-        assert page.value("quire_kv_tokens", state="cached") == page.value("quire_kv_blocks", state="cached") * 32 > 0
+        assert 0 < page.value("quire_kv_tokens", state="cached") <= page.value("quire_kv_blocks", state="cached") * 32
         assert (
             sum(page.value("quire_kv_blocks", state=state) for state in ("used", "cached", "empty")) == core.executor.num_blocks
         )

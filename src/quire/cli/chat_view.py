@@ -58,7 +58,7 @@ def cache_view(session: ChatSession) -> RenderableType:
 
 def pool_map(pool: BlockPool) -> str:
     """Returns one character per block up to the last one with content, or per run of blocks: the run's busiest state."""
-    states = "".join("#" if block.ref_count else "." if block.hash is None else "=" for block in pool.blocks)
+    states = "".join("#" if block.ref_count else "=" if block.is_findable else "." for block in pool.blocks)
     return scaled(states.rstrip("."), ".=#")
 
 

@@ -30,11 +30,12 @@ class MappedBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KVMap:
-    """Where the pool's blocks are, how many tokens lie in those that requests hold, and some of the blocks."""
+    """Where the pool's blocks are, how many tokens lie in those that requests hold and in the cached ones, and some blocks."""
 
     usage: KVUsage
     block_size: int
     num_used_tokens: int
+    num_cached_tokens: int
     blocks: tuple[MappedBlock, ...]
 
     @property
@@ -53,10 +54,11 @@ def kv_map(core: EngineCore, shown: range) -> KVMap:
         usage=manager.usage(core.executor.layout),
         block_size=size,
         num_used_tokens=sum(num_tokens.values()),
+        num_cached_tokens=manager.pool.num_cached_tokens,
         blocks=tuple(
             MappedBlock(
                 block_id=block.id,
-                state=_state(is_used=block.ref_count > 0, is_findable=block.hash is not None),
+                state=_state(is_used=block.ref_count > 0, is_findable=block.is_findable),
                 num_tokens=num_tokens.get(block.id, 0) if block.ref_count else len(block.token_ids),
                 num_holders=block.ref_count,
             )

@@ -48,6 +48,11 @@ class BlockPool:
         return len(self._free)
 
     @property
+    def num_cached_tokens(self) -> int:
+        """Tokens that can be found in free blocks; looks at every block."""
+        return sum(len(block.token_ids) for block in self._blocks if not block.ref_count)
+
+    @property
     def blocks(self) -> Sequence[Block]:
         """All blocks in the order of their ids, to look at."""
         return self._blocks

@@ -150,7 +150,7 @@ def _map_fields(found: KVMap, rows: range | None) -> dict[str, Any]:
         "bytes_per_block": usage.bytes_per_block,
         "num_blocks": found.num_blocks,
         "used": {"blocks": usage.num_used_blocks, "tokens": found.num_used_tokens, "bytes": usage.used_bytes},
-        "cached": {"blocks": usage.num_cached_blocks, "tokens": usage.num_cached_blocks * size, "bytes": usage.cached_bytes},
+        "cached": {"blocks": usage.num_cached_blocks, "tokens": found.num_cached_tokens, "bytes": usage.cached_bytes},
         "empty": {"blocks": usage.num_empty_blocks, "tokens": 0, "bytes": usage.empty_bytes},
         "blocks": None,
         "next": None,

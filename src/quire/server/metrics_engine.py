@@ -67,7 +67,8 @@ class EngineMetrics:
         usage, size = scheduler.manager.usage(core.executor.layout), core.executor.layout.block_size
         requests = {"running": scheduler.num_running, "waiting": scheduler.num_waiting}
         blocks = {"used": usage.num_used_blocks, "cached": usage.num_cached_blocks, "empty": usage.num_empty_blocks}
-        tokens = {"used": min(self._num_held_tokens, usage.num_used_blocks * size), "cached": usage.num_cached_blocks * size}
+        num_cached_tokens = scheduler.manager.pool.num_cached_tokens
+        tokens = {"used": min(self._num_held_tokens, usage.num_used_blocks * size), "cached": num_cached_tokens}
         yield gauge("quire_requests", "Choices in the engine, by state.", "state", requests)
         yield gauge("quire_kv_blocks", "Blocks of the KV cache, by state.", "state", blocks)
         yield gauge("quire_kv_tokens", "Tokens that blocks hold, by state of the block.", "state", tokens)
@@ -106,8 +107,11 @@ class BlockMetrics:
                 self._used_s.clear()
             return
         block_id, used_s = event.block_id, self._used_s
-        if event.kind is KVEventKind.COMMITTED:
+        if event.kind in (KVEventKind.COMMITTED, KVEventKind.OFFERED):
             self._committed_s[block_id] = used_s[block_id] = now
+        elif event.kind in (KVEventKind.SUPERSEDED, KVEventKind.DUPLICATE):  # its content is found in another block
+            self._committed_s.pop(block_id, None)
+            used_s.pop(block_id, None)
         elif block_id not in used_s:
             return
         elif event.kind is KVEventKind.SHARED:
