@@ -26,10 +26,10 @@ _REASONS: Mapping[MissReason, str] = MappingProxyType(
 )
 
 
-def explanation_view(explanation: CacheExplanation, block_size: int) -> list[Table]:
-    """Returns a table for each admission that is kept, the first one first."""
+def explanation_view(explanation: CacheExplanation, block_size: int, title: str = "Prompt") -> list[Table]:
+    """Returns a table for each admission that is kept, the first one, under `title`, first."""
     left_out = f"; {explanation.num_left_out} before it left out" if explanation.num_left_out else ""
-    titles = ["Prompt", *(f"Let in again, in step {each.step}" for each in explanation.admissions[1:])]
+    titles = [title, *(f"Let in again, in step {each.step}" for each in explanation.admissions[1:])]
     if left_out and len(titles) > 1:
         titles[1] += left_out
     admissions = zip(titles, explanation.admissions, strict=True)

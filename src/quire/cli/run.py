@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,7 @@ from quire.values import shown_utf8_fault
 if TYPE_CHECKING:
     from quire.cli.follow_stream import Answer
     from quire.cli.load import LoadedModel
+    from quire.kv.explain import CacheExplanation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ def _answer(loaded: LoadedModel, text: str, form: AnswerForm) -> None:
     for answer in answers:
         raise_failure(answer)
     if form.as_json:
-        print_json(json_of(loaded, answers) | (_explained_json(loaded, answers) if form.explain else {}))
+        print_json(json_of(loaded, answers, _explanations(loaded, answers) if form.explain else ()))
     elif is_streamed:
         end_line(answers[0].text)
         show_logprobs(answers[0])
@@ -93,7 +95,7 @@ def _answer(loaded: LoadedModel, text: str, form: AnswerForm) -> None:
     if form.stats and not form.as_json:
         sight.show()
     if form.explain and not form.as_json:
-        _show_explanation(loaded, answers)
+        _show_explanations(loaded, answers)
     if answers[0].was_interrupted:
         raise KeyboardInterrupt
 
@@ -110,19 +112,29 @@ def _show_notes(loaded: LoadedModel, answers: list[Answer], form: AnswerForm) ->
             show_note(note)
 
 
-def _explained_json(loaded: LoadedModel, answers: list[Answer]) -> dict[str, Any]:
-    from quire.cli.explain_view import explanation_json
+def _explanations(loaded: LoadedModel, answers: list[Answer]) -> list[CacheExplanation]:
+    """Returns what the cache did for each answer that began."""
+    from quire.errors import NotExplainedError
 
-    last = answers[0].last
-    return {} if last is None else {"cache": explanation_json(loaded.llm.explain(last))}
+    last = next((answer.last for answer in answers if answer.last is not None), None)
+    if last is None:
+        return []
+    names = [f"{last.request_id}/{index}" for index in range(len(answers))] if len(answers) > 1 else [last.request_id]
+    found: list[CacheExplanation] = []
+    for name in names:
+        with suppress(NotExplainedError):  # one that Ctrl-C came before
+            found.append(loaded.llm.explain(name))
+    return found
 
 
-def _show_explanation(loaded: LoadedModel, answers: list[Answer]) -> None:
+def _show_explanations(loaded: LoadedModel, answers: list[Answer]) -> None:
     from quire.cli.display import err_console
     from quire.cli.explain_view import explanation_view
 
-    if answers[0].last is not None:
-        for table in explanation_view(loaded.llm.explain(answers[0].last), loaded.llm.core.executor.layout.block_size):
+    explanations, block_size = _explanations(loaded, answers), loaded.llm.core.executor.layout.block_size
+    for number, explanation in enumerate(explanations, start=1):
+        title = "Prompt" if len(explanations) == 1 else f"Prompt of answer {number}"
+        for table in explanation_view(explanation, block_size, title):
             err_console().print(table)
 
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from quire.cli.display import listing, out_console
+from quire.cli.explain_view import explanation_json
 from quire.cli.follow_stream import Answer, end_line, stats_of, stats_of_all, write_out
 from quire.cli.load import LoadedModel
+from quire.kv.explain import CacheExplanation
 from quire.request import Logprob, TokenLogprobs
 
 
@@ -30,15 +32,18 @@ def show_logprobs(answer: Answer) -> None:
     out_console().print(listing("", headers, rows))
 
 
-def json_of(loaded: LoadedModel, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Returns a JSON object with one answer, or a list of several, and their statistics."""
+def json_of(loaded: LoadedModel, answers: Sequence[Answer], explanations: Sequence[CacheExplanation] = ()) -> dict[str, Any]:
+    """Returns a JSON object with one answer, or a list of several, their statistics, and what the cache did for each."""
     head: dict[str, Any] = {"model": loaded.name}
     layout = loaded.llm.core.executor.layout
-    if len(answers) == 1:
+    found = [_answer_json(answer) for answer in answers]
+    for answer, explanation in zip(found, explanations, strict=False):
+        answer["cache"] = explanation_json(explanation)
+    if len(found) == 1:
         stats = stats_of(answers[0], layout)
-        return head | _answer_json(answers[0]) | ({} if stats is None else stats.to_json())
+        return head | found[0] | ({} if stats is None else stats.to_json())
     stats = stats_of_all(answers, layout)
-    return head | {"answers": [_answer_json(answer) for answer in answers]} | ({} if stats is None else stats.to_json())
+    return head | {"answers": found} | ({} if stats is None else stats.to_json())
 
 
 def _answer_json(answer: Answer) -> dict[str, Any]:
