@@ -31,6 +31,7 @@ LARGER = {
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "bfloat16": ("llama", {"kv_memory": "96MiB"}),
     "sliding windows": ("gemma3_text", {"kv_memory": "96MiB"}),
+    "int8 keys and values": ("llama", {"kv_memory": "96MiB", "kv_format": "int8"}),
     "int4 weights": ("qwen3", {"kv_memory": "160MiB", "quantize": "int4", "calibrate": "none"}),
 }
 

@@ -19,14 +19,11 @@ from quire.bench.random_model import random_checkpoint
 from quire.engine import driving
 from quire.engine.batch import rows_per_slice
 from quire.engine.core import EngineCore
-from quire.engine.loading import build_executor
+from quire.engine.loading import Origin, build_core, build_executor
 from quire.engine.options import engine_config
 from quire.engine.plan import AskedLoad, plan_memory
 from quire.executors.native import load_core
-from quire.kv.manager import KVCacheManager
-from quire.kv.pool import BlockPool
 from quire.models.described import describe
-from quire.sched.scheduler import Scheduler
 
 
 def resident_bytes() -> int:
@@ -43,16 +40,13 @@ def main(config_file: str, options: str) -> None:
     load_core()
     before = resident_bytes()
     executor = build_executor(checkpoint, plan.config)
-
-    def make_scheduler() -> Scheduler:
-        pool = BlockPool(executor.num_blocks, executor.layout.block_size)
-        manager = KVCacheManager(pool, fingerprint=b"resident")
-        return Scheduler(plan.config.scheduler, manager, max_context=plan.config.max_context)
-
-    core = EngineCore(executor, None, make_scheduler, float)
+    origin = Origin(weights_fingerprint=b"resident", model_context=checkpoint.model_context)
+    core = build_core(executor, None, plan.config, origin)  # type: ignore[arg-type]  # what computes tokens alone needs no text
     _fill(core, plan.context)
     num_rows = min(plan.config.scheduler.max_num_batched_tokens, plan.context)
-    executor.run(chunk_step([1] * num_rows, 0, executor.layout))
+    step = chunk_step([1] * num_rows, 0, executor.layout)
+    step.own_tiles = np.zeros(1, np.int32) if executor.layout.has_own_tiles else None
+    executor.run(step)
     logits = executor.head(np.arange(min(num_rows, rows_per_slice(executor.spec.vocab_size)), dtype=np.int32))
     grown = resident_bytes() - before
     sys.stdout.write(json.dumps({"planned": plan.needs.total, "resident": grown, "logits": logits.shape}) + "\n")
