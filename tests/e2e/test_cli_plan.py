@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -126,6 +127,16 @@ def test_windows_and_key_biases_are_told(tmp_path: Path) -> None:
     assert any("see the last 32 tokens only" in note for note in read(tmp_path)["notes"])
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["qwen2"]))
     assert any("large biases stay bfloat16: known once" in note for note in read(tmp_path)["notes"])
+
+
+def test_layers_with_large_key_biases_are_named_once_weights_are_there(tmp_path: Path) -> None:
+    tensors = {name: np.ones_like(values) for name, values in stored_tensors("qwen2").items()}
+    name = next(each for each in tensors if each.endswith("layers.2.self_attn.k_proj.bias"))
+    write_both(tmp_path, "qwen2", CONFIGS["qwen2"], tensors | {name: tensors[name] * np.float32(500)})
+    plan = read(tmp_path / "hub")
+    assert plan["exact_key_layers"] == [2]
+    assert any("keys of layers 2 stay bfloat16" in note for note in plan["notes"])
+    assert plan["missing"] is None
 
 
 # -- bad input ---------------------------------------------------------------------------
