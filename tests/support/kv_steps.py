@@ -44,7 +44,12 @@ def kv_executor(
 ) -> NativeExecutor:
     layout = kv_layout(spec, BLOCK_SIZE, kv_format, exact_key_layers)
     num_own_tiles = NUM_OWN_TILES if kv_format.has_own_tiles else 0
-    settings = {"layout": layout, "num_blocks": NUM_BLOCKS, "num_own_tiles": num_own_tiles, "dtype": DType.FLOAT32} | changes
+    settings: dict[str, Any] = {
+        "layout": layout,
+        "num_blocks": NUM_BLOCKS,
+        "num_own_tiles": num_own_tiles,
+        "dtype": DType.FLOAT32,
+    } | changes
     return NativeExecutor(spec, weights or random_weights(spec), ExecutorOptions(**settings))
 
 
