@@ -70,6 +70,7 @@ class Request:
     priority: int = 0  # smaller is served first
     tenant: str = ""
     cache_salt: str = ""
+    group_id: str = ""  # completions of one prompt have the same
     num_context_tokens: int = 0  # prompt tokens without wanted log-probabilities: all before the first scored one
     # -- written by the scheduler ------------------------------------------------
     arrival: int = 0

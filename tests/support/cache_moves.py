@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 from quire.config import KVCacheMode, PrefixCache
 from quire.request import Request
@@ -61,6 +62,12 @@ def _pick(world: World, dice: random.Random) -> Request | None:
 
 def _submit(world: World, dice: random.Random) -> None:
     options = options_of(dice)
+    if dice.random() < 0.3 and len(world.live) < _MAX_LIVE:
+        prompt, group_id = prompt_of(dice), f"group of r{world.num_submitted}"
+        for index in range(dice.randint(2, 4)):
+            request = world.new_request(prompt, options if not index else replace(options, prompt_logprobs=None))
+            request.group_id = group_id
+            world.submit(request)
     for prompt in [prompt_of(dice) for _ in range(dice.randint(1, 3))] * dice.choice([1, 1, 2, 3]):
         if len(world.live) < _MAX_LIVE:
             world.submit(world.new_request(prompt, options))

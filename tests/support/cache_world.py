@@ -174,6 +174,10 @@ class World:
             self.computed[name] = 0 if self.mode is KVCacheMode.OFF else chunk.stop
             is_kept = self.mode is KVCacheMode.PAGED or self.live[name].status is RequestStatus.FINISHED
             require(is_kept or not self.manager.block_ids(name), "K/V outlives its step although the cache is off")
+        for joint in plan.joint_draws:
+            for name in joint.others:
+                if name in self.live:
+                    require(self.live[name].output_token_ids == sampled[name], "a joint draw adds the first token")
         for request in finished:
             require(request.finish_reason in (FinishReason.STOP, FinishReason.LENGTH), "finished without a reason")
             self.note_end(request)
@@ -240,6 +244,11 @@ class World:
                 sampled[chunk.request_id] = [(self.dice >> 16) % VOCABULARY]
                 if (self.dice >> 9) % 11 == 0:
                     ended[chunk.request_id] = FinishReason.STOP
+        for joint in plan.joint_draws:
+            for name in joint.others:
+                if name in self.live:
+                    sampled[name] = [self.num_submitted % VOCABULARY]
+                    self.tally["joint draw"] += 1
         return sampled, ended
 
     def chain(self, chunk: ScheduledChunk) -> list[int]:
@@ -276,7 +285,7 @@ class World:
         slot = self.slot(chunk, position)
         block = self.pool.blocks[slot // self.block_size]
         is_offered = block.is_findable and slot % self.block_size < self.num_in_page(block)
-        num_pins = self.manager.pinned_block_ids.count(block.id)
+        num_pins = self.manager.copies.pinned_block_ids.count(block.id)
         require(block.ref_count == 1 + num_pins and block.hash is None, "a chunk writes to a shared or committed block")
         require(not is_offered and block.copy_of is None, "a chunk writes over tokens that can be found")
         self.touched.add(block.id)
@@ -367,7 +376,20 @@ class World:
             require(
                 self.mode is KVCacheMode.PAGED or (chunk.start == 0 and chunk.num_sample_rows == 1), "a cache although it is off"
             )
+        self.check_joint_draws(plan)
         self.check_urgency(plan)
+
+    def check_joint_draws(self, plan: StepPlan) -> None:
+        for joint in plan.joint_draws:
+            (chunk,) = [chunk for chunk in plan.scheduled if chunk.request_id == joint.request_id]
+            leader = self.live[joint.request_id]
+            require(chunk.num_sample_rows == 1 and not leader.output_token_ids, "a joint draw is not of first tokens")
+            for name in joint.others:
+                other = self.live[name]
+                require(
+                    other.prompt_token_ids == leader.prompt_token_ids and not other.output_token_ids, "drawn of another prompt"
+                )
+                require(other.status is RequestStatus.WAITING, "a request draws twice")
 
     def check_urgency(self, plan: StepPlan) -> None:
         order = {name: (request.priority, request.arrival) for name, request in self.live.items()}
@@ -382,7 +404,7 @@ class World:
             self.manager.check()
         tables = {name: self.manager.block_ids(name) for name in self.live}
         held, blocks = [0] * len(self.pool.blocks), self.pool.blocks
-        for table in (*tables.values(), self.manager.pinned_block_ids):
+        for table in (*tables.values(), self.manager.copies.pinned_block_ids):
             for block_id in table:
                 held[block_id] += 1
         free = self.pool.free_block_ids()

@@ -17,8 +17,10 @@ MAX_FILES = 10
 MAX_LINES = 2_000
 SOURCE = Path(quire.__file__).parent
 DOCUMENT = Path(__file__).parents[2] / "docs" / "architecture.md"
-POLICY = {f"sched/{name}.py" for name in ("turns", "shares", "pace", "places", "room", "step_pass", "queue", "limits")}
-CALLED_ON_THE_WAY = {*POLICY, "engine/capacity.py", "engine/books.py"}
+POLICY = {
+    f"sched/{name}.py" for name in ("turns", "shares", "pace", "places", "room", "step_pass", "queue", "limits", "first_draws")
+}
+CALLED_ON_THE_WAY = {*POLICY, "engine/capacity.py", "engine/books.py", "engine/copying.py"}
 
 
 def listed_files() -> dict[str, int]:

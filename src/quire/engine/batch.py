@@ -86,23 +86,14 @@ def build_batch(
     `tables` of the step before save writing all block tables again.
     """
     block_tables = (tables or PaddedTables()).of(chunks)
-    is_decode = all(chunk.num_tokens == chunk.num_sample_rows == 1 for chunk in chunks)
-    batch = (_decode_batch if is_decode else _mixed_batch)(chunks, sources, layout.block_size, block_tables)
-    if layout.has_own_tiles:
-        batch.own_tiles = np.array([chunk.own_tile for chunk in chunks], dtype=np.int32)
-    return batch
-
-
-def _mixed_batch(
-    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, block_tables: Int32Array
-) -> StepBatch:
-    """Returns the arrays of any step."""
+    if all(chunk.num_tokens == chunk.num_sample_rows == 1 for chunk in chunks):
+        return _decode_batch(chunks, sources, layout, block_tables)
     counts = [chunk.num_tokens for chunk in chunks]
     query_start = np.array([0, *accumulate(counts)], dtype=np.int32)
     tokens: list[int] = []
     for chunk in chunks:
         tokens += sources[chunk.request_id].token_ids(chunk.start, chunk.start + chunk.num_tokens)
-    positions, slot_mapping = _place(chunks, counts, query_start, block_tables, block_size)
+    positions, slot_mapping = _place(chunks, counts, query_start, block_tables, layout.block_size)
     return StepBatch(
         token_ids=np.array(tokens, dtype=np.int32),
         positions=positions,
@@ -111,16 +102,18 @@ def _mixed_batch(
         block_tables=block_tables,
         slot_mapping=slot_mapping,
         sample_rows=_sample_rows(chunks),
+        own_tiles=_own_tiles(chunks, layout),
     )
 
 
 def _decode_batch(
-    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], block_size: int, block_tables: Int32Array
+    chunks: Sequence[ScheduledChunk], sources: Mapping[str, TokenSource], layout: KVLayout, block_tables: Int32Array
 ) -> StepBatch:
     """Returns the arrays of a step in which every request computes its last token: one row each, and all of them sampled."""
     tokens: list[int] = []
     starts: list[int] = []
     slots: list[int] = []
+    block_size = layout.block_size
     for request_id, start, _, block_ids, _, _, _ in chunks:
         tokens.append(sources[request_id].token_at(start))
         starts.append(start)
@@ -135,7 +128,12 @@ def _decode_batch(
         block_tables=block_tables,
         slot_mapping=slot_mapping,
         sample_rows=query_start[:-1],
+        own_tiles=_own_tiles(chunks, layout),
     )
+
+
+def _own_tiles(chunks: Sequence[ScheduledChunk], layout: KVLayout) -> Int32Array | None:
+    return np.array([chunk.own_tile for chunk in chunks], dtype=np.int32) if layout.has_own_tiles else None
 
 
 def _place(

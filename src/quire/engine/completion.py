@@ -235,6 +235,7 @@ def _children(submission: Submission) -> list[Request]:
             priority=submission.priority,
             tenant=submission.tenant,
             cache_salt=prompt.cache_salt,
+            group_id=submission.request_id if sampling.n > 1 else "",
             num_context_tokens=prompt.num_context_tokens,
         )
         for index in range(sampling.n)

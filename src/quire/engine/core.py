@@ -30,7 +30,7 @@ from quire.engine.completion import CompletionState, RequestGroup
 from quire.engine.copying import run_copies
 from quire.engine.prompts import Submission
 from quire.engine.step_events import Progress, PromptProgress, StepEvent
-from quire.engine.step_sampler import StepSampler, StepTokens
+from quire.engine.step_sampler import Joined, StepSampler, StepTokens
 from quire.engine.watch import StepRecord, StepWatcher
 from quire.errors import DuplicateRequestError, IntegrityError, failure_message, is_failure
 from quire.executors.protocol import Executor
@@ -163,9 +163,8 @@ class EngineCore:
         if plan is None:
             return []
         try:
-            drawn = StepTokens(failures=run_copies(plan, self.executor)) if plan.copies else StepTokens()
-            if not drawn.failures:
-                drawn = self._run_bisecting(plan.scheduled)
+            failures = run_copies(plan, self.executor)
+            drawn = StepTokens(failures=failures) if failures else self._run_bisecting(plan.scheduled, dict(plan.joint_draws))
         except BaseException:
             self.scheduler.abandon(plan)
             raise
@@ -190,10 +189,10 @@ class EngineCore:
             self.watcher = None
             _log.exception("The engine's watcher failed and is not told of any further step")
 
-    def _run_bisecting(self, chunks: Sequence[ScheduledChunk]) -> StepTokens:
+    def _run_bisecting(self, chunks: Sequence[ScheduledChunk], joined: Joined) -> StepTokens:
         """Returns what the chunks bring; with `failures`, that of the requests which fail on their own counts alone."""
         executor = self.executor
-        sampler = StepSampler(chunks, self._states, executor)
+        sampler = StepSampler(chunks, self._states, executor, joined)
         try:
             batch = build_batch(chunks, self._states, executor.layout, self._tables)
             if sampler.needs_logits:
@@ -212,7 +211,7 @@ class EngineCore:
         drawn = StepTokens()
         middle = len(chunks) // 2
         for half in (chunks[:middle], chunks[middle:]):
-            drawn.take(self._run_bisecting(half))
+            drawn.take(self._run_bisecting(half, joined))
         return drawn
 
     def _complete(self, plan: StepPlan, drawn: StepTokens, began_s: float) -> list[StepEvent]:

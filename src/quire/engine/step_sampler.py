@@ -14,6 +14,9 @@ from quire.request import TokenLogprobs
 from quire.sample.sampler import not_finite, sample, score
 from quire.sched.plan import ScheduledChunk
 
+States = Mapping[str, CompletionState]
+Joined = Mapping[str, Sequence[str]]
+
 
 @dataclass(slots=True)
 class StepTokens:
@@ -37,11 +40,13 @@ class StepSampler:
     """Consumes the logit rows of a step's chunks, in their order and in slices of any size.
 
     On the executor, it draws a token from the sample row of a chunk and scores prompt tokens with its scored rows. No result
-    depends on where slices end. Completions are found in `states` by request id.
+    depends on where slices end. Completions are found in `states` by request id. `joined` are those, by the id of a request, that
+    draw from its sample row as well; none is greedy, as greedy completions of one prompt are refused.
     """
 
-    def __init__(self, chunks: Sequence[ScheduledChunk], states: Mapping[str, CompletionState], executor: Executor) -> None:
+    def __init__(self, chunks: Sequence[ScheduledChunk], states: States, executor: Executor, joined: Joined) -> None:
         self.drawn = StepTokens()
+        self._joined = joined
         self._chunks = chunks
         self._states = states
         self._executor = executor
@@ -76,11 +81,14 @@ class StepSampler:
                 first = max(0, begin)
                 self._score(logits[first:stop], chunk.first_scored + first - begin, chunk.request_id)
             if chunk.num_sample_rows and 0 <= stop < len(logits):
-                sampling_ids.append(chunk.request_id)
-                sampling_rows.append(stop)
+                request_ids = chunk.request_id, *self._joined.get(chunk.request_id, ())
+                sampling_ids += request_ids
+                sampling_rows += [stop] * len(request_ids)
             begin = stop + chunk.num_sample_rows
         self._num_read += len(logits)
-        wanted = logits if len(sampling_rows) == len(logits) else logits[np.array(sampling_rows, dtype=np.intp)]
+        wanted = (
+            logits if len(sampling_rows) == len(logits) and not self._joined else logits[np.array(sampling_rows, dtype=np.intp)]
+        )
         self._sample(wanted, sampling_ids)
 
     def _blame(self, request_ids: Sequence[str], num_not_finite: Int32Array) -> None:

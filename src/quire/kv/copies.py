@@ -41,9 +41,9 @@ class Copies:
         return len(self._pinned)
 
     @property
-    def pinned(self) -> tuple[Block, ...]:
-        """The blocks that are held to be copied from, once for each copy."""
-        return tuple(block for block, _ in self._pinned)
+    def pinned_block_ids(self) -> tuple[int, ...]:
+        """Blocks that are held to be copied from, once for each copy, until the step has ended."""
+        return tuple(block.id for block, _ in self._pinned)
 
     def num_needed(self, match: PrefixMatch) -> int:
         """Returns the free blocks that a match needs beside those that its request holds in the end."""

@@ -20,7 +20,7 @@ from quire.kv.hashing import CacheDomain
 from quire.kv.layout import KVLayout
 from quire.kv.ledger import KVUsage, Ledger
 from quire.kv.matching import Matcher
-from quire.kv.own_tiles import Content, OwnTiles
+from quire.kv.own_tiles import OwnTiles, content_of
 from quire.kv.pending import PendingBlocks
 from quire.kv.pool import BlockPool
 from quire.kv.table import BlockTable, PrefixMatch, block_tokens
@@ -42,7 +42,7 @@ class KVCacheManager:
         self._pending = PendingBlocks(pool.block_size)
         self.own_tiles = OwnTiles(num_own_tiles)
         self._matcher = Matcher(pool, self._pending, self.own_tiles)
-        self._copies = Copies(pool, self.own_tiles)
+        self.copies = Copies(pool, self.own_tiles)
 
     def begin_step(self, step: int) -> None:
         """Stamps the events that follow with a step number."""
@@ -50,11 +50,11 @@ class KVCacheManager:
 
     def take_copies(self) -> tuple[BlockCopy, ...]:
         """Returns the copies of the step that is planned: what runs it makes them in this order, before anything is written."""
-        return self._copies.take()
+        return self.copies.take()
 
     def end_step(self) -> None:
         """Lets go of the blocks that the step has copied from."""
-        self._copies.let_go()
+        self.copies.let_go()
 
     def abandon_step(self) -> None:
         """Notes that the step was taken back, once its blocks are."""
@@ -105,11 +105,6 @@ class KVCacheManager:
         self.ledger.take_place_of(other.ledger, other.pool.events.step)
         self.pool.take_place_of(other.pool)
 
-    @property
-    def pinned_block_ids(self) -> tuple[int, ...]:
-        """Blocks that the step in flight copies from, once for each copy; they are held until it has ended."""
-        return tuple(block.id for block in self._copies.pinned)
-
     def usage(self, layout: KVLayout) -> KVUsage:
         """Returns where the pool's bytes are now."""
         pool = self.pool
@@ -135,7 +130,7 @@ class KVCacheManager:
         table = self._tables[request_id]
         num_own = cdiv(request.num_tokens, size) - match.num_blocks
         num_spare = self.pool.num_free - num_kept - num_own
-        if num_spare < 0 or num_spare < self._matcher.num_revived(table, match.num_blocks) + self._copies.num_needed(match):
+        if num_spare < 0 or num_spare < self._matcher.num_revived(table, match.num_blocks) + self.copies.num_needed(match):
             return None
         if table.blocks:
             raise defect(f"request {request_id} is admitted but holds blocks already")
@@ -144,7 +139,7 @@ class KVCacheManager:
         shared = [by_key[key] for key in table.keys[: match.num_blocks]]
         for block in shared:
             self.pool.share(block, request_id)
-        own = self._copies.begin(match, cdiv(num_tokens, size) - match.num_blocks, table)
+        own = self.copies.begin(match, cdiv(num_tokens, size) - match.num_blocks, table)
         table.begin(request, [*shared, *own], match.num_blocks, size)
         request.own_tile = table.own_tile or 0
         if self.prefix_cache is PrefixCache.ON:
@@ -196,11 +191,11 @@ class KVCacheManager:
         """Gives back all blocks, tails first; what was written stays findable. The keys stay, so nothing is hashed again."""
         table = self._tables[request_id]
         self._pending.drop(table)
-        self._copies.drop(request_id)
+        self.copies.drop(request_id)
         if table.is_written and table.request is not None and self.prefix_cache is PrefixCache.ON:
             self._offer(table, table.request.num_computed_tokens)
         if table.own_tile is not None:
-            self.own_tiles.give_back(table.own_tile, self._own_content(table))
+            self.own_tiles.give_back(table.own_tile, content_of(table, self.pool.block_size, self.own_tiles.size))
             table.own_tile = None
         table.num_committed, table.is_written = 0, False
         self._release_from(table, 0, request_id)
@@ -211,7 +206,7 @@ class KVCacheManager:
         """Raises IntegrityError unless tables, reference counts and pending keys agree."""
         self.pool.check()
         holders = Counter(block.id for table in self._tables.values() for block in table.blocks)
-        holders.update(block.id for block in self._copies.pinned)
+        holders.update(self.copies.pinned_block_ids)
         for block in self.pool.blocks:
             if block.ref_count != holders[block.id]:
                 raise defect(f"block {block.id} has ref_count {block.ref_count} but is in {holders[block.id]} tables")
@@ -222,8 +217,8 @@ class KVCacheManager:
 
     def check_idle(self, blocks: range) -> None:
         """Raises IntegrityError unless no request holds anything; of the pool it looks at its counts and the given blocks."""
-        if self._tables or self._pending or self._copies:
-            facts = f"{len(self._tables)} tables, {len(self._pending)} pending ones and {len(self._copies)} copies"
+        if self._tables or self._pending or self.copies:
+            facts = f"{len(self._tables)} tables, {len(self._pending)} pending ones and {len(self.copies)} copies"
             raise defect(f"{facts} are left over")
         self.pool.check_idle(blocks)
 
@@ -238,19 +233,10 @@ class KVCacheManager:
     def _note_admission(self, request: Request, match: PrefixMatch, table: BlockTable) -> None:
         """Writes down what the cache does for a request, in the one place where it is done."""
         ledger, pool, num_whole = self.ledger, self.pool, match.num_blocks * self.pool.block_size
-        num_copied, limit = self._copies.num_copied(match), request.first_logits_at
+        num_copied, limit = self.copies.num_copied(match), request.first_logits_at
         facts = Facts(request, table.root, table.parent(match.num_blocks), num_whole, match.num_tokens, num_copied, limit)
         ledger.admit(facts, pool if self.prefix_cache is PrefixCache.ON else None, pool.events.step)
         request.num_cached_tokens = ledger.num_cached_tokens(request.request_id)
-
-    def _own_content(self, table: BlockTable) -> Content | None:
-        """Returns what can be found in the own tile of a request that gives it back: the end of its block that is not full."""
-        block_idx = 0 if table.request is None else table.request.num_computed_tokens // self.pool.block_size
-        if block_idx >= len(table.blocks):
-            return None
-        block = table.blocks[block_idx]
-        is_inside = block.parent is not None and block.hash is None and len(block.token_ids) % self.own_tiles.size
-        return (block.parent, block.token_ids) if is_inside and block.parent is not None else None
 
     def _offer(self, table: BlockTable, num_written: int) -> None:
         """Makes the tokens in a block that is not full findable."""

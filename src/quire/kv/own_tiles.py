@@ -93,3 +93,12 @@ class OwnTiles:
         for own_tile, table in self._taken.items():
             if table.own_tile != own_tile:
                 raise defect(f"request {table.request_id} holds own tile {table.own_tile}, not {own_tile}")
+
+
+def content_of(table: BlockTable, block_size: int, tile_size: int) -> Content | None:
+    """Returns what can be found in the own tile of a request that gives it back: the end of its block that is not full."""
+    block_idx = 0 if table.request is None else table.request.num_computed_tokens // block_size
+    block = table.blocks[block_idx] if block_idx < len(table.blocks) else None
+    if block is None or block.parent is None or block.hash is not None or not len(block.token_ids) % tile_size:
+        return None
+    return block.parent, block.token_ids

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from quire.kv.copies import BlockCopy
+from quire.sched.first_draws import JointDraw
 
 
 class ScheduledChunk(NamedTuple):
@@ -48,13 +49,14 @@ class ScheduledChunk(NamedTuple):
 class StepPlan(NamedTuple):
     """The chunks of step number `step`, and the requests that gave their blocks back to make room for them.
 
-    `copies` are made once and in their order, before the first chunk is computed.
+    `copies` are made once, in their order, before the first chunk is computed. `joint_draws` name requests without a chunk.
     """
 
     step: int
     scheduled: tuple[ScheduledChunk, ...]
     preempted: tuple[str, ...]
     copies: tuple[BlockCopy, ...] = ()
+    joint_draws: tuple[JointDraw, ...] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -21,6 +21,7 @@ from quire.config import KVCacheMode, PrefixCache, SchedulerConfig
 from quire.errors import CapacityError, ConfigError, defect
 from quire.kv.manager import KVCacheManager
 from quire.request import FinishReason, Request, RequestStatus
+from quire.sched.first_draws import FirstDraws
 from quire.sched.limits import ContextBound, RequestLimits
 from quire.sched.pace import Pace
 from quire.sched.places import Places
@@ -66,6 +67,7 @@ class Scheduler:
         max_running = min(config.max_num_seqs, config.max_num_batched_tokens, manager.own_tiles.count or config.max_num_seqs)
         self._room = Room(self._places, manager, max_running, keeps_kv=self._keeps_kv)
         self._pace = None if config.itl_target_s is None else Pace(config.itl_target_s)
+        self._draws = FirstDraws(is_on=manager.prefix_cache is PrefixCache.ON)
         self._num_arrived = 0
         self._num_steps = 0
         self._in_flight: StepPass | None = None
@@ -144,7 +146,8 @@ class Scheduler:
         if not work.chunks:
             raise defect(f"{len(self._requests)} requests are in progress but none can advance")
         copies = self.manager.take_copies() if work.admitted else ()
-        work.plan = StepPlan(self._num_steps, tuple(work.chunks), tuple(work.preempted), copies)
+        joint_draws = self._draws.joint(work.requests, {chunk.request_id for chunk in work.chunks if chunk.num_sample_rows})
+        work.plan = StepPlan(self._num_steps, tuple(work.chunks), tuple(work.preempted), copies, joint_draws)
         self._num_steps += 1
         self._in_flight = work
         return work.plan
@@ -173,7 +176,7 @@ class Scheduler:
         self._places.shares.charge(work.requests, work.chunks)
         if work.turns is not None:
             work.turns.settle()
-        finished = []
+        drew, finished = list[Request](), list[Request]()
         keeps_kv, block_size, prompts = self._keeps_kv, self._block_size, work.prompts
         for request, (request_id, start, num_tokens, _, num_sample_rows, _, _) in alive:
             if keeps_kv:
@@ -184,10 +187,12 @@ class Scheduler:
             else:
                 self.manager.release(request_id)
             if num_sample_rows:
-                reason = request.take_output(sampled[request_id], ended.get(request_id) if ended else None)
-                if reason is not None:
-                    self._finish(request, reason)
-                    finished.append(request)
+                drew.append(request)
+        for request in (*drew, *self._draws.drawn(plan.joint_draws, sampled)):
+            reason = request.take_output(sampled[request.request_id], ended.get(request.request_id) if ended else None)
+            if reason is not None:
+                self._finish(request, reason)
+                finished.append(request)
         self.manager.end_step()
         return tuple(finished)
 
@@ -283,7 +288,7 @@ class Scheduler:
 
     def _admit(self, request: Request, turns: Turns, work: StepPass) -> None:
         """Lets a waiting request in, or passes it over: alone where its prefix is being computed, else with all others."""
-        match = self.manager.match(request)
+        match = self._draws.wait(request, self.manager.match(request))
         num_pending = request.num_tokens - match.num_tokens
         num_tokens = self._chunk_tokens(match.num_tokens, num_pending, work)
         waits, block_ids = match.waits_for is not None, None
@@ -319,6 +324,7 @@ class Scheduler:
         except BaseException:
             self.manager.close(request.request_id)
             raise
+        self._draws.enter(request)
         self._num_arrived = max(self._num_arrived, request.arrival + 1)
         self._requests[request.request_id] = request
 
@@ -336,6 +342,7 @@ class Scheduler:
 
     def _finish(self, request: Request, reason: FinishReason) -> None:
         self._places.leave(request)
+        self._draws.leave(request)
         self.manager.close(request.request_id)
         del self._requests[request.request_id]
         request.status = RequestStatus.FINISHED

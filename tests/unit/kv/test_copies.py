@@ -41,13 +41,13 @@ def test_tokens_of_a_full_block_are_copied_and_the_block_is_pinned_until_the_ste
     manager = manager_of()
     manager.close(computed(manager, "first", 1, 2, 3, 4).request_id)
     second = admitted(manager, "second", 1, 2, 9, 9)
-    (source,) = manager.pinned_block_ids
+    (source,) = manager.copies.pinned_block_ids
     assert second.num_computed_tokens == 2
     assert manager.take_copies() == (BlockCopy(source, manager.block_ids("second")[0], "second"),)
     assert manager.pool.blocks[source].ref_count == 1
     manager.check()
     manager.end_step()
-    assert (manager.pool.blocks[source].ref_count, manager.pinned_block_ids) == (0, ())
+    assert (manager.pool.blocks[source].ref_count, manager.copies.pinned_block_ids) == (0, ())
     manager.check()
 
 
@@ -57,7 +57,7 @@ def test_a_free_partial_block_that_matches_is_taken_without_a_copy() -> None:
     (block_id,) = manager.block_ids("first")
     manager.close(first.request_id)
     admitted(manager, "second", 1, 2, 3)
-    assert (manager.block_ids("second"), manager.take_copies(), manager.pinned_block_ids) == ((block_id,), (), ())
+    assert (manager.block_ids("second"), manager.take_copies(), manager.copies.pinned_block_ids) == ((block_id,), (), ())
     manager.check()
 
 
@@ -94,7 +94,7 @@ def test_what_is_copied_is_not_evicted_by_what_is_let_in_later_in_the_step() -> 
     manager = manager_of(num_blocks=4)
     manager.close(computed(manager, "first", 1, 2, 3, 4).request_id)
     admitted(manager, "second", 1, 2, 9, 9)
-    (source,) = manager.pinned_block_ids
+    (source,) = manager.copies.pinned_block_ids
     admitted(manager, "third", *range(50, 58))
     assert source not in manager.block_ids("third")
     manager.open("fourth")
@@ -116,7 +116,7 @@ def test_a_request_that_gives_its_blocks_back_lets_go_of_what_it_copies_first() 
     manager.close(computed(manager, "first", *range(8)).request_id)
     admitted(manager, "second", 0, 1, 2, 3, 4, 5, 9, 9)
     manager.release("second")
-    assert (manager.pinned_block_ids, manager.take_copies()) == ((), ())
+    assert (manager.copies.pinned_block_ids, manager.take_copies()) == ((), ())
     head = next(block.id for block in manager.pool.blocks if block.token_ids == (0, 1, 2, 3))
     assert manager.pool.free_block_ids()[-1] == head, "what follows a block is evicted before it"
     manager.check()
