@@ -98,7 +98,7 @@ class _Forest:
 
     def _run_from(self, block: Block) -> list[Block]:
         blocks, children = [block], self._children
-        while block.hash is not None and len(after := children.get(block.hash, ())) == 1:
+        while block.hash is not None and len(after := children.get(block.hash, [])) == 1:
             block = after[0]
             blocks.append(block)
         return blocks
