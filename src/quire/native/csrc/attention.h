@@ -94,7 +94,7 @@ struct Attend : ItemRows {
   void walk_tile(int64_t tile, const char* keys, int64_t ahead) {
     RowRange active = state.enter_tile(tile, rows);
     if (active.begin == active.end) return;
-    const char* values = keys + a.pages.key_tile_bytes();
+    const char* values = keys + key_bytes;
     if (!a.own.tile_of_row) return attend_rows<Keys, Values>(active, keys, values, ahead);
     for (RowRange run{active.begin, active.begin}; run.end < active.end;) {
       const char* own;

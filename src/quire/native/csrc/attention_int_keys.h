@@ -12,20 +12,6 @@
 namespace quire::QUIRE_ISA {
 
 constexpr float kMaxQueryCode = 127.0f;
-constexpr float kSmallestTop = 1e-30f;  // below this maximum codes are zero: its inverse could overflow
-
-// What a maximum of magnitudes is divided by, and what values are multiplied by instead.
-struct IntScale {
-  float scale;
-  float inverse;
-};
-static QUIRE_INLINE IntScale int_scale(float top, float most) {
-  return {top * (1.0f / most), top > kSmallestTop ? most / top : 0.0f};
-}
-
-// Zero if every lane is finite, else NaN.
-static QUIRE_INLINE vf nan_unless_finite(vf x, vf zero_or_nan) { return fma(x, set1(0.0f), zero_or_nan); }
-
 // Prefetches V vectors of words that lie `ahead` bytes further.
 template <int V>
 static QUIRE_INLINE void prefetch_words(const uint32_t* words, int64_t ahead) {
@@ -60,12 +46,9 @@ struct Int8Keys {
 
   void quantize_query(int64_t row) const {
     const float* q = item.widened_query(row);
-    vf highest = set1(0.0f), zero_or_nan = set1(0.0f);
-    for (int64_t d = 0; d < item.size; d += kLanes) {
-      highest = max(highest, magnitude(load(q + d)));
-      zero_or_nan = nan_unless_finite(load(q + d), zero_or_nan);
-    }
-    IntScale by = int_scale(reduce_max(highest), kMaxQueryCode);
+    vf highest = set1(0.0f);
+    for (int64_t d = 0; d < item.size; d += kLanes) highest = max_or_nan(highest, magnitude(load(q + d)));
+    IntScale by = int_scale(reduce_max_or_nan(highest), kMaxQueryCode);
     uint32_t sum = 0;
     for (int64_t d = 0; d < item.size; d += kGroup) {
       int8_t codes[kGroup];
@@ -74,7 +57,7 @@ struct Int8Keys {
       for (int half = 0; half < kGroup; half += 16)
         store_key_words(words_of(row) + (d + half) / 4 * kKeyWords, codes + half);
     }
-    item.state.query_scales[row] = by.scale + reduce_add(zero_or_nan);
+    item.state.query_scales[row] = by.scale;
     item.state.query_sums[row] = static_cast<int32_t>(sum);
   }
 
@@ -95,9 +78,12 @@ struct Int8Keys {
     QUIRE_INLINE void block(int64_t first, int c) const {
       const RowStates& state = self.item.state;
       const uint32_t* q[R];
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) q[r] = opaque_pointer(self.words_of(first + r));
       KeySums sums[R][V];
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sums[r][v].begin(state.query_sums[first + r]);
       const int64_t num_quads = self.item.size / 4;
       const bool prefetches = first == prefetching_row;
@@ -106,13 +92,19 @@ struct Int8Keys {
         if (prefetches) prefetch_words<V>(words, ahead);
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) {
-          Codes k = key_codes(load_words(words + v * kLanes));
+          const vi bytes = load_words(words + v * kLanes);
+#pragma GCC unroll 2
+          for (int part = 0; part < kParts; ++part) {
+            const vi k = key_codes(bytes, part);
 #pragma GCC unroll 4
-          for (int r = 0; r < R; ++r) sums[r][v].add(k, q[r] + quad * kKeyWords);
+            for (int r = 0; r < R; ++r) sums[r][v].add(k, word_of_rows<R>(q[r] + quad * kKeyWords + part));
+          }
         }
       }
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) {
         vf scale = load_bf16(scales + c + v * kLanes);
+#pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
           store(state.scores + (first + r) * kTile + c + v * kLanes,
                 mul(mul(to_float(sums[r][v].total()), set1(state.query_scales[first + r])), scale));
@@ -132,8 +124,8 @@ struct Int4Keys {
   void score(RowRange rows, const char* tile, int64_t ahead) const {
     const char* scales = tile + Int4KeyTiles::scales_at(item.size);
     prefetch_range(scales + ahead, Int4KeyTiles::bytes(item.size) - Int4KeyTiles::scales_at(item.size));
-    float zero_or_nan = widen_factors(tile);
-    Product product{*this, reinterpret_cast<const uint32_t*>(tile), zero_or_nan, rows.begin, ahead};
+    widen_factors(tile);
+    Product product{*this, reinterpret_cast<const uint32_t*>(tile), rows.begin, ahead};
     for_rows<kMostRows>(rows.begin, rows.end, product);
   }
 
@@ -146,19 +138,14 @@ struct Int4Keys {
     return reinterpret_cast<int8_t*>(scaled() + item.state.width) + index * item.state.width;
   }
 
-  // Returns NaN unless all scales are finite, else zero.
-  float widen_factors(const char* tile) const {
+  void widen_factors(const char* tile) const {
     auto from_scales = reinterpret_cast<const uint16_t*>(tile + Int4KeyTiles::scales_at(item.size));
     auto from_minimums = reinterpret_cast<const uint16_t*>(tile + Int4KeyTiles::minimums_at(item.size));
-    vf zero_or_nan = set1(0.0f);
     for (int64_t d = 0; d < item.size; d += kLanes) {
       int n = lanes_left(d, item.size);
-      vf scale = first_of(load_bf16(from_scales + d), n);
-      store(scales() + d, scale);
+      store(scales() + d, first_of(load_bf16(from_scales + d), n));
       store(minimums() + d, first_of(load_bf16(from_minimums + d), n));
-      zero_or_nan = nan_unless_finite(scale, zero_or_nan);
     }
-    return reduce_add(zero_or_nan);
   }
 
   static vf first_of(vf x, int n) {
@@ -178,10 +165,10 @@ struct Int4Keys {
     for (int64_t d = 0; d < item.size; d += kLanes) {
       vf product = mul(load(q + d), load(scales() + d));
       store(x + d, product);
-      highest = max(highest, magnitude(product));
+      highest = max_or_nan(highest, magnitude(product));
       offset = fma(load(q + d), load(minimums() + d), offset);
     }
-    IntScale by = int_scale(reduce_max(highest), kMaxQueryCode);
+    IntScale by = int_scale(reduce_max_or_nan(highest), kMaxQueryCode);
     for (int64_t d = 0; d < item.size; d += kGroup)
       store_quantized(codes(index) + d, x + d, set1(by.inverse));
     return {by.scale, reduce_add(offset)};
@@ -190,7 +177,6 @@ struct Int4Keys {
   struct Product {
     const Int4Keys& self;
     const uint32_t* words;
-    float zero_or_nan;
     int64_t prefetching_row;
     int64_t ahead;
 
@@ -198,6 +184,7 @@ struct Int4Keys {
     void run(int64_t first) const {
       constexpr int V = kTileVectors <= 2 ? kTileVectors : kTileVectors > 4 ? 2 : 4 / R;
       Folded folded[R];
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) folded[r] = self.fold_query(first + r, r);
       for (int c = 0; c < kTile; c += V * kLanes) block<R, V>(first, c, folded);
     }
@@ -205,6 +192,7 @@ struct Int4Keys {
     template <int R, int V>
     QUIRE_INLINE void block(int64_t first, int c, const Folded (&folded)[R]) const {
       const uint32_t* q[R];
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) q[r] = opaque_pointer(reinterpret_cast<const uint32_t*>(self.codes(r)));
       NibbleSums sums[R][V];
       const int64_t num_words = self.item.size / 8;
@@ -216,17 +204,24 @@ struct Int4Keys {
           if (prefetches) prefetch_words<V>(at, ahead);
 #pragma GCC unroll 4
           for (int v = 0; v < V; ++v) {
-            Nibbles k = nibbles(load_words(at + v * kLanes));
+            const vi bytes = load_words(at + v * kLanes), low = low_nibbles(bytes);
 #pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) sums[r][v].add(k, q[r] + 2 * i);
+            for (int r = 0; r < R; ++r) sums[r][v].add(low, word_of_rows<R>(q[r] + 2 * i));
+            const vi high = high_nibbles(bytes);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) sums[r][v].add(high, word_of_rows<R>(q[r] + 2 * i + 1));
           }
         }
+#pragma GCC unroll 4
         for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
           for (int v = 0; v < V; ++v) sums[r][v].end_part();
       }
       float* scores = self.item.state.scores + first * kTile + c;
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
-        vf scale = set1(folded[r].scale + zero_or_nan), offset = set1(folded[r].offset);
+        vf scale = set1(folded[r].scale), offset = set1(folded[r].offset);
+#pragma GCC unroll 8
         for (int v = 0; v < V; ++v)
           store(scores + r * kTile + v * kLanes, fma(to_float(sums[r][v].sum), scale, offset));
       }

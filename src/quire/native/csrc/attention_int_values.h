@@ -12,9 +12,11 @@
 
 namespace quire::QUIRE_ISA {
 
-// The probabilities of R rows for one group of a tile.
+// R rows: their probabilities for one group of a tile, and where their sums are added.
 template <int R>
 struct ProbCodes {
+  float* out[R];  // the row's values in the split
+  float rescale[R];
   uint32_t words[R][kProbWords];
   float scale[R];
   float offset[R];  // sum(p * minimum)
@@ -27,12 +29,11 @@ struct IntValues {
   const ItemRows& item;
 
   void add(RowRange rows, const char* tile, int64_t ahead) const {
-    const KVPages& p = item.a.pages;
     const int64_t at =
         kBits == 8 ? Int8ValueTiles::scales_at(item.size) : Int4ValueTiles::scales_at(item.size);
-    prefetch_range(tile + at + ahead, p.value_tile_bytes() - at);
-    const char* minimums =
-        kBits == 8 ? nullptr : tile + Int4ValueTiles::minimums_at(item.size, p.value_group);
+    const int64_t end = item.tile_bytes - item.key_bytes;
+    prefetch_range(tile + at + ahead, end - at);
+    const char* minimums = tile + (at + end) / 2;  // of 4 bits, as many bytes as scales
     Product product{*this,
                     reinterpret_cast<const uint32_t*>(tile),
                     reinterpret_cast<const uint16_t*>(tile + at),
@@ -54,8 +55,15 @@ struct IntValues {
     template <int R>
     void run(int64_t first) const {
       const int64_t size = self.item.size, group = kBits == 8 ? size : self.item.a.pages.value_group;
+      const RowStates& state = self.item.state;
       ProbCodes<R> probs;
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        probs.out[r] = state.split + (first + r) * state.width;
+        probs.rescale[r] = state.rescale[first + r];
+      }
       for (int64_t begin = 0, index = 0; begin < size; begin += group, ++index) {
+#pragma GCC unroll 4
         for (int r = 0; r < R; ++r) quantize_probs<R>(first + r, r, index, probs);
         if constexpr (kBits == 8) add_bytes<R>(first, probs);
         else add_nibbles<R>(first, begin, std::min(begin + group, size), probs);
@@ -68,23 +76,19 @@ struct IntValues {
       const float* p = state.scores + row * kTile;
       const bool is_whole = state.is_whole(row);
       const int begin = state.begin[row], end = state.end[row];
-      vf x[kTileVectors], highest = set1(0.0f), zero_or_nan = set1(0.0f), offset = set1(0.0f);
+      vf x[kTileVectors], offset = set1(0.0f);
 #pragma GCC unroll 8
       for (int v = 0; v < kTileVectors; ++v) {
         vf prob = load(p + v * kLanes);
         x[v] = mul(prob, load_bf16(scales + group * kTile + v * kLanes));
         if (!is_whole) x[v] = mask_outside(x[v], v, begin, end, 0.0f);
-        highest = max(highest, x[v]);
-        zero_or_nan = nan_unless_finite(x[v], zero_or_nan);
         if constexpr (kBits == 4) {
           vf minimum = load_bf16(minimums + group * kTile + v * kLanes);
           if (!is_whole) minimum = mask_outside(minimum, v, begin, end, 0.0f);
           offset = fma(prob, minimum, offset);
         }
       }
-      IntScale by = int_scale(reduce_max(highest), kMaxProb);
-      store_prob_words(to.words[r], x, set1(by.inverse));
-      to.scale[r] = by.scale + reduce_add(zero_or_nan);
+      to.scale[r] = store_prob_words(to.words[r], x);
       to.offset[r] = kBits == 4 ? reduce_add(offset) : 0.0f;
     }
 
@@ -107,13 +111,19 @@ struct IntValues {
         if (prefetches) prefetch_words<V>(at, ahead);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) {
-          Codes c = signed_codes(load_words(at + v * kLanes));
+          const vi bytes = load_words(at + v * kLanes);
+#pragma GCC unroll 2
+          for (int part = 0; part < kParts; ++part) {
+            const vi c = signed_codes(bytes, part);
 #pragma GCC unroll 4
-          for (int r = 0; r < R; ++r) sums[r][v].add(c, ProbSums::words_of(probs.words[r], quad));
+            for (int r = 0; r < R; ++r) sums[r][v].add(c, prob_words<R>(probs.words[r], quad, part));
+          }
         }
       }
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) add_sums<R>(first, r, d + v * kLanes, sums[r][v].total(), probs);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) add_sums<R>(r, d + v * kLanes, sums[r][v].total(), probs);
     }
 
     // Elements [begin, end) of the head. A vector of bytes holds elements in both halves: 4 and 4 of eight, 8
@@ -121,60 +131,57 @@ struct IntValues {
     template <int R>
     QUIRE_INLINE void add_nibbles(int64_t first, int64_t begin, int64_t end,
                                   const ProbCodes<R>& probs) const {
-      constexpr int V = R <= 2 && kLanes <= 8 ? 2 : 1;
       const int64_t num_vectors = (round_up(end - begin, 16) / 2 + kLanes - 1) / kLanes;
-      int64_t v = 0;
-      for (; v + V <= num_vectors; v += V) add_nibble_vectors<R, V>(first, begin, v, end, probs);
-      for (; v < num_vectors; ++v) add_nibble_vectors<R, 1>(first, begin, v, end, probs);
+      for (int64_t v = 0; v < num_vectors; ++v) add_nibble_vector<R>(first, begin, v, end, probs);
     }
 
-    template <int R, int V>
-    QUIRE_INLINE void add_nibble_vectors(int64_t first, int64_t begin, int64_t vector, int64_t end,
-                                         const ProbCodes<R>& probs) const {
+    template <int R>
+    QUIRE_INLINE void add_nibble_vector(int64_t first, int64_t begin, int64_t vector, int64_t end,
+                                        const ProbCodes<R>& probs) const {
       const bool prefetches = first == prefetching_row;
       const int64_t quad_words = Int4ValueTiles::quad_bytes(self.item.size) / 4;
-      ProbSums low[R][V], high[R][V];
-      for (int quad = 0; quad < kQuads; ++quad) {
-        const uint32_t* at = codes + quad * quad_words + begin / 2 + vector * kLanes;
-        if (prefetches) prefetch_words<V>(at, ahead);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; ++v) {
-          vi bytes = load_words(at + v * kLanes);
-          Codes low_half = low_codes(bytes), high_half = high_codes(bytes);
+      const uint32_t* at = codes + begin / 2 + vector * kLanes;
+      ProbSums low[R], high[R];
+      for (int quad = 0; quad < kQuads; ++quad, at += quad_words) {
+        if (prefetches) prefetch_words<1>(at, ahead);
+        const vi bytes = load_words(at);
+#pragma GCC unroll 2
+        for (int part = 0; part < kParts; ++part) {
+          const vi low_half = low_codes(bytes, part), high_half = high_codes(bytes, part);
 #pragma GCC unroll 4
           for (int r = 0; r < R; ++r) {
-            low[r][v].add(low_half, ProbSums::words_of(probs.words[r], quad));
-            high[r][v].add(high_half, ProbSums::words_of(probs.words[r], quad));
+            const ProbWords words = prob_words<R>(probs.words[r], quad, part);
+            low[r].add(low_half, words);
+            high[r].add(high_half, words);
           }
         }
       }
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v)
-          add_halves<R>(first, r, begin, vector + v, end, low[r][v].total(), high[r][v].total(), probs);
+        add_halves<R>(r, begin, vector, end, low[r].total(), high[r].total(), probs);
     }
 
     // Stores the sums of one vector of bytes, whose elements are not in order.
     template <int R>
-    QUIRE_INLINE void add_halves(int64_t first, int r, int64_t begin, int64_t vector, int64_t end, vi low,
-                                 vi high, const ProbCodes<R>& probs) const {
+    QUIRE_INLINE void add_halves(int r, int64_t begin, int64_t vector, int64_t end, vi low, vi high,
+                                 const ProbCodes<R>& probs) const {
 #if QUIRE_LANES == 16
       const int64_t d = begin + vector * 2 * kLanes;
-      add_sums<R>(first, r, d, _mm512_shuffle_i64x2(low, high, 0x44), probs);
-      if (d + kLanes < end) add_sums<R>(first, r, d + kLanes, _mm512_shuffle_i64x2(low, high, 0xee), probs);
+      add_sums<R>(r, d, _mm512_shuffle_i64x2(low, high, 0x44), probs);
+      if (d + kLanes < end) add_sums<R>(r, d + kLanes, _mm512_shuffle_i64x2(low, high, 0xee), probs);
 #else
       (void)end;
       const int64_t word = vector * kLanes, d = begin + word / 8 * 16 + word % 8;
-      add_sums<R>(first, r, d, low, probs);
-      add_sums<R>(first, r, d + 8, high, probs);
+      add_sums<R>(r, d, low, probs);
+      add_sums<R>(r, d + 8, high, probs);
 #endif
     }
 
     // split = split * rescale + offset + sums * scale
     template <int R>
-    QUIRE_INLINE void add_sums(int64_t first, int r, int64_t d, vi sums, const ProbCodes<R>& probs) const {
-      const RowStates& state = self.item.state;
-      float* out = state.split + (first + r) * state.width + d;
-      vf kept = fma(load(out), set1(state.rescale[first + r]), set1(probs.offset[r]));
+    QUIRE_INLINE void add_sums(int r, int64_t d, vi sums, const ProbCodes<R>& probs) const {
+      float* out = probs.out[r] + d;
+      vf kept = fma(load(out), set1(probs.rescale[r]), set1(probs.offset[r]));
       store(out, fma(to_float(sums), set1(probs.scale[r]), kept));
     }
   };

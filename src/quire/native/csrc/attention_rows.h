@@ -11,7 +11,9 @@ struct ItemRows {
   RowStates state;
   int64_t gqa;  // query heads per kv head
   int64_t rows;
-  int64_t size;  // head_dim
+  int64_t size;       // head_dim
+  int64_t key_bytes;  // of a tile; its values follow
+  int64_t tile_bytes;
 
   ItemRows(const Attention& attention, const AttentionItem& work, float* scratch)
       : a(attention),
@@ -20,7 +22,9 @@ struct ItemRows {
               attention.pages.head_dim),
         gqa(attention.num_heads / attention.pages.num_kv_heads),
         rows((work.row_end - work.row_begin) * gqa),
-        size(attention.pages.head_dim) {
+        size(attention.pages.head_dim),
+        key_bytes(attention.pages.key_tile_bytes()),
+        tile_bytes(attention.pages.tile_bytes()) {
     for (int64_t r = 0; r < rows; ++r)
       state.set_visible(r, first_key(a.positions[token(r)], a.window), a.positions[token(r)] + 1);
   }
@@ -45,9 +49,11 @@ struct ItemRows {
   }
 
   const char* tile_base(int64_t tile) const {
-    int64_t block = tile / a.pages.tiles_per_block;
-    return a.pages.key_tile(a.block_tables[item.request * a.blocks_per_request + block], item.kv_head,
-                            tile % a.pages.tiles_per_block);
+    const int64_t index = tile / a.pages.tiles_per_block;
+    const int64_t block = a.block_tables[item.request * a.blocks_per_request + index];
+    return a.pages.base +
+           ((block * a.pages.num_kv_heads + item.kv_head - index) * a.pages.tiles_per_block + tile) *
+               tile_bytes;
   }
 
   // The rows from `begin` on, up to `end`, that read the same keys of the tile: the pages, or an own tile.

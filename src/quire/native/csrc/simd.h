@@ -9,6 +9,7 @@
 //   vf, vi                    kLanes floats; kLanes 32-bit words, integers or pairs of bfloat16
 //   fma(a, b, c)              a * b + c: fused where the instruction set has FMA, elsewhere two roundings
 //   load_f16, load_int8, load_uint8, load_bf16   kLanes of them as floats, exactly
+//   max_or_nan                the maximum of numbers >= +0; NaN if one of them is NaN
 //   store_quantized(p, x, f)  stores 32 values of x * f, rounded to integers, and returns their sums by
 //   halves
 #pragma once
@@ -150,6 +151,17 @@ static inline float reduce_max(vf x) {
   store(lanes, x);
   for (int width = kLanes / 2; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) lanes[i] = lanes[i] > lanes[i + width] ? lanes[i] : lanes[i + width];
+  return lanes[0];
+}
+#endif
+
+#if QUIRE_LANES == 4
+static inline vf max_or_nan(vf a, vf b) { return bits_of(a) > bits_of(b) ? a : b; }
+static inline float reduce_max_or_nan(vf x) {
+  float lanes[kLanes];
+  store(lanes, x);
+  for (int i = 1; i < kLanes; ++i)
+    if (!(lanes[0] != lanes[0]) && !(lanes[i] <= lanes[0])) lanes[0] = lanes[i];
   return lanes[0];
 }
 #endif

@@ -59,6 +59,17 @@ static inline float reduce_max(vf x) { return _mm512_reduce_max_ps(x); }
 
 static inline vf magnitude(vf x) { return _mm512_abs_ps(x); }
 
+static inline vf max_or_nan(vf a, vf b) {
+  return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+static inline float reduce_max_or_nan(vf x) {
+  vi bits = _mm512_castps_si512(x);
+  __m256i eight = _mm256_max_epu32(_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64(bits, 1));
+  __m128i four = _mm_max_epu32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  __m128i two = _mm_max_epu32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epu32(two, _mm_shuffle_epi32(two, 0xb1))));
+}
+
 static inline vi set1_word(uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
 static inline vi load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
 static inline vi and_bits(vi x, uint32_t mask) {
