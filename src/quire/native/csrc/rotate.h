@@ -4,6 +4,7 @@
 #pragma once
 
 #include "hadamard.h"
+#include "simd.h"
 #include "weight_format.h"
 
 namespace quire::QUIRE_ISA {
@@ -26,26 +27,51 @@ static inline void rotate(floats4 (&x)[kFours]) {
       }
 }
 
-// x [4 kFours] = H x, as long as x was
-template <int kFours>
-static inline void rotate_in_place(float* x) {
-  floats4 fours[kFours];
-  std::memcpy(fours, x, sizeof fours);
-  rotate(fours);
-  for (floats4& four : fours) four *= hadamard_factor(4 * kFours);
-  std::memcpy(x, fours, sizeof fours);
+// One stage of butterflies over x [size] between elements `stride` apart, a multiple of 4.
+static inline void add_and_subtract(float* x, int64_t size, int64_t stride) {
+  for (int64_t i = 0; i < size; i += 2 * stride)
+    for (int64_t j = i; j < i + stride; j += 4) {
+      floats4 low, high;
+      std::memcpy(&low, x + j, sizeof low);
+      std::memcpy(&high, x + j + stride, sizeof high);
+      floats4 sum = low + high, difference = low - high;
+      std::memcpy(x + j, &sum, sizeof sum);
+      std::memcpy(x + j + stride, &difference, sizeof difference);
+    }
+}
+
+// The same between elements `stride` apart and then between those 2 `stride` apart, in whole vectors.
+static inline void add_and_subtract_twice(float* x, int64_t size, int64_t stride) {
+  for (int64_t i = 0; i < size; i += 4 * stride)
+    for (int64_t j = i; j < i + stride; j += kLanes) {
+      vf a = load(x + j), b = load(x + j + stride), c = load(x + j + 2 * stride),
+         d = load(x + j + 3 * stride);
+      vf sum = add(a, b), difference = sub(a, b), next_sum = add(c, d), next_difference = sub(c, d);
+      store(x + j, add(sum, next_sum));
+      store(x + j + stride, add(difference, next_difference));
+      store(x + j + 2 * stride, sub(sum, next_sum));
+      store(x + j + 3 * stride, sub(difference, next_difference));
+    }
 }
 
 // A head of queries or of keys, whose products stay the same: see hadamard.h.
 static inline void rotate_head(float* x, int64_t size) {
-  int64_t part = hadamard_size(size);
-  for (int64_t i = 0; i < size; i += part) switch (part) {
-      case 8: rotate_in_place<2>(x + i); break;
-      case 16: rotate_in_place<4>(x + i); break;
-      case 32: rotate_in_place<8>(x + i); break;
-      case 64: rotate_in_place<16>(x + i); break;
-      default: rotate_in_place<32>(x + i);
-    }
+  const int64_t part = hadamard_size(size);
+  for (int64_t i = 0; i < size; i += 8) {
+    floats4 eight[2];
+    std::memcpy(eight, x + i, sizeof eight);
+    rotate(eight);
+    std::memcpy(x + i, eight, sizeof eight);
+  }
+  int64_t stride = 8;
+  for (; stride < kLanes && stride < part; stride *= 2) add_and_subtract(x, size, stride);
+  for (; 4 * stride <= part; stride *= 4) add_and_subtract_twice(x, size, stride);
+  if (stride < part) add_and_subtract(x, size, stride);
+  const vf factor = set1(hadamard_factor(part));
+  for (int64_t i = 0; i < size; i += kLanes) {
+    int n = lanes_left(i, size);
+    store_n(x + i, mul(load_n(x + i, n), factor), n);
+  }
 }
 
 // x [32] = H (x * factors)
