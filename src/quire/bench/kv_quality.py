@@ -14,8 +14,9 @@ from quire.bench.divergence import Divergence, DivergenceMeter
 from quire.bench.harness import Harness, OnProgress, Room
 from quire.bench.quality import QualityWork, piece_logits
 from quire.bench.recall import CONTEXT, Recall, RecallChat, measure_recall
-from quire.config import QUANTIZED_HEAD_DIM_STEP, ExecutorKind, KVFormat
+from quire.config import ExecutorKind, KVFormat
 from quire.engine.options import EngineOptions
+from quire.executors.kv_shape import kv_formats_of
 from quire.models.checkpoint import Checkpoint
 
 CONTEXTS = (512, 2048)
@@ -92,7 +93,7 @@ def measure_kv_quality(
         return Harness(checkpoint, {**options, "kv_format": kv_format.value}, work.room, on_progress)
 
     base = harness_of(_BASE)
-    formats = [each for each in ExecutorKind.NATIVE.kv_formats if each is not _BASE and _holds(each, checkpoint)]
+    formats = [each for each in kv_formats_of(checkpoint.spec, ExecutorKind.NATIVE) if each is not _BASE]
     found: list[KVFormatQuality] = []
     exact: tuple[int, ...] = ()
     for done, kv_format in enumerate(formats):
@@ -102,10 +103,6 @@ def measure_kv_quality(
         found.append(_compared(base, other, work))
     recall = measure_recall(base, work.chats) if work.chats else None
     return KVQualityReport(formats=tuple(found), recall_of_bfloat16=recall, exact_key_layers=exact)
-
-
-def _holds(kv_format: KVFormat, checkpoint: Checkpoint) -> bool:
-    return not (kv_format.is_quantized and checkpoint.spec.head_dim % QUANTIZED_HEAD_DIM_STEP)
 
 
 def _compared(base: Harness, other: Harness, work: KVWork) -> KVFormatQuality:

@@ -20,6 +20,7 @@ from quire.engine.batch import rows_per_slice
 from quire.engine.options import AUTO, WEIGHT_FORMATS, EngineOptions, engine_config
 from quire.engine.resolve import resolve, settled
 from quire.errors import ConfigError
+from quire.executors.kv_shape import kv_formats_of
 from quire.executors.protocol import Float32Array
 from quire.models.checkpoint import Checkpoint
 
@@ -148,7 +149,7 @@ def _other_formats(checkpoint: Checkpoint) -> Iterator[EngineOptions]:
     for name in WEIGHT_FORMATS:
         if name != _NOT_QUANTIZED:
             yield {"quantize": name, "kv_format": _EXACT}
-    for kv_format in settled(config.executor, "executor").kv_formats:
+    for kv_format in kv_formats_of(checkpoint.spec, settled(config.executor, "executor")):
         if kv_format.value != _EXACT:
             yield {"dtype": _EXACT, "kv_format": kv_format.value}
 

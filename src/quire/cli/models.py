@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quire.config import KERNEL_TILE_TOKENS, QUANTIZED_HEAD_DIM_STEP, KVFormat
+from quire.config import KERNEL_TILE_TOKENS, ExecutorKind
 from quire.models.strict_json import shorten
 from quire.units import format_bytes
 
@@ -110,9 +110,9 @@ def describe(directory: Path) -> Description:
 
 def _kv_bytes_per_token(spec: ModelSpec, exact: tuple[int, ...]) -> dict[str, int]:
     """Returns the bytes of a token by KV format; a format that cannot hold such heads is left out."""
-    from quire.executors.protocol import kv_layout
+    from quire.executors.kv_shape import kv_formats_of, kv_layout
 
-    formats = [each for each in KVFormat if not (each.is_quantized and spec.head_dim % QUANTIZED_HEAD_DIM_STEP)]
+    formats = kv_formats_of(spec, ExecutorKind.NATIVE)
     layouts = [kv_layout(spec, KERNEL_TILE_TOKENS, each, exact if each.is_quantized else ()) for each in formats]
     return {layout.format.value: layout.bytes_per_token for layout in layouts}
 
