@@ -10,6 +10,7 @@ import pytest
 from quire.bench.kv_cache import KVCacheReport, KVCacheWork, coefficients_of, fitted_exponent, measure_kv_cache
 from quire.bench.kv_cache_chart import draw_chart
 from quire.bench.random_model import random_checkpoint
+from quire.config import ExecutorKind
 from quire.errors import ConfigError
 from quire.executors.native import available_isas
 from quire.models.checkpoint import Checkpoint
@@ -62,6 +63,12 @@ def test_attention_grows_with_the_square_and_without_a_cache_with_the_cube(repor
     assert report.exponents_recomputed.attention == pytest.approx(3, abs=0.1)
     assert report.exponents_cached.projections == pytest.approx(1)
     assert report.exponents_recomputed.projections == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("kv_format", [each.value for each in ExecutorKind.NATIVE.kv_formats])
+def test_both_runs_have_equal_bits_in_every_kv_format(checkpoint: Checkpoint, kv_format: str) -> None:
+    found = measure_kv_cache(checkpoint, KVCacheWork(num_tokens=100), {"threads": 1, "kv_format": kv_format})
+    assert (found.kv_format, found.equals_formulas, found.has_equal_bits) == (kv_format, True, True)
 
 
 def test_medians_are_of_runs_that_computed_the_same(checkpoint: Checkpoint) -> None:
