@@ -29,10 +29,10 @@ LARGER = {
     "max_position_embeddings": 2048,
 }
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "bfloat16": ("llama", {"kv_memory": "96MiB"}),
-    "sliding windows": ("gemma3_text", {"kv_memory": "96MiB"}),
-    "int8 keys and values": ("llama", {"kv_memory": "96MiB", "kv_format": "int8"}),
-    "int4 weights": ("qwen3", {"kv_memory": "160MiB", "quantize": "int4", "calibrate": "none"}),
+    "bfloat16": ("llama", {"kv_memory": "64MiB"}),
+    "sliding windows": ("gemma3_text", {"kv_memory": "64MiB"}),
+    "int4 keys and values": ("llama", {"kv_memory": "48MiB", "kv_format": "int4", "max_num_seqs": 8}),
+    "int4 weights": ("qwen3", {"kv_memory": "96MiB", "quantize": "int4", "calibrate": "none"}),
 }
 
 

@@ -19,10 +19,9 @@ from quire.bench.random_model import random_checkpoint
 from quire.engine import driving
 from quire.engine.batch import rows_per_slice
 from quire.engine.core import EngineCore
-from quire.engine.loading import Origin, build_core, build_executor
+from quire.engine.loading import Origin, build_core, build_executor, load_executor
 from quire.engine.options import engine_config
 from quire.engine.plan import AskedLoad, plan_memory
-from quire.executors.native import load_core
 from quire.models.described import describe
 
 
@@ -37,7 +36,7 @@ def main(config_file: str, options: str) -> None:
     checkpoint = random_checkpoint(Path(config_file))
     for tensor in checkpoint.weights.values():
         tensor.bits.sum()
-    load_core()
+    _warm_up()
     before = resident_bytes()
     executor = build_executor(checkpoint, plan.config)
     origin = Origin(weights_fingerprint=b"resident", model_context=checkpoint.model_context)
@@ -50,6 +49,13 @@ def main(config_file: str, options: str) -> None:
     logits = executor.head(np.arange(min(num_rows, rows_per_slice(executor.spec.vocab_size)), dtype=np.int32))
     grown = resident_bytes() - before
     sys.stdout.write(json.dumps({"planned": plan.needs.total, "resident": grown, "logits": logits.shape}) + "\n")
+
+
+def _warm_up() -> None:
+    """Brings in what any engine takes: modules, the core's code, threads."""
+    _, executor, _ = load_executor(None, engine_config({"kv_memory": "1MiB", "threads": 2}))
+    executor.run(chunk_step([1] * 64, 0, executor.layout))
+    executor.head(np.arange(64, dtype=np.int32))
 
 
 def _fill(core: EngineCore, context: int) -> None:
