@@ -104,6 +104,13 @@ def test_options_mean_what_they_mean_for_loading(tmp_path: Path) -> None:
     assert plan["memory"]["weights"] == plan["weights"]["int8"]
 
 
+def test_a_load_beyond_the_kv_memory_says_how_much_it_takes(tmp_path: Path) -> None:
+    config, load = config_in(tmp_path), ("--context", "512", "--concurrency", "9", "--kv-format", "bfloat16")
+    (note,) = (each for each in read(config, "--kv-memory", "256KiB", *load)["notes"] if "9 x 512 tokens" in each)
+    assert "--kv-memory 1MiB or more" in note  # 9 x 512 tokens of 128 bytes, in whole MiB
+    assert not any("9 x 512" in each for each in read(config, "--kv-memory", "1MiB", *load)["notes"])
+
+
 def test_a_gguf_file_and_a_directory_with_weights_have_all_they_need(tiny_model: Path, tmp_path: Path) -> None:
     assert read(tiny_model)["missing"] is None
     path = write_both(tmp_path, "llama", CONFIGS["llama"], stored_tensors("llama"))

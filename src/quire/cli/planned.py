@@ -13,7 +13,7 @@ from quire.config import KVFormat
 from quire.engine.plan import KVPlan, MemoryPlan
 from quire.models.described import Described
 from quire.models.spec import QKNorm
-from quire.units import format_bytes
+from quire.units import MIB, cdiv, format_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +98,9 @@ def num_parameters(planned: Planned) -> int:
 
 def notes(planned: Planned) -> tuple[str, ...]:
     """Returns what the numbers do not say by themselves, a sentence or two each."""
-    problem = planned.memory.problem
-    found = (*_about_weights(planned), *_about_keys(planned), *_about_windows(planned.memory))
-    return found if problem is None else (*found, f"This machine cannot load it so: {problem}")
+    memory = planned.memory
+    found = (*_about_weights(planned), *_about_keys(planned), *_about_windows(memory), *_about_load(memory))
+    return found if memory.problem is None else (*found, f"This machine cannot load it so: {memory.problem}")
 
 
 def _about_weights(planned: Planned) -> Iterator[str]:
@@ -126,6 +126,15 @@ def _about_keys(planned: Planned) -> Iterator[str]:
 def exact_key_layers(memory: MemoryPlan) -> tuple[int, ...]:
     """Returns the layers whose keys stay bfloat16 in the integer KV formats."""
     return memory.layouts[KVFormat.INT4].exact_key_layers
+
+
+def _about_load(memory: MemoryPlan) -> Iterator[str]:
+    needed = memory.capacity.layout.bytes_for_requests(memory.concurrency, memory.context)
+    if needed > (memory.config.cache.memory_bytes or 0):
+        yield (
+            f"{memory.concurrency} x {memory.context} tokens are computed together with --kv-memory {cdiv(needed, MIB)}MiB or "
+            "more; with less, requests wait for one another."
+        )
 
 
 def _about_windows(memory: MemoryPlan) -> Iterator[str]:
