@@ -62,11 +62,10 @@ class OwnTiles:
         """
         self.num_changes += 1
         kept = {own_tile: content for content, own_tile in self._kept.items()}
-        if is_taken and source is not None:
-            own_tile = source
-        elif self._empty:
+        own_tile: int | None = source
+        if not is_taken and self._empty:
             own_tile = self._empty.pop()
-        else:
+        elif not is_taken:
             own_tile = next((each for each in kept if each != source), source) if kept else None
         if own_tile is None or own_tile in self._taken:
             raise defect(f"request {table.request_id} is let in but {self.count} own tiles are taken")
