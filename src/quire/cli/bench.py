@@ -181,7 +181,7 @@ def prefix(options: BenchOptions, requests: int, shared: int, own: int, num_new:
 
 @bench.command("kv-cache")
 @_bench_options(repeat=1)
-@click.option("--tokens", type=click.IntRange(min=_LEAST_TOKENS), default=512, show_default=True, help="Most tokens to generate.")
+@click.option("--tokens", type=click.IntRange(min=_LEAST_TOKENS), default=256, show_default=True, help="Most tokens to generate.")
 @click.option(
     "--chart",
     "charts",
