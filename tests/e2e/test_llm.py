@@ -77,7 +77,8 @@ def test_closing_a_stream_keeps_the_computed_prefix(llm: LLM) -> None:
     assert llm.core.has_work
     stream.close()  # type: ignore[attr-defined]
     assert not llm.core.has_work
-    assert llm.generate(prompt, GREEDY)[0].num_cached_tokens == 64
+    (again,) = llm.generate(prompt, GREEDY)
+    assert again.num_cached_tokens == len(again.prompt_token_ids) - 1
 
 
 def test_stream_collected_as_garbage_in_the_middle_of_a_step_ends_after_it(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_turns_of_a_conversation_find_each_other_in_the_cache(llm: LLM) -> None:
         conversation.add_user(words)
         prompt = conversation.prompt_token_ids()
         (output,) = llm.generate(prompt, GREEDY)
-        assert output.num_cached_tokens == num_before // 32 * 32
+        assert output.num_cached_tokens == num_before or not num_before
         conversation.add_assistant(output.outputs[0].token_ids)
         num_before = len(prompt) + len(output.outputs[0].token_ids) - 1
     assert conversation.num_rewritten_tokens == 0

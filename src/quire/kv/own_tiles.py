@@ -62,11 +62,11 @@ class OwnTiles:
         """
         self.num_changes += 1
         kept = {own_tile: content for content, own_tile in self._kept.items()}
-        own_tile: int | None = source
-        if not is_taken and self._empty:
+        own_tile = source if is_taken else None
+        if own_tile is None and self._empty:
             own_tile = self._empty.pop()
-        elif not is_taken:
-            own_tile = next((each for each in kept if each != source), source) if kept else None
+        elif own_tile is None and kept:
+            own_tile = next((each for each in kept if each != source), source)
         if own_tile is None or own_tile in self._taken:
             raise defect(f"request {table.request_id} is let in but {self.count} own tiles are taken")
         if own_tile in kept:
