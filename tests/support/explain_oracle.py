@@ -208,6 +208,7 @@ class Oracle:
             is_like = other is not None and domain_of(other) == domain_of(request)
             require(is_like and other.prompt_token_ids[0] == request.prompt_token_ids[0], "waited for a request that is unlike")
         self.tally["waited"] += bool(found.waited_for)
+        self.tally["computed again"] += found.num_reused_tokens < found.num_matched_tokens
         self.tally[found.reason.value] += 1
         self.tally["lost to another domain"] += loss is not None and loss[2] is None
 
@@ -253,6 +254,8 @@ SHAPES = (
     Shape(block_size=8, num_blocks=12, budget=40, max_num_seqs=5),
     Shape(block_size=3, num_blocks=21, budget=5, num_live=14),
     Shape(block_size=4, num_blocks=15, max_num_seqs=8, num_live=12, failing=0.2),
+    Shape(tile=4),
+    Shape(block_size=8, num_blocks=14, budget=40, max_num_seqs=4, tile=4),
     Shape(prefix_cache=PrefixCache.OFF, num_live=4),
 )
 

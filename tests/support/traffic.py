@@ -19,7 +19,10 @@ MAX_CONTEXT = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A small engine, how many requests are in it at a time, and in what share of its steps the executor fails."""
+    """A small engine, how many requests are in it at a time, and in what share of its steps the executor fails.
+
+    With `tile` it has own tiles of so many tokens, `max_num_seqs` of them.
+    """
 
     block_size: int = 4
     num_blocks: int = 24
@@ -28,6 +31,7 @@ class Shape:
     num_live: int = 9
     prefix_cache: PrefixCache = PrefixCache.ON
     failing: float = 0.05
+    tile: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,7 +62,9 @@ class Traffic:
     def __post_init__(self) -> None:
         shape, self.dice = self.shape, random.Random(self.seed)
         pool = BlockPool(shape.num_blocks, shape.block_size)
-        self.manager = KVCacheManager(pool, fingerprint=b"model", prefix_cache=shape.prefix_cache)
+        num_own_tiles = shape.max_num_seqs if shape.tile else 0
+        self.manager = KVCacheManager(pool, fingerprint=b"model", prefix_cache=shape.prefix_cache, num_own_tiles=num_own_tiles)
+        self.manager.own_tiles.size = shape.tile or self.manager.own_tiles.size
         config = SchedulerConfig(max_num_batched_tokens=shape.budget, max_num_seqs=shape.max_num_seqs)
         self.scheduler = Scheduler(config, self.manager, max_context=min(MAX_CONTEXT, shape.num_blocks * shape.block_size))
         self.families = [[self.dice.randrange(VOCABULARY) for _ in range(MAX_CONTEXT)] for _ in range(5)]

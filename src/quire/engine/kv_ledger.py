@@ -23,14 +23,14 @@ def ledger_of(manager: KVCacheManager, requests: Iterable[Request], layout: KVLa
     """Returns the ledger of a manager and of the unfinished requests that have tables in it."""
     tables = {request.request_id: manager.block_ids(request.request_id) for request in requests}
     shares = shares_of(tables, manager.pool)
-    holdings = tuple(_holding(manager, request, layout, shares[request.request_id]) for request in requests)
+    holdings = tuple(_holding(manager, request, shares[request.request_id]) for request in requests)
     pace = allocations_per_step(manager.pool.events)
     runs = prefix_runs(manager.pool, manager.ledger.tenant_of, pace)
     return KVLedger(
         step=manager.pool.events.step,
         usage=manager.usage(layout),
         block_size=manager.pool.block_size,
-        num_own_tiles=sum(holding.num_own_tiles for holding in holdings),
+        num_own_tiles=manager.own_tiles.num_taken,
         bytes_per_own_tile=layout.bytes_per_own_tile,
         allocations_per_step=pace,
         requests=holdings,
@@ -39,7 +39,7 @@ def ledger_of(manager: KVCacheManager, requests: Iterable[Request], layout: KVLa
     )
 
 
-def _holding(manager: KVCacheManager, request: Request, layout: KVLayout, share: Fraction) -> RequestHolding:
+def _holding(manager: KVCacheManager, request: Request, share: Fraction) -> RequestHolding:
     request_id, pool = request.request_id, manager.pool
     block_ids, found = manager.block_ids(request_id), manager.explain(request_id)
     last = found.admissions[-1] if isinstance(found, CacheExplanation) and block_ids else None
@@ -52,6 +52,6 @@ def _holding(manager: KVCacheManager, request: Request, layout: KVLayout, share:
         num_shared_blocks=sum(pool.blocks[block_id].ref_count > 1 for block_id in block_ids),
         share=share,
         num_empty_slots=len(block_ids) * pool.block_size - request.num_computed_tokens,
-        num_own_tiles=int(layout.has_own_tiles and bool(block_ids)),
+        num_own_tiles=int(manager.own_tiles.count > 0 and bool(block_ids)),
         age_steps=None if last is None else pool.events.step - last.step,
     )

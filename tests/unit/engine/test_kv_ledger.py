@@ -98,7 +98,7 @@ def test_sums_that_disagree_are_noticed(tokenizer: Tokenizer) -> None:
 
 
 def test_sums_are_conserved_after_every_step_of_a_full_pool() -> None:
-    for seed, shape in enumerate((Shape(), Shape(block_size=3, num_blocks=21, budget=5, num_live=14))):
+    for seed, shape in enumerate((Shape(), Shape(block_size=3, num_blocks=21, budget=5, num_live=14), Shape(tile=4))):
         traffic = Traffic(shape, seed)
         layout = KVLayout(num_layers=2, num_kv_heads=1, head_dim=8, block_size=shape.block_size, format=KVFormat.BFLOAT16)
         for _ in range(600):
