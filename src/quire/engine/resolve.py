@@ -217,9 +217,8 @@ def _require_kv_format(kv_format: KVFormat, executor: ExecutorKind, head_dim: in
 
 def _other_kv_format(kv_format: KVFormat) -> str:
     """Returns what to do about a format that the chosen executor lacks."""
-    having = [kind.value for kind in ExecutorKind if kv_format in kind.kv_formats]
-    other = f", or pass executor={' or '.join(map(repr, having))}" if having else ""
-    return f"Choose one of these or leave kv_format out{other}."
+    having = next(kind.value for kind in ExecutorKind if kv_format in kind.kv_formats)
+    return f"Choose one of these or leave kv_format out, or pass executor={having!r}."
 
 
 def _max_context(asked: int | None, spec: ModelSpec, layout: KVLayout, memory_bytes: int, room: KVRoom) -> int:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from quire.config import CacheConfig, DType, EngineConfig, ExecutorKind, KVCacheMode, KVFormat, PrefixCache, SchedulerConfig
 from quire.engine import resolve as resolving
 from quire.engine.options import engine_config
-from quire.engine.resolve import context_bound, layout_of, pool_blocks, pool_bound, resolve, settled
+from quire.engine.resolve import context_bound, kv_room, layout_of, pool_blocks, pool_bound, resolve, settled
 from quire.errors import ConfigError
+from quire.executors.kv_shape import kv_layout
 from quire.models.weights import SourceDType, SourceTensor, Weights
 from quire.sched.limits import ContextBound, PoolBound
 from quire.units import GIB, MIB
@@ -123,3 +124,35 @@ def test_an_executor_without_a_kv_format_is_refused_by_name(executor: ExecutorKi
     having = ", ".join(each.value for each in executor.kv_formats)
     with pytest.raises(ConfigError, match=rf"{executor.value} executor.*kv_format={kv_format.value}.*{having}"):
         resolve(kv_config(kv_format, executor), spec, WEIGHTS)
+
+
+@pytest.mark.parametrize("kv_format", KVFormat)
+def test_memory_without_room_for_a_block_names_the_bytes_that_suffice(kv_format: KVFormat) -> None:
+    spec = spec_of("llama", head_dim=64)
+    with pytest.raises(ConfigError, match=r"at least \d+ bytes for 32 tokens") as refused:
+        resolve(kv_config(kv_format, ExecutorKind.REFERENCE, memory_bytes=1), spec, WEIGHTS)
+    needed = int(str(refused.value).partition("at least ")[2].split()[0])
+    with pytest.raises(ConfigError, match="at least"):
+        resolve(kv_config(kv_format, ExecutorKind.REFERENCE, memory_bytes=needed - 1), spec, WEIGHTS)
+    resolved = resolve(kv_config(kv_format, ExecutorKind.REFERENCE, memory_bytes=needed), spec, WEIGHTS)
+    assert (pool_blocks(resolved, spec), kv_room(resolved, spec).num_own_tiles) == (1, int(kv_format.has_own_tiles))
+    assert resolve(resolved, spec, WEIGHTS) == resolved
+
+
+@given(memory=st.integers(1, 8 * MIB), max_num_seqs=st.integers(1, 40))
+def test_as_many_requests_run_as_there_are_own_tiles(memory: int, max_num_seqs: int) -> None:
+    spec = spec_of("llama", head_dim=64)
+    scheduler = SchedulerConfig(max_num_seqs=max_num_seqs)
+    config = replace(kv_config(KVFormat.INT4, ExecutorKind.REFERENCE, memory_bytes=memory), scheduler=scheduler)
+    layout = kv_layout(spec, 32, KVFormat.INT4)
+    if memory < layout.bytes_for_tokens(1):
+        with pytest.raises(ConfigError, match="at least"):
+            resolve(config, spec, WEIGHTS)
+        return
+    resolved = resolve(config, spec, WEIGHTS)
+    room, num_blocks = kv_room(resolved, spec), pool_blocks(resolved, spec)
+    assert num_blocks * layout.bytes_per_block + room.num_own_tiles * layout.bytes_per_own_tile <= memory
+    assert num_blocks <= room.num_own_tiles * layout.blocks_for_tokens(settled(resolved.max_context, "max_context"))
+    assert 1 <= room.num_own_tiles <= max_num_seqs
+    if room.num_own_tiles < max_num_seqs:
+        assert pool_bound(resolved, spec) is PoolBound.KV_MEMORY
