@@ -96,8 +96,7 @@ def measure_kv_quality(
     formats = [each for each in kv_formats_of(checkpoint.spec, ExecutorKind.NATIVE) if each is not _BASE]
     found: list[KVFormatQuality] = []
     exact: tuple[int, ...] = ()
-    for done, kv_format in enumerate(formats):
-        base.show_progress("Comparing KV formats", done, len(formats))
+    for kv_format in formats:
         other = harness_of(kv_format)
         exact = exact or other.layout.exact_key_layers
         found.append(_compared(base, other, work))
@@ -117,7 +116,8 @@ def _compared(base: Harness, other: Harness, work: KVWork) -> KVFormatQuality:
 
 def _loss(base: Harness, other: Harness, work: QualityWork) -> KVLoss:
     meter = DivergenceMeter()
-    for piece in work.pieces:
+    for done, piece in enumerate(work.pieces):
+        other.show_progress(f"Comparing {other.layout.format.value} K/V in {work.context} tokens", done, len(work.pieces))
         meter.add_piece(piece_logits(base, piece.token_ids), piece_logits(other, piece.token_ids), piece.token_ids)
     return KVLoss(
         kv=other.layout.format.value,

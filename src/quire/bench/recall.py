@@ -71,7 +71,8 @@ def measure_recall(harness: Harness, chats: Sequence[RecallChat]) -> Recall:
     """Asks every question of every chat."""
     right: Counter[int] = Counter()
     asked: Counter[int] = Counter()
-    for chat in chats:
+    for done, chat in enumerate(chats):
+        harness.show_progress(f"Asking for facts with {harness.layout.format.value} K/V", done, len(chats))
         for start in range(0, len(chat.token_ids), _CHUNK_TOKENS):
             harness.executor.run(chunk_step(chat.token_ids[start : start + _CHUNK_TOKENS], start, harness.layout))
         for question in chat.questions:
