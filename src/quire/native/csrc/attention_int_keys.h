@@ -130,19 +130,19 @@ struct Int4Keys {
   }
 
  private:
-  // In scratch: a tile's scales and minimums, one row's scaled query, and the codes of a row panel.
+  // In scratch: a tile's scales and minimums; of a row panel the scaled queries, then their codes.
   float* scales() const { return item.state.widened; }
   float* minimums() const { return scales() + item.state.width; }
-  float* scaled() const { return minimums() + item.state.width; }
+  float* scaled(int64_t index) const { return scales() + (2 + index) * item.state.width; }
   int8_t* codes(int64_t index) const {
-    return reinterpret_cast<int8_t*>(scaled() + item.state.width) + index * item.state.width;
+    return reinterpret_cast<int8_t*>(scaled(kMostRows)) + index * item.state.width;
   }
 
   void widen_factors(const char* tile) const {
     auto from_scales = reinterpret_cast<const uint16_t*>(tile + Int4KeyTiles::scales_at(item.size));
     auto from_minimums = reinterpret_cast<const uint16_t*>(tile + Int4KeyTiles::minimums_at(item.size));
-    for (int64_t d = 0; d < item.size; d += kLanes) {
-      int n = lanes_left(d, item.size);
+    for (int64_t d = 0; d < round_up(item.size, 2 * kLanes); d += kLanes) {
+      const int n = std::max(lanes_left(d, item.size), 0);
       store(scales() + d, first_of(load_bf16(from_scales + d), n));
       store(minimums() + d, first_of(load_bf16(from_minimums + d), n));
     }
@@ -157,21 +157,36 @@ struct Int4Keys {
     float offset;  // sum(q * minimum)
   };
 
-  // Writes the codes of a query times the tile's scales.
-  QUIRE_INLINE Folded fold_query(int64_t row, int index) const {
-    const float* q = item.widened_query(row);
-    float* x = scaled();
-    vf highest = set1(0.0f), offset = set1(0.0f);
-    for (int64_t d = 0; d < item.size; d += kLanes) {
-      vf product = mul(load(q + d), load(scales() + d));
-      store(x + d, product);
-      highest = max_or_nan(highest, magnitude(product));
-      offset = fma(load(q + d), load(minimums() + d), offset);
+  // Writes the codes of R queries times the tile's scales.
+  template <int R>
+  QUIRE_INLINE void fold_queries(int64_t first, Folded (&folded)[R]) const {
+    const float *q = item.widened_query(first), *scale = scales(), *minimum = minimums();
+    float* x = scaled(0);
+    const int64_t size = item.size, width = item.state.width;
+    vf highest[R], offset[R][2];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) highest[r] = offset[r][0] = offset[r][1] = set1(0.0f);
+    for (int64_t d = 0; d < size; d += 2 * kLanes) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const int64_t at = d + half * kLanes;
+        const vf s = load(scale + at), m = load(minimum + at);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) {
+          const vf query = load(q + r * width + at), product = mul(query, s);
+          store(x + r * width + at, product);
+          highest[r] = max_or_nan(highest[r], magnitude(product));
+          offset[r][half] = fma(query, m, offset[r][half]);
+        }
+      }
     }
-    IntScale by = int_scale(reduce_max_or_nan(highest), kMaxQueryCode);
-    for (int64_t d = 0; d < item.size; d += kGroup)
-      store_quantized(codes(index) + d, x + d, set1(by.inverse));
-    return {by.scale, reduce_add(offset)};
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      const IntScale by = int_scale(reduce_max_or_nan(highest[r]), kMaxQueryCode);
+      int8_t* to = codes(r);
+      for (int64_t d = 0; d < size; d += kGroup) store_quantized(to + d, x + r * width + d, set1(by.inverse));
+      folded[r] = {by.scale, reduce_add(add(offset[r][0], offset[r][1]))};
+    }
   }
 
   struct Product {
@@ -184,8 +199,7 @@ struct Int4Keys {
     void run(int64_t first) const {
       constexpr int V = kTileVectors <= 2 ? kTileVectors : kTileVectors > 4 ? 2 : 4 / R;
       Folded folded[R];
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) folded[r] = self.fold_query(first + r, r);
+      self.fold_queries<R>(first, folded);
       for (int c = 0; c < kTile; c += V * kLanes) block<R, V>(first, c, folded);
     }
 
