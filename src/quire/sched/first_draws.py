@@ -6,11 +6,18 @@ others     they wait                                  -> theirs, each with its o
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Sequence
+from typing import NamedTuple, Protocol
 
 from quire.kv.table import PrefixMatch
 from quire.request import Request, RequestStatus
+
+
+class Sampling(Protocol):
+    """A chunk, as far as it matters here."""
+
+    @property
+    def num_sample_rows(self) -> int: ...
 
 
 class JointDraw(NamedTuple):
@@ -31,6 +38,9 @@ class FirstDraws:
     def __init__(self, *, is_on: bool) -> None:
         self._is_on = is_on
         self._by_group: dict[str, dict[str, Request]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_group)
 
     def enter(self, request: Request) -> None:
         """Notes a new request, if it is of a group."""
@@ -58,22 +68,19 @@ class FirstDraws:
                 return match._replace(waits_for=each.request_id)
         return match
 
-    def joint(self, requests: Sequence[Request], sampling: Container[str]) -> tuple[JointDraw, ...]:
-        """Returns what is drawn together with the first tokens of `requests`, as far as their ids are in `sampling`."""
-        if not self._by_group:
-            return ()
+    def joint(self, requests: Sequence[Request], chunks: Sequence[Sampling]) -> tuple[JointDraw, ...]:
+        """Returns what is drawn together with the first tokens of the requests of a step, whose chunks are in the same order."""
         leaders: dict[str, Request] = {}  # the first of each group
-        for each in requests:
-            if each.group_id and not each.output_token_ids and each.request_id in sampling:
+        for each, chunk in zip(requests, chunks, strict=True):
+            if each.group_id and not each.output_token_ids and chunk.num_sample_rows:
                 leaders.setdefault(each.group_id, each)
         found = [JointDraw(each.request_id, self._waiting(each)) for each in leaders.values()]
         return tuple(joint for joint in found if joint.others)
 
-    def drawn(self, joint_draws: Sequence[JointDraw], sampled: Container[str]) -> Iterator[Request]:
-        """Yields the requests that have drawn their first token while they waited."""
-        for joint in joint_draws:
-            for group in self._by_group.values():
-                yield from [group[name] for name in joint.others if name in group and name in sampled]
+    def drawn(self, joint_draws: Sequence[JointDraw], sampled: Container[str]) -> list[Request]:
+        """Returns the requests that have drawn their first token while they waited."""
+        others = [name for joint in joint_draws for name in joint.others if name in sampled]
+        return [group[name] for group in self._by_group.values() for name in others if name in group]
 
     def _waiting(self, leader: Request) -> tuple[str, ...]:
         group = self._by_group.get(leader.group_id, {}).items()

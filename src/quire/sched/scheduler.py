@@ -146,7 +146,7 @@ class Scheduler:
         if not work.chunks:
             raise defect(f"{len(self._requests)} requests are in progress but none can advance")
         copies = self.manager.take_copies() if work.admitted else ()
-        joint_draws = self._draws.joint(work.requests, {chunk.request_id for chunk in work.chunks if chunk.num_sample_rows})
+        joint_draws = self._draws.joint(work.requests, work.chunks) if self._draws else ()
         work.plan = StepPlan(self._num_steps, tuple(work.chunks), tuple(work.preempted), copies, joint_draws)
         self._num_steps += 1
         self._in_flight = work
@@ -176,23 +176,24 @@ class Scheduler:
         self._places.shares.charge(work.requests, work.chunks)
         if work.turns is not None:
             work.turns.settle()
-        drew, finished = list[Request](), list[Request]()
+        finished = []
         keeps_kv, block_size, prompts = self._keeps_kv, self._block_size, work.prompts
         for request, (request_id, start, num_tokens, _, num_sample_rows, _, _) in alive:
             if keeps_kv:
                 stop = request.num_computed_tokens = start + num_tokens
-                is_prompt = num_tokens > 1 or request_id in prompts or request.num_preemptions
-                if is_prompt or stop % block_size < num_tokens:  # a block was filled
+                is_decode = num_tokens == 1 and not request.num_preemptions and not (prompts and request_id in prompts)
+                if not is_decode or stop % block_size < num_tokens:  # a block was filled
                     self.manager.commit(request, stop)
             else:
                 self.manager.release(request_id)
             if num_sample_rows:
-                drew.append(request)
-        for request in (*drew, *self._draws.drawn(plan.joint_draws, sampled)):
+                reason = request.take_output(sampled[request_id], ended.get(request_id) if ended else None)
+                if reason is not None:
+                    finished.append(self._finish(request, reason))
+        for request in self._draws.drawn(plan.joint_draws, sampled) if plan.joint_draws else ():
             reason = request.take_output(sampled[request.request_id], ended.get(request.request_id) if ended else None)
             if reason is not None:
-                self._finish(request, reason)
-                finished.append(request)
+                finished.append(self._finish(request, reason))
         self.manager.end_step()
         return tuple(finished)
 
@@ -340,10 +341,10 @@ class Scheduler:
             self._finish(request, reason)
         return request
 
-    def _finish(self, request: Request, reason: FinishReason) -> None:
+    def _finish(self, request: Request, reason: FinishReason) -> Request:
         self._places.leave(request)
         self._draws.leave(request)
         self.manager.close(request.request_id)
         del self._requests[request.request_id]
-        request.status = RequestStatus.FINISHED
-        request.finish_reason = reason
+        request.status, request.finish_reason = RequestStatus.FINISHED, reason
+        return request
