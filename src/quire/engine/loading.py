@@ -139,7 +139,7 @@ def _executor_of(checkpoint: Checkpoint, config: EngineConfig, on_progress: Load
 
 def build_core(
     executor: Executor,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | None,
     config: EngineConfig,
     origin: Origin,
     clock: Callable[[], float] = time.perf_counter,
