@@ -23,11 +23,12 @@ from quire.executors.protocol import Executor
 from quire.request import CompletionOutput, FinishReason, RequestOutput, SamplingParams
 from quire.sample.noise import child_seed
 from quire.units import MIB, cdiv
-from support.faulty_executor import Faults, FaultyExecutor
+from support.faults import Faults
+from support.faulty_executor import FaultyExecutor
 from support.fuzz_models import MAX_CONTEXT, SHAPES, Model, model_of
 from support.fuzz_requests import Requests
 
-FORMATS = tuple(each for each in KVFormat if not each.has_own_tiles)
+FORMATS = tuple(KVFormat)
 _UNDISTURBED = (FinishReason.STOP, FinishReason.LENGTH)
 
 
