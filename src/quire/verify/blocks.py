@@ -1,4 +1,8 @@
-"""One prompt, computed by one executor and finished by another: its blocks travel between them as bytes."""
+"""One prompt, computed by one executor and finished by another: its blocks travel between them as bytes.
+
+one      computes and exports    [ .............. )        all tokens but the last; with own tiles whole blocks
+another  imports and computes                     [ .. ]
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,27 @@ from quire.executors.protocol import Executor, Float32Array, StepBatch
 
 
 def export_prompt(executor: Executor, prompt: Sequence[int]) -> list[bytes]:
-    """Computes all tokens of `prompt` but the last, and returns the blocks that hold them, in order."""
-    block_ids = list(range(executor.layout.blocks_for_tokens(len(prompt))))
-    executor.run(_step(executor, prompt[:-1], 0, block_ids))
+    """Computes the first tokens of `prompt`, and returns the blocks that hold them, in order."""
+    stop = _num_exported(executor, prompt)
+    block_ids = list(range(executor.layout.blocks_for_tokens(stop)))
+    executor.run(_step(executor, prompt[:stop], 0, block_ids))
     return [executor.export_block(block) for block in block_ids]
 
 
 def finish_prompt(executor: Executor, prompt: Sequence[int], blocks: Sequence[bytes]) -> Float32Array:
-    """Returns the logits [V] after `prompt`: its blocks are imported, into other places, and its last token is computed."""
-    block_ids = list(range(executor.num_blocks))[: -len(blocks) - 1 : -1]
-    for block, data in zip(block_ids, blocks, strict=True):
+    """Returns the logits [V] after `prompt`: its blocks are imported, into other places, and the rest is computed."""
+    block_ids = list(range(executor.num_blocks))[: -executor.layout.blocks_for_tokens(len(prompt)) - 1 : -1]
+    for block, data in zip(block_ids, blocks, strict=False):
         executor.import_block(block, data)
-    logits: Float32Array = executor.run(_step(executor, prompt[-1:], len(prompt) - 1, block_ids))[0]
+    start = _num_exported(executor, prompt)
+    logits: Float32Array = executor.run(_step(executor, prompt[start:], start, block_ids))[0]
     return logits
+
+
+def _num_exported(executor: Executor, prompt: Sequence[int]) -> int:
+    """Returns how many tokens lie in the exported blocks; with own tiles whole blocks, as an own tile is in none."""
+    layout, num_tokens = executor.layout, len(prompt) - 1
+    return num_tokens // layout.block_size * layout.block_size if layout.has_own_tiles else num_tokens
 
 
 def _step(executor: Executor, token_ids: Sequence[int], start: int, block_ids: Sequence[int]) -> StepBatch:
@@ -37,4 +49,5 @@ def _step(executor: Executor, token_ids: Sequence[int], start: int, block_ids: S
         block_tables=table[None],
         slot_mapping=table[positions // size] * size + positions % size,
         sample_rows=np.array([len(token_ids) - 1], dtype=np.int32),
+        own_tiles=np.zeros(1, dtype=np.int32) if executor.layout.has_own_tiles else None,
     )

@@ -209,12 +209,13 @@ def _refusal(num_blocks: int, block_size: int, max_context: int, *, num_prompt: 
 
 
 def _check_memory(executor: Executor) -> Check:
-    planned = executor.num_blocks * executor.layout.bytes_per_block
+    layout = executor.layout
+    planned = executor.num_blocks * layout.bytes_per_block + executor.num_own_tiles * layout.bytes_per_own_tile
     taken = executor.kv_bytes
     return Check(
         promise=3,
         name="KV memory is what the formula says",
-        has_passed=0 <= taken - planned < executor.layout.bytes_per_block,
+        has_passed=0 <= taken - planned < layout.bytes_per_block,
         detail=f"planned {planned:,} bytes, taken {taken:,}",
     )
 
