@@ -18,7 +18,7 @@ from quire.models.weights import SourceTensor
 MAX_BIAS = 6.0
 """The largest bias of a channel that quantized keys bear, in units of what the projection gives without it.
 
-Measured on the bundled model, two channels of two layers: at 4 nothing changes, at 8 int8 loses 4.4e-4 nats instead of 1.9e-4."""
+Measured on the bundled model, two channels of two layers: at 4 int8 loses 2.3e-4 nats per token, at 8 4.4e-4, without 1.9e-4."""
 
 
 def exact_key_layers(spec: ModelSpec, weights: Mapping[str, SourceTensor]) -> tuple[int, ...]:
