@@ -47,6 +47,10 @@ class PoisonedExecutor:
         logits = self._executor.submit(batch).result()
         return FinishedStep(self._spoiled(logits, batch.sample_rows))
 
+    def copy_block(self, source: int, target: int) -> None:
+        self._blocks -= {target}  # a request may begin with tokens that it copies
+        self._executor.copy_block(source, target)
+
     def head(self, rows: Int32Array) -> Float32Array:
         return self._spoiled(self._executor.head(rows), rows)
 
