@@ -172,6 +172,18 @@ def _check_counts(config: object, names: tuple[str, ...]) -> None:
         object.__setattr__(config, name, checked_count(name, getattr(config, name)))
 
 
+def _checked_layers(name: str, value: object) -> tuple[int, ...]:
+    layers = [as_int(layer) for layer in value] if isinstance(value, tuple) else [None]
+    checked = tuple(layer for layer in layers if layer is not None and layer >= 0)
+    if len(checked) != len(layers):
+        raise ConfigError(
+            f"{name} must be a tuple of integers of 0 or more",
+            given=shown(value),
+            next_step="Pass the numbers of layers, the first being 0, or leave it out.",
+        )
+    return checked
+
+
 def _check_kind(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
         raise ConfigError(
@@ -196,6 +208,7 @@ class CacheConfig:
         _check_kind("prefix_cache", self.prefix_cache, PrefixCache)
         if self.format is not None:
             _check_kind("format", self.format, KVFormat)
+        object.__setattr__(self, "exact_key_layers", _checked_layers("exact_key_layers", self.exact_key_layers))
         if self.block_size % KERNEL_TILE_TOKENS:
             raise ConfigError(
                 "block_size must be a multiple of the kernel tile",
