@@ -1,4 +1,4 @@
-"""Prompts that begin alike share memory: only the first computes the common part, in whole blocks of 32 tokens."""
+"""Prompts that begin alike share memory: only the first computes the common part."""
 
 from quire import LLM, SamplingParams
 

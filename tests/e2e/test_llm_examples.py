@@ -12,9 +12,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 SHOWN = {
     "kv_cache_by_hand.py": ["same tokens: True", "layer 0 K (1, 2, "],
     "batch.py": ["same tokens alone: True", "(64 tokens, length)"],
-    "stream.py": ["> What is the capital of Italy?", "64 from the cache"],
+    "stream.py": ["> What is the capital of Italy?", ", 94 from the cache"],
     "score.py": ["perplexity", "rank 1"],
-    "shared_prefix.py": [" 0 from the cache", " 320 from the cache"],
+    "shared_prefix.py": [" 0 from the cache", " 320 from the cache", " 321 from the cache"],
 }
 
 
