@@ -200,8 +200,8 @@ class Scheduler:
     def abandon(self, plan: StepPlan) -> None:
         """Takes a plan back whose run failed: what it reserved is free again, what it let in waits again.
 
-        The next plan then schedules exactly the same chunks, unless this one preempted: blocks that a failed run may have
-        overwritten are not given back to their old owners, and evicted content stays evicted.
+        The next plan then schedules the same chunks, unless this one preempted, or evicted or handed out what a request was
+        to copy from, a block or an own tile: what a failed run may have overwritten is not given back to its old owners.
         """
         work = self._landed(plan)
         self._in_flight = None
