@@ -120,7 +120,7 @@ def test_bypassed_cache_neither_gives_nor_takes(http: httpx2.Client) -> None:
     long = {"role": "user", "content": "Once upon a time: " + " ".join(map(str, range(70)))}
 
     def cached(**fields: object) -> int:
-        usage = post(http, messages=[long], **fields).json()["usage"]
+        usage = post(http, messages=[long], cache_salt="bypassed", **fields).json()["usage"]
         number = usage["prompt_tokens_details"]["cached_tokens"]
         assert isinstance(number, int)
         return number

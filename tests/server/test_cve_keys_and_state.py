@@ -88,10 +88,10 @@ def test_sglang_cve_2026_109225_salt_of_a_client_opens_no_other_cache(world: Wor
 
 @pytest.mark.parametrize("field", ["prompt_cache_key", "cache_key", "extra_key", "kv_cache_key"])
 def test_sglang_cve_2026_111392_key_of_a_client_is_no_key_of_the_cache(world: World, field: str) -> None:
-    fields = {"prompt": f"{field} {LONG}"}
+    fields = {"prompt": f"{field} {LONG}", "cache_salt": field}
     assert cached(world, {**fields, field: "one"}) == 0
     assert cached(world, {**fields, field: "another"}) > 0, "equal prompts are equal whatever a client calls them"
-    assert cached(world, {"prompt": f"another {field} {LONG}", field: "one"}) == 0, "different ones stay different"
+    assert cached(world, {**fields, "prompt": f"another {field} {LONG}", field: "one"}) == 0, "different ones stay different"
 
 
 def test_sglang_cve_2026_111392_salt_crosses_no_tenants(tenants: World) -> None:

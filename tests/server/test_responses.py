@@ -211,13 +211,14 @@ def test_counted_input_is_that_of_an_answer(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_prewarmed_prompt_is_in_the_cache(http: httpx2.Client, is_streamed: bool) -> None:
     long = f"{is_streamed}, and then there was a number: " + " ".join(map(str, range(80)))
-    answer = post(http, input=long, prompt_cache_options={"prewarm": True}, max_output_tokens=None, stream=is_streamed)
+    own: dict[str, object] = {"input": long, "cache_salt": f"prewarmed, {is_streamed}"}
+    answer = post(http, **own, prompt_cache_options={"prewarm": True}, max_output_tokens=None, stream=is_streamed)
     warmed = response_events(answer.content)[-1]["response"] if is_streamed else answer.json()
     assert (warmed["status"], warmed["output"], warmed["usage"]["output_tokens"]) == ("completed", [], 0)
-    again = post(http, input=long).json()
-    num_blocks_tokens = warmed["usage"]["input_tokens"] // 32 * 32
-    assert warmed["usage"]["input_tokens_details"] == {"cached_tokens": 0, "cache_write_tokens": num_blocks_tokens}
-    assert again["usage"]["input_tokens_details"]["cached_tokens"] == num_blocks_tokens
+    again = post(http, **own).json()
+    num_prompt = warmed["usage"]["input_tokens"]
+    assert warmed["usage"]["input_tokens_details"] == {"cached_tokens": 0, "cache_write_tokens": num_prompt // 32 * 32}
+    assert again["usage"]["input_tokens_details"]["cached_tokens"] == num_prompt - 1, "the last token is computed for its logits"
 
 
 def test_events_are_named_twice_and_end_without_done(http: httpx2.Client) -> None:

@@ -119,7 +119,7 @@ class EditedChats:
         self._server, self._http = server, http
         self._editor = Editor(seed)
         self._asked: list[Asked] = []
-        self._written: list[tuple[int, ...]] = []  # tokens of every chat in whole blocks
+        self._written: list[tuple[int, ...]] = []  # tokens of every chat
         pool = server.service.engine.core.scheduler.manager.pool
         self._size, self._evicted = pool.block_size, pool.evicted
 
@@ -140,7 +140,7 @@ class EditedChats:
             assert num_cached + num_missed == min(len(earlier.token_ids), len(asked.token_ids) - 1) // self._size * self._size
         self._check_explanation(asked, earlier, num_cached)
         self._asked.append(asked)
-        self._written.append(asked.token_ids[: len(asked.token_ids) // self._size * self._size])
+        self._written.append(asked.token_ids)
         self.verdicts[f"{'openai' if is_openai else 'anthropic'} {expected[0]}"] += 1
 
     # -- the two APIs ------------------------------------------------------------------
@@ -207,10 +207,10 @@ class EditedChats:
         room = len(asked.token_ids) - 1
         best = max((_num_equal(each, asked.token_ids) for each in self._written), default=0)
         if not len(self._evicted):
-            assert num_cached == min(best, room) // self._size * self._size
+            assert num_cached == min(best, room)
             is_told = prompt["reason"] == "diverged"
             assert prompt["diverged_at"] == (best if is_told else None)
-            assert is_told == (num_cached + self._size <= room and self._goes_on(asked, num_cached))
+            assert is_told == (num_cached < room and self._goes_on(asked, num_cached))
         assert num_cached <= min(best, room)
         if earlier is not None:
             equal = _num_equal(earlier.token_ids, asked.token_ids)
@@ -219,7 +219,7 @@ class EditedChats:
             assert found["comparison"]["first_differing_token"] == (equal if differs else None)
 
     def _goes_on(self, asked: Asked, num_cached: int) -> bool:
-        """Returns whether a block was written behind the part of the prompt that was found."""
+        """Returns whether a token was written behind the part of the prompt that was found."""
         start = asked.token_ids[:num_cached]
         return any(len(each) > num_cached and each[:num_cached] == start for each in self._written)
 
