@@ -212,13 +212,15 @@ class World:
         self.done("abandon")
         is_undisturbed = not plan.preempted and self.num_ended == self.num_ended_at_plan
         num_evicted = self.tally["evicted"] - self.num_evicted_at_plan
+        let_in = [chunk for chunk in plan.scheduled if chunk.request_id not in self.tables_at_plan]
+        is_tile_reused = self.tile and any(chunk.start % self.tile for chunk in let_in)  # copied, or taken as the last one left
         again = self.plan()
         if (
-            num_evicted
+            (num_evicted or is_tile_reused)
             and again is not None
             and [chunk.start for chunk in again.scheduled] != [chunk.start for chunk in plan.scheduled]
-        ):
-            self.tally["another copy after abandoning"] += 1  # what might have been copied from was evicted by the plan
+        ):  # what might have been copied from was evicted by the plan, or its own tile handed out
+            self.tally["another copy after abandoning" if num_evicted else "another own tile after abandoning"] += 1
         elif is_undisturbed:
             require(again == plan, f"after abandoning, another plan was made: {plan} {again}")
         if again is not None:
